@@ -1,0 +1,96 @@
+/// @file
+/// The concept Communicator, and one concept for each collective.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Passed first to every collective: the stream that it is enqueued on, and what it is for. The name is part of the
+/// fingerprint by which ranks notice that they diverge.
+struct Collective {
+  StreamRef stream;
+  std::string_view name;
+};
+
+/// One buffer of an all-gather: `size() * shard_bytes` bytes; rank r's shard is at `r * shard_bytes`, in place.
+struct GatherPart {
+  std::byte* buffer;
+  std::size_t shard_bytes;
+};
+
+/// The operands of a reduction. Sums are taken in fp32, in rank order 0, 1, ..., and then rounded once to
+/// `output_type`.
+struct Reduction {
+  ElementType input_type;
+  const std::byte* input;   ///< Reduce-scatter: `size() * elements`; all-reduce: `elements`.
+  ElementType output_type;  ///< float32, or the input's type.
+  std::byte* output;        ///< `elements`. May be this rank's own shard of the input (reduce-scatter),
+                            ///< or the input itself (all-reduce), when the types are equal.
+  std::size_t elements;
+};
+
+/// A group of ranks that act together.
+///
+/// @concept
+/// - `communicator.rank()` and `communicator.size()` place the caller; neither ever changes;
+/// - `communicator.duplicate()` is a collective that makes an independent communicator of the same ranks: what one
+///   does never mixes with what the other does;
+/// - `communicator.abort(reason)` declares this rank failed: every rank that waits, or ever waits again, in a
+///   collective of the group gets a RankFailedError with that reason. It returns at once and never throws.
+///
+/// Every rank calls the same collectives in the same order with the same sizes; a communicator that can see that they
+/// do not throws DivergenceError, RankFailedError or RankTimeoutError on every rank, instead of hanging.
+template <class C>
+concept Communicator = std::movable<C> && requires(C& communicator, const C& constant, const std::string& reason) {
+  { constant.rank() } -> std::same_as<Rank>;
+  { constant.size() } -> std::same_as<int>;
+  { communicator.duplicate() } -> std::same_as<C>;
+  { communicator.abort(reason) } noexcept;
+};
+
+/// `all_gather(collective, parts)`: afterwards every rank has every shard of each part; the parts form one group.
+template <class C>
+concept AllGathers = Communicator<C> &&
+                     requires(C& c, Collective what, std::span<const GatherPart> parts) { c.all_gather(what, parts); };
+
+/// `reduce_scatter(collective, reduction)`: rank r's output is the sum over ranks of shard r of their inputs.
+template <class C>
+concept ReduceScatters = Communicator<C> && requires(C& c, Collective what, const Reduction& reduction) {
+  c.reduce_scatter(what, reduction);
+};
+
+/// `all_reduce(collective, reduction)`: every rank's output is the sum over ranks of their inputs;
+/// `all_reduce(collective, integers)`: each integer becomes its sum over ranks, exactly, in place.
+template <class C>
+concept AllReduces =
+    Communicator<C> && requires(C& c, Collective what, const Reduction& reduction, std::span<std::int64_t> integers) {
+      c.all_reduce(what, reduction);
+      c.all_reduce(what, integers);
+    };
+
+/// `broadcast(collective, bytes, root)`: afterwards every rank has the root's bytes.
+template <class C>
+concept Broadcasts = Communicator<C> && requires(C& c, Collective what, std::span<std::byte> bytes, Rank root) {
+  c.broadcast(what, bytes, root);
+};
+
+/// `barrier(collective)`: no rank leaves before every rank has entered.
+template <class C>
+concept Barriers = Communicator<C> && requires(C& c, Collective what) { c.barrier(what); };
+
+/// What the engine needs.
+template <class C>
+concept TrainingCommunicator = AllGathers<C> && ReduceScatters<C> && AllReduces<C> && Broadcasts<C> && Barriers<C>;
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,147 @@
+/// @file
+/// Completion: what asynchronous I/O and posted work return. Promise: its other end.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The end of an asynchronous operation: wait for it, poll it, or chain to it. It carries the operation's error.
+/// Copies refer to the same operation. A default-constructed one is done.
+///
+/// @note Thread-safe. A completion that is dropped does not cancel anything.
+class Completion {
+ public:
+  Completion() noexcept = default;
+
+  bool done() const noexcept;
+
+  /// The error of a finished operation, or nullptr.
+  std::exception_ptr error() const noexcept;
+
+  /// Blocks until the operation ends; rethrows its error.
+  void wait() const;
+
+  /// Blocks until the operation ends or the deadline passes. True if it ended (well or not).
+  bool wait_until(std::chrono::steady_clock::time_point deadline) const;
+
+  /// Calls `continuation(error)` when the operation ends, on the thread that ends it (at once if it has ended).
+  /// The continuation must not throw.
+  void then(std::function<void(std::exception_ptr)> continuation) const;
+
+  /// What the operation is, for the error of whoever waits for it in vain.
+  std::string label() const { return state_ ? state_->label : std::string{"nothing"}; }
+
+  /// A number that the device which made this completion uses to find its record (virtual time); 0 elsewhere.
+  std::uint64_t ticket() const noexcept { return state_ ? state_->ticket : 0; }
+
+ private:
+  friend class Promise;
+
+  struct State {
+    mutable std::mutex mutex;
+    std::condition_variable ended;
+    bool done = false;
+    std::exception_ptr error;
+    std::vector<std::function<void(std::exception_ptr)>> continuations;
+    std::string label;
+    std::uint64_t ticket = 0;
+  };
+
+  explicit Completion(std::shared_ptr<State> state) noexcept : state_{std::move(state)} {}
+
+  std::shared_ptr<State> state_;
+};
+
+/// The side that ends an operation, exactly once. A promise destroyed before that fails its completion,
+/// so that nobody waits for ever.
+class Promise {
+ public:
+  explicit Promise(std::string label, std::uint64_t ticket = 0) : state_{std::make_shared<Completion::State>()} {
+    state_->label = std::move(label);
+    state_->ticket = ticket;
+  }
+  Promise(Promise&&) noexcept = default;
+  Promise& operator=(Promise&&) = delete;
+  ~Promise();
+
+  Completion completion() const noexcept { return Completion{state_}; }
+
+  void succeed() { end(nullptr); }
+  void fail(std::exception_ptr error) { end(std::move(error)); }
+
+ private:
+  void end(std::exception_ptr error);
+
+  std::shared_ptr<Completion::State> state_;
+};
+
+inline bool Completion::done() const noexcept {
+  if (!state_) return true;
+  const std::scoped_lock lock{state_->mutex};
+  return state_->done;
+}
+
+inline std::exception_ptr Completion::error() const noexcept {
+  if (!state_) return nullptr;
+  const std::scoped_lock lock{state_->mutex};
+  return state_->error;
+}
+
+inline void Completion::wait() const {
+  if (!state_) return;
+  std::unique_lock lock{state_->mutex};
+  state_->ended.wait(lock, [&] { return state_->done; });
+  if (state_->error) std::rethrow_exception(state_->error);
+}
+
+inline bool Completion::wait_until(std::chrono::steady_clock::time_point deadline) const {
+  if (!state_) return true;
+  std::unique_lock lock{state_->mutex};
+  return state_->ended.wait_until(lock, deadline, [&] { return state_->done; });
+}
+
+inline void Completion::then(std::function<void(std::exception_ptr)> continuation) const {
+  if (state_) {
+    std::unique_lock lock{state_->mutex};
+    if (!state_->done) {
+      state_->continuations.push_back(std::move(continuation));
+      return;
+    }
+  }
+  continuation(error());
+}
+
+inline Promise::~Promise() {
+  if (state_ && !Completion{state_}.done()) {
+    fail(std::make_exception_ptr(
+        Error{state_->label + " was dropped before it ended", std::source_location::current()}));
+  }
+}
+
+inline void Promise::end(std::exception_ptr error) {
+  std::vector<std::function<void(std::exception_ptr)>> continuations;
+  {
+    const std::scoped_lock lock{state_->mutex};
+    if (state_->done) return;
+    state_->done = true;
+    state_->error = error;
+    continuations.swap(state_->continuations);
+  }
+  state_->ended.notify_all();
+  for (auto& continuation : continuations) continuation(error);
+}
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,148 @@
+/// @file
+/// Every error that zerospan throws. Each message names what failed and where; none is a bare code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The base of the errors that are not errno's.
+class Error : public std::runtime_error {
+ public:
+  Error(const std::string& message, std::source_location where) : std::runtime_error{message}, where_{where} {}
+
+  /// The place in zerospan (or in its caller) that found the error.
+  const std::source_location& where() const noexcept { return where_; }
+
+ private:
+  std::source_location where_;
+};
+
+/// Options that contradict each other or the machine; found before anything was allocated.
+class ConfigurationError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A lease misused: a second one on the same gradient, one that outlives its engine, a step while some are held.
+class LeaseError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Something that does not fit its budget. Thrown at the declaration, or at the gather that would not fit,
+/// before anything is changed.
+class BudgetError : public Error {
+ public:
+  BudgetError(const std::string& message, Bytes requested, Bytes available, std::source_location where)
+      : Error{message, where}, requested_{requested}, available_{available} {}
+
+  Bytes requested() const noexcept { return requested_; }
+  Bytes available() const noexcept { return available_; }
+  Bytes short_by() const noexcept {
+    return {requested_.count > available_.count ? requested_.count - available_.count : 0};
+  }
+
+ private:
+  Bytes requested_;
+  Bytes available_;
+};
+
+/// A failed read, write or reservation on a file; carries path, offset, length and errno.
+class IoError : public std::system_error {
+ public:
+  IoError(int error_number, const std::string& operation, std::string path, std::uint64_t offset, std::size_t bytes,
+          std::source_location where)
+      : std::system_error{error_number, std::generic_category(),
+                          operation + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
+                              " of " + path},
+        path_{std::move(path)},
+        offset_{offset},
+        bytes_{bytes},
+        where_{where} {}
+
+  const std::string& path() const noexcept { return path_; }
+  std::uint64_t offset() const noexcept { return offset_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+  const std::source_location& where() const noexcept { return where_; }
+
+ private:
+  std::string path_;
+  std::uint64_t offset_;
+  std::size_t bytes_;
+  std::source_location where_;
+};
+
+/// An operation that did not end within its deadline; names the operation.
+class TimeoutError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A collective that cannot be completed; names the rank at fault and the operation.
+class CommunicationError : public Error {
+ public:
+  CommunicationError(const std::string& message, Rank culprit, std::source_location where)
+      : Error{message, where}, culprit_{culprit} {}
+
+  /// The rank that failed, diverged or did not arrive (the lowest, if there are several).
+  Rank culprit() const noexcept { return culprit_; }
+
+ private:
+  Rank culprit_;
+};
+
+/// A rank threw, returned early, or declared itself failed, while others waited for it.
+class RankFailedError : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
+/// A rank did not arrive at a collective within the deadline.
+class RankTimeoutError : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
+/// Ranks met in different collectives; the message lists what each of them called.
+class DivergenceError : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
+[[noreturn]] inline void throw_configuration_error(const std::string& message,
+                                                   std::source_location where = std::source_location::current()) {
+  throw ConfigurationError{message, where};
+}
+
+[[noreturn]] inline void throw_lease_error(const std::string& message,
+                                           std::source_location where = std::source_location::current()) {
+  throw LeaseError{message, where};
+}
+
+/// @param what Names what does not fit, and where ("the gather of blocks.0.mlp.up in device memory").
+/// @param hint Says what would help ("raise the device budget, or release a lease first").
+[[noreturn]] inline void throw_budget_error(const std::string& what, Bytes requested, Bytes available,
+                                            const std::string& hint,
+                                            std::source_location where = std::source_location::current()) {
+  const std::size_t missing = requested.count > available.count ? requested.count - available.count : 0;
+  throw BudgetError{what + " needs " + std::to_string(requested.count) + " bytes, " + std::to_string(available.count) +
+                        " are left: " + std::to_string(missing) + " bytes short; " + hint,
+                    requested, available, where};
+}
+
+[[noreturn]] inline void throw_io_error(int error_number, const std::string& operation, const std::string& path,
+                                        std::uint64_t offset, std::size_t bytes,
+                                        std::source_location where = std::source_location::current()) {
+  throw IoError{error_number, operation, path, offset, bytes, where};
+}
+
+}  // namespace zerospan::inline v0

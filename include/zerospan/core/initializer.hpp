@@ -1,0 +1,69 @@
+/// @file
+/// Initializers: parameters are born partitioned, each rank fills its own shards by logical index.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numbers>
+#include <span>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/philox.hpp>
+
+namespace zerospan::inline v0 {
+
+/// What an initializer is told about the parameter.
+struct InitializerContext {
+  std::uint64_t seed;      ///< The engine's.
+  std::uint64_t sequence;  ///< The parameter's position in declaration order.
+};
+
+/// Fills `values[i]` with the initial value of logical element `first + i`. It is called for the ranges that a rank
+/// owns, once declaration has ended, in no promised order; it must give the same value for the same index wherever it
+/// runs, and must own (or outlive) what it reads.
+using Initializer =
+    std::function<void(const InitializerContext& context, std::uint64_t first, std::span<float> values)>;
+
+namespace init {
+
+/// Every element is `value`.
+inline Initializer constant(float value) {
+  return [value](const InitializerContext&, std::uint64_t, std::span<float> values) {
+    for (float& v : values) v = value;
+  };
+}
+
+/// Every element is zero.
+inline Initializer zeros() { return constant(0.0F); }
+
+/// Every element is one.
+inline Initializer ones() { return constant(1.0F); }
+
+/// Independent normal values of mean 0: Box-Muller over Philox4x32-10 keyed by seed and parameter, one counter an
+/// element.
+inline Initializer normal(float standard_deviation) {
+  return [standard_deviation](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto word = philox(context.seed, context.sequence, first + i);
+      const double u = (static_cast<double>(word[0]) + 1.0) * 0x1p-32;  // (0, 1]
+      const double angle = static_cast<double>(word[1]) * 0x1p-32 * 2.0 * std::numbers::pi;
+      values[i] = standard_deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
+    }
+  };
+}
+
+/// Independent values, uniform in [-bound, bound).
+inline Initializer uniform(float bound) {
+  return [bound](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto word = philox(context.seed, context.sequence, first + i);
+      values[i] = bound * static_cast<float>(static_cast<double>(word[0]) * 0x1p-31 - 1.0);
+    }
+  };
+}
+
+}  // namespace init
+
+}  // namespace zerospan::inline v0

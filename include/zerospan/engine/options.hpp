@@ -1,0 +1,56 @@
+/// @file
+/// What an engine is told: where states rest, how a step is made, and how far it may look ahead.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0 {
+
+class Timeline;
+
+/// Where each kind of model state rests.
+struct Placement {
+  TierRef parameters;  ///< Shards of parameters (stage 3); below stage 3 whole parameters stay in device memory.
+  TierRef gradients;   ///< Accumulated gradients. Stages 0 and 1 keep whole gradients: addressable memory only.
+  TierRef optimizer;   ///< fp32 master weights and the optimizer's states, in sub-groups.
+};
+
+struct EngineOptions {
+  /// Micro-batches a step: how often each gradient may be committed between steps. With one, gradients keep their own
+  /// type until the update; with more, they accumulate in fp32.
+  std::size_t micro_batches = 1;
+
+  /// Clips the global norm of the mean gradient.
+  float max_gradient_norm = std::numeric_limits<float>::infinity();
+
+  /// Seeds the initializers.
+  std::uint64_t seed = 0;
+
+  /// Parameters of at most this size stay gathered in device memory; their states are partitioned all the same.
+  Bytes persistence_threshold = 32_KiB;
+
+  /// How many bytes of device memory prefetched parameters may occupy before they are used. 0: fetch on demand.
+  Bytes prefetch = 256_MiB;
+
+  /// Host memory for transfers to and from tiers that are not addressable; taken from the device's host arena.
+  Bytes staging = 64_MiB;
+
+  /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a
+  /// third of the staging memory holds.
+  std::size_t sub_group_elements = std::size_t{8} << 20;
+
+  /// How long anything may take before it is an error: an operation waited for, a rank at a collective.
+  std::chrono::milliseconds timeout = std::chrono::minutes{5};
+
+  /// Records every operation, where given; it outlives the engine.
+  Timeline* timeline = nullptr;
+};
+
+}  // namespace zerospan::inline v0

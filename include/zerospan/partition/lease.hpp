@@ -1,0 +1,136 @@
+/// @file
+/// Leases: the only way into a partitioned tensor.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/shape.hpp>
+#include <zerospan/core/tensor_traits.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+
+namespace zerospan::inline v0 {
+
+namespace detail {
+
+/// A slot of a store that is released exactly once. It keeps the store alive.
+class Lease {
+ public:
+  Lease(std::shared_ptr<ParameterStore> store, LeaseId id) noexcept : store_{std::move(store)}, id_{id} {}
+  Lease(Lease&&) noexcept = default;
+  Lease& operator=(Lease&& other) noexcept {
+    if (this != &other) {
+      release();
+      store_ = std::move(other.store_);
+      id_ = other.id_;
+    }
+    return *this;
+  }
+  ~Lease() { release(); }
+
+  void release() noexcept {
+    if (const auto store = std::exchange(store_, nullptr)) store->release(id_);
+  }
+
+  /// The store, for an operation that the lease must still be held for.
+  ParameterStore& held() const {
+    if (!store_) throw_lease_error("the lease was released already");
+    return *store_;
+  }
+  LeaseId id() const noexcept { return id_; }
+  bool active() const noexcept { return store_ != nullptr; }
+
+ private:
+  std::shared_ptr<ParameterStore> store_;
+  LeaseId id_;
+};
+
+/// What all leases have in common: a host tensor bound to the store's memory while the lease is held.
+template <HostTensor T>
+class BoundLease {
+ public:
+  using element_type = typename TensorTraits<T>::element_type;
+
+  BoundLease(Lease lease, const Shape& shape, std::byte* data)
+      : lease_{std::move(lease)},
+        tensor_{TensorTraits<T>::unbound(shape)},
+        data_{reinterpret_cast<element_type*>(data)} {
+    TensorTraits<T>::bind(tensor_, data_);
+  }
+  BoundLease(BoundLease&&) = default;
+  BoundLease& operator=(BoundLease&&) = default;
+  ~BoundLease() { release(); }
+
+  /// Ends the lease now, on the stream that it was taken on; the tensor is unbound. Leases end in any order.
+  void release() noexcept {
+    if (!lease_.active()) return;
+    TensorTraits<T>::bind(tensor_, nullptr);
+    lease_.release();
+  }
+
+ protected:
+  /// @throws LeaseError if the tensor no longer points at the lease's memory: what the host wrote went elsewhere.
+  void check_bound() const {
+    static_cast<void>(lease_.held());
+    if (TensorTraits<T>::data(tensor_) != data_) {
+      throw_lease_error("the leased tensor was bound to other storage; what it holds now is not the lease's");
+    }
+  }
+
+  Lease lease_;
+  T tensor_;
+  element_type* data_;
+};
+
+}  // namespace detail
+
+/// The whole tensor, for reading. It may be used on the stream that the lease was taken on.
+template <HostTensor T>
+class [[nodiscard]] ReadLease : public detail::BoundLease<T> {
+ public:
+  using detail::BoundLease<T>::BoundLease;
+
+  const T& operator*() const noexcept { return this->tensor_; }
+  const T* operator->() const noexcept { return &this->tensor_; }
+};
+
+/// The whole tensor, for changing it outside of a step.
+template <HostTensor T>
+class [[nodiscard]] WriteLease : public detail::BoundLease<T> {
+ public:
+  using detail::BoundLease<T>::BoundLease;
+
+  T& operator*() noexcept { return this->tensor_; }
+  T* operator->() noexcept { return &this->tensor_; }
+
+  /// Publishes what rank `source` wrote, on every rank (a collective), and ends the lease.
+  void commit(Rank source = {}) {
+    this->check_bound();
+    this->lease_.held().publish(this->lease_.id(), source);
+    this->release();
+  }
+};
+
+/// The whole gradient of one micro-batch, for writing; uninitialized. Dropped without `commit()`, it counts as unused.
+template <HostTensor T>
+class [[nodiscard]] GradientLease : public detail::BoundLease<T> {
+ public:
+  using detail::BoundLease<T>::BoundLease;
+
+  T& operator*() noexcept { return this->tensor_; }
+  T* operator->() noexcept { return &this->tensor_; }
+
+  /// Hands the gradient over to be reduced over ranks, accumulated and offloaded, and ends the lease.
+  /// @note Asynchronous: an error in doing so is thrown by a later call on the engine.
+  void commit() {
+    this->check_bound();
+    this->lease_.held().commit(this->lease_.id());
+    this->release();
+  }
+};
+
+}  // namespace zerospan::inline v0

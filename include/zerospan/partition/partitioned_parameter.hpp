@@ -1,0 +1,123 @@
+/// @file
+/// PartitionedParameter: a tensor of the model, born partitioned, entered through leases.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/initializer.hpp>
+#include <zerospan/core/shape.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/tensor_traits.hpp>
+#include <zerospan/partition/lease.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Something that parameters can be declared in: an engine.
+template <class E>
+concept ParameterHost = requires(E& engine) {
+  { engine.store() } -> std::same_as<std::shared_ptr<ParameterStore>>;
+};
+
+template <HostTensor T>
+class PartitionedParameter;
+
+/// Gathers several parameters of one engine at once, as one group of collectives.
+/// @throws BudgetError if they do not fit together beside the leases held; LeaseError if their engines differ.
+template <HostTensor... Ts>
+[[nodiscard]] std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters);
+
+/// A parameter of the model, of the host's tensor type. Its elements are partitioned over the ranks and rest on the
+/// engine's tiers (ZeRO, arXiv 1910.02054, section 5.3); only leases make it whole.
+///
+/// The lifetime contract: the tensor of a lease points at the store's memory from the moment the lease is made until
+/// it is released; without a lease there is no tensor to use. A parameter may outlive its engine; every call on it
+/// then throws LeaseError.
+template <HostTensor T>
+class PartitionedParameter {
+ public:
+  using element_type = typename TensorTraits<T>::element_type;
+
+  /// Declares the parameter; a collective: every rank declares the same ones in the same order, before the first
+  /// gather.
+  /// @param name Unique in the engine.
+  /// @throws BudgetError if it can never fit, IoError if its tier has no space, ConfigurationError if the name is
+  /// taken or declaration has ended.
+  template <ParameterHost E>
+  PartitionedParameter(E& engine, std::string name, Shape shape, Initializer initializer, ParameterOptions options = {})
+      : store_{engine.store()},
+        shape_{std::move(shape)},
+        id_{store_->declare({std::move(name), shape_.elements(), ElementTraits<element_type>::type,
+                             std::move(initializer), options})} {}
+
+  /// A further use of the same values elsewhere in the model (a tied head). Its gradient accumulates apart; both are
+  /// added, in declaration order, at the step. @throws as the constructor.
+  PartitionedParameter tie(std::string name) const {
+    return PartitionedParameter{store_, shape_, store_->tie(id_, std::move(name))};
+  }
+
+  const Shape& shape() const noexcept { return shape_; }
+
+  /// The whole tensor, to read. Waits for its prefetch, or fetches it now.
+  /// @throws BudgetError if it does not fit beside the leases held.
+  [[nodiscard]] ReadLease<T> gather(StreamRef stream) const { return std::get<0>(zerospan::gather(stream, *this)); }
+
+  /// The whole tensor, to change outside of a step (loading, surgery). Nothing is kept without `commit()`.
+  [[nodiscard]] WriteLease<T> write(StreamRef stream) const {
+    std::byte* data = nullptr;
+    const LeaseId lease = store_->gather_for_write(stream, id_, data);
+    return WriteLease<T>{detail::Lease{store_, lease}, shape_, data};
+  }
+
+  /// Memory for this micro-batch's whole gradient, uninitialized: write it all, then `commit()`.
+  [[nodiscard]] GradientLease<T> gradient(StreamRef stream) const {
+    std::byte* data = nullptr;
+    const LeaseId lease = store_->gradient(stream, id_, data);
+    return GradientLease<T>{detail::Lease{store_, lease}, shape_, data};
+  }
+
+  /// Says that this rank has no gradient in this micro-batch while others have: it joins their reduction with zeros.
+  void skip() const { store_->skip(id_); }
+
+ private:
+  template <HostTensor... Ts>
+  friend std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters);
+
+  PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ParameterId id)
+      : store_{std::move(store)}, shape_{std::move(shape)}, id_{id} {}
+
+  std::shared_ptr<ParameterStore> store_;
+  Shape shape_;
+  ParameterId id_;
+};
+
+template <HostTensor... Ts>
+std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters) {
+  static_assert(sizeof...(Ts) > 0, "gather takes at least one parameter");
+  const std::array<ParameterStore*, sizeof...(Ts)> stores{parameters.store_.get()...};
+  for (const ParameterStore* store : stores) {
+    if (store != stores[0]) throw_lease_error("parameters of different engines cannot be gathered as one group");
+  }
+  const std::array<ParameterId, sizeof...(Ts)> ids{parameters.id_...};
+  std::array<std::byte*, sizeof...(Ts)> data{};
+  std::array<LeaseId, sizeof...(Ts)> leases{};
+  stores[0]->gather(stream, ids, data, leases);
+  std::size_t i = 0;
+  // Braced initialization evaluates its elements in order.
+  return std::tuple<ReadLease<Ts>...>{[&] {
+    const std::size_t k = i++;
+    return ReadLease<Ts>{detail::Lease{parameters.store_, leases[k]}, parameters.shape_, data[k]};
+  }()...};
+}
+
+}  // namespace zerospan::inline v0
