@@ -79,10 +79,11 @@ class Arena {
     ranges_->capacity = capacity.count;
   }
 
-  /// A range of `bytes`, aligned to `alignment`, counted as used.
+  /// A range of `bytes`, aligned to `alignment`, counted as used. Of zero bytes there is none: it is empty.
   /// @param what Names the purpose in the error.
   /// @throws BudgetError if no range of that size is free.
   Allocation allocate(Bytes bytes, std::string_view what) {
+    if (bytes.count == 0) return {};
     const auto offset = find(bytes.count);
     if (offset == npos) {
       throw_budget_error(std::string{what} + " in " + name_, bytes, {largest_free()}, "raise its budget");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <exception>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/device/lane_options.hpp>
 #include <zerospan/device/operation.hpp>
 
 namespace zerospan::inline v0 {
@@ -30,6 +32,11 @@ namespace zerospan::inline v0 {
 /// - `lanes.wait(stream, completion, operation)` makes the host's stream wait; what is enqueued there later
 ///   sees the completed work; throws its error;
 /// - `lanes.record(stream)` is the completion of everything enqueued on the host's stream so far;
+/// - `lanes.check()` throws the first error of anything posted, if there was one;
+/// - `lanes.fail(error)` makes it fail as if something posted had thrown `error`;
+/// - `lanes.enter()` and `lanes.leave()` bracket every call of the host into the library: the time between is the
+///   host's compute;
+/// - `lanes.counters()` are the totals since the lanes were made;
 /// - `lanes.drain()` blocks until nothing is posted or running, errors included; never throws.
 template <class L>
 concept DeviceLanes =

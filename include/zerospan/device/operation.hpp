@@ -14,7 +14,10 @@ namespace zerospan::inline v0 {
 /// The in-order lanes of one rank. Each has one executor; `communicate` issues every collective, in program order.
 enum class Lane : std::uint8_t { read, copy, communicate, update, write };
 
-inline constexpr std::array lane_names{"read (nc)", "copy (cg)", "communicate (gg)", "update", "write"};
+inline constexpr std::size_t lane_count = 5;
+
+inline constexpr std::array<std::string_view, lane_count> lane_names{"read (nc)", "copy (cg)", "communicate (gg)",
+                                                                     "update", "write"};
 
 enum class OperationKind : std::uint8_t {
   read,
@@ -32,10 +35,12 @@ enum class OperationKind : std::uint8_t {
   wait,
 };
 
+inline constexpr std::size_t operation_kinds = 13;
+
 constexpr std::string_view to_string(OperationKind kind) noexcept {
-  constexpr std::array<std::string_view, 13> names{"read",           "write",      "copy",      "fill",    "all-gather",
-                                                   "reduce-scatter", "all-reduce", "broadcast", "barrier", "accumulate",
-                                                   "update",         "compute",    "wait"};
+  constexpr std::array<std::string_view, operation_kinds> names{
+      "read",    "write",      "copy",   "fill",    "all-gather", "reduce-scatter", "all-reduce", "broadcast",
+      "barrier", "accumulate", "update", "compute", "wait"};
   return names[static_cast<std::size_t>(kind)];
 }
 

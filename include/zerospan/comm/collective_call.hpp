@@ -1,0 +1,125 @@
+/// @file
+/// What a rank says of the collective that it calls: the fingerprint by which ranks notice that they diverge.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+enum class CollectiveKind : std::uint8_t {
+  all_gather,
+  reduce_scatter,
+  all_reduce,
+  all_reduce_integers,
+  broadcast,
+  barrier,
+  duplicate
+};
+
+/// One rank's call of a collective: what it is, and where its operands lie. It views the caller's arguments, which
+/// live until the collective returns. Members that the kind has no use for keep their defaults.
+struct CollectiveCall {
+  CollectiveKind kind{};
+  std::string_view name{};
+  std::span<const GatherPart> parts{};
+  Reduction reduction{};
+  std::span<std::int64_t> integers{};
+  std::span<std::byte> bytes{};
+  Rank root{};
+};
+
+/// Whether two ranks that make these calls mean the same collective. Operands' addresses do not matter.
+inline bool agree(const CollectiveCall& a, const CollectiveCall& b) noexcept {
+  return a.kind == b.kind && a.name == b.name && a.reduction.input_type == b.reduction.input_type &&
+         a.reduction.output_type == b.reduction.output_type && a.reduction.elements == b.reduction.elements &&
+         a.integers.size() == b.integers.size() && a.bytes.size() == b.bytes.size() && a.root == b.root &&
+         std::ranges::equal(a.parts, b.parts, {}, &GatherPart::shard_bytes, &GatherPart::shard_bytes);
+}
+
+/// "4096 + 1024 bytes a rank"; of many parts, the first eight and the total.
+inline std::string describe(std::span<const GatherPart> parts) {
+  constexpr std::size_t shown = 8;
+  std::string sizes;
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    total += parts[i].shard_bytes;
+    if (i < shown) sizes.append(i == 0 ? "" : " + ").append(std::to_string(parts[i].shard_bytes));
+  }
+  if (parts.size() > shown) {
+    sizes += " + ... = " + std::to_string(total) + " (" + std::to_string(parts.size()) + " parts)";
+  }
+  return (parts.empty() ? "0" : sizes) + " bytes a rank";
+}
+
+/// "1024 bfloat16 elements", and "into float32" where the type changes.
+inline std::string describe(const Reduction& reduction) {
+  const bool converts = reduction.input_type != reduction.output_type;
+  return std::to_string(reduction.elements) + " " + to_string(reduction.input_type) + " elements" +
+         (converts ? std::string{" into "} + to_string(reduction.output_type) : std::string{});
+}
+
+/// "all-gather 'blocks.0.mlp.up' of 4096 bytes a rank (#17)".
+/// @param number How many collectives the communicator has begun before this one.
+inline std::string describe(const CollectiveCall& call, std::uint64_t number) {
+  const std::string name = std::string{"'"}.append(call.name) + "'";
+  const std::string position = std::string{" (#"} + std::to_string(number) + ")";
+  switch (call.kind) {
+    case CollectiveKind::all_gather:
+      return "all-gather " + name + " of " + describe(call.parts) + position;
+    case CollectiveKind::reduce_scatter:
+      return "reduce-scatter " + name + " of " + describe(call.reduction) + " a rank" + position;
+    case CollectiveKind::all_reduce:
+      return "all-reduce " + name + " of " + describe(call.reduction) + position;
+    case CollectiveKind::all_reduce_integers:
+      return "all-reduce " + name + " of " + std::to_string(call.integers.size()) + " integers" + position;
+    case CollectiveKind::broadcast:
+      return "broadcast " + name + " of " + std::to_string(call.bytes.size()) + " bytes from rank " +
+             std::to_string(call.root.value) + position;
+    case CollectiveKind::barrier:
+      return "barrier " + name + position;
+    case CollectiveKind::duplicate:
+      return "duplicate" + position;
+  }
+  return name + position;
+}
+
+/// @param may_reuse Where the output may lie within the input, when the types are equal.
+/// @throws ConfigurationError for an output type that reductions do not have, or an output that overlaps the input
+///   in any other way.
+inline void require_valid(const CollectiveCall& call, std::size_t input_elements, const std::byte* may_reuse) {
+  const Reduction& r = call.reduction;
+  const std::string what{call.name};
+  if (r.output_type != ElementType::float32 && r.output_type != r.input_type) {
+    throw_configuration_error("the reduction '" + what + "' rounds to float32 or to its input's type, not from " +
+                              to_string(r.input_type) + " to " + to_string(r.output_type));
+  }
+  if (r.elements == 0 || (r.input_type == r.output_type && r.output == may_reuse)) return;
+  const std::less<> before;
+  const bool overlaps = before(r.output, r.input + input_elements * element_bytes(r.input_type)) &&
+                        before(r.input, r.output + r.elements * element_bytes(r.output_type));
+  if (overlaps) {
+    throw_configuration_error("the output of the reduction '" + what +
+                              "' overlaps its input, but is not this rank's own part of it in the same type");
+  }
+}
+
+/// @throws ConfigurationError for a root that is not a rank of the communicator.
+inline void require_valid_root(const CollectiveCall& call, int size) {
+  if (call.root.value >= 0 && call.root.value < size) return;
+  throw_configuration_error("the broadcast '" + std::string{call.name} + "' has root " +
+                            std::to_string(call.root.value) + " among " + std::to_string(size) + " ranks");
+}
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,103 @@
+/// @file
+/// What the groups of the same ranks share: who has failed, and who has left.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <source_location>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// "rank 2"
+inline std::string describe(Rank rank) { return std::string{"rank "}.append(std::to_string(rank.value)); }
+
+/// Why a family of groups is of no use any more.
+struct Failure {
+  enum class Kind : std::uint8_t { rank_failed, timeout, divergence };
+
+  Kind kind;
+  Rank culprit;
+  std::string text;
+};
+
+/// @param context Where the throwing rank stood, appended to the failure's own text.
+[[noreturn]] inline void throw_failure(const Failure& failure, const std::string& context,
+                                       std::source_location where = std::source_location::current()) {
+  const std::string message = failure.text + context;
+  switch (failure.kind) {
+    case Failure::Kind::timeout:
+      throw RankTimeoutError{message, failure.culprit, where};
+    case Failure::Kind::divergence:
+      throw DivergenceError{message, failure.culprit, where};
+    case Failure::Kind::rank_failed:
+      break;
+  }
+  throw RankFailedError{message, failure.culprit, where};
+}
+
+/// The ranks of a group and of all its duplicates. One failure ends them all; the first one is kept.
+/// All members are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look again.
+struct RankFamily {
+  explicit RankFamily(int size) : finished(static_cast<std::size_t>(size), false) {
+    if (size < 1) throw_configuration_error("a communicator has at least one rank, not " + std::to_string(size));
+  }
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::optional<Failure> failure;
+  std::vector<bool> finished;
+
+  /// Keeps the failure, unless there is one. The caller holds the mutex.
+  const Failure& fail(Failure first) {
+    if (!failure) failure = std::move(first);
+    changed.notify_all();
+    return *failure;
+  }
+
+  /// Declares a rank failed.
+  void abort(Rank rank, const std::string& reason) noexcept {
+    const std::scoped_lock lock{mutex};
+    try {
+      fail({Failure::Kind::rank_failed, rank, describe(rank) + " failed (" + reason + ")"});
+    } catch (...) {  // no memory for the reason
+      fail({Failure::Kind::rank_failed, rank, {}});
+    }
+  }
+
+  /// Declares that a rank calls nothing more.
+  void finish(Rank rank) noexcept {
+    const std::scoped_lock lock{mutex};
+    finished[static_cast<std::size_t>(rank.value)] = true;
+    changed.notify_all();
+  }
+};
+
+/// A rank's place in its family, shared by everything that the rank holds of it; the last holder's end is the rank's.
+class RankMembership {
+ public:
+  RankMembership(std::shared_ptr<RankFamily> family, Rank rank) noexcept : family_{std::move(family)}, rank_{rank} {}
+  RankMembership(const RankMembership&) = delete;
+  RankMembership& operator=(const RankMembership&) = delete;
+  ~RankMembership() { finish(); }
+
+  Rank rank() const noexcept { return rank_; }
+  void abort(const std::string& reason) const noexcept { family_->abort(rank_, reason); }
+  void finish() const noexcept { family_->finish(rank_); }
+
+ private:
+  std::shared_ptr<RankFamily> family_;
+  Rank rank_;
+};
+
+}  // namespace zerospan::inline v0::detail

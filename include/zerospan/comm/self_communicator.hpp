@@ -1,0 +1,89 @@
+/// @file
+/// SelfCommunicator: a world of one rank.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/rank_family.hpp>
+#include <zerospan/comm/rank_order_sum.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The only rank of its world. Gathers, broadcasts and barriers have nothing to do; reductions are the sum of one
+/// operand. Collectives are done when they return.
+///
+/// Serves one thread at a time; `abort` may be called from any thread meanwhile. A failed communicator and all its
+/// duplicates throw RankFailedError from every later collective.
+///
+/// @throws RankFailedError after `abort`, ConfigurationError for operands that no collective has.
+class SelfCommunicator {
+ public:
+  SelfCommunicator() : SelfCommunicator{std::make_shared<detail::RankFamily>(1)} {}
+  SelfCommunicator(SelfCommunicator&&) noexcept = default;
+  SelfCommunicator& operator=(SelfCommunicator&&) noexcept = default;
+
+  Rank rank() const noexcept { return Rank{0}; }
+  int size() const noexcept { return 1; }
+
+  SelfCommunicator duplicate() {
+    begin({.kind = detail::CollectiveKind::duplicate});
+    return SelfCommunicator{family_};
+  }
+  void abort(const std::string& reason) noexcept { family_->abort(rank(), reason); }
+
+  void all_gather(Collective what, std::span<const GatherPart> parts) {
+    begin({.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts});
+  }
+  void reduce_scatter(Collective what, const Reduction& reduction) {
+    reduce({.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction});
+  }
+  void all_reduce(Collective what, const Reduction& reduction) {
+    reduce({.kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction});
+  }
+  void all_reduce(Collective what, std::span<std::int64_t> integers) {
+    begin({.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
+  }
+  void broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
+    const detail::CollectiveCall call{
+        .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
+    detail::require_valid_root(call, size());
+    begin(call);
+  }
+  void barrier(Collective what) { begin({.kind = detail::CollectiveKind::barrier, .name = what.name}); }
+
+ private:
+  explicit SelfCommunicator(std::shared_ptr<detail::RankFamily> family) noexcept : family_{std::move(family)} {}
+
+  void begin(const detail::CollectiveCall& call) {
+    const std::scoped_lock lock{family_->mutex};
+    if (family_->failure) {
+      detail::throw_failure(*family_->failure, " before rank 0 called " + detail::describe(call, begun_));
+    }
+    ++begun_;
+  }
+
+  void reduce(const detail::CollectiveCall& call) {
+    const Reduction& r = call.reduction;
+    detail::require_valid(call, r.elements, r.input);
+    begin(call);
+    rank_order_sum(std::array{r.input}, r.input_type, r.output, r.output_type, r.elements);
+  }
+
+  std::shared_ptr<detail::RankFamily> family_;
+  std::uint64_t begun_ = 0;
+};
+
+static_assert(TrainingCommunicator<SelfCommunicator>);
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,191 @@
+/// @file
+/// Where the threads of one ThreadCommunicator group meet.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/rank_family.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// The rendezvous of P threads. A collective begins when all have arrived with the same call; from then on it cannot
+/// fail, each rank may read its peers' operands, and `meet` separates the phases, the last of which ends the use of
+/// anybody's operands. A rank that gets an error from `begin` has not been read from, and never will be.
+class ThreadGroup {
+ public:
+  ThreadGroup(std::shared_ptr<RankFamily> family, std::chrono::milliseconds timeout)
+      : family_{std::move(family)},
+        timeout_{timeout},
+        calls_(family_->finished.size()),
+        entered_(family_->finished.size(), 0) {
+    if (timeout <= timeout.zero()) throw_configuration_error("the timeout of a group of ranks must be positive");
+  }
+
+  int size() const noexcept { return static_cast<int>(calls_.size()); }
+
+  /// Publishes the call and waits for the others'.
+  /// @throws RankFailedError, RankTimeoutError, DivergenceError
+  void begin(Rank me, const CollectiveCall& call);
+
+  /// The call of a rank, between `begin` and the last `meet` of a collective.
+  const CollectiveCall& call(Rank rank) const noexcept { return calls_[index(rank)]; }
+
+  /// Waits until every rank has called it. Only within a collective that has begun, and so only for a finite time.
+  void meet();
+
+  /// A collective: an independent group of the same family.
+  std::shared_ptr<ThreadGroup> duplicate(Rank me);
+
+ private:
+  static std::size_t index(Rank rank) noexcept { return static_cast<std::size_t>(rank.value); }
+
+  /// Ranks that meet at almost the same time do so without sleeping.
+  static bool spin_until_changed(const std::atomic<std::uint64_t>& counter, std::uint64_t old) noexcept {
+    constexpr int yields = 64;
+    for (int i = 0; i < yields; ++i) {
+      if (counter.load(std::memory_order_acquire) != old) return true;
+      std::this_thread::yield();
+    }
+    return false;
+  }
+
+  /// Whether a rank has not called the collective of that number. The caller holds the family's mutex, here and below.
+  bool is_missing(std::size_t rank, std::uint64_t number) const noexcept { return entered_[rank] == number; }
+  bool waits_for_finished(std::uint64_t number) const;
+  Failure find_failure(const CollectiveCall& call, std::uint64_t number) const;
+  bool all_agree() const noexcept;
+  Failure divergence(std::uint64_t number) const;
+
+  std::shared_ptr<RankFamily> family_;
+  std::chrono::milliseconds timeout_;
+  std::vector<CollectiveCall> calls_;
+  std::vector<std::uint64_t> entered_;    // collectives that each rank has called
+  std::atomic<std::uint64_t> begun_ = 0;  // collectives that all have called
+  std::atomic<std::uint64_t> met_ = 0;
+  std::size_t arrived_ = 0;
+  std::size_t meeting_ = 0;
+  std::shared_ptr<ThreadGroup> child_;
+};
+
+inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
+  std::unique_lock lock{family_->mutex};
+  const std::uint64_t number = begun_.load(std::memory_order_relaxed);
+  if (family_->failure) {
+    throw_failure(*family_->failure, std::string{" before "} + describe(me) + " called " + describe(call, number));
+  }
+  calls_[index(me)] = call;
+  ++entered_[index(me)];
+  if (++arrived_ == calls_.size()) {
+    if (!all_agree()) throw_failure(family_->fail(divergence(number)), {});
+    arrived_ = 0;
+    begun_.store(number + 1, std::memory_order_release);
+    family_->changed.notify_all();
+    return;
+  }
+
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(timeout_, std::chrono::years{1});
+  lock.unlock();
+  if (spin_until_changed(begun_, number)) return;
+  lock.lock();
+  const auto has_begun = [&] { return begun_.load(std::memory_order_relaxed) != number; };
+  family_->changed.wait_until(lock, deadline,
+                              [&] { return has_begun() || family_->failure || waits_for_finished(number); });
+  if (has_begun()) return;
+  if (!family_->failure) family_->fail(find_failure(call, number));
+  const Failure& failure = *family_->failure;
+  std::string context;  // a divergence lists what every rank called
+  if (failure.kind != Failure::Kind::divergence) {
+    context.append(" while ").append(describe(me)).append(" waits in ").append(describe(call, number));
+  }
+  throw_failure(failure, context);
+}
+
+inline void ThreadGroup::meet() {
+  std::unique_lock lock{family_->mutex};
+  const std::uint64_t old = met_.load(std::memory_order_relaxed);
+  if (++meeting_ == calls_.size()) {
+    meeting_ = 0;
+    met_.store(old + 1, std::memory_order_release);
+    family_->changed.notify_all();
+    return;
+  }
+  lock.unlock();
+  if (spin_until_changed(met_, old)) return;
+  lock.lock();
+  family_->changed.wait(lock, [&] { return met_.load(std::memory_order_relaxed) != old; });
+}
+
+inline std::shared_ptr<ThreadGroup> ThreadGroup::duplicate(Rank me) {
+  const bool makes_it = me == Rank{0};
+  auto child = makes_it ? std::make_shared<ThreadGroup>(family_, timeout_) : nullptr;
+  begin(me, {.kind = CollectiveKind::duplicate});
+  if (makes_it) child_ = child;
+  meet();
+  if (!makes_it) child = child_;
+  meet();
+  if (makes_it) child_.reset();
+  return child;
+}
+
+inline bool ThreadGroup::waits_for_finished(std::uint64_t number) const {
+  for (std::size_t i = 0; i < calls_.size(); ++i) {
+    if (is_missing(i, number) && family_->finished[i]) return true;
+  }
+  return false;
+}
+
+/// Why the collective cannot begin: a missing rank has left, or else the deadline has passed.
+inline Failure ThreadGroup::find_failure(const CollectiveCall& call, std::uint64_t number) const {
+  std::vector<Rank> missing;
+  for (std::size_t i = 0; i < calls_.size(); ++i) {
+    if (!is_missing(i, number)) continue;
+    const Rank rank{static_cast<int>(i)};
+    if (family_->finished[i]) return {Failure::Kind::rank_failed, rank, describe(rank) + " returned"};
+    missing.push_back(rank);
+  }
+  std::string names = missing.size() == 1 ? "rank" : "ranks";
+  for (const Rank rank : missing) {
+    names.append(rank == missing.front() ? " " : ", ").append(std::to_string(rank.value));
+  }
+  return {
+      Failure::Kind::timeout, missing.front(),
+      names + " did not arrive at " + describe(call, number) + " within " + std::to_string(timeout_.count()) + " ms,"};
+}
+
+inline bool ThreadGroup::all_agree() const noexcept {
+  return std::ranges::all_of(calls_, [&](const CollectiveCall& call) { return agree(call, calls_.front()); });
+}
+
+/// What each rank called. At fault is the lowest rank that differs from the majority, or from rank 0 if there is none.
+inline Failure ThreadGroup::divergence(std::uint64_t number) const {
+  const auto supporters = [&](const CollectiveCall& a) {
+    return static_cast<std::size_t>(std::ranges::count_if(calls_, [&](const auto& b) { return agree(a, b); }));
+  };
+  const auto majority = std::ranges::find_if(calls_, [&](const auto& a) { return 2 * supporters(a) > calls_.size(); });
+  const CollectiveCall& expected = majority == calls_.end() ? calls_.front() : *majority;
+  const auto culprit = std::ranges::find_if(calls_, [&](const auto& a) { return !agree(a, expected); });
+
+  std::string text = "ranks diverge: ";
+  for (std::size_t rank = 0; rank < calls_.size(); ++rank) {
+    text += std::string{rank == 0 ? "rank " : "; rank "} + std::to_string(rank) + ": " + describe(calls_[rank], number);
+  }
+  return {Failure::Kind::divergence, Rank{static_cast<int>(culprit - calls_.begin())}, text};
+}
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,95 @@
+/// @file
+/// Elements to and from floats, in bulk.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include <zerospan/core/avx2.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/cpu.hpp>
+#include <zerospan/core/element.hpp>
+
+namespace zerospan::inline v0 {
+
+namespace detail {
+
+/// Element `i` of `data`, as a float.
+template <ElementType Type>
+[[gnu::always_inline]] inline float load_element(const std::byte* data, std::size_t i) noexcept {
+  std::conditional_t<Type == ElementType::float32, float, bfloat16> element;
+  std::memcpy(&element, data + i * sizeof element, sizeof element);
+  return static_cast<float>(element);
+}
+
+/// Stores `value`, rounded to nearest even, as element `i` of `data`.
+template <ElementType Type>
+[[gnu::always_inline]] inline void store_element(std::byte* data, std::size_t i, float value) noexcept {
+  const std::conditional_t<Type == ElementType::float32, float, bfloat16> element{value};
+  std::memcpy(data + i * sizeof element, &element, sizeof element);
+}
+
+/// An element type as a type, so that a kernel can be chosen by it.
+template <ElementType Type>
+using ElementConstant = std::integral_constant<ElementType, Type>;
+
+/// Calls `f` with the `ElementConstant` of `type`.
+template <class F>
+decltype(auto) dispatch_element_type(ElementType type, F&& f) {
+  if (type == ElementType::float32) return std::forward<F>(f)(ElementConstant<ElementType::float32>{});
+  return std::forward<F>(f)(ElementConstant<ElementType::bfloat16>{});
+}
+
+#if defined(__x86_64__)
+namespace avx2 {
+
+/// Converts the elements below the last multiple of sixteen. @return how many.
+template <ElementType From, ElementType To>
+[[gnu::target("avx2,fma")]] inline std::size_t convert(const std::byte* in, std::byte* out, std::size_t n) noexcept {
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) store16<To>(out, i, load8<From>(in, i), load8<From>(in, i + 8));
+  return i;
+}
+
+}  // namespace avx2
+#endif
+
+template <ElementType From, ElementType To>
+void convert(const std::byte* in, std::byte* out, std::size_t n, [[maybe_unused]] InstructionSet set) noexcept {
+  std::size_t i = 0;
+#if defined(__x86_64__)
+  if (set == InstructionSet::avx2) i = avx2::convert<From, To>(in, out, n);
+#endif
+  for (; i < n; ++i) store_element<To>(out, i, load_element<From>(in, i));
+}
+
+}  // namespace detail
+
+/// Widens `n` elements of `in`, exactly. The ranges do not overlap; neither needs any alignment beyond its type's.
+/// @param set One that this processor has.
+inline void to_float(ElementType type, const std::byte* in, float* out, std::size_t n,
+                     InstructionSet set = best_instruction_set()) noexcept {
+  auto* const bytes = reinterpret_cast<std::byte*>(out);
+  if (type == ElementType::float32) {
+    if (n > 0) std::memcpy(bytes, in, n * sizeof(float));
+  } else {
+    detail::convert<ElementType::bfloat16, ElementType::float32>(in, bytes, n, set);
+  }
+}
+
+/// Rounds `n` floats to `type`, to nearest, ties to even; NaN stays NaN (quiet, its sign and upper bits kept). The
+/// ranges do not overlap.
+/// @param set One that this processor has.
+inline void from_float(const float* in, ElementType type, std::byte* out, std::size_t n,
+                       InstructionSet set = best_instruction_set()) noexcept {
+  const auto* const bytes = reinterpret_cast<const std::byte*>(in);
+  if (type == ElementType::float32) {
+    if (n > 0) std::memcpy(out, bytes, n * sizeof(float));
+  } else {
+    detail::convert<ElementType::float32, ElementType::bfloat16>(bytes, out, n, set);
+  }
+}
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,139 @@
+/// @file
+/// LaneMonitor: what the lanes of one engine have in common: the first error, deadlines, totals.
+#pragma once
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/timeline.hpp>
+#include <zerospan/device/lane_options.hpp>
+#include <zerospan/device/operation.hpp>
+
+namespace zerospan::inline v0 {
+
+/// @note Thread-safe. Transfers under way share its ownership: it may outlive the lanes.
+class LaneMonitor {
+ public:
+  using Clock = Timeline::Clock;
+
+  explicit LaneMonitor(LaneOptions options) : options_{std::move(options)} {}
+
+  /// Keeps the first error and tells `LaneOptions::on_failure`; later ones follow from it.
+  void fail(const std::exception_ptr& error) {
+    {
+      const std::scoped_lock lock{mutex_};
+      if (error_) return;
+      error_ = error;
+    }
+    if (!options_.on_failure) return;
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+      options_.on_failure(e.what());
+    } catch (...) {
+      options_.on_failure("an error that is no std::exception");
+    }
+  }
+
+  std::exception_ptr error() const {
+    const std::scoped_lock lock{mutex_};
+    return error_;
+  }
+
+  /// Blocks until `completion` is done, or a transfer is overdue. Only transfers have a deadline here: everything
+  /// else waits for transfers, or for collectives, which have a deadline of their own.
+  void await(const Completion& completion) {
+    while (!completion.wait_until(Clock::now() + options_.timeout)) {
+      const std::string overdue = find_overdue();
+      if (overdue.empty()) continue;
+      fail(std::make_exception_ptr(
+          TimeoutError{overdue + " did not end within " + std::to_string(options_.timeout.count()) + " ms",
+                       std::source_location::current()}));
+      return;
+    }
+  }
+
+  void item_posted() {
+    const std::scoped_lock lock{mutex_};
+    ++unfinished_;
+  }
+  void item_finished() {
+    const std::scoped_lock lock{mutex_};
+    --unfinished_;
+    idle_.notify_all();
+  }
+
+  /// @return The number under which the transfer is ended; never 0.
+  std::uint64_t transfer_begins(std::string label) {
+    const std::scoped_lock lock{mutex_};
+    transfers_.emplace(++last_transfer_, std::pair{std::move(label), Clock::now()});
+    return last_transfer_;
+  }
+  void transfer_ended(std::uint64_t transfer) {
+    const std::scoped_lock lock{mutex_};
+    transfers_.erase(transfer);
+  }
+
+  void account(std::string_view track, const Operation& operation, Clock::time_point begin, Clock::time_point end) {
+    {
+      const std::scoped_lock lock{mutex_};
+      Clock::time_point& last_end = last_end_[track];
+      const Clock::time_point from = std::max(begin, last_end);
+      last_end = std::max(last_end, end);
+      OperationCounter& counter = counters_[operation.kind];
+      ++counter.count;
+      counter.bytes += operation.bytes;
+      if (end > from) counter.seconds += std::chrono::duration<double>(end - from).count();
+    }
+    if (options_.timeline) {
+      options_.timeline->record(options_.rank, track, to_string(operation.kind), operation.name, operation.bytes, begin,
+                                end);
+    }
+  }
+
+  LaneCounters counters() const {
+    const std::scoped_lock lock{mutex_};
+    return counters_;
+  }
+
+  /// Blocks until every item is finished; gives up once nothing but overdue transfers is left.
+  void drain() noexcept {
+    std::unique_lock lock{mutex_};
+    while (!idle_.wait_for(lock, options_.timeout, [&] { return unfinished_ == 0; })) {
+      if (unfinished_ == transfers_.size()) return;
+    }
+  }
+
+ private:
+  std::string find_overdue() const {
+    const std::scoped_lock lock{mutex_};
+    for (const auto& [id, transfer] : transfers_) {
+      if (Clock::now() - transfer.second >= options_.timeout) return transfer.first;
+    }
+    return {};
+  }
+
+  const LaneOptions options_;
+  mutable std::mutex mutex_;
+  std::condition_variable idle_;
+  std::exception_ptr error_;
+  std::size_t unfinished_ = 0;
+  std::uint64_t last_transfer_ = 0;
+  std::map<std::uint64_t, std::pair<std::string, Clock::time_point>> transfers_;
+  std::map<std::string_view, Clock::time_point> last_end_;
+  LaneCounters counters_;
+};
+
+}  // namespace zerospan::inline v0

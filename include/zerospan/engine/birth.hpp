@@ -1,0 +1,241 @@
+/// @file
+/// Birth: parameters are declared, given their places, and filled, partitioned from the start.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/convert.hpp>
+#include <zerospan/device/stream_operations.hpp>
+#include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/stage.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Admits parameters at their declaration, and brings them to life when declaration ends.
+template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
+class Birth {
+ public:
+  Birth(EngineCore<C, D>& core, Arena& device_memory, const O& optimizer)
+      : core_{core}, memory_{device_memory}, optimizer_{optimizer} {}
+
+  /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
+  ParameterRecord admit(ParameterDeclaration declaration) const {
+    const std::size_t shards = S::partitions_optimizer ? core_.ranks() : 1;
+    const Partition partition = BandwidthPartitioner{shards}.slice(declaration.elements);
+    ParameterRecord parameter{core_.states.parameters.size(),
+                              std::move(declaration.name),
+                              declaration.type,
+                              std::move(declaration.initializer),
+                              declaration.options,
+                              partition,
+                              Residence::replicated,
+                              {},
+                              0,
+                              0,
+                              {},
+                              0};
+    const bool is_whole = core_.ranks() == 1 && core_.placement.parameters.addressable() == Addressable::on_device;
+    if (S::partitions_parameters && !is_whole &&
+        declaration.elements * element_bytes(declaration.type) > core_.options.persistence_threshold.count) {
+      parameter.residence = Residence::partitioned;
+    }
+    const std::string what = "parameter " + parameter.name;
+    check_gatherable(parameter, what);
+    if (parameter.residence == Residence::partitioned) {
+      core_.placement.parameters.reserve({parameter.shard_bytes()}, what);
+    } else {
+      parameter.replica = memory_.allocate({parameter.gathered_bytes()}, what);
+    }
+    if (parameter.trainable()) {
+      core_.placement.optimizer.reserve({states_bytes(partition.shard_elements)}, "the optimizer states of " + what);
+    }
+    return parameter;
+  }
+
+  /// Reserves space for the gradient of a use.
+  ParameterUse admit_use(std::string name, std::size_t index, const ParameterRecord& parameter) const {
+    ParameterUse use{std::move(name), index, {}, false};
+    use.gradient.elements =
+        S::partitions_gradients ? parameter.partition.shard_elements : parameter.partition.padded_elements();
+    if (parameter.trainable()) {
+      core_.placement.gradients.reserve({gradient_bytes(use, parameter)}, "the gradient of " + use.name);
+    }
+    return use;
+  }
+
+  /// Ends declaration: forms sub-groups and gives every state its place.
+  /// @param group_limit Elements of the largest sub-group.
+  void place(std::size_t group_limit) {
+    ModelStates& states = core_.states;
+    for (ParameterRecord& parameter : states.parameters) states.append_to_space(parameter, alignment());
+    states.form_groups(group_limit);
+    for (ShardSpace& space : states.spaces) {
+      if (space.residence == Residence::partitioned) {
+        space.parameters = core_.placement.parameters.place(space.elements * element_bytes(space.type));
+      }
+      if (space.training == Training::trainable && gradients_follow_shards()) {
+        space.gradients =
+            core_.placement.gradients.place(space.elements * element_bytes(core_.accumulator_type(space.type)));
+      }
+    }
+    for (SubGroup& group : states.groups) {
+      if (states.spaces[group.space].training == Training::trainable) {
+        group.states = core_.placement.optimizer.place(states_bytes(group.elements));
+      }
+    }
+    for (ParameterUse& use : states.uses) place_gradient(use);
+  }
+
+  /// Posts the initialization of every shard, and the gathering of replicas.
+  /// @return The ends of all that was posted.
+  std::vector<Completion> fill() {
+    std::vector<Completion> ends;
+    for (const SubGroup& group : core_.states.groups) {
+      const PostedWork posted = fill_group(group);
+      ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
+    }
+    std::vector<GatherPart> replicas;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      if (parameter.residence == Residence::replicated && parameter.partition.shards > 1) {
+        replicas.push_back({parameter.replica.data(), parameter.shard_bytes()});
+      }
+    }
+    if (!replicas.empty()) ends.push_back(core_.all_gather(std::move(replicas), "initial parameters", ends));
+    return ends;
+  }
+
+  /// Gives all places back to their tiers.
+  void remove_extents() const noexcept {
+    const auto remove = [](TierRef tier, const Extent& extent) {
+      if (extent.bytes > 0) tier.remove(extent);
+    };
+    for (const ShardSpace& space : core_.states.spaces) {
+      remove(core_.placement.parameters, space.parameters);
+      remove(core_.placement.gradients, space.gradients);
+    }
+    for (const SubGroup& group : core_.states.groups) remove(core_.placement.optimizer, group.states);
+    for (const ParameterUse& use : core_.states.uses) {
+      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+      const bool in_space = &core_.states.uses[parameter.uses.front()] == &use && gradients_follow_shards();
+      if (!in_space) remove(core_.placement.gradients, use.gradient.extent);
+    }
+  }
+
+  /// Elements to which shards are aligned in their spaces, so that each begins at a transfer's boundary on any tier.
+  std::size_t alignment() const {
+    std::size_t bytes = 1;
+    for (const TierRef tier : {core_.placement.parameters, core_.placement.gradients, core_.placement.optimizer}) {
+      if (tier.addressable() == Addressable::nowhere) bytes = std::max(bytes, tier.alignment());
+    }
+    return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);
+  }
+
+  /// Elements of the largest sub-group of which three fit into the staging memory: one read, one updated, one written.
+  /// @throws BudgetError if not even one does.
+  std::size_t largest_group() const {
+    const std::size_t unit = alignment();
+    const auto slot = [](TierRef tier, std::size_t bytes) {
+      return Staging<typename D::lanes_type>::slot_bytes(tier, bytes);
+    };
+    const std::size_t unit_bytes = slot(core_.placement.optimizer, states_bytes(unit)) +
+                                   slot(core_.placement.gradients, unit * sizeof(float)) +
+                                   slot(core_.placement.parameters, unit * sizeof(float));
+    const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
+    if (unit_bytes == 0) return wanted * unit;
+    const std::size_t capacity = core_.staging.capacity();
+    if (capacity < unit_bytes) {
+      throw_budget_error("staging the smallest sub-group", {unit_bytes}, {capacity}, "raise the host budget");
+    }
+    return std::clamp(capacity / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
+  }
+
+ private:
+  std::size_t states_bytes(std::size_t elements) const {
+    return elements * sizeof(float) + optimizer_.state_bytes(elements);
+  }
+
+  std::size_t gradient_bytes(const ParameterUse& use, const ParameterRecord& parameter) const {
+    return use.gradient.elements * element_bytes(core_.accumulator_type(parameter.type));
+  }
+
+  /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
+  bool gradients_follow_shards() const { return S::partitions_gradients || !S::partitions_optimizer; }
+
+  void check_gatherable(const ParameterRecord& parameter, const std::string& what) const {
+    if (const std::size_t left = memory_.largest_free(); parameter.gathered_bytes() > left) {
+      throw_budget_error("the gather of " + what + " in " + memory_.name(), {parameter.gathered_bytes()}, {left},
+                         "raise the device budget, or tile the layer");
+    }
+  }
+
+  void place_gradient(ParameterUse& use) {
+    ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    if (!parameter.trainable()) return;
+    const ShardSpace& space = core_.states.spaces[parameter.space];
+    const bool is_first = &core_.states.uses[parameter.uses.front()] == &use;
+    if (is_first && gradients_follow_shards()) {
+      use.gradient.extent = space.gradients;
+      use.gradient.offset = parameter.linear * element_bytes(core_.accumulator_type(parameter.type));
+    } else {
+      use.gradient.extent = core_.placement.gradients.place(gradient_bytes(use, parameter));
+    }
+  }
+
+  PostedWork fill_group(const SubGroup& group) {
+    const ShardSpace& space = core_.states.spaces[group.space];
+    const bool trains = space.training == Training::trainable;
+    const bool own_parameters = space.residence == Residence::partitioned;
+    std::vector<Operand> operands;
+    if (trains) {
+      operands.push_back({core_.placement.optimizer, group.states, 0, group.states.bytes, Operand::Access::write});
+    }
+    if (own_parameters) {
+      const std::size_t width = element_bytes(space.type);
+      operands.push_back({core_.placement.parameters, space.parameters, group.first * width, group.elements * width,
+                          Operand::Access::write});
+    }
+    return core_.staging.run(
+        Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands, {},
+        [this, &group, &space, trains, own_parameters](auto& stream, std::span<std::byte* const> pointers) {
+          if (trains) fill_zero(stream, pointers[0], group.states.bytes);
+          for (const ShardRun& run : group.runs) {
+            const ParameterRecord& parameter = core_.states.parameters[run.parameter];
+            std::byte* const target = own_parameters ? pointers[trains] + run.first_in_group * element_bytes(space.type)
+                                                     : core_.shard_in(parameter, parameter.replica.data()) +
+                                                           run.first_in_shard * element_bytes(space.type);
+            fill_run(parameter, run, trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
+                     target);
+          }
+        });
+  }
+
+  /// @param master Where the master weights go; nullptr for a frozen parameter.
+  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::byte* target) const {
+    std::array<float, block_elements> block;
+    const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
+    for (std::size_t done = 0; done < run.elements; done += block_elements) {
+      const std::size_t begin = std::min(first + done, parameter.partition.elements);
+      const std::size_t count = std::min(block_elements, parameter.partition.elements - begin);
+      block.fill(0.0F);
+      if (count > 0) {
+        parameter.initializer({core_.options.seed, parameter.sequence}, begin, std::span{block}.first(count));
+      }
+      if (master) std::ranges::copy(block, master + done);
+      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), block_elements);
+    }
+  }
+
+  EngineCore<C, D>& core_;
+  Arena& memory_;
+  const O& optimizer_;
+};
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,115 @@
+/// @file
+/// EngineCore: what the parts of an engine share.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/device/device.hpp>
+#include <zerospan/engine/model_states.hpp>
+#include <zerospan/engine/options.hpp>
+#include <zerospan/pipeline/staging.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The communicator, lanes, staging memory, placement and model states of one engine. Its parts (the gather, gradient,
+/// step and birth of parameters) post on it.
+template <TrainingCommunicator C, Device D>
+struct EngineCore {
+  using lanes_type = typename D::lanes_type;
+  using stream_type = typename lanes_type::stream_type;
+
+  C communicator;
+  Placement placement;
+  EngineOptions options;
+  ModelStates states;
+  lanes_type lanes;
+  Staging<lanes_type> staging;
+
+  EngineCore(C duplicated, D& device, const Placement& where, const EngineOptions& how)
+      : communicator{std::move(duplicated)},
+        placement{where},
+        options{how},
+        lanes{device, LaneOptions{communicator.rank(), how.timeout, how.timeline,
+                                  [this](const std::string& reason) { communicator.abort(reason); }}},
+        staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {}
+
+  std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
+  std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
+
+  /// The type in which gradients of `type` accumulate.
+  ElementType accumulator_type(ElementType type) const {
+    return options.micro_batches > 1 ? ElementType::float32 : type;
+  }
+
+  /// The shard of `parameter` that this rank owns.
+  std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
+
+  /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
+  std::byte* shard_in(const ParameterRecord& parameter, std::byte* data) const {
+    return data + shard_of(parameter) * parameter.shard_bytes();
+  }
+
+  /// Posts a collective: `call(communicator, collective)` on the communication lane.
+  template <class Call>
+  Completion communicate(OperationKind kind, std::string_view name, std::size_t bytes, std::vector<Completion> after,
+                         Call call) {
+    return lanes.post(Lane::communicate, std::move(after), {kind, name, bytes},
+                      [this, name, call = std::move(call)](stream_type& stream) -> Completion {
+                        call(communicator, Collective{stream, name});
+                        return {};
+                      });
+  }
+
+  /// Sums integers over ranks, exactly, and waits for it.
+  void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
+    if (ranks() == 1) return;
+    const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
+                                        [integers](C& c, Collective what) { c.all_reduce(what, integers); });
+    lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
+  }
+
+  /// The least of the ranks' values: what depends on it is decided alike everywhere.
+  std::size_t least_over_ranks(std::size_t value, std::string_view name) {
+    std::vector<std::int64_t> values(ranks());
+    values[rank()] = static_cast<std::int64_t>(value);
+    sum_over_ranks(values, name);
+    return static_cast<std::size_t>(std::ranges::min(values));
+  }
+
+  /// Gathers every shard of each part from the rank that owns it.
+  Completion all_gather(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    std::size_t bytes = 0;
+    for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - 1);
+    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
+                       [parts = std::move(parts)](C& c, Collective what) { c.all_gather(what, parts); });
+  }
+
+ private:
+  /// Exports and broadcasts need a little staging memory wherever states rest.
+  static constexpr Bytes least_staging = 64_KiB;
+
+  static Bytes staging_bytes(D& device, const Placement& where, const EngineOptions& how) {
+    const TierRef tiers[]{where.parameters, where.gradients, where.optimizer};
+    const auto any = [&](Addressable kind) {
+      return std::ranges::any_of(tiers, [kind](TierRef tier) { return tier.addressable() == kind; });
+    };
+    if (!any(Addressable::nowhere)) return least_staging;
+    const std::size_t left = device.host_memory().largest_free();
+    const std::size_t most = any(Addressable::on_host) ? left / 4 : left;
+    return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+  }
+};
+
+}  // namespace zerospan::inline v0

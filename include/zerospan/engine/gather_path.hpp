@@ -1,0 +1,105 @@
+/// @file
+/// GatherPath: the way of shards from their tier to whole tensors in device memory.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/device/stream_operations.hpp>
+#include <zerospan/engine/engine_core.hpp>
+#include <zerospan/pipeline/trace.hpp>
+#include <zerospan/pipeline/working_memory.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Gathers groups of parameters in three stages on their lanes: tier to staging, staging to this rank's place in the
+/// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2).
+template <TrainingCommunicator C, Device D>
+class GatherPath {
+ public:
+  explicit GatherPath(EngineCore<C, D>& core) : core_{core} {}
+
+  /// The key of a group of partitioned parameters; equal for equal groups.
+  UseKey key_of(std::vector<std::size_t> parameters) {
+    const auto [entry, is_new] = keys_.emplace(parameters, static_cast<UseKey>(groups_.size()));
+    if (is_new) groups_.push_back(make_group(std::move(parameters)));
+    return entry->second;
+  }
+
+  /// Bytes of the buffer that the group is gathered into.
+  std::size_t bytes(UseKey key) const { return group(key).bytes; }
+
+  /// Names the parameters of the group.
+  const std::string& name(UseKey key) const { return group(key).name; }
+
+  /// Where each parameter of the group is in that buffer.
+  std::span<const std::size_t> offsets(UseKey key) const { return group(key).offsets; }
+
+  /// Posts the gather of a group into `data`. @param after What the first write to `data` waits for.
+  Completion fetch(UseKey key, std::byte* data, const std::vector<Completion>& after) {
+    const Group& g = group(key);
+    std::vector<GatherPart> parts;
+    std::vector<Completion> copied;
+    for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+      const ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
+      parts.push_back({data + g.offsets[i], parameter.shard_bytes()});
+      copied.push_back(fetch_shard(parameter, core_.shard_in(parameter, data + g.offsets[i]), after));
+    }
+    if (core_.ranks() == 1) return copied.back();  // copies end in order
+    return core_.all_gather(std::move(parts), g.name, std::move(copied));
+  }
+
+ private:
+  struct Group {
+    std::string name;
+    std::vector<std::size_t> parameters;
+    std::vector<std::size_t> offsets;
+    std::size_t bytes;
+  };
+
+  const Group& group(UseKey key) const { return groups_[static_cast<std::size_t>(key)]; }
+
+  Group make_group(std::vector<std::size_t> parameters) const {
+    Group result{{}, std::move(parameters), {}, 0};
+    for (const std::size_t p : result.parameters) {
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      result.name += (result.name.empty() ? "" : " + ") + parameter.name;
+      result.offsets.push_back(result.bytes);
+      result.bytes += round_up(parameter.gathered_bytes(), WorkingMemory::alignment);
+    }
+    return result;
+  }
+
+  Completion fetch_shard(const ParameterRecord& parameter, std::byte* target, const std::vector<Completion>& after) {
+    const TierRef tier = core_.placement.parameters;
+    const ShardSpace& space = core_.states.spaces[parameter.space];
+    const std::size_t begin = parameter.linear * element_bytes(parameter.type);
+    const std::size_t piece = core_.staging.piece_bytes(tier);
+    Completion copied;
+    for (std::size_t done = 0; done < parameter.shard_bytes();) {
+      const std::size_t bytes = std::min(piece, parameter.shard_bytes() - done);
+      const Operand shard{tier, space.parameters, begin + done, bytes, Operand::Access::read};
+      copied = core_.staging
+                   .run(Lane::copy, {OperationKind::copy, parameter.name, bytes}, {&shard, 1}, after,
+                        [to = target + done, bytes](auto& stream, std::span<std::byte* const> from) {
+                          copy_bytes(stream, to, from[0], bytes);
+                        })
+                   .work;
+      done += bytes;
+    }
+    return copied;
+  }
+
+  EngineCore<C, D>& core_;
+  std::deque<Group> groups_;  // names are stable
+  std::map<std::vector<std::size_t>, UseKey> keys_;
+};
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,212 @@
+/// @file
+/// GradientPath: the way of a committed gradient to its accumulator.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/convert.hpp>
+#include <zerospan/device/stream_operations.hpp>
+#include <zerospan/engine/engine_core.hpp>
+#include <zerospan/pipeline/gradient_kernels.hpp>
+
+namespace zerospan::inline v0 {
+
+/// A gradient is reduced over ranks on the communication lane (in rank order, in fp32), added to the accumulator on
+/// its tier in micro-batch order, and its squared norm is taken in the same pass.
+template <TrainingCommunicator C, Device D>
+class GradientPath {
+ public:
+  explicit GradientPath(EngineCore<C, D>& core) : core_{core} {}
+
+  /// Working memory of one gradient: the whole gradient, and its fp32 sum over ranks where micro-batches accumulate.
+  std::size_t bytes(const ParameterUse& use) const {
+    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    return parameter.gathered_bytes() + (has_sum_buffer() ? use.gradient.elements * sizeof(float) : 0);
+  }
+
+  /// Posts the reduction and accumulation of the gradient in `data`, which `after` have written.
+  /// @return The last uses of `data`.
+  std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
+    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    Summand sum{data, parameter.type};
+    std::size_t padding_from = parameter.partition.elements;
+    if (core_.ranks() > 1) {
+      after = {reduce(use, parameter, data, sum, std::move(after))};
+      padding_from = parameter.partition.padded_elements();
+    }
+    return accumulate_sum(use, parameter, sum, padding_from, std::move(after));
+  }
+
+  /// Adds the gradients of tied uses to the first use's, in declaration order.
+  void join_uses(ParameterRecord& parameter) {
+    ParameterUse& target = core_.states.uses[parameter.uses.front()];
+    for (const std::size_t u : parameter.uses) {
+      ParameterUse& use = core_.states.uses[u];
+      if (&use == &target || use.gradient.commits == 0) continue;
+      join(target, use, core_.accumulator_type(parameter.type), parameter);
+      target.gradient.commits = std::max(target.gradient.commits, use.gradient.commits);
+    }
+  }
+
+ private:
+  /// What is added to an accumulator.
+  struct Summand {
+    std::byte* data;
+    ElementType type;
+  };
+
+  bool has_sum_buffer() const { return core_.options.micro_batches > 1 && core_.ranks() > 1; }
+
+  bool is_partitioned(const ParameterUse& use, const ParameterRecord& parameter) const {
+    return use.gradient.elements < parameter.partition.padded_elements();
+  }
+
+  Completion reduce(const ParameterUse& use, const ParameterRecord& parameter, std::byte* data, Summand& sum,
+                    std::vector<Completion> after) {
+    const bool scatter = is_partitioned(use, parameter);
+    sum.type = core_.accumulator_type(parameter.type);
+    if (has_sum_buffer()) {
+      sum.data = data + parameter.gathered_bytes();
+    } else if (scatter) {
+      sum.data = core_.shard_in(parameter, data);
+    }
+    const Reduction reduction{parameter.type, data, sum.type, sum.data, use.gradient.elements};
+    const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
+    return core_.communicate(scatter ? OperationKind::reduce_scatter : OperationKind::all_reduce, use.name,
+                             parameter.gathered_bytes(), std::move(after),
+                             [reduction, scatter, padding = data + used,
+                              padding_bytes = parameter.gathered_bytes() - used](C& communicator, Collective what) {
+                               fill_zero(what.stream, padding, padding_bytes);
+                               if (scatter) {
+                                 communicator.reduce_scatter(what, reduction);
+                               } else {
+                                 communicator.all_reduce(what, reduction);
+                               }
+                             });
+  }
+
+  /// @param padding_from The summand's elements from here on are to be zeroed first.
+  std::vector<Completion> accumulate_sum(ParameterUse& use, const ParameterRecord& parameter, Summand sum,
+                                         std::size_t padding_from, std::vector<Completion> after) {
+    GradientAccumulator& gradient = use.gradient;
+    const bool first = gradient.commits++ == 0;
+    const ElementType type = core_.accumulator_type(parameter.type);
+    const auto [norm_begin, norm_end] = owned(use, parameter);
+    std::vector<Completion> read;
+    for_each_piece(
+        gradient, type,
+        [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
+          const PostedWork posted = core_.staging.run(
+              Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, {&accumulator, 1}, after,
+              [=, norm = &gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                std::byte* const source = sum.data + begin * element_bytes(sum.type);
+                if (const std::size_t from = std::max(padding_from, begin); from < begin + elements) {
+                  fill_zero(stream, sum.data + from * element_bytes(sum.type),
+                            (begin + elements - from) * element_bytes(sum.type));
+                }
+                add(stream, type, pointers[0], sum.type, source, elements, first);
+                if (begin == 0) *norm = {};
+                add_norm(type, pointers[0], begin, elements, norm_begin, norm_end, *norm);
+              });
+          read.push_back(posted.work);
+          return posted.ends;
+        },
+        first ? Operand::Access::write : Operand::Access::change);
+    return read;
+  }
+
+  void join(ParameterUse& target, ParameterUse& use, ElementType type, const ParameterRecord& parameter) {
+    const bool first = target.gradient.commits == 0;
+    const auto [norm_begin, norm_end] = owned(target, parameter);
+    std::vector<Completion> ends;
+    for_each_piece(
+        target.gradient, type,
+        [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
+          const std::array operands{accumulator, operand(use.gradient, begin * element_bytes(type), accumulator.bytes,
+                                                         Operand::Access::read)};
+          return core_.staging
+              .run(Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, operands, {},
+                   [=, norm = &target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                     add(stream, type, pointers[0], type, pointers[1], elements, first);
+                     if (begin == 0) *norm = {};
+                     add_norm(type, pointers[0], begin, elements, norm_begin, norm_end, *norm);
+                   })
+              .ends;
+        },
+        first ? Operand::Access::write : Operand::Access::change);
+  }
+
+  Operand operand(const GradientAccumulator& gradient, std::size_t offset, std::size_t bytes,
+                  Operand::Access access) const {
+    return {core_.placement.gradients, gradient.extent, gradient.offset + offset, bytes, access, gradient.ready};
+  }
+
+  /// Cuts an accumulator into pieces; `post(begin, elements, operand)` returns the ends of what it posted.
+  template <class Post>
+  void for_each_piece(GradientAccumulator& gradient, ElementType type, Post post, Operand::Access access) {
+    const std::size_t piece = core_.staging.piece_bytes(core_.placement.gradients);
+    const std::size_t total = gradient.elements * element_bytes(type);
+    std::vector<Completion> ends;
+    for (std::size_t done = 0; done < total;) {
+      const std::size_t bytes = std::min(piece, total - done);
+      const auto posted =
+          post(done / element_bytes(type), bytes / element_bytes(type), operand(gradient, done, bytes, access));
+      ends.insert(ends.end(), posted.begin(), posted.end());
+      done += bytes;
+    }
+    gradient.ready = std::move(ends);
+  }
+
+  /// The elements of an accumulator that this rank counts in the norm.
+  std::pair<std::size_t, std::size_t> owned(const ParameterUse& use, const ParameterRecord& parameter) const {
+    if (is_partitioned(use, parameter)) return {0, use.gradient.elements};
+    const std::size_t begin = parameter.partition.first(core_.shard_of(parameter));
+    return {begin, begin + parameter.partition.shard_elements};
+  }
+
+  /// target += source, or target = source for the `first`.
+  template <class Stream>
+  static void add(Stream& stream, ElementType type, std::byte* target, ElementType source_type, const std::byte* source,
+                  std::size_t elements, bool first) {
+    auto* const sums = reinterpret_cast<float*>(target);
+    if (first && type == source_type) {
+      copy_bytes(stream, target, source, elements * element_bytes(type));
+    } else if (first) {
+      to_float(source_type, source, sums, elements);
+    } else if (type == ElementType::float32) {
+      accumulate(sums, source_type, source, elements);
+    } else {
+      add_narrow(type, target, source, elements);
+    }
+  }
+
+  /// Adds 16-bit elements in fp32 and rounds once.
+  static void add_narrow(ElementType type, std::byte* target, const std::byte* source, std::size_t elements) {
+    std::array<float, block_elements> sums;
+    for (std::size_t done = 0; done < elements; done += block_elements) {
+      const std::size_t count = std::min(block_elements, elements - done);
+      const std::size_t offset = done * element_bytes(type);
+      to_float(type, target + offset, sums.data(), count);
+      accumulate(sums.data(), type, source + offset, count);
+      from_float(sums.data(), type, target + offset, count);
+    }
+  }
+
+  /// Adds the squares of the elements of a piece at `begin` that lie in [norm_begin, norm_end).
+  static void add_norm(ElementType type, const std::byte* piece, std::size_t begin, std::size_t elements,
+                       std::size_t norm_begin, std::size_t norm_end, ExactSum& norm) {
+    const std::size_t from = std::max(begin, norm_begin);
+    const std::size_t to = std::min(begin + elements, norm_end);
+    if (from < to) square_norm(type, piece + (from - begin) * element_bytes(type), to - from, norm);
+  }
+
+  EngineCore<C, D>& core_;
+};
+
+}  // namespace zerospan::inline v0

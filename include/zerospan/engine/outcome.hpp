@@ -1,0 +1,53 @@
+/// @file
+/// What an engine tells: the outcome of a step, and totals.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/device/lane_options.hpp>
+#include <zerospan/pipeline/overlap_pipeline.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The kinds of passes through the model; each has traces of its own.
+enum class Pass : std::uint8_t { training, evaluation };
+
+struct StepOutcome {
+  std::int64_t step;     ///< Steps made, this one included.
+  double gradient_norm;  ///< Of the mean gradient, over all ranks and parameters, before clipping.
+  bool skipped;          ///< A gradient was infinite or NaN on some rank: nothing was updated, on any rank.
+};
+
+/// Totals since the engine was made, of this rank.
+struct Statistics {
+  std::size_t parameters;       ///< Elements of all parameters, tied ones once.
+  std::uint64_t bytes_read;     ///< From tiers that are not addressable.
+  std::uint64_t bytes_written;  ///< To them.
+  PipelineCounters prefetch;
+  LaneCounters operations;
+
+  /// Seconds of transfers and collectives: the busy time of the lanes that move bytes.
+  double transfer_seconds() const {
+    double seconds = 0;
+    for (const OperationKind kind :
+         {OperationKind::read, OperationKind::write, OperationKind::copy, OperationKind::all_gather,
+          OperationKind::reduce_scatter, OperationKind::all_reduce, OperationKind::broadcast}) {
+      seconds += operations[kind].seconds;
+    }
+    return seconds;
+  }
+
+  /// Seconds that the host's thread waited for the library.
+  double exposed_seconds() const { return operations[OperationKind::wait].seconds; }
+
+  /// The share of the transfer time that nobody waited for, in [0, 1].
+  double hidden_transfer_share() const {
+    const double transfer = transfer_seconds();
+    return transfer > 0 ? std::clamp(1.0 - exposed_seconds() / transfer, 0.0, 1.0) : 1.0;
+  }
+};
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,107 @@
+/// @file
+/// ReadAccess: which parameters are whole now, and for how many readers.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/gather_path.hpp>
+#include <zerospan/pipeline/overlap_pipeline.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Counts the readers of each parameter. The first of them brings it (with what is gathered beside it, as one buffer);
+/// the buffer goes when all of its readers have.
+template <TrainingCommunicator C, Device D>
+class ReadAccess {
+ public:
+  ReadAccess(EngineCore<C, D>& core, GatherPath<C, D>& gathers) : core_{core}, gathers_{gathers} {}
+
+  /// Adds a reader to each of `parameters`. @param held Describes the leases held, for the error.
+  /// @throws BudgetError, before anything has changed.
+  template <class Held>
+  void acquire(OverlapPipeline& pipeline, StreamRef stream, std::span<const std::size_t> parameters, Held held) {
+    readers_.resize(core_.states.parameters.size());
+    std::vector<std::size_t> missing;
+    for (const std::size_t p : parameters) {
+      const bool is_whole = core_.states.parameters[p].residence == Residence::replicated || readers_[p].data;
+      if (!is_whole && std::ranges::find(missing, p) == missing.end()) missing.push_back(p);
+    }
+    if (!missing.empty()) bring(pipeline, stream, std::move(missing), held);
+    for (const std::size_t p : parameters) {
+      ++readers_[p].count;
+      if (readers_[p].data) ++buffers_.at(readers_[p].use).readers;
+    }
+  }
+
+  /// Where a parameter that has readers is.
+  std::byte* data(std::size_t parameter) const {
+    const Readers& readers = readers_[parameter];
+    return readers.data ? readers.data : core_.states.parameters[parameter].replica.data();
+  }
+
+  bool has_readers(std::size_t parameter) const { return parameter < readers_.size() && readers_[parameter].count > 0; }
+
+  /// Takes a reader away; `last_use` is the end of what it has enqueued.
+  void release(OverlapPipeline& pipeline, std::size_t parameter, Completion last_use) {
+    Readers& readers = readers_[parameter];
+    --readers.count;
+    if (!readers.data) return;
+    const auto buffer = buffers_.find(readers.use);
+    buffer->second.last_uses.push_back(std::move(last_use));
+    if (--buffer->second.readers > 0) return;
+    for (const std::size_t p : buffer->second.parameters) readers_[p].data = nullptr;
+    const Buffer ended = std::move(buffer->second);
+    buffers_.erase(buffer);
+    pipeline.release(readers.use, ended.last_uses);
+  }
+
+ private:
+  struct Readers {
+    std::size_t count = 0;
+    std::byte* data = nullptr;  ///< nullptr: not gathered.
+    std::size_t use = 0;        ///< The pipeline's name of the buffer.
+  };
+
+  struct Buffer {
+    std::vector<std::size_t> parameters;
+    std::size_t readers = 0;
+    std::vector<Completion> last_uses;
+  };
+
+  template <class Held>
+  void bring(OverlapPipeline& pipeline, StreamRef stream, std::vector<std::size_t> parameters, Held held) {
+    const UseKey key = gathers_.key_of(parameters);
+    const auto buffer = pipeline.acquire(key, UseKind::gathered, gathers_.bytes(key));
+    if (!buffer) {
+      const std::string leases = held();
+      throw_budget_error(
+          "the gather of " + gathers_.name(key) + " in device memory", {gathers_.bytes(key)}, {pipeline.largest_free()},
+          leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
+    }
+    for (const Completion& ready : buffer->ready) {
+      core_.lanes.wait(stream, ready, {OperationKind::all_gather, gathers_.name(key)});
+    }
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      readers_[parameters[i]].data = buffer->data + gathers_.offsets(key)[i];
+      readers_[parameters[i]].use = buffer->use;
+    }
+    buffers_.emplace(buffer->use, Buffer{std::move(parameters), 0, {}});
+  }
+
+  EngineCore<C, D>& core_;
+  GatherPath<C, D>& gathers_;
+  std::vector<Readers> readers_;
+  std::map<std::size_t, Buffer> buffers_;
+};
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,96 @@
+/// @file
+/// ZeroEngine: stage x communicator x device x placement x optimizer.
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/device/device.hpp>
+#include <zerospan/engine/master_access.hpp>
+#include <zerospan/engine/options.hpp>
+#include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/stage.hpp>
+#include <zerospan/engine/zero_store.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/partition/partitioned_parameter.hpp>
+
+namespace zerospan::inline v0 {
+
+/// One rank's part of partitioned training. Declare parameters in it, then repeat: gather and compute forward and
+/// backward, commit gradients, `step()`.
+///
+/// The lifetime contract. Communicator, device and tiers outlive the engine. Parameters and leases may outlive it: they
+/// keep its memory alive, releasing them does nothing, and every other call on them throws LeaseError. The engine and
+/// its parameters may be used by any one thread at a time. The first error of anything asynchronous is kept: every
+/// later call throws it.
+///
+/// Whatever the stage, placement, budgets and prefetch, training gives the same bits for the same world size.
+template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
+class ZeroEngine {
+ public:
+  /// A collective: the communicator is duplicated.
+  /// @throws ConfigurationError if stage, placement and options contradict each other; BudgetError if the staging
+  /// memory does not fit the host budget.
+  ZeroEngine(S, C& communicator, D& device, const Placement& placement, O optimizer, const EngineOptions& options = {})
+      : exceptions_{std::uncaught_exceptions()} {
+    check(placement, options, optimizer);
+    store_ = std::make_shared<ZeroStore<S, C, D, O>>(communicator, device, placement, std::move(optimizer), options);
+  }
+  ZeroEngine(const ZeroEngine&) = delete;
+  ZeroEngine& operator=(const ZeroEngine&) = delete;
+  ~ZeroEngine() { store_->close(std::uncaught_exceptions() > exceptions_); }
+
+  /// Updates every parameter whose gradient was committed since the last step: clips by the global norm, updates each
+  /// shard on its tier, publishes. A collective; it ends when everything is at rest again.
+  /// @throws LeaseError while leases are held; any asynchronous error so far.
+  StepOutcome step() { return store_->step(); }
+
+  /// Begins a pass through the model. Optional: it keeps the traces of training and evaluation apart, so that each is
+  /// prefetched along its own path. A step begins a training pass by itself.
+  void begin(Pass pass) { store_->begin(pass); }
+
+  /// The optimizer's settings, to change between steps.
+  O& optimizer() noexcept { return store_->optimizer(); }
+
+  /// Streams the fp32 master weights of the whole model past `visitor`, in declaration order, on every rank (a
+  /// collective).
+  void for_each_master(const MasterVisitor& visitor) { store_->for_each_master(visitor); }
+
+  Statistics statistics() const { return store_->statistics(); }
+
+  /// Where parameters are declared.
+  std::shared_ptr<ParameterStore> store() const noexcept { return store_; }
+
+ private:
+  static void check(const Placement& placement, const EngineOptions& options, const O& optimizer) {
+    if (!S::partitions_parameters && placement.parameters.addressable() != Addressable::on_device) {
+      throw_configuration_error(
+          "below stage 3 every rank keeps whole parameters in device memory; they cannot rest on " +
+          std::string{placement.parameters.name()});
+    }
+    if (!S::partitions_gradients && placement.gradients.addressable() == Addressable::nowhere) {
+      throw_configuration_error("below stage 2 every rank keeps whole gradients in memory; they cannot rest on " +
+                                std::string{placement.gradients.name()});
+    }
+    for (const TierRef tier : {placement.parameters, placement.gradients, placement.optimizer}) {
+      if (tier.addressable() == Addressable::nowhere && tier.alignment() > Arena::alignment) {
+        throw_configuration_error(std::string{tier.name()} + " wants transfers aligned to " +
+                                  std::to_string(tier.alignment()) + " bytes; at most 4096 are supported");
+      }
+    }
+    if (options.micro_batches == 0) throw_configuration_error("a step has at least one micro-batch");
+    if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");
+    if (!(options.max_gradient_norm > 0)) throw_configuration_error("the largest gradient norm must be positive");
+    if constexpr (requires { optimizer.validate(); }) optimizer.validate();
+  }
+
+  int exceptions_;
+  std::shared_ptr<ZeroStore<S, C, D, O>> store_;
+};
+
+}  // namespace zerospan::inline v0

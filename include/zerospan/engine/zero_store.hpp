@@ -1,0 +1,378 @@
+/// @file
+/// ZeroStore: the parameter store behind a ZeroEngine.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/exact_sum.hpp>
+#include <zerospan/engine/birth.hpp>
+#include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/gather_path.hpp>
+#include <zerospan/engine/gradient_path.hpp>
+#include <zerospan/engine/lease_table.hpp>
+#include <zerospan/engine/master_access.hpp>
+#include <zerospan/engine/options.hpp>
+#include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/read_access.hpp>
+#include <zerospan/engine/stage.hpp>
+#include <zerospan/engine/step_ring.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/pipeline/overlap_pipeline.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Puts the parts of an engine together: leases on the outside, the pipeline and the ways of bytes inside.
+template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
+class ZeroStore final : public ParameterStore {
+ public:
+  ZeroStore(C& communicator, D& device, const Placement& placement, O optimizer, const EngineOptions& options)
+      : memory_{device.memory()},
+        optimizer_{std::move(optimizer)},
+        core_{communicator.duplicate(), device, placement, options},
+        birth_{core_, memory_, optimizer_},
+        gathers_{core_},
+        readers_{core_, gathers_},
+        gradients_{core_},
+        step_ring_{core_},
+        masters_{core_} {}
+
+  ParameterId declare(ParameterDeclaration declaration) override {
+    const Call call{*this};
+    check_declaring(declaration.name);
+    ParameterRecord parameter = birth_.admit(std::move(declaration));
+    const auto id = static_cast<ParameterId>(core_.states.uses.size());
+    core_.states.uses.push_back(birth_.admit_use(parameter.name, core_.states.parameters.size(), parameter));
+    parameter.uses.push_back(static_cast<std::size_t>(id));
+    core_.states.parameters.push_back(std::move(parameter));
+    return id;
+  }
+
+  ParameterId tie(ParameterId parameter, std::string name) override {
+    const Call call{*this};
+    check_declaring(name);
+    const std::size_t index = core_.states.use(parameter).parameter;
+    const auto id = static_cast<ParameterId>(core_.states.uses.size());
+    core_.states.uses.push_back(birth_.admit_use(std::move(name), index, core_.states.parameters[index]));
+    core_.states.parameters[index].uses.push_back(static_cast<std::size_t>(id));
+    return id;
+  }
+
+  void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
+              std::span<LeaseId> leases) override {
+    const Call call{*this};
+    seal();
+    std::vector<std::size_t> parameters;
+    for (const ParameterId id : ids) {
+      parameters.push_back(core_.states.use(id).parameter);
+      if (is_written(parameters.back())) throw_lease_error(name_of(id) + " is leased for writing");
+    }
+    readers_.acquire(*pipeline_, stream, parameters, [&] { return held(); });
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      data[i] = readers_.data(parameters[i]);
+      leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
+    }
+  }
+
+  LeaseId gather_for_write(StreamRef stream, ParameterId id, std::byte*& data) override {
+    const Call call{*this};
+    seal();
+    const std::size_t index = core_.states.use(id).parameter;
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    if (readers_.has_readers(index) || is_written(index)) {
+      throw_lease_error(parameter.name + " cannot be leased for writing while it is leased: " + held());
+    }
+    auto buffer = pipeline_->acquire_untraced(parameter.gathered_bytes());
+    if (!buffer) refuse("the write lease of " + parameter.name, parameter.gathered_bytes());
+    const Completion ready = copy_whole(index, buffer->data, std::move(buffer->ready));
+    core_.lanes.wait(stream, ready, {OperationKind::all_gather, parameter.name});
+    buffer->ready.clear();
+    data = buffer->data;
+    written_.insert(index);
+    return leases_.add({LeaseRecord::Kind::write, id, stream, *buffer});
+  }
+
+  void publish(LeaseId id, Rank source) override {
+    const Call call{*this};
+    const LeaseRecord& lease = leases_[id];
+    if (source.value < 0 || source.value >= core_.communicator.size()) {
+      throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
+    }
+    masters_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
+                     core_.lanes.record(lease.stream));
+  }
+
+  LeaseId gradient(StreamRef stream, ParameterId id, std::byte*& data) override {
+    const Call call{*this};
+    seal();
+    ParameterUse& use = check_gradient(id);
+    const std::size_t bytes = gradients_.bytes(use);
+    auto buffer = pipeline_->acquire(static_cast<UseKey>(id), UseKind::gradient, bytes);
+    if (!buffer) refuse("the gradient of " + use.name, bytes);
+    for (const Completion& ready : buffer->ready)
+      core_.lanes.wait(stream, ready, {OperationKind::reduce_scatter, use.name});
+    buffer->ready.clear();
+    data = buffer->data;
+    use.gradient_leased = true;
+    return leases_.add({LeaseRecord::Kind::gradient, id, stream, *buffer});
+  }
+
+  void commit(LeaseId id) override {
+    const Call call{*this};
+    LeaseRecord& lease = leases_[id];
+    ParameterUse& use = core_.states.use(lease.use);
+    use.gradient_leased = false;
+    lease.kind = LeaseRecord::Kind::committed;
+    pipeline_->release(lease.buffer.use, gradients_.commit(use, lease.buffer.data, {core_.lanes.record(lease.stream)}));
+  }
+
+  void skip(ParameterId id) override {
+    const Call call{*this};
+    seal();
+    ParameterUse& use = check_gradient(id);
+    const std::size_t bytes = gradients_.bytes(use);
+    auto buffer = pipeline_->acquire(static_cast<UseKey>(id), UseKind::gradient, bytes);
+    if (!buffer) refuse("the gradient of " + use.name, bytes);
+    const Completion zeros =
+        core_.lanes.post(Lane::copy, std::move(buffer->ready), {OperationKind::fill, use.name, bytes},
+                         [data = buffer->data, bytes](auto& lane_stream) -> Completion {
+                           fill_zero(lane_stream, data, bytes);
+                           return {};
+                         });
+    pipeline_->release(buffer->use, gradients_.commit(use, buffer->data, {zeros}));
+  }
+
+  void release(LeaseId id) noexcept override {
+    if (closed_) return;
+    core_.lanes.enter();
+    try {
+      end_lease(id);
+    } catch (...) {
+      core_.lanes.fail(std::current_exception());
+    }
+    core_.lanes.leave();
+  }
+
+  StepOutcome step() {
+    const Call call{*this};
+    seal();
+    check_nothing_leased("step()");
+    pipeline_->end_pass();
+    for (ParameterRecord& parameter : core_.states.parameters) gradients_.join_uses(parameter);
+    const double norm = gradient_norm();
+    const bool finite = std::isfinite(norm);
+    if (finite) {
+      const double clip = norm > core_.options.max_gradient_norm ? core_.options.max_gradient_norm / norm : 1.0;
+      for (const Completion& end : step_ring_.update(optimizer_, static_cast<float>(clip * mean_factor()))) {
+        core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
+      }
+    }
+    for (ParameterUse& use : core_.states.uses) use.gradient.commits = 0;
+    pipeline_->begin_pass(static_cast<std::uint8_t>(Pass::training));
+    return {++steps_, norm, !finite};
+  }
+
+  void begin(Pass pass) {
+    const Call call{*this};
+    seal();
+    const auto kind = static_cast<std::uint8_t>(pass);
+    if (pipeline_->pass() == kind && pipeline_->pass_is_empty()) return;
+    check_nothing_leased("begin()");
+    pipeline_->end_pass();
+    pipeline_->begin_pass(kind);
+  }
+
+  void for_each_master(const MasterVisitor& visitor) {
+    const Call call{*this};
+    seal();
+    masters_.visit(visitor);
+  }
+
+  O& optimizer() noexcept { return optimizer_; }
+
+  Statistics statistics() const {
+    Statistics result{};
+    for (const ParameterRecord& parameter : core_.states.parameters) result.parameters += parameter.partition.elements;
+    result.operations = core_.lanes.counters();
+    result.bytes_read = result.operations[OperationKind::read].bytes;
+    result.bytes_written = result.operations[OperationKind::write].bytes;
+    if (pipeline_) result.prefetch = pipeline_->counters();
+    return result;
+  }
+
+  /// Ends the store: leases and parameters are inert from here on.
+  /// @param unwinding The rank is failing: its peers are told, instead of waiting for it.
+  void close(bool unwinding) noexcept {
+    if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
+    core_.lanes.drain();
+    closed_ = true;
+    birth_.remove_extents();
+  }
+
+ private:
+  /// Brackets every call of the host.
+  class Call {
+   public:
+    explicit Call(ZeroStore& store) : store_{store} {
+      if (store.closed_) throw_lease_error("the engine of this parameter is gone");
+      store.core_.lanes.check();
+      store.core_.lanes.enter();
+    }
+    ~Call() { store_.core_.lanes.leave(); }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+   private:
+    ZeroStore& store_;
+  };
+
+  /// Ends declaration, at the first use of the model.
+  void seal() {
+    if (pipeline_) return;
+    try {
+      birth_.place(core_.least_over_ranks(birth_.largest_group(), "the sub-group size"));
+      const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
+      pipeline_.emplace(WorkingMemory{memory_, memory_.allocate_working({bytes})}, core_.options.prefetch,
+                        [this](UseKey key, std::byte* data, std::vector<Completion> after) {
+                          return gathers_.fetch(key, data, after);
+                        });
+      check_each_fits();
+      for (const Completion& end : birth_.fill()) {
+        core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
+      }
+      pipeline_->begin_pass(static_cast<std::uint8_t>(Pass::training));
+    } catch (...) {
+      core_.lanes.fail(std::current_exception());
+      throw;
+    }
+  }
+
+  /// Brings a private copy of a whole parameter.
+  Completion copy_whole(std::size_t index, std::byte* data, std::vector<Completion> after) {
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    if (parameter.residence == Residence::partitioned) return gathers_.fetch(gathers_.key_of({index}), data, after);
+    return core_.lanes.post(
+        Lane::copy, std::move(after), {OperationKind::copy, parameter.name, parameter.gathered_bytes()},
+        [from = parameter.replica.data(), data, bytes = parameter.gathered_bytes()](auto& stream) -> Completion {
+          copy_bytes(stream, data, from, bytes);
+          return {};
+        });
+  }
+
+  void check_declaring(const std::string& name) {
+    if (pipeline_) throw_configuration_error("parameter " + name + " is declared after the first gather");
+    if (!names_.insert(name).second) throw_configuration_error("two parameters are named " + name);
+  }
+
+  /// Whatever fits alone can be gathered, if not beside others.
+  void check_each_fits() const {
+    for (const ParameterUse& use : core_.states.uses) {
+      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+      if (parameter.residence == Residence::partitioned && parameter.gathered_bytes() > pipeline_->capacity()) {
+        refuse("the gather of " + use.name, parameter.gathered_bytes());
+      }
+      if (parameter.trainable() && gradients_.bytes(use) > pipeline_->capacity()) {
+        refuse("the gradient of " + use.name, gradients_.bytes(use));
+      }
+    }
+  }
+
+  [[noreturn]] void refuse(const std::string& what, std::size_t bytes) const {
+    const std::string leases = held();
+    throw_budget_error(what + " in device memory", {bytes}, {pipeline_->largest_free()},
+                       leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
+  }
+
+  void check_nothing_leased(const char* call) const {
+    if (const std::string leases = held(); !leases.empty()) {
+      throw_lease_error(std::string{call} + " while leases are held: " + leases);
+    }
+  }
+
+  ParameterUse& check_gradient(ParameterId id) {
+    ParameterUse& use = core_.states.use(id);
+    if (!core_.states.parameters[use.parameter].trainable())
+      throw_lease_error(use.name + " is frozen: it has no gradient");
+    if (use.gradient_leased) throw_lease_error("the gradient of " + use.name + " is leased already");
+    if (use.gradient.commits == core_.options.micro_batches) {
+      throw_lease_error("the gradient of " + use.name + " was committed " + std::to_string(use.gradient.commits) +
+                        " times in this step, once a micro-batch; a further use of the parameter is declared by tie()");
+    }
+    return use;
+  }
+
+  void end_lease(LeaseId id) {
+    LeaseRecord& lease = leases_[id];
+    const Completion last_use = core_.lanes.record(lease.stream);
+    switch (lease.kind) {
+      case LeaseRecord::Kind::read:
+        readers_.release(*pipeline_, core_.states.use(lease.use).parameter, last_use);
+        break;
+      case LeaseRecord::Kind::write:
+        pipeline_->release_untraced(lease.buffer, {last_use});
+        written_.erase(core_.states.use(lease.use).parameter);
+        break;
+      case LeaseRecord::Kind::gradient:
+        pipeline_->release(lease.buffer.use, {last_use});
+        core_.states.use(lease.use).gradient_leased = false;
+        break;
+      case LeaseRecord::Kind::committed:
+      case LeaseRecord::Kind::free:
+        break;
+    }
+    leases_.remove(id);
+  }
+
+  /// The factor from a sum over ranks and micro-batches to the mean.
+  double mean_factor() const { return 1.0 / static_cast<double>(core_.ranks() * core_.options.micro_batches); }
+
+  /// Of the mean gradient; waits for the accumulators.
+  double gradient_norm() {
+    ExactSum total;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      const GradientAccumulator& gradient = core_.states.uses[parameter.uses.front()].gradient;
+      if (gradient.commits == 0) continue;
+      for (const Completion& ready : gradient.ready) {
+        core_.lanes.wait(calling_thread, ready, {OperationKind::accumulate, parameter.name});
+      }
+      total.merge(gradient.square_norm);
+    }
+    if (S::partitions_optimizer) core_.sum_over_ranks(total.digits(), "the gradient norm");
+    return std::sqrt(total.value()) * mean_factor();
+  }
+
+  bool is_written(std::size_t parameter) const { return written_.contains(parameter); }
+  const std::string& name_of(ParameterId id) { return core_.states.use(id).name; }
+  std::string held() const {
+    return leases_.held([&](ParameterId id) { return core_.states.uses[static_cast<std::size_t>(id)].name; });
+  }
+
+  Arena& memory_;
+  O optimizer_;
+  EngineCore<C, D> core_;
+  Birth<S, C, D, O> birth_;
+  GatherPath<C, D> gathers_;
+  ReadAccess<C, D> readers_;
+  GradientPath<C, D> gradients_;
+  StepRing<C, D> step_ring_;
+  MasterAccess<C, D> masters_;
+  std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
+  LeaseTable leases_;
+  std::set<std::string> names_;
+  std::set<std::size_t> written_;
+  std::int64_t steps_ = 0;
+  bool closed_ = false;
+};
+
+}  // namespace zerospan::inline v0

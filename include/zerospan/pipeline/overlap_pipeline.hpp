@@ -1,0 +1,240 @@
+/// @file
+/// OverlapPipeline: which buffer is where, and what is fetched ahead of its use.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/pipeline/path_memory.hpp>
+#include <zerospan/pipeline/trace.hpp>
+#include <zerospan/pipeline/working_memory.hpp>
+
+namespace zerospan::inline v0 {
+
+struct PipelineCounters {
+  std::uint64_t hits = 0;     ///< Gathers that had been posted ahead.
+  std::uint64_t misses = 0;   ///< Gathers fetched on demand.
+  std::uint64_t mended = 0;   ///< Passes that left the path they were expected to take.
+  std::uint64_t dropped = 0;  ///< Prefetches given up unused.
+};
+
+/// Records each pass's trace of leases; from the second pass on it prefetches along the path that it expects (the
+/// overlap-centric design of ZeRO-Infinity, arXiv 2104.07857, section 6.2). While the pass follows that path, addresses
+/// and postings come from its IntervalPlan. A use that the path did not predict is fetched on demand, and the
+/// look-ahead goes on from there with what memory is left; the pass becomes a path of its own. Everything is decided by
+/// the order of the calls, nothing by time.
+class OverlapPipeline {
+ public:
+  /// Starts the gather of `key` into `data`, after `after`; returns its end.
+  using Fetch = std::function<Completion(UseKey key, std::byte* data, std::vector<Completion> after)>;
+
+  /// A buffer in use.
+  struct Buffer {
+    std::size_t use;  ///< Names it until its release.
+    std::byte* data;
+    std::vector<Completion> ready;  ///< What its first use waits for.
+  };
+
+  /// @param look_ahead Bytes that may be posted and not yet used.
+  OverlapPipeline(WorkingMemory memory, Bytes look_ahead, Fetch fetch)
+      : memory_{std::move(memory)}, look_ahead_{look_ahead.count}, fetch_{std::move(fetch)} {}
+
+  /// @return Nothing if no room is left beside the buffers in use.
+  std::optional<Buffer> acquire(UseKey key, UseKind kind, std::size_t bytes) {
+    bytes = round_up(bytes, WorkingMemory::alignment);
+    follow_acquire(key, kind);
+    std::optional<Pending> pending = claim(key, kind);
+    if (!pending) {
+      const auto offset = place(bytes);
+      if (!offset) return std::nullopt;
+      std::vector<Completion> after = memory_.take(*offset, bytes);
+      if (kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
+      pending = Pending{0, key, *offset, bytes, std::move(after)};
+    }
+    if (kind == UseKind::gathered) ++(claimed_ ? counters_.hits : counters_.misses);
+    const std::size_t use = recorded_.acquire(key, kind, bytes, pending->offset);
+    look_ahead();
+    return Buffer{use, memory_.data(pending->offset), std::move(pending->ready)};
+  }
+
+  void release(std::size_t use, std::vector<Completion> last_uses) {
+    if (following_) {
+      const auto& events = path_->trace.events;
+      const TraceEvent event{TraceEvent::Kind::release, use};
+      if (recorded_.events.size() >= events.size() || events[recorded_.events.size()] != event) leave_path();
+    }
+    memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
+    recorded_.release(use);
+    look_ahead();
+  }
+
+  /// A buffer outside of every pass; the pass under way leaves its path.
+  std::optional<Buffer> acquire_untraced(std::size_t bytes) {
+    if (following_) leave_path();
+    path_ = nullptr;
+    drop_pending(pending_.begin());
+    bytes = round_up(bytes, WorkingMemory::alignment);
+    const auto offset = memory_.find(bytes);
+    if (!offset) return std::nullopt;
+    return Buffer{*offset, memory_.data(*offset), memory_.take(*offset, bytes)};
+  }
+  void release_untraced(const Buffer& buffer, std::vector<Completion> last_uses) {
+    memory_.give_back(buffer.use, std::move(last_uses));
+  }
+
+  /// Gives up what was posted and not used; the parameters are about to change.
+  void end_pass() {
+    drop_pending(pending_.begin());
+    if (!recorded_.events.empty()) paths_.learn(pass_, std::exchange(recorded_, {}), memory_.capacity(), look_ahead_);
+    path_ = nullptr;
+    following_ = false;
+  }
+
+  /// Begins a pass of a kind and posts the first of its prefetches.
+  void begin_pass(std::uint8_t pass) {
+    pass_ = pass;
+    path_ = look_ahead_ > 0 ? paths_.expected(pass) : nullptr;
+    following_ = path_ != nullptr;
+    next_ = 0;
+    look_ahead();
+  }
+
+  bool pass_is_empty() const noexcept { return recorded_.events.empty(); }
+  std::uint8_t pass() const noexcept { return pass_; }
+  std::size_t capacity() const noexcept { return memory_.capacity(); }
+  std::size_t largest_free() const { return memory_.largest_free(); }
+  const PipelineCounters& counters() const noexcept { return counters_; }
+
+ private:
+  /// Posted and not yet used.
+  struct Pending {
+    std::size_t use;  ///< Of the expected path.
+    UseKey key;
+    std::size_t offset;
+    std::size_t bytes;
+    std::vector<Completion> ready;
+  };
+
+  void follow_acquire(UseKey key, UseKind kind) {
+    const auto matches = [&](const TraceUse& use) { return use.key == key && use.kind == kind; };
+    if (following_) {
+      const std::size_t position = recorded_.events.size();
+      const Trace& trace = path_->trace;
+      if (position < trace.events.size() && trace.events[position].kind == TraceEvent::Kind::acquire &&
+          matches(trace.uses[trace.events[position].use])) {
+        return;
+      }
+      leave_path();
+    }
+    if (!path_) return;
+    const auto& uses = path_->trace.uses;
+    const auto resumed = std::find_if(uses.begin() + static_cast<std::ptrdiff_t>(resume_), uses.end(), matches);
+    if (resumed != uses.end()) resume_ = static_cast<std::size_t>(resumed - uses.begin()) + 1;
+  }
+
+  void leave_path() {
+    following_ = false;
+    resume_ = recorded_.uses.size();
+    ++counters_.mended;
+  }
+
+  std::optional<Pending> claim(UseKey key, UseKind kind) {
+    claimed_ = false;
+    if (kind != UseKind::gathered) return std::nullopt;
+    const auto found = std::ranges::find(pending_, key, &Pending::key);
+    if (found == pending_.end()) return std::nullopt;
+    claimed_ = true;
+    Pending result = std::move(*found);
+    pending_.erase(found);
+    return result;
+  }
+
+  /// Where a use that was not posted ahead goes; prefetches give way to it, the farthest first.
+  std::optional<std::size_t> place(std::size_t bytes) {
+    if (following_) {
+      const std::size_t offset = path_->plan[recorded_.uses.size()].offset;
+      if (memory_.is_free(offset, bytes)) return offset;
+      leave_path();
+    }
+    auto offset = memory_.find(bytes);
+    while (!offset && !pending_.empty()) {
+      drop_pending(std::prev(pending_.end()));
+      offset = memory_.find(bytes);
+    }
+    return offset;
+  }
+
+  void look_ahead() {
+    if (!path_) return;
+    if (following_) {
+      post_planned();
+    } else {
+      post_mended();
+    }
+  }
+
+  void post_planned() {
+    const auto& uses = path_->trace.uses;
+    for (; next_ < uses.size(); ++next_) {
+      const IntervalPlan::Slot& slot = path_->plan[next_];
+      if (slot.post == IntervalPlan::on_demand) continue;
+      if (slot.post > recorded_.events.size()) return;
+      post(next_, slot.offset);
+    }
+  }
+
+  void post_mended() {
+    drop_pending(
+        std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.use >= resume_; }));
+    const auto& uses = path_->trace.uses;
+    std::size_t posted = 0;
+    for (const Pending& p : pending_) posted += p.bytes;
+    for (next_ = std::max(next_, resume_); next_ < uses.size(); ++next_) {
+      if (uses[next_].kind != UseKind::gathered) continue;
+      const auto offset = memory_.find(uses[next_].bytes);
+      if (!offset || posted + uses[next_].bytes > look_ahead_) return;
+      post(next_, *offset);
+      posted += uses[next_].bytes;
+    }
+  }
+
+  void post(std::size_t use, std::size_t offset) {
+    const TraceUse& expected = path_->trace.uses[use];
+    Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes));
+    pending_.push_back({use, expected.key, offset, expected.bytes, {std::move(ready)}});
+  }
+
+  void drop_pending(std::vector<Pending>::iterator first) {
+    for (auto p = first; p != pending_.end(); ++p) {
+      memory_.give_back(p->offset, p->ready);
+      ++counters_.dropped;
+    }
+    pending_.erase(first, pending_.end());
+  }
+
+  WorkingMemory memory_;
+  std::size_t look_ahead_;
+  Fetch fetch_;
+  PathMemory paths_;
+  PipelineCounters counters_;
+
+  std::uint8_t pass_ = 0;
+  Trace recorded_;
+  const Path* path_ = nullptr;  ///< The path that the pass is expected to take; nullptr: unknown.
+  bool following_ = false;      ///< The pass has followed it exactly so far.
+  std::size_t next_ = 0;        ///< The first use of the path that was not considered for posting.
+  std::size_t resume_ = 0;      ///< Off the path: the first of its uses that may still come.
+  bool claimed_ = false;
+  std::vector<Pending> pending_;
+};
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,24 @@
+/// @file
+/// DeviceTier: states that rest in device memory, beside what is gathered there.
+#pragma once
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/device/arena.hpp>
+#include <zerospan/device/device.hpp>
+#include <zerospan/tier/memory_tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Extents in a device's `memory()`, under its budget.
+class DeviceTier : public MemoryTier {
+ public:
+  template <Device D>
+  explicit DeviceTier(D& device) : DeviceTier{device.memory()} {}
+
+  explicit DeviceTier(Arena& arena) noexcept : MemoryTier{arena, Addressable::on_device} {}
+};
+
+static_assert(OffloadTier<DeviceTier>);
+
+}  // namespace zerospan::inline v0
