@@ -48,8 +48,7 @@ class ExactSum {
   /// The representation, to be exchanged: replace it by the sum, slot by slot, of those of all ranks. Equal sums have
   /// equal digits. It is valid until the next call.
   std::span<std::int64_t, digit_count> digits() noexcept {
-    carry(digits_);
-    pending_ = max_pending;  // whatever is written there may leave no room
+    normalize();
     return digits_;
   }
 
@@ -77,7 +76,8 @@ class ExactSum {
   static constexpr std::size_t top_digit = digit_count - 2;
   static constexpr std::uint64_t digit_mask = 0xffffffffU;
 
-  /// Terms between carries. A term changes a slot by less than 2^33: 2^62 at most, beside what was there.
+  /// Terms between carries. Each changes a slot by less than 2^32 * 3/2: with the digits of 2^30 ranks (2^62) they stay
+  /// below 2^63.
   static constexpr std::uint32_t max_pending = std::uint32_t{1} << 29;
 
   /// Hands carries on: every digit but the top one is then in [0, 2^32), and the top one has the sign.
@@ -91,11 +91,13 @@ class ExactSum {
     digits[top_digit] += above;
   }
 
+  void normalize() noexcept {
+    carry(digits_);
+    pending_ = 0;
+  }
+
   void make_room() noexcept {
-    if (pending_ >= max_pending) {
-      carry(digits_);
-      pending_ = 0;
-    }
+    if (pending_ == max_pending) normalize();
     ++pending_;
   }
 

@@ -80,12 +80,16 @@ struct EngineCore {
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
-  /// The least of the ranks' values: what depends on it is decided alike everywhere.
+  /// The least positive of the ranks' values: what depends on it is decided alike everywhere.
   std::size_t least_over_ranks(std::size_t value, std::string_view name) {
     std::vector<std::int64_t> values(ranks());
     values[rank()] = static_cast<std::int64_t>(value);
     sum_over_ranks(values, name);
-    return static_cast<std::size_t>(std::ranges::min(values));
+    std::size_t least = value;
+    for (const std::int64_t other : values) {
+      if (other > 0) least = std::min(least, static_cast<std::size_t>(other));
+    }
+    return least;
   }
 
   /// Gathers every shard of each part from the rank that owns it.

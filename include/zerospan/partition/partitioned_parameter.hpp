@@ -32,6 +32,10 @@ concept ParameterHost = requires(E& engine) {
 template <HostTensor T>
 class PartitionedParameter;
 
+namespace detail {
+struct GroupGather;
+}
+
 /// Gathers several parameters of one engine at once, as one group of collectives.
 /// @throws BudgetError if they do not fit together beside the leases held; LeaseError if their engines differ.
 template <HostTensor... Ts>
@@ -90,8 +94,7 @@ class PartitionedParameter {
   void skip() const { store_->skip(id_); }
 
  private:
-  template <HostTensor... Ts>
-  friend std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters);
+  friend struct detail::GroupGather;
 
   PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ParameterId id)
       : store_{std::move(store)}, shape_{std::move(shape)}, id_{id} {}
@@ -101,23 +104,37 @@ class PartitionedParameter {
   ParameterId id_;
 };
 
+namespace detail {
+
+struct GroupGather {
+  template <HostTensor... Ts>
+  static std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters) {
+    const std::array<ParameterStore*, sizeof...(Ts)> stores{parameters.store_.get()...};
+    for (const ParameterStore* store : stores) {
+      if (store != stores[0]) throw_lease_error("parameters of different engines cannot be gathered as one group");
+    }
+    const std::array<ParameterId, sizeof...(Ts)> ids{parameters.id_...};
+    std::array<std::byte*, sizeof...(Ts)> data{};
+    std::array<LeaseId, sizeof...(Ts)> leases{};
+    stores[0]->gather(stream, ids, data, leases);
+    return bind(std::index_sequence_for<Ts...>{}, data, leases, parameters...);
+  }
+
+ private:
+  template <std::size_t... I, HostTensor... Ts>
+  static std::tuple<ReadLease<Ts>...> bind(std::index_sequence<I...>, std::span<std::byte* const> data,
+                                           std::span<const LeaseId> leases,
+                                           const PartitionedParameter<Ts>&... parameters) {
+    return {ReadLease<Ts>{Lease{parameters.store_, leases[I]}, parameters.shape_, data[I]}...};
+  }
+};
+
+}  // namespace detail
+
 template <HostTensor... Ts>
 std::tuple<ReadLease<Ts>...> gather(StreamRef stream, const PartitionedParameter<Ts>&... parameters) {
   static_assert(sizeof...(Ts) > 0, "gather takes at least one parameter");
-  const std::array<ParameterStore*, sizeof...(Ts)> stores{parameters.store_.get()...};
-  for (const ParameterStore* store : stores) {
-    if (store != stores[0]) throw_lease_error("parameters of different engines cannot be gathered as one group");
-  }
-  const std::array<ParameterId, sizeof...(Ts)> ids{parameters.id_...};
-  std::array<std::byte*, sizeof...(Ts)> data{};
-  std::array<LeaseId, sizeof...(Ts)> leases{};
-  stores[0]->gather(stream, ids, data, leases);
-  std::size_t i = 0;
-  // Braced initialization evaluates its elements in order.
-  return std::tuple<ReadLease<Ts>...>{[&] {
-    const std::size_t k = i++;
-    return ReadLease<Ts>{detail::Lease{parameters.store_, leases[k]}, parameters.shape_, data[k]};
-  }()...};
+  return detail::GroupGather::gather(stream, parameters...);
 }
 
 }  // namespace zerospan::inline v0

@@ -44,6 +44,7 @@ class IntervalPlan {
  private:
   struct Placed {
     std::size_t begin, end;  // half positions
+    std::size_t drained;     // a half position by which what was handed over has probably left
     std::size_t offset, bytes;
   };
 
@@ -56,28 +57,29 @@ class IntervalPlan {
     std::vector<Placed> waiting;  // posted and not yet acquired
     std::size_t earliest = 0;
     for (const TraceUse& use : trace.uses) {
-      const auto is_over = [&](const Placed& p) { return p.end <= post_time(earliest); };
+      const auto is_over = [&](const Placed& p) { return std::max(p.end, p.drained) <= post_time(earliest); };
       std::erase_if(placed, is_over);
       std::erase_if(waiting, is_over);
       std::optional<Slot> slot;
+      const std::size_t end = event_time(use.released);
       if (use.kind == UseKind::gathered) {
         for (std::size_t post = earliest; post <= use.acquired && !slot; ++post) {
           const std::size_t begin = post_time(post);
           if (posted_bytes(waiting, begin) + use.bytes > look_ahead) continue;
-          if (const auto offset = first_fit(placed, begin, event_time(use.released), use.bytes, capacity)) {
+          if (const auto offset = first_fit(placed, begin, end, use.bytes, capacity)) {
             slot = Slot{*offset, post};
-            waiting.push_back({begin, event_time(use.acquired), *offset, use.bytes});
+            waiting.push_back({begin, event_time(use.acquired), 0, *offset, use.bytes});
             earliest = post;
           }
         }
       }
       const std::size_t begin = slot ? post_time(slot->post) : event_time(use.acquired);
       if (!slot) {
-        const auto offset = first_fit(placed, begin, event_time(use.released), use.bytes, capacity);
+        const auto offset = first_fit(placed, begin, end, use.bytes, capacity);
         if (offset) slot = Slot{*offset, on_demand};
       }
       if (!slot) return false;
-      placed.push_back({begin, event_time(use.released), slot->offset, use.bytes});
+      placed.push_back({begin, end, drained_by(trace, use), slot->offset, use.bytes});
       slots_.push_back(*slot);
     }
     return true;
@@ -90,19 +92,33 @@ class IntervalPlan {
     return bytes;
   }
 
+  /// A gradient's buffer is read by the reduction after its release. It is left alone until the next gradient has been
+  /// released too, where memory allows: gradients are double-buffered.
+  static std::size_t drained_by(const Trace& trace, const TraceUse& use) {
+    if (use.kind != UseKind::gradient) return event_time(use.released);
+    const auto next = std::find_if(trace.uses.begin() + (&use - trace.uses.data()) + 1, trace.uses.end(),
+                                   [](const TraceUse& later) { return later.kind == UseKind::gradient; });
+    return event_time(next == trace.uses.end() ? use.released : next->released);
+  }
+
+  /// The lowest offset that is free in [begin, end), preferably one whose former content has drained.
   static std::optional<std::size_t> first_fit(std::span<const Placed> placed, std::size_t begin, std::size_t end,
                                               std::size_t bytes, std::size_t capacity) {
-    std::vector<Placed> overlapping;
-    for (const Placed& p : placed) {
-      if (p.begin < end && begin < p.end) overlapping.push_back(p);
-    }
-    std::ranges::sort(overlapping, {}, &Placed::offset);
-    std::size_t offset = 0;
-    for (const Placed& p : overlapping) {
-      if (p.offset >= offset + bytes) break;
-      offset = std::max(offset, p.offset + p.bytes);
-    }
-    return offset + bytes <= capacity ? std::optional{offset} : std::nullopt;
+    const auto fit = [&](auto end_of) -> std::optional<std::size_t> {
+      std::vector<Placed> overlapping;
+      for (const Placed& p : placed) {
+        if (p.begin < end && begin < end_of(p)) overlapping.push_back(p);
+      }
+      std::ranges::sort(overlapping, {}, &Placed::offset);
+      std::size_t offset = 0;
+      for (const Placed& p : overlapping) {
+        if (p.offset >= offset + bytes) break;
+        offset = std::max(offset, p.offset + p.bytes);
+      }
+      return offset + bytes <= capacity ? std::optional{offset} : std::nullopt;
+    };
+    const auto drained = fit([](const Placed& p) { return p.drained; });
+    return drained ? drained : fit([](const Placed& p) { return p.end; });
   }
 
   std::vector<Slot> slots_;

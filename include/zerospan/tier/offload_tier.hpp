@@ -68,6 +68,7 @@ class TierRef {
  public:
   /// Refers to `tier`, which must outlive every engine that is given this reference.
   template <OffloadTier T>
+    requires(!std::same_as<T, TierRef>)
   TierRef(T& tier) noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
 
   std::string_view name() const { return calls_->name(tier_); }

@@ -1,0 +1,77 @@
+/// @file
+/// sim::Tier: storage in virtual time.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/sim/device.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0::sim {
+
+struct TierOptions {
+  std::string name = "simulated storage";
+  Bytes capacity;
+  Link link;  ///< Reads and writes each have the whole of it.
+};
+
+/// A tier that is not addressable, of known capacity, bandwidth and latency. It holds no bytes: transfers are priced by
+/// the device that posts them.
+class Tier {
+ public:
+  static constexpr std::size_t block = 4096;
+
+  /// @param device The only one that posts transfers to it; outlives it.
+  Tier(Device& device, TierOptions options) : options_{std::move(options)} { device.connect(this, options_.link); }
+  Tier(const Tier&) = delete;
+  Tier& operator=(const Tier&) = delete;
+
+  std::string_view name() const noexcept { return options_.name; }
+  std::size_t alignment() const noexcept { return block; }
+  Addressable addressable() const noexcept { return Addressable::nowhere; }
+
+  void reserve(Bytes bytes, std::string_view what) {
+    if (reserved_ + bytes.count > options_.capacity.count) {
+      throw_budget_error(std::string{what} + " on " + options_.name, bytes, {options_.capacity.count - reserved_},
+                         "raise its capacity");
+    }
+    reserved_ += bytes.count;
+  }
+
+  Extent place(std::size_t bytes) {
+    const Extent extent{end_, bytes};
+    end_ += round_up(bytes, block);
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
+    return extent;
+  }
+
+  void remove(const Extent& extent) noexcept {
+    used_ -= extent.bytes;
+    reserved_ -= std::min(reserved_, extent.bytes);
+  }
+
+  std::byte* view(const Extent&) const noexcept { return nullptr; }
+  Completion read(const Extent&, std::size_t, std::byte*, std::size_t) const noexcept { return {}; }
+  Completion write(const Extent&, std::size_t, const std::byte*, std::size_t) const noexcept { return {}; }
+  TierCounters counters() const noexcept { return {{used_}, {peak_}, {}, {}}; }
+
+ private:
+  TierOptions options_;
+  std::size_t reserved_ = 0;
+  std::size_t end_ = 0;
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
+};
+
+static_assert(OffloadTier<Tier>);
+
+}  // namespace zerospan::inline v0::sim

@@ -1,0 +1,227 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/device.hpp>
+#include <zerospan/sim/tier.hpp>
+#include <zerospan/zerospan.hpp>
+
+namespace {
+
+namespace sim = zerospan::sim;
+using zerospan::OperationKind;
+using namespace zerospan::literals;
+
+struct Ghost {
+  float* data;
+};
+
+}  // namespace
+
+template <>
+struct zerospan::TensorTraits<Ghost> {
+  using element_type = float;
+  static Ghost unbound(const Shape&) { return {nullptr}; }
+  static void bind(Ghost& tensor, float* data) { tensor.data = data; }
+  static float* data(const Ghost& tensor) { return tensor.data; }
+};
+
+namespace {
+
+// Two parameters of 4096 elements on two ranks: a shard is 8192 bytes. Everything is priced so that reading, copying or
+// gathering a parameter takes 1 s, reducing a gradient 2 s, accumulating a shard 0.25 s, and the compute of one
+// parameter 2 s.
+constexpr std::size_t elements = 4096;
+constexpr sim::Rates rates{{8192}, {8192}, {32768}, 1.0};
+
+struct Program {
+  zerospan::Bytes prefetch;
+  int steps;
+  bool swapped_backward = false;
+};
+
+void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program) {
+  sim::Device device{cluster, rank, {.device_budget = 1_MiB, .host_budget = 1_MiB, .rates = rates}};
+  sim::Communicator communicator{cluster, rank};
+  sim::Tier disk{device, {.capacity = 1_GiB, .link = {8192}}};
+  zerospan::HostTier host{device};
+  zerospan::ZeroEngine engine{zerospan::Stage3{},
+                              communicator,
+                              device,
+                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
+                              zerospan::AdamW{},
+                              zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = program.prefetch}};
+  using Parameter = zerospan::PartitionedParameter<Ghost>;
+  const Parameter a{engine, "a", {elements}, zerospan::init::zeros()};
+  const Parameter b{engine, "b", {elements}, zerospan::init::zeros()};
+
+  const auto forward = [&](const Parameter& parameter) {
+    const auto full = parameter.gather(zerospan::calling_thread);
+    device.compute("forward", 2);
+  };
+  const auto backward = [&](const Parameter& parameter) {
+    const auto full = parameter.gather(zerospan::calling_thread);
+    auto gradient = parameter.gradient(zerospan::calling_thread);
+    device.compute("backward", 2);
+    gradient.commit();
+  };
+  engine.begin(zerospan::Pass::training);  // ends declaration: parameters are born here
+  for (int step = 0; step < program.steps; ++step) {
+    device.compute("step begins", 0);
+    forward(a);
+    forward(b);
+    const bool swap = program.swapped_backward && rank.value == 1;
+    backward(swap ? a : b);
+    backward(swap ? b : a);
+    device.compute("backward ends", 0);
+    engine.step();
+  }
+  device.compute("end", 0);
+}
+
+std::vector<sim::Event> run(const Program& program) {
+  sim::Cluster cluster{2};
+  for (int r = 0; r < cluster.size(); ++r) run_rank(cluster, zerospan::Rank{r}, program);
+  return cluster.resolve();
+}
+
+std::vector<double> begins(const std::vector<sim::Event>& events, int rank, std::string_view name) {
+  std::vector<double> times;
+  for (const sim::Event& e : events) {
+    if (e.rank.value == rank && e.name == name && e.kind == OperationKind::compute) times.push_back(e.begin);
+  }
+  return times;
+}
+
+std::vector<std::string> collectives(const std::vector<sim::Event>& events, int rank) {
+  std::vector<std::string> order;
+  for (const sim::Event& e : events) {
+    if (e.rank.value == rank &&
+        e.track == zerospan::lane_names[static_cast<std::size_t>(zerospan::Lane::communicate)]) {
+      order.push_back(std::string{to_string(e.kind)} + " " + e.name);
+    }
+  }
+  return order;
+}
+
+TEST_CASE("without prefetch every gather is exposed: the makespan is exact") {
+  const auto events = run({.prefetch = 0_MiB, .steps = 3});
+  const auto begin = begins(events, 0, "step begins");
+  const auto end = begins(events, 0, "backward ends");
+  REQUIRE(begin.size() == 3);
+  // Four uses, each read 1 + copy 1 + gather 1 + compute 2. The reduction of b's gradient (2 s) hides behind a's
+  // gather.
+  for (std::size_t step = 0; step < 3; ++step) CHECK(end[step] - begin[step] == 20.0);
+}
+
+TEST_CASE("with prefetch transfers hide behind compute: the makespan is exact") {
+  const auto events = run({.prefetch = 1_MiB, .steps = 4});
+  const auto begin = begins(events, 0, "step begins");
+  const auto end = begins(events, 0, "backward ends");
+  CHECK(end[0] - begin[0] == 20.0);  // the first pass records
+  // Then only the first gather's three stages are exposed: 3 + 4 * 2.
+  for (std::size_t step = 1; step < 4; ++step) CHECK(end[step] - begin[step] == 11.0);
+
+  // The step: a's reduction (2 s) is exposed, then its accumulation (0.25 s), the norm's 552 bytes, and the update of
+  // one sub-group of 4096 elements of 12 bytes; afterwards the new parameters are written.
+  const double norm = 552.0 / 8192.0;
+  const double update = 4096.0 * 12 / 32768.0;
+  const double write = 4096.0 * 4 / 8192.0;
+  CHECK(begin[3] - end[2] == 2.0 + 0.25 + norm + update + write);
+}
+
+TEST_CASE("in steady state three lanes work on three different parameters") {
+  const auto events = run({.prefetch = 1_MiB, .steps = 3});
+  const double begin = begins(events, 1, "step begins").back();
+  const auto at = [&](std::string_view track, double time) -> std::string {
+    for (const sim::Event& e : events) {
+      if (e.rank.value == 1 && e.track == track && e.begin <= begin + time && begin + time < e.end) return e.name;
+    }
+    return "nothing";
+  };
+  // The prefetches a, b, b, a are posted when the step before has ended.
+  CHECK(at(zerospan::lane_names[0], 2.5) == "b");
+  CHECK(at(zerospan::lane_names[1], 2.5) == "b");
+  CHECK(at(zerospan::lane_names[2], 2.5) == "a");
+  CHECK(at(zerospan::lane_names[0], 3.5) == "a");
+  CHECK(at(zerospan::lane_names[2], 3.5) == "b");
+}
+
+TEST_CASE("the order of collectives is that of the program, on every rank") {
+  const auto events = run({.prefetch = 1_MiB, .steps = 2});
+  const auto order = collectives(events, 0);
+  CHECK(order == collectives(events, 1));
+  const std::vector<std::string> first_pass{"all-reduce the sub-group size",
+                                            "all-reduce the working memory",
+                                            "all-gather a",
+                                            "all-gather b",
+                                            "all-gather b",
+                                            "reduce-scatter b",
+                                            "all-gather a",
+                                            "reduce-scatter a",
+                                            "all-reduce the gradient norm"};
+  REQUIRE(order.size() > first_pass.size());
+  CHECK(std::equal(first_pass.begin(), first_pass.end(), order.begin()));
+}
+
+TEST_CASE("ranks whose programs differ are told which collectives differ") {
+  CHECK_THROWS_WITH_AS(run({.prefetch = 0_MiB, .steps = 1, .swapped_backward = true}),
+                       "rank 0: all-gather of b (8192 bytes); rank 1: all-gather of a (8192 bytes)",
+                       zerospan::DivergenceError);
+}
+
+TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
+  constexpr int ranks = 64;
+  constexpr std::size_t layers = 16;
+  constexpr std::size_t layer_elements = std::size_t{1'000'000'000'000} / layers;
+  sim::Cluster cluster{ranks};
+  for (int r = 0; r < ranks; ++r) {
+    sim::Device device{cluster,
+                       zerospan::Rank{r},
+                       {.device_budget = 2048_GiB, .host_budget = 256_GiB, .rates = {{12e9}, {100e9}, {200e9}, 50e12}}};
+    sim::Communicator communicator{cluster, zerospan::Rank{r}};
+    sim::Tier disk{device, {.capacity = 1024_GiB, .link = {1.6e9}}};
+    zerospan::ZeroEngine engine{
+        zerospan::Stage3{},
+        communicator,
+        device,
+        zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
+        zerospan::AdamW{},
+        zerospan::EngineOptions{.prefetch = 1024_GiB, .staging = 128_GiB, .sub_group_elements = std::size_t{1} << 30}};
+    std::vector<zerospan::PartitionedParameter<Ghost>> model;
+    for (std::size_t l = 0; l < layers; ++l) {
+      model.emplace_back(engine, "layer " + std::to_string(l), zerospan::Shape{layer_elements},
+                         zerospan::init::zeros());
+    }
+    std::uint64_t read_before = 0;
+    for (int step = 0; step < 2; ++step) {
+      read_before = engine.statistics().bytes_read;
+      for (const auto& layer : model) {
+        const auto full = layer.gather(zerospan::calling_thread);
+        device.compute("forward", 1e12);
+      }
+      for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
+        const auto full = layer->gather(zerospan::calling_thread);
+        auto gradient = layer->gradient(zerospan::calling_thread);
+        device.compute("backward", 2e12);
+        gradient.commit();
+      }
+      engine.step();
+    }
+    // A step reads each shard twice as parameters (the last layer's second gather follows its first), and once as
+    // states and gradients; the first gathers of the third step are on their way already.
+    const std::size_t shard = zerospan::BandwidthPartitioner{ranks}.slice(layer_elements).shard_elements;
+    const std::uint64_t step_bytes = engine.statistics().bytes_read - read_before;
+    CHECK(step_bytes >= layers * shard * (2 * 4 + 12 + 4));
+    CHECK(step_bytes <= layers * shard * (3 * 4 + 12 + 4));
+  }
+  const auto events = cluster.resolve();
+  CHECK(events.back().end > 0);
+}
+
+}  // namespace
