@@ -8,7 +8,9 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
+#include <zerospan/engine/model_states.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/pipeline/overlap_pipeline.hpp>
 
@@ -27,6 +29,8 @@ struct LeaseRecord {
 /// The leases held. Identifiers are reused, the lowest free one first.
 class LeaseTable {
  public:
+  explicit LeaseTable(const ModelStates& states) : states_{states} {}
+
   LeaseId add(LeaseRecord lease) {
     for (std::size_t i = 0; i < leases_.size(); ++i) {
       if (leases_[i].kind == LeaseRecord::Kind::free) {
@@ -42,9 +46,8 @@ class LeaseTable {
 
   void remove(LeaseId id) { (*this)[id] = {}; }
 
-  /// "a read lease of wte, a gradient lease of wpe", or nothing; `name` maps a use to its name.
-  template <class Name>
-  std::string held(Name name) const {
+  /// "a read lease of wte, a gradient lease of wpe", or nothing.
+  std::string held() const {
     std::string text;
     for (const LeaseRecord& lease : leases_) {
       if (lease.kind == LeaseRecord::Kind::free || lease.kind == LeaseRecord::Kind::committed) continue;
@@ -52,12 +55,27 @@ class LeaseTable {
       text += lease.kind == LeaseRecord::Kind::read    ? "a read lease of "
               : lease.kind == LeaseRecord::Kind::write ? "a write lease of "
                                                        : "a gradient lease of ";
-      text += name(lease.use);
+      text += states_.uses[static_cast<std::size_t>(lease.use)].name;
     }
     return text;
   }
 
+  /// @throws LeaseError if anything is leased; `call` is what may not be called then.
+  void check_nothing_held(const char* call) const {
+    if (const std::string leases = held(); !leases.empty()) {
+      throw_lease_error(std::string{call} + " while leases are held: " + leases);
+    }
+  }
+
+  /// Refuses a buffer that does not fit beside the leases held.
+  [[noreturn]] void refuse(const std::string& what, std::size_t bytes, const OverlapPipeline& pipeline) const {
+    const std::string leases = held();
+    throw_budget_error(what + " in device memory", {bytes}, {pipeline.largest_free()},
+                       leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
+  }
+
  private:
+  const ModelStates& states_;
   std::vector<LeaseRecord> leases_;
 };
 

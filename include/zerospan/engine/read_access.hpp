@@ -6,15 +6,14 @@
 #include <cstddef>
 #include <map>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/engine/engine_core.hpp>
 #include <zerospan/engine/gather_path.hpp>
+#include <zerospan/engine/lease_table.hpp>
 #include <zerospan/pipeline/overlap_pipeline.hpp>
 
 namespace zerospan::inline v0 {
@@ -24,19 +23,18 @@ namespace zerospan::inline v0 {
 template <TrainingCommunicator C, Device D>
 class ReadAccess {
  public:
-  ReadAccess(EngineCore<C, D>& core, GatherPath<C, D>& gathers) : core_{core}, gathers_{gathers} {}
+  ReadAccess(EngineCore<C, D>& core, GatherPath<C, D>& gathers, const LeaseTable& leases)
+      : core_{core}, gathers_{gathers}, leases_{leases} {}
 
-  /// Adds a reader to each of `parameters`. @param held Describes the leases held, for the error.
-  /// @throws BudgetError, before anything has changed.
-  template <class Held>
-  void acquire(OverlapPipeline& pipeline, StreamRef stream, std::span<const std::size_t> parameters, Held held) {
+  /// Adds a reader to each of `parameters`. @throws BudgetError, before anything has changed.
+  void acquire(OverlapPipeline& pipeline, StreamRef stream, std::span<const std::size_t> parameters) {
     readers_.resize(core_.states.parameters.size());
     std::vector<std::size_t> missing;
     for (const std::size_t p : parameters) {
       const bool is_whole = core_.states.parameters[p].residence == Residence::replicated || readers_[p].data;
       if (!is_whole && std::ranges::find(missing, p) == missing.end()) missing.push_back(p);
     }
-    if (!missing.empty()) bring(pipeline, stream, std::move(missing), held);
+    if (!missing.empty()) bring(pipeline, stream, std::move(missing));
     for (const std::size_t p : parameters) {
       ++readers_[p].count;
       if (readers_[p].data) ++buffers_.at(readers_[p].use).readers;
@@ -78,16 +76,10 @@ class ReadAccess {
     std::vector<Completion> last_uses;
   };
 
-  template <class Held>
-  void bring(OverlapPipeline& pipeline, StreamRef stream, std::vector<std::size_t> parameters, Held held) {
+  void bring(OverlapPipeline& pipeline, StreamRef stream, std::vector<std::size_t> parameters) {
     const UseKey key = gathers_.key_of(parameters);
     const auto buffer = pipeline.acquire(key, UseKind::gathered, gathers_.bytes(key));
-    if (!buffer) {
-      const std::string leases = held();
-      throw_budget_error(
-          "the gather of " + gathers_.name(key) + " in device memory", {gathers_.bytes(key)}, {pipeline.largest_free()},
-          leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
-    }
+    if (!buffer) leases_.refuse("the gather of " + gathers_.name(key), gathers_.bytes(key), pipeline);
     for (const Completion& ready : buffer->ready) {
       core_.lanes.wait(stream, ready, {OperationKind::all_gather, gathers_.name(key)});
     }
@@ -100,6 +92,7 @@ class ReadAccess {
 
   EngineCore<C, D>& core_;
   GatherPath<C, D>& gathers_;
+  const LeaseTable& leases_;
   std::vector<Readers> readers_;
   std::map<std::size_t, Buffer> buffers_;
 };

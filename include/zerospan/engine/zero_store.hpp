@@ -20,7 +20,7 @@
 #include <zerospan/engine/birth.hpp>
 #include <zerospan/engine/engine_core.hpp>
 #include <zerospan/engine/gather_path.hpp>
-#include <zerospan/engine/gradient_path.hpp>
+#include <zerospan/engine/gradient_access.hpp>
 #include <zerospan/engine/lease_table.hpp>
 #include <zerospan/engine/master_access.hpp>
 #include <zerospan/engine/options.hpp>
@@ -28,6 +28,7 @@
 #include <zerospan/engine/read_access.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/engine/step_ring.hpp>
+#include <zerospan/engine/write_access.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/pipeline/overlap_pipeline.hpp>
 
@@ -43,10 +44,11 @@ class ZeroStore final : public ParameterStore {
         core_{communicator.duplicate(), device, placement, options},
         birth_{core_, memory_, optimizer_},
         gathers_{core_},
-        readers_{core_, gathers_},
-        gradients_{core_},
-        step_ring_{core_},
-        masters_{core_} {}
+        leases_{core_.states},
+        readers_{core_, gathers_, leases_},
+        writers_{core_, gathers_, leases_},
+        gradients_{core_, leases_},
+        step_ring_{core_} {}
 
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this};
@@ -76,9 +78,10 @@ class ZeroStore final : public ParameterStore {
     std::vector<std::size_t> parameters;
     for (const ParameterId id : ids) {
       parameters.push_back(core_.states.use(id).parameter);
-      if (is_written(parameters.back())) throw_lease_error(name_of(id) + " is leased for writing");
+      if (writers_.is_writing(parameters.back()))
+        throw_lease_error(core_.states.use(id).name + " is leased for writing");
     }
-    readers_.acquire(*pipeline_, stream, parameters, [&] { return held(); });
+    readers_.acquire(*pipeline_, stream, parameters);
     for (std::size_t i = 0; i < ids.size(); ++i) {
       data[i] = readers_.data(parameters[i]);
       leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
@@ -88,69 +91,41 @@ class ZeroStore final : public ParameterStore {
   LeaseId gather_for_write(StreamRef stream, ParameterId id, std::byte*& data) override {
     const Call call{*this};
     seal();
-    const std::size_t index = core_.states.use(id).parameter;
-    const ParameterRecord& parameter = core_.states.parameters[index];
-    if (readers_.has_readers(index) || is_written(index)) {
-      throw_lease_error(parameter.name + " cannot be leased for writing while it is leased: " + held());
+    const std::size_t parameter = core_.states.use(id).parameter;
+    if (readers_.has_readers(parameter) || writers_.is_writing(parameter)) {
+      throw_lease_error(core_.states.use(id).name + " cannot be leased for writing beside " + leases_.held());
     }
-    auto buffer = pipeline_->acquire_untraced(parameter.gathered_bytes());
-    if (!buffer) refuse("the write lease of " + parameter.name, parameter.gathered_bytes());
-    const Completion ready = copy_whole(index, buffer->data, std::move(buffer->ready));
-    core_.lanes.wait(stream, ready, {OperationKind::all_gather, parameter.name});
-    buffer->ready.clear();
-    data = buffer->data;
-    written_.insert(index);
-    return leases_.add({LeaseRecord::Kind::write, id, stream, *buffer});
+    const OverlapPipeline::Buffer buffer = writers_.acquire(*pipeline_, stream, parameter);
+    data = buffer.data;
+    return leases_.add({LeaseRecord::Kind::write, id, stream, buffer});
   }
 
   void publish(LeaseId id, Rank source) override {
     const Call call{*this};
     const LeaseRecord& lease = leases_[id];
-    if (source.value < 0 || source.value >= core_.communicator.size()) {
-      throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
-    }
-    masters_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
+    writers_.publish(core_.states.use(lease.use).parameter, lease.buffer.data, source,
                      core_.lanes.record(lease.stream));
   }
 
   LeaseId gradient(StreamRef stream, ParameterId id, std::byte*& data) override {
     const Call call{*this};
     seal();
-    ParameterUse& use = check_gradient(id);
-    const std::size_t bytes = gradients_.bytes(use);
-    auto buffer = pipeline_->acquire(static_cast<UseKey>(id), UseKind::gradient, bytes);
-    if (!buffer) refuse("the gradient of " + use.name, bytes);
-    for (const Completion& ready : buffer->ready)
-      core_.lanes.wait(stream, ready, {OperationKind::reduce_scatter, use.name});
-    buffer->ready.clear();
-    data = buffer->data;
-    use.gradient_leased = true;
-    return leases_.add({LeaseRecord::Kind::gradient, id, stream, *buffer});
+    const OverlapPipeline::Buffer buffer = gradients_.acquire(*pipeline_, stream, id);
+    data = buffer.data;
+    return leases_.add({LeaseRecord::Kind::gradient, id, stream, buffer});
   }
 
   void commit(LeaseId id) override {
     const Call call{*this};
     LeaseRecord& lease = leases_[id];
-    ParameterUse& use = core_.states.use(lease.use);
-    use.gradient_leased = false;
     lease.kind = LeaseRecord::Kind::committed;
-    pipeline_->release(lease.buffer.use, gradients_.commit(use, lease.buffer.data, {core_.lanes.record(lease.stream)}));
+    gradients_.commit(*pipeline_, lease.use, lease.buffer, core_.lanes.record(lease.stream));
   }
 
   void skip(ParameterId id) override {
     const Call call{*this};
     seal();
-    ParameterUse& use = check_gradient(id);
-    const std::size_t bytes = gradients_.bytes(use);
-    auto buffer = pipeline_->acquire(static_cast<UseKey>(id), UseKind::gradient, bytes);
-    if (!buffer) refuse("the gradient of " + use.name, bytes);
-    const Completion zeros =
-        core_.lanes.post(Lane::copy, std::move(buffer->ready), {OperationKind::fill, use.name, bytes},
-                         [data = buffer->data, bytes](auto& lane_stream) -> Completion {
-                           fill_zero(lane_stream, data, bytes);
-                           return {};
-                         });
-    pipeline_->release(buffer->use, gradients_.commit(use, buffer->data, {zeros}));
+    gradients_.skip(*pipeline_, id);
   }
 
   void release(LeaseId id) noexcept override {
@@ -167,9 +142,9 @@ class ZeroStore final : public ParameterStore {
   StepOutcome step() {
     const Call call{*this};
     seal();
-    check_nothing_leased("step()");
+    leases_.check_nothing_held("step()");
     pipeline_->end_pass();
-    for (ParameterRecord& parameter : core_.states.parameters) gradients_.join_uses(parameter);
+    gradients_.join_uses();
     const double norm = gradient_norm();
     const bool finite = std::isfinite(norm);
     if (finite) {
@@ -178,7 +153,7 @@ class ZeroStore final : public ParameterStore {
         core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
       }
     }
-    for (ParameterUse& use : core_.states.uses) use.gradient.commits = 0;
+    gradients_.forget();
     pipeline_->begin_pass(static_cast<std::uint8_t>(Pass::training));
     return {++steps_, norm, !finite};
   }
@@ -188,7 +163,7 @@ class ZeroStore final : public ParameterStore {
     seal();
     const auto kind = static_cast<std::uint8_t>(pass);
     if (pipeline_->pass() == kind && pipeline_->pass_is_empty()) return;
-    check_nothing_leased("begin()");
+    leases_.check_nothing_held("begin()");
     pipeline_->end_pass();
     pipeline_->begin_pass(kind);
   }
@@ -196,7 +171,7 @@ class ZeroStore final : public ParameterStore {
   void for_each_master(const MasterVisitor& visitor) {
     const Call call{*this};
     seal();
-    masters_.visit(visitor);
+    MasterAccess<C, D>{core_}.visit(visitor);
   }
 
   O& optimizer() noexcept { return optimizer_; }
@@ -258,18 +233,6 @@ class ZeroStore final : public ParameterStore {
     }
   }
 
-  /// Brings a private copy of a whole parameter.
-  Completion copy_whole(std::size_t index, std::byte* data, std::vector<Completion> after) {
-    const ParameterRecord& parameter = core_.states.parameters[index];
-    if (parameter.residence == Residence::partitioned) return gathers_.fetch(gathers_.key_of({index}), data, after);
-    return core_.lanes.post(
-        Lane::copy, std::move(after), {OperationKind::copy, parameter.name, parameter.gathered_bytes()},
-        [from = parameter.replica.data(), data, bytes = parameter.gathered_bytes()](auto& stream) -> Completion {
-          copy_bytes(stream, data, from, bytes);
-          return {};
-        });
-  }
-
   void check_declaring(const std::string& name) {
     if (pipeline_) throw_configuration_error("parameter " + name + " is declared after the first gather");
     if (!names_.insert(name).second) throw_configuration_error("two parameters are named " + name);
@@ -280,52 +243,27 @@ class ZeroStore final : public ParameterStore {
     for (const ParameterUse& use : core_.states.uses) {
       const ParameterRecord& parameter = core_.states.parameters[use.parameter];
       if (parameter.residence == Residence::partitioned && parameter.gathered_bytes() > pipeline_->capacity()) {
-        refuse("the gather of " + use.name, parameter.gathered_bytes());
+        leases_.refuse("the gather of " + use.name, parameter.gathered_bytes(), *pipeline_);
       }
       if (parameter.trainable() && gradients_.bytes(use) > pipeline_->capacity()) {
-        refuse("the gradient of " + use.name, gradients_.bytes(use));
+        leases_.refuse("the gradient of " + use.name, gradients_.bytes(use), *pipeline_);
       }
     }
-  }
-
-  [[noreturn]] void refuse(const std::string& what, std::size_t bytes) const {
-    const std::string leases = held();
-    throw_budget_error(what + " in device memory", {bytes}, {pipeline_->largest_free()},
-                       leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
-  }
-
-  void check_nothing_leased(const char* call) const {
-    if (const std::string leases = held(); !leases.empty()) {
-      throw_lease_error(std::string{call} + " while leases are held: " + leases);
-    }
-  }
-
-  ParameterUse& check_gradient(ParameterId id) {
-    ParameterUse& use = core_.states.use(id);
-    if (!core_.states.parameters[use.parameter].trainable())
-      throw_lease_error(use.name + " is frozen: it has no gradient");
-    if (use.gradient_leased) throw_lease_error("the gradient of " + use.name + " is leased already");
-    if (use.gradient.commits == core_.options.micro_batches) {
-      throw_lease_error("the gradient of " + use.name + " was committed " + std::to_string(use.gradient.commits) +
-                        " times in this step, once a micro-batch; a further use of the parameter is declared by tie()");
-    }
-    return use;
   }
 
   void end_lease(LeaseId id) {
-    LeaseRecord& lease = leases_[id];
+    const LeaseRecord& lease = leases_[id];
+    const std::size_t parameter = core_.states.use(lease.use).parameter;
     const Completion last_use = core_.lanes.record(lease.stream);
     switch (lease.kind) {
       case LeaseRecord::Kind::read:
-        readers_.release(*pipeline_, core_.states.use(lease.use).parameter, last_use);
+        readers_.release(*pipeline_, parameter, last_use);
         break;
       case LeaseRecord::Kind::write:
-        pipeline_->release_untraced(lease.buffer, {last_use});
-        written_.erase(core_.states.use(lease.use).parameter);
+        writers_.release(*pipeline_, parameter, lease.buffer, last_use);
         break;
       case LeaseRecord::Kind::gradient:
-        pipeline_->release(lease.buffer.use, {last_use});
-        core_.states.use(lease.use).gradient_leased = false;
+        gradients_.release(*pipeline_, lease.use, lease.buffer, last_use);
         break;
       case LeaseRecord::Kind::committed:
       case LeaseRecord::Kind::free:
@@ -352,25 +290,18 @@ class ZeroStore final : public ParameterStore {
     return std::sqrt(total.value()) * mean_factor();
   }
 
-  bool is_written(std::size_t parameter) const { return written_.contains(parameter); }
-  const std::string& name_of(ParameterId id) { return core_.states.use(id).name; }
-  std::string held() const {
-    return leases_.held([&](ParameterId id) { return core_.states.uses[static_cast<std::size_t>(id)].name; });
-  }
-
   Arena& memory_;
   O optimizer_;
   EngineCore<C, D> core_;
   Birth<S, C, D, O> birth_;
   GatherPath<C, D> gathers_;
-  ReadAccess<C, D> readers_;
-  GradientPath<C, D> gradients_;
-  StepRing<C, D> step_ring_;
-  MasterAccess<C, D> masters_;
-  std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
   LeaseTable leases_;
+  ReadAccess<C, D> readers_;
+  WriteAccess<C, D> writers_;
+  GradientAccess<C, D> gradients_;
+  StepRing<C, D> step_ring_;
+  std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
   std::set<std::string> names_;
-  std::set<std::size_t> written_;
   std::int64_t steps_ = 0;
   bool closed_ = false;
 };

@@ -192,6 +192,7 @@ class OverlapPipeline {
     }
   }
 
+  /// Prefetches off the path are placed from above, so that what is taken on demand finds its room in one piece.
   void post_mended() {
     drop_pending(
         std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.use >= resume_; }));
@@ -200,7 +201,7 @@ class OverlapPipeline {
     for (const Pending& p : pending_) posted += p.bytes;
     for (next_ = std::max(next_, resume_); next_ < uses.size(); ++next_) {
       if (uses[next_].kind != UseKind::gathered) continue;
-      const auto offset = memory_.find(uses[next_].bytes);
+      const auto offset = memory_.find_highest(uses[next_].bytes);
       if (!offset || posted + uses[next_].bytes > look_ahead_) return;
       post(next_, *offset);
       posted += uses[next_].bytes;

@@ -41,6 +41,17 @@ class WorkingMemory {
     return capacity() - begin >= bytes ? std::optional{begin} : std::nullopt;
   }
 
+  /// The highest free offset that `bytes` fit at.
+  std::optional<std::size_t> find_highest(std::size_t bytes) const {
+    std::size_t end = capacity();
+    for (auto range = live_.rbegin(); range != live_.rend(); ++range) {
+      const auto [offset, taken] = *range;
+      if (end - (offset + taken) >= bytes) return end - bytes;
+      end = offset;
+    }
+    return end >= bytes ? std::optional{end - bytes} : std::nullopt;
+  }
+
   /// Bytes of the largest free range.
   std::size_t largest_free() const {
     std::size_t largest = 0;
