@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <string>
@@ -29,6 +30,10 @@ struct Span {
   std::int64_t end;
 };
 
+struct TimelineOptions {
+  std::size_t max_spans = std::size_t{1} << 16;  ///< The latest are kept.
+};
+
 /// Collects spans of any number of ranks. The spans of one track do not overlap: a transfer that was queued behind
 /// another begins, for the timeline, when that one ends.
 ///
@@ -37,6 +42,8 @@ class Timeline {
  public:
   using Clock = std::chrono::steady_clock;
 
+  explicit Timeline(TimelineOptions options = {}) : options_{options} {}
+
   void record(Rank rank, std::string_view track, std::string_view kind, std::string_view name, std::size_t bytes,
               Clock::time_point begin, Clock::time_point end) {
     const std::scoped_lock lock{mutex_};
@@ -44,13 +51,14 @@ class Timeline {
     const std::int64_t to = std::max(nanoseconds(end), last_end);
     const std::int64_t from = std::clamp(nanoseconds(begin), last_end, to);
     last_end = to;
+    if (spans_.size() >= options_.max_spans) spans_.pop_front();
     spans_.push_back({rank, track, kind, std::string{name}, bytes, from, to});
   }
 
-  /// A copy of what was recorded so far, in the order in which it ended.
+  /// A copy of the latest spans, in the order in which they ended.
   std::vector<Span> spans() const {
     const std::scoped_lock lock{mutex_};
-    return spans_;
+    return {spans_.begin(), spans_.end()};
   }
 
  private:
@@ -58,10 +66,11 @@ class Timeline {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(time - origin_).count();
   }
 
+  const TimelineOptions options_;
   const Clock::time_point origin_ = Clock::now();
   mutable std::mutex mutex_;
   std::map<std::pair<int, std::string_view>, std::int64_t> last_end_;
-  std::vector<Span> spans_;
+  std::deque<Span> spans_;
 };
 
 }  // namespace zerospan::inline v0

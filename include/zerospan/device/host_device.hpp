@@ -42,17 +42,20 @@ class HostDevice {
 
   static std::shared_ptr<std::byte> map(Bytes budget) {
     const std::size_t bytes = round_up(budget.count, huge_page) + huge_page;
+    if (bytes < budget.count) refuse(budget, EOVERFLOW);
     void* mapping = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapping == MAP_FAILED) {
-      throw_configuration_error("no address space for a budget of " + std::to_string(budget.count) + " bytes (errno " +
-                                std::to_string(errno) + ")");
-    }
+    if (mapping == MAP_FAILED) refuse(budget, errno);
     const std::shared_ptr<void> owner{mapping, [bytes](void* begin) { ::munmap(begin, bytes); }};
     void* aligned = mapping;
     std::size_t space = bytes;
     std::align(huge_page, bytes - huge_page, aligned, space);
     ::madvise(aligned, bytes - huge_page, MADV_HUGEPAGE);  // advice: refusing it changes speed alone
     return {owner, static_cast<std::byte*>(aligned)};
+  }
+
+  [[noreturn]] static void refuse(Bytes budget, int error_number) {
+    throw_configuration_error("no address space for a budget of " + std::to_string(budget.count) + " bytes (errno " +
+                              std::to_string(error_number) + ")");
   }
 
   Arena memory_;

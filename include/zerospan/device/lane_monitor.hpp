@@ -52,10 +52,10 @@ class LaneMonitor {
     return error_;
   }
 
-  /// Blocks until `completion` is done, or a transfer is overdue. Only transfers have a deadline here: everything
+  /// Blocks until `completion` is done, or a transfer is overdue; not at all once there was an error. Only transfers have a deadline here: everything
   /// else waits for transfers, or for collectives, which have a deadline of their own.
   void await(const Completion& completion) {
-    while (!completion.wait_until(Clock::now() + options_.timeout)) {
+    while (!error() && !completion.wait_until(Clock::now() + options_.timeout)) {
       const std::string overdue = find_overdue();
       if (overdue.empty()) continue;
       fail(std::make_exception_ptr(
@@ -112,7 +112,8 @@ class LaneMonitor {
   void drain() noexcept {
     std::unique_lock lock{mutex_};
     while (!idle_.wait_for(lock, options_.timeout, [&] { return unfinished_ == 0; })) {
-      if (unfinished_ == transfers_.size()) return;
+      const bool only_transfers = unfinished_ == transfers_.size();
+      if (only_transfers && Clock::now() - transfers_.rbegin()->second.second >= options_.timeout) return;
     }
   }
 

@@ -47,7 +47,10 @@ class ReadAccess {
     return readers.data ? readers.data : core_.states.parameters[parameter].replica.data();
   }
 
-  bool has_readers(std::size_t parameter) const { return parameter < readers_.size() && readers_[parameter].count > 0; }
+  /// Whether the parameter has readers, or its values are kept because what it was gathered with has.
+  bool is_gathered(std::size_t parameter) const {
+    return parameter < readers_.size() && (readers_[parameter].count > 0 || readers_[parameter].data);
+  }
 
   /// Takes a reader away; `last_use` is the end of what it has enqueued.
   void release(OverlapPipeline& pipeline, std::size_t parameter, Completion last_use) {

@@ -92,7 +92,7 @@ class ZeroStore final : public ParameterStore {
     const Call call{*this};
     seal();
     const std::size_t parameter = core_.states.use(id).parameter;
-    if (readers_.has_readers(parameter) || writers_.is_writing(parameter)) {
+    if (readers_.is_gathered(parameter) || writers_.is_writing(parameter)) {
       throw_lease_error(core_.states.use(id).name + " cannot be leased for writing beside " + leases_.held());
     }
     const OverlapPipeline::Buffer buffer = writers_.acquire(*pipeline_, stream, parameter);

@@ -98,7 +98,7 @@ class IntervalPlan {
     if (use.kind != UseKind::gradient) return event_time(use.released);
     const auto next = std::find_if(trace.uses.begin() + (&use - trace.uses.data()) + 1, trace.uses.end(),
                                    [](const TraceUse& later) { return later.kind == UseKind::gradient; });
-    return event_time(next == trace.uses.end() ? use.released : next->released);
+    return event_time(next == trace.uses.end() ? use.released : std::max(use.released, next->released));
   }
 
   /// The lowest offset that is free in [begin, end), preferably one whose former content has drained.

@@ -103,7 +103,9 @@ class Staging {
       }
     }
     if (posted.ends.empty()) posted.ends.push_back(posted.work);
-    for (const Completion& end : posted.ends) former_.record(slot, slots, end);
+    if (slots > 0) {
+      for (const Completion& end : posted.ends) former_.record(slot, slots, end);
+    }
     return posted;
   }
 
@@ -125,9 +127,11 @@ class Staging {
                         [o, data, bytes](stream_type&) { return o.tier.read(o.extent, o.offset, data, bytes); });
   }
 
-  Completion post_write(std::string_view name, const Operand& o, const std::byte* data, const Completion& after) {
+  Completion post_write(std::string_view name, const Operand& o, const std::byte* data, const Completion& work) {
+    std::vector<Completion> after = o.ready;
+    after.push_back(work);
     const std::size_t bytes = round_up(o.bytes, o.tier.alignment());
-    return lanes_->post(Lane::write, {after}, {OperationKind::write, name, bytes, o.tier.identity()},
+    return lanes_->post(Lane::write, std::move(after), {OperationKind::write, name, bytes, o.tier.identity()},
                         [o, data, bytes](stream_type&) { return o.tier.write(o.extent, o.offset, data, bytes); });
   }
 

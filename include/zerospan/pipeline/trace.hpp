@@ -39,7 +39,7 @@ struct TraceUse {
   std::size_t offset;            ///< Where it was when it was recorded, in working memory.
 };
 
-/// What one pass did, in program order. Two passes are the same path if their events and keys agree.
+/// What one pass did, in program order. Two passes are the same path if their events, keys and kinds agree.
 struct Trace {
   std::vector<TraceEvent> events;
   std::vector<TraceUse> uses;
@@ -59,7 +59,7 @@ struct Trace {
   bool same_path(const Trace& other) const {
     if (events != other.events) return false;
     for (std::size_t i = 0; i < uses.size(); ++i) {
-      if (uses[i].key != other.uses[i].key) return false;
+      if (uses[i].key != other.uses[i].key || uses[i].kind != other.uses[i].kind) return false;
     }
     return true;
   }

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Measures zerospan beside raw baselines on this machine: prints a table of ratios and writes it to build/bench/ratios.json.
+# Usage: bench/run.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source cmake/packages.sh
+
+install_packages g++ cmake ninja-build libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
+  libfmt-dev libbenchmark-dev
+
+cmake --preset release -DZEROSPAN_BUILD_TESTS=OFF
+cmake --build --preset release --target benchmarks train_gpt
+
+binaries=build/release results=build/bench
+rm -rf "$results"
+mkdir -p "$results"
+
+reports=()
+for benchmark in "$binaries"/bench/*_bench; do
+  report="$results/$(basename "$benchmark").json"
+  "$benchmark" --benchmark_repetitions=5 --benchmark_enable_random_interleaving=true \
+    --benchmark_out="$report" --benchmark_out_format=json --benchmark_display_aggregates_only=true
+  reports+=("$report")
+done
+
+# train <name> <argument of train_gpt>...: appends the metrics of a short run to <name>.jsonl.
+train() {
+  local name="$1"
+  shift
+  echo "train_gpt, $name"
+  "$binaries/examples/train_gpt" --layers 6 --heads 8 --width 512 --context 128 --batch 4 --steps 8 \
+    --eval-every 0 --sample 0 --metrics "$results/run.jsonl" --trace "$results/$name.trace.json" "$@" >/dev/null
+  cat "$results/run.jsonl" >>"$results/$name.jsonl"
+  rm "$results/run.jsonl"
+}
+
+# The same model with parameters and optimizer states on disk, and with everything in memory, in turns.
+for _ in 1 2 3; do
+  train stage3_nvme --stage 3 --parameters nvme --gradients host --optimizer nvme --nvme-path "$results" \
+    --device-budget 256MiB --host-budget 256MiB
+  train stage0 --stage 0 --parameters device --gradients device --optimizer device --device-budget 4GiB
+done
+
+echo
+"$binaries/bench/ratios" "${reports[@]}" \
+  --training train_gpt/stage3_nvme "$results/stage3_nvme.jsonl" "$results/stage0.jsonl" \
+  --output "$results/ratios.json"

@@ -1,0 +1,113 @@
+/// @file
+/// Causal multi-head self-attention over given queries, keys and values.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "blas.hpp"
+#include "tensor.hpp"
+#include "vector_math.hpp"
+
+namespace gpt {
+
+/// How the rows of activations are cut: `sequences` of `length` positions, each with `heads` heads.
+struct AttentionShape {
+  std::size_t sequences;
+  std::size_t length;
+  std::size_t heads;
+};
+
+namespace detail {
+
+/// Queries, keys and values of one head of one sequence, [length x width / heads] each.
+template <class S>
+struct Head {
+  Tensor<S> query;
+  Tensor<S> key;
+  Tensor<S> value;
+};
+
+template <class S>
+Tensor<S> rows_of(Tensor<S> matrix, AttentionShape shape, std::size_t sequence) {
+  return matrix.row_range(sequence * shape.length, shape.length);
+}
+
+template <class S>
+Head<S> head_of(Tensor<S> qkv, AttentionShape shape, std::size_t sequence, std::size_t head) {
+  const Tensor<S> rows = rows_of(qkv, shape, sequence);
+  const std::size_t width = qkv.columns / 3;
+  const std::size_t size = width / shape.heads;
+  const std::size_t first = head * size;
+  return {rows.column_range(first, size), rows.column_range(width + first, size),
+          rows.column_range(2 * width + first, size)};
+}
+
+template <class S>
+Tensor<S> output_of(Tensor<S> output, AttentionShape shape, std::size_t sequence, std::size_t head) {
+  const std::size_t size = output.columns / shape.heads;
+  return rows_of(output, shape, sequence).column_range(head * size, size);
+}
+
+template <class S>
+Tensor<S> weights_of(Tensor<S> weights, AttentionShape shape, std::size_t sequence, std::size_t head) {
+  return weights.row_range((sequence * shape.heads + head) * shape.length, shape.length);
+}
+
+template <class S>
+S scale_of(Tensor<const S> query) {
+  return S{1} / std::sqrt(static_cast<S>(query.columns));
+}
+
+}  // namespace detail
+
+/// @param qkv     [sequences length x 3 width]: queries, keys and values side by side, each head by head.
+/// @param weights [sequences heads length x length]: the attention weights, for the backward pass.
+/// @param output  [sequences length x width]
+template <class S>
+void attention_forward(Input<S> qkv, AttentionShape shape, Tensor<S> weights, Tensor<S> output) {
+  for (std::size_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    for (std::size_t head = 0; head < shape.heads; ++head) {
+      const auto in = detail::head_of(qkv, shape, sequence, head);
+      const Tensor<S> scores = detail::weights_of(weights, shape, sequence, head);
+      multiply(in.query, transposed(in.key), scores, detail::scale_of(in.query));
+      for (std::size_t i = 0; i < shape.length; ++i) {
+        S* row = scores.row(i);
+        softmax(row, i + 1);
+        std::fill(row + i + 1, row + shape.length, S{0});
+      }
+      multiply(scores, in.value, detail::output_of(output, shape, sequence, head));
+    }
+  }
+}
+
+/// @param doutput [sequences length x width]
+/// @param scratch [length x length]
+/// @param dqkv    [sequences length x 3 width], overwritten.
+template <class S>
+void attention_backward(Input<S> qkv, Input<S> weights, Input<S> doutput, AttentionShape shape, Tensor<S> scratch,
+                        Tensor<S> dqkv) {
+  for (std::size_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    for (std::size_t head = 0; head < shape.heads; ++head) {
+      const auto in = detail::head_of(qkv, shape, sequence, head);
+      const auto gradient = detail::head_of(dqkv, shape, sequence, head);
+      const auto dout = detail::output_of(doutput, shape, sequence, head);
+      const auto probabilities = detail::weights_of(weights, shape, sequence, head);
+      multiply(dout, transposed(in.value), scratch);
+      multiply(transposed(probabilities), dout, gradient.value);
+      for (std::size_t i = 0; i < shape.length; ++i) {
+        const S* p = probabilities.row(i);
+        S* row = scratch.row(i);
+        const S mean = sum<S>(i + 1, [=](std::size_t j) { return p[j] * row[j]; });
+        for (std::size_t j = 0; j <= i; ++j) row[j] = p[j] * (row[j] - mean);
+        std::fill(row + i + 1, row + shape.length, S{0});
+      }
+      const S scale = detail::scale_of(in.query);
+      multiply(scratch, in.key, gradient.query, scale);
+      multiply(transposed(scratch), in.query, gradient.key, scale);
+    }
+  }
+}
+
+}  // namespace gpt

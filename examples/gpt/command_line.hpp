@@ -1,0 +1,184 @@
+/// @file
+/// The command line of train_gpt.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include <unistd.h>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <zerospan/core/error.hpp>
+
+#include "options.hpp"
+#include "text.hpp"
+
+namespace gpt {
+
+namespace detail {
+
+/// Accepts numbers for which `accepts(number)`. @param what Says what they are ("a positive number").
+template <class Accepts>
+CLI::Validator number(const std::string& what, Accepts accepts) {
+  const auto complaint = [what, accepts](const std::string& text) -> std::string {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool is_number = error == std::errc{} && end == text.data() + text.size();
+    return is_number && accepts(value) ? "" : fmt::format("{} is not {}", text, what);
+  };
+  return {complaint, ""};
+}
+
+inline CLI::Validator positive() {
+  return number("a positive number", [](double value) { return value > 0; });
+}
+
+inline CLI::Validator not_negative() {
+  return number("a non-negative number", [](double value) { return value >= 0; });
+}
+
+template <class Choice>
+void add_choice(CLI::App& app, const std::string& name, Choice& target, const std::map<std::string, Choice>& choices,
+                const std::string& description) {
+  std::vector<std::string> names;
+  std::string chosen;
+  for (const auto& [text, choice] : choices) {
+    names.push_back(text);
+    if (choice == target) chosen = text;
+  }
+  app.add_option_function<std::string>(
+         name, [&target, choices](const std::string& text) { target = choices.at(text); }, description)
+      ->check(CLI::IsMember(names))
+      ->default_str(chosen);
+}
+
+inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target, const std::string& description) {
+  app.add_option(name, target, description)
+      ->transform(CLI::AsSizeValue(false))
+      ->check(number("a possible size of memory", [](double bytes) { return bytes >= 0 && bytes < 0x1p47; }))
+      ->default_str(fmt::format("{}MiB", target >> 20));
+}
+
+inline void add_placement(CLI::App& app, Options& o) {
+  const std::map<std::string, TierKind> tiers{
+      {"device", TierKind::device}, {"host", TierKind::host}, {"nvme", TierKind::nvme}};
+  const CLI::Range stages{0, 3};
+  app.add_option("--stage", o.stage, "Stage of ZeRO: 3 partitions parameters too")
+      ->check(stages)
+      ->capture_default_str();
+  add_choice(app, "--parameters", o.parameters, tiers,
+             "Where the shards of parameters rest; below stage 3 on the device");
+  add_choice(app, "--gradients", o.gradients, tiers, "Where accumulated gradients rest");
+  add_choice(app, "--optimizer", o.optimizer, tiers, "Where master weights and moments rest");
+  app.add_option("--nvme-path", o.nvme_path, "Directories of the nvme tiers, dealt to the ranks in turn")
+      ->delimiter(',')
+      ->check(CLI::ExistingDirectory);
+  add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");
+  add_bytes(app, "--host-budget", o.host_budget, "Host memory of a rank, staging included");
+  add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
+}
+
+inline void add_model(CLI::App& app, Options& o) {
+  const auto add = [&app](const std::string& name, std::size_t& target, const std::string& description) {
+    app.add_option(name, target, description)->check(positive())->capture_default_str();
+  };
+  add("--layers", o.model.layers, "Blocks of the model");
+  add("--heads", o.model.heads, "Attention heads of a block");
+  add("--width", o.model.width, "Width of the model, a multiple of the heads");
+  add("--context", o.model.context, "Length of a sequence in bytes");
+  add("--batch", o.batch, "Sequences of a rank in a micro-batch");
+  add("--micro-batches", o.micro_batches, "Micro-batches in a step");
+  add_choice<Precision>(app, "--precision", o.precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}},
+                        "Storage of weights and gradients");
+}
+
+inline void add_training(CLI::App& app, Options& o) {
+  app.add_option("--steps", o.schedule.steps, "Steps to train")->check(positive())->capture_default_str();
+  app.add_option("--learning-rate", o.schedule.maximum, "Learning rate after the warm-up")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--min-learning-rate", o.schedule.minimum, "Learning rate at the end of the cosine")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--warmup", o.schedule.warmup, "Steps of linear warm-up")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--weight-decay", o.weight_decay, "Decay of matrices; vectors do not decay")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--beta1", o.beta1, "AdamW's first decay rate")->capture_default_str();
+  app.add_option("--beta2", o.beta2, "AdamW's second decay rate")->capture_default_str();
+  app.add_option("--clip", o.clip, "Largest norm of the gradient")->check(positive())->capture_default_str();
+  app.add_option("--seed", o.seed, "Seed of initialization, batches and sample")
+      ->check(not_negative())
+      ->capture_default_str();
+}
+
+inline void add_run(CLI::App& app, Options& o, std::string& comm) {
+  app.add_option("--text", o.text,
+                 "Files to learn, joined; the project's own headers, tests and README where none is given")
+      ->check(CLI::ExistingFile);
+  app.add_option("--ranks", o.ranks, "Ranks, each a thread")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--threads", o.threads, "Threads of the matrix products")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--comm", comm, "How ranks communicate")->check(CLI::IsMember({"thread"}))->capture_default_str();
+  app.add_option("--timeout", o.timeout, "Seconds that anything may take before it is an error")
+      ->check(number("a positive number below 1e9", [](double value) { return value > 0 && value < 1e9; }))
+      ->capture_default_str();
+  app.add_option("--eval-every", o.eval_every, "Steps between estimates of the validation loss; 0: none")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--sample", o.sample, "Bytes of text to generate in the end; 0: none")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--trace", o.trace, "File for the timeline, Chrome trace JSON");
+  app.add_option("--metrics", o.metrics, "File for the metrics, JSON lines");
+}
+
+}  // namespace detail
+
+/// What the flags mean together. @throws zerospan::ConfigurationError for combinations without sense.
+inline void validate(const Options& o, const Text& text) {
+  const auto require = [](bool sound, const std::string& message) {
+    if (!sound) zerospan::throw_configuration_error(message);
+  };
+  require(o.model.width % o.model.heads == 0,
+          fmt::format("--width {} is not a multiple of --heads {}: choose {} or {}", o.model.width, o.model.heads,
+                      std::max(o.model.width / o.model.heads, std::size_t{1}) * o.model.heads,
+                      (o.model.width / o.model.heads + 1) * o.model.heads));
+  require(o.schedule.minimum <= o.schedule.maximum,
+          fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
+  const std::size_t shorter = std::min(text.train().size(), text.validation().size());
+  require(shorter > o.model.context,
+          fmt::format("the text is too short for --context {}: its shorter split has {} bytes and needs {}",
+                      o.model.context, shorter, o.model.context + 1));
+}
+
+/// Parses the command line. The CLI::App throws CLI::ParseError, for --help as well.
+inline Options parse(CLI::App& app, int argc, const char* const* argv) {
+  Options options;
+  std::string comm = "thread";
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  detail::add_run(app, options, comm);
+  detail::add_placement(app, options);
+  detail::add_model(app, options);
+  detail::add_training(app, options);
+  app.parse(argc, argv);
+  if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
+  const auto temporary = std::filesystem::temp_directory_path();
+  if (options.nvme_path.empty()) options.nvme_path = {temporary};
+  if (options.trace.empty()) options.trace = temporary / fmt::format("train_gpt.{}.trace.json", ::getpid());
+  return options;
+}
+
+}  // namespace gpt

@@ -1,0 +1,95 @@
+/// @file
+/// What one rank can tell of itself, and how ranks tell each other.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+
+#include "storage.hpp"
+
+namespace gpt {
+
+/// Totals and peaks of one rank's engine; the only place that reads its statistics and memory.
+struct Figures {
+  double bytes_read = 0;
+  double bytes_written = 0;
+  double transfer_seconds = 0;
+  double exposed_seconds = 0;
+  double prefetch_hits = 0;
+  double prefetch_misses = 0;
+  double device_bytes = 0;
+  double peak_device_bytes = 0;
+  double host_bytes = 0;
+  double peak_host_bytes = 0;
+  double disk_bytes = 0;
+  double peak_disk_bytes = 0;
+};
+
+template <class Engine>
+Figures figures_of(const Engine& engine, RankStorage& storage) {
+  const auto count = [](zerospan::Bytes bytes) { return static_cast<double>(bytes.count); };
+  const auto statistics = engine.statistics();
+  const auto disk = storage.disk();
+  const auto& memory = storage.device().memory();
+  const auto& host_memory = storage.device().host_memory();
+  return {.bytes_read = static_cast<double>(statistics.bytes_read),
+          .bytes_written = static_cast<double>(statistics.bytes_written),
+          .transfer_seconds = statistics.transfer_seconds(),
+          .exposed_seconds = statistics.exposed_seconds(),
+          .prefetch_hits = static_cast<double>(statistics.prefetch.hits),
+          .prefetch_misses = static_cast<double>(statistics.prefetch.misses),
+          .device_bytes = count(memory.used()),
+          .peak_device_bytes = count(memory.peak()),
+          .host_bytes = count(host_memory.used()),
+          .peak_host_bytes = count(host_memory.peak()),
+          .disk_bytes = count(disk.used),
+          .peak_disk_bytes = count(disk.peak)};
+}
+
+/// Every rank's value, in rank order, bit for bit: a collective. A sum in which all terms but one are zero is exact.
+template <zerospan::AllReduces Communicator, class T>
+  requires std::is_trivially_copyable_v<T> && (sizeof(T) % sizeof(std::int64_t) == 0)
+std::vector<T> exchange(Communicator& communicator, std::string_view name, const T& value) {
+  using Words = std::array<std::int64_t, sizeof(T) / sizeof(std::int64_t)>;
+  std::vector<Words> table(static_cast<std::size_t>(communicator.size()), Words{});
+  table[static_cast<std::size_t>(communicator.rank().value)] = std::bit_cast<Words>(value);
+  communicator.all_reduce({zerospan::calling_thread, name},
+                          std::span{table.front().data(), table.size() * Words{}.size()});
+  std::vector<T> values;
+  for (const Words& words : table) values.push_back(std::bit_cast<T>(words));
+  return values;
+}
+
+/// The sum of one member over the ranks, in rank order.
+template <class T>
+double total(const std::vector<T>& ranks, double T::*member) {
+  double sum = 0;
+  for (const T& rank : ranks) sum += rank.*member;
+  return sum;
+}
+
+/// The largest of one member over the ranks.
+template <class T>
+double largest(const std::vector<T>& ranks, double T::*member) {
+  double most = 0;
+  for (const T& rank : ranks) most = std::max(most, rank.*member);
+  return most;
+}
+
+/// The share of the time of transfers that no rank waited for.
+inline double hidden_share(double transfer_seconds, double exposed_seconds) {
+  return transfer_seconds > 0 ? std::clamp(1.0 - exposed_seconds / transfer_seconds, 0.0, 1.0) : 1.0;
+}
+
+}  // namespace gpt

@@ -1,0 +1,56 @@
+/// @file
+/// What train_gpt is told.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "activations.hpp"
+#include "schedule.hpp"
+
+namespace gpt {
+
+enum class TierKind { device, host, nvme };
+enum class Precision { fp32, bf16 };
+
+/// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
+struct Options {
+  std::vector<std::filesystem::path> text;
+
+  int ranks = 2;
+  int threads = 1;
+  double timeout = 300;  ///< Seconds.
+
+  int stage = 3;
+  TierKind parameters = TierKind::nvme;
+  TierKind gradients = TierKind::host;
+  TierKind optimizer = TierKind::nvme;
+  std::vector<std::filesystem::path> nvme_path;  ///< Rank r uses the r mod n-th of n.
+  std::uint64_t device_budget = std::uint64_t{64} << 20;
+  std::uint64_t host_budget = std::uint64_t{128} << 20;
+  std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
+
+  Dimensions model{.layers = 4, .heads = 4, .width = 128, .context = 64};
+  Precision precision = Precision::fp32;
+  std::size_t batch = 12;
+  std::size_t micro_batches = 1;
+
+  Schedule schedule{.maximum = 1e-3, .minimum = 1e-4, .warmup = 100, .steps = 1000};
+  float weight_decay = 0.1F;
+  float beta1 = 0.9F;
+  float beta2 = 0.99F;
+  float clip = 1.0F;
+  std::uint64_t seed = 1337;
+
+  std::size_t eval_every = 250;
+  std::size_t sample = 500;
+  std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
+  std::filesystem::path metrics;  ///< Where empty, none are written.
+
+  std::size_t tokens_a_step() const { return static_cast<std::size_t>(ranks) * micro_batches * batch * model.context; }
+};
+
+}  // namespace gpt

@@ -1,0 +1,81 @@
+/// @file
+/// What is printed in the end: where the bytes were, how many moved, and where the time went.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "figures.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+
+namespace gpt {
+
+/// "1.50 MiB".
+inline std::string describe_bytes(double bytes) {
+  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < units.size()) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, units[unit]);
+}
+
+/// Seconds that rank 0 spent on one kind of work.
+struct TimeSpent {
+  std::string_view what;
+  double seconds;
+};
+
+struct Summary {
+  std::size_t parameters;
+  double validation_loss;
+  double training_seconds;
+  std::vector<Figures> ranks;   ///< After training, before validation.
+  std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
+};
+
+namespace detail {
+
+inline std::string describe_memory(std::string_view name, const std::vector<Figures>& ranks, double Figures::*now,
+                                   double Figures::*peak, double budget) {
+  const std::string of = budget > 0 ? " of " + describe_bytes(budget) : "";
+  return fmt::format("  {:<18}{} now, {} at peak{}\n", name, describe_bytes(largest(ranks, now)),
+                     describe_bytes(largest(ranks, peak)), of);
+}
+
+}  // namespace detail
+
+inline std::string describe(const Summary& s, const Options& o) {
+  const auto steps = static_cast<double>(o.schedule.steps);
+  const double share =
+      hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
+  std::string text;
+  text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps in {}\n", s.parameters,
+                      o.ranks, o.stage, s.validation_loss, o.schedule.steps, describe_seconds(s.training_seconds));
+  text += "memory of the rank that needs most:\n";
+  text += detail::describe_memory("device", s.ranks, &Figures::device_bytes, &Figures::peak_device_bytes,
+                                  static_cast<double>(o.device_budget));
+  text += detail::describe_memory("host", s.ranks, &Figures::host_bytes, &Figures::peak_host_bytes,
+                                  static_cast<double>(o.host_budget));
+  text += detail::describe_memory("nvme", s.ranks, &Figures::disk_bytes, &Figures::peak_disk_bytes, 0);
+  text += fmt::format("storage, all ranks: {} read and {} written a step\n",
+                      describe_bytes(total(s.ranks, &Figures::bytes_read) / steps),
+                      describe_bytes(total(s.ranks, &Figures::bytes_written) / steps));
+  text += fmt::format("prefetch, all ranks: {:.0f} hits, {:.0f} misses; {:.1f}% of the transfer time was hidden\n",
+                      total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_misses), 100 * share);
+  text += "time of rank 0 (what runs on different lanes overlaps):\n";
+  for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
+  text += fmt::format("timeline: {} (open it in ui.perfetto.dev or chrome://tracing)\n", o.trace.string());
+  return text;
+}
+
+}  // namespace gpt

@@ -1,0 +1,189 @@
+/// @file
+/// The training loop of one rank.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/engine/outcome.hpp>
+
+#include "activations.hpp"
+#include "data.hpp"
+#include "figures.hpp"
+#include "hash.hpp"
+#include "metrics.hpp"
+#include "model.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "sample.hpp"
+#include "storage.hpp"
+#include "text.hpp"
+
+namespace gpt {
+
+/// Where rank 0 reports.
+struct Reports {
+  Progress& progress;
+  MetricsWriter& metrics;
+};
+
+/// One rank's model, data and engine. Every rank calls the same members in the same order.
+template <class Parameter, class Engine, zerospan::AllReduces Communicator>
+class Trainer {
+ public:
+  using S = typename Model<Parameter>::S;
+
+  /// Declares the model. @param reports Where to report, on rank 0; nullptr on the others.
+  Trainer(Engine& engine, Communicator& communicator, RankStorage& storage, const Options& options, const Text& text,
+          Reports* reports)
+      : engine_{engine},
+        communicator_{communicator},
+        storage_{storage},
+        options_{options},
+        reports_{reports},
+        rank_{static_cast<std::size_t>(communicator.rank().value)},
+        ranks_{static_cast<std::size_t>(communicator.size())},
+        model_{engine, options.model},
+        activations_{options.model, options.batch, Keep::every_block},
+        gradients_{options.model, options.batch},
+        evaluation_{options.model, options.batch * options.model.layers, Keep::last_block},
+        sampler_{text.train(), options.model.context, options.seed, rank_, ranks_},
+        windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
+
+  void train() {
+    std::optional<double> validation_loss;
+    for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
+      StepMetrics metrics = make_step(step);
+      const bool evaluates = options_.eval_every > 0 && metrics.step % options_.eval_every == 0;
+      if (evaluates) {
+        metrics.validation_loss = validation_loss = validate(estimate_rounds());
+        before_ = figures();  // the estimate's transfers are no step's
+      }
+      if (!reports_) continue;
+      reports_->metrics.write(metrics);
+      reports_->progress.show(metrics.step, metrics.loss, validation_loss, metrics.tokens_per_second, evaluates);
+    }
+  }
+
+  /// The mean loss over the whole validation split.
+  double validate() { return validate(windows_.rounds(ranks_)); }
+
+  /// The same text on every rank.
+  std::string write_text() {
+    return sample<S>(options_.sample, options_.model.context, options_.seed,
+                     [this](std::span<const std::uint8_t> bytes) {
+                       engine_.begin(zerospan::Pass::evaluation);
+                       model_.forward(bytes, bytes.size(), evaluation_);
+                       return std::span<const S>{evaluation_.logits.row(bytes.size() - 1), Dimensions::vocabulary};
+                     });
+  }
+
+  /// Over all fp32 master weights, in declaration order: equal for equal models, however they were trained.
+  std::uint64_t parameter_hash() {
+    Hash hash;
+    engine_.for_each_master(
+        [&hash](std::string_view, std::uint64_t, std::span<const float> values) { hash.update(values); });
+    return hash.digest();
+  }
+
+  /// Every rank's figures so far.
+  std::vector<Figures> figures() { return exchange(communicator_, "figures", figures_of(engine_, storage_)); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// What the loss is estimated on while training goes on.
+  static constexpr std::size_t estimate_tokens = 16384;
+
+  struct StepReport {
+    double loss;
+    Figures figures;
+  };
+
+  StepMetrics make_step(std::size_t step) {
+    const auto begin = Clock::now();
+    const double learning_rate = options_.schedule.learning_rate(step);
+    engine_.optimizer().learning_rate = static_cast<float>(learning_rate);
+    double loss = 0;
+    for (std::size_t i = 0; i < options_.micro_batches; ++i) {
+      engine_.begin(zerospan::Pass::training);
+      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_);
+    }
+    const zerospan::StepOutcome outcome = engine_.step();
+    const auto ranks = exchange(communicator_, "step report", StepReport{loss, figures_of(engine_, storage_)});
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    return summarize(step, ranks, outcome, learning_rate, seconds);
+  }
+
+  StepMetrics summarize(std::size_t step, const std::vector<StepReport>& reports, const zerospan::StepOutcome& outcome,
+                        double learning_rate, double seconds) {
+    std::vector<Figures> now;
+    for (const StepReport& report : reports) now.push_back(report.figures);
+    const auto change = [&](double Figures::*member) { return total(now, member) - total(before_, member); };
+    const double passes = static_cast<double>(ranks_ * options_.micro_batches);
+    const StepMetrics metrics{
+        .step = step + 1,
+        .loss = total(reports, &StepReport::loss) / passes,
+        .validation_loss = std::nullopt,
+        .learning_rate = learning_rate,
+        .gradient_norm = outcome.gradient_norm,
+        .skipped = outcome.skipped,
+        .seconds = seconds,
+        .tokens_per_second = static_cast<double>(options_.tokens_a_step()) / seconds,
+        .bytes_read = change(&Figures::bytes_read),
+        .bytes_written = change(&Figures::bytes_written),
+        .hidden_transfer_share = hidden_share(change(&Figures::transfer_seconds), change(&Figures::exposed_seconds)),
+        .peak_device_bytes = largest(now, &Figures::peak_device_bytes),
+        .peak_host_bytes = largest(now, &Figures::peak_host_bytes)};
+    before_ = std::move(now);
+    return metrics;
+  }
+
+  std::size_t estimate_rounds() const {
+    const std::size_t tokens = ranks_ * evaluation_.capacity() * options_.model.context;
+    return std::clamp<std::size_t>(estimate_tokens / tokens, 1, windows_.rounds(ranks_));
+  }
+
+  /// The mean loss over `rounds` rounds of windows, spread evenly over the validation split.
+  double validate(std::size_t rounds) {
+    struct Sum {
+      double loss = 0;
+      double tokens = 0;
+    } mine;
+    for (std::size_t i = 0; i < rounds; ++i) {
+      const Windows::Chunk chunk = windows_.chunk(i * windows_.rounds(ranks_) / rounds, rank_, ranks_);
+      engine_.begin(zerospan::Pass::evaluation);
+      const double loss = model_.loss(chunk.batch, evaluation_);
+      if (chunk.spare) continue;
+      mine.loss += loss;
+      mine.tokens += static_cast<double>(chunk.batch.tokens.size());
+    }
+    const auto sums = exchange(communicator_, "validation loss", mine);
+    return total(sums, &Sum::loss) / total(sums, &Sum::tokens);
+  }
+
+  Engine& engine_;
+  Communicator& communicator_;
+  RankStorage& storage_;
+  const Options& options_;
+  Reports* reports_;
+  std::size_t rank_;
+  std::size_t ranks_;
+  Model<Parameter> model_;
+  Activations<S> activations_;
+  ActivationGradients<S> gradients_;
+  Activations<S> evaluation_;
+  BatchSampler sampler_;
+  Windows windows_;
+  std::vector<Figures> before_;
+};
+
+}  // namespace gpt

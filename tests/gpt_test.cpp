@@ -1,0 +1,510 @@
+/// @file
+/// The model of the example train_gpt: its layers' gradients, its data, its schedule, its 16-bit tensors.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+#include <random>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <zerospan/comm/run_ranks.hpp>
+#include <zerospan/core/element.hpp>
+
+#include "gpt/data.hpp"
+#include "gpt/figures.hpp"
+#include "gpt/model.hpp"
+#include "gpt/plain_parameter.hpp"
+#include "gpt/sample.hpp"
+#include "gpt/schedule.hpp"
+#include "gpt/text.hpp"
+#include "gpt/zerospan_adapter.hpp"
+
+namespace {
+
+using gpt::Tensor;
+using Values = std::vector<double>;
+
+Values random_values(std::size_t count, unsigned seed) {
+  std::mt19937_64 generator{seed};
+  std::normal_distribution<double> normal;
+  Values values(count);
+  for (double& value : values) value = normal(generator);
+  return values;
+}
+
+Tensor<double> matrix(Values& values, std::size_t rows, std::size_t columns) {
+  REQUIRE(values.size() == rows * columns);
+  return {values.data(), rows, columns};
+}
+
+/// Some fixed projection of an output: a scalar whose gradient with respect to the output is `random_values(n, 99)`.
+double project(const Values& output) {
+  const Values direction = random_values(output.size(), 99);
+  double sum = 0;
+  for (std::size_t i = 0; i < output.size(); ++i) sum += output[i] * direction[i];
+  return sum;
+}
+
+/// Compares `gradient` with central differences of `loss` over every element of `values`, fourth order, relative to the
+/// largest element of the gradient.
+template <class Loss>
+void check_gradient(Values& values, const Values& gradient, Loss loss, double tolerance = 1e-8) {
+  REQUIRE(values.size() == gradient.size());
+  double largest = 0;
+  for (const double g : gradient) largest = std::max(largest, std::abs(g));
+  REQUIRE(largest > 0);
+  double error = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    constexpr double h = 1e-3;
+    const double at = values[i];
+    const auto loss_at = [&](double offset) {
+      values[i] = at + offset;
+      return loss();
+    };
+    const double difference = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
+    values[i] = at;
+    error = std::max(error, std::abs(difference - gradient[i]));
+  }
+  CHECK(error / largest < tolerance);
+}
+
+constexpr double not_written = std::numeric_limits<double>::quiet_NaN();
+
+}  // namespace
+
+TEST_CASE("a linear layer's gradients are those of finite differences") {
+  constexpr std::size_t n = 5, in = 3, out = 4;
+  Values x = random_values(n * in, 1), weight = random_values(out * in, 2), bias = random_values(out, 3);
+  const auto loss = [&] {
+    Values y(n * out, not_written);
+    gpt::linear_forward<double>(matrix(x, n, in), matrix(weight, out, in), matrix(bias, 1, out), matrix(y, n, out));
+    return project(y);
+  };
+  Values dy = random_values(n * out, 99);
+  Values dx(n * in, not_written), dweight(out * in, not_written), dbias(out, not_written);
+  gpt::linear_backward_weight<double>(matrix(x, n, in), matrix(dy, n, out), matrix(dweight, out, in));
+  gpt::linear_backward_bias<double>(matrix(dy, n, out), matrix(dbias, 1, out));
+  gpt::linear_backward_input<double>(matrix(dy, n, out), matrix(weight, out, in), matrix(dx, n, in));
+  check_gradient(x, dx, loss);
+  check_gradient(weight, dweight, loss);
+  check_gradient(bias, dbias, loss);
+}
+
+TEST_CASE("layer normalization's gradients are those of finite differences, added to the residual's") {
+  constexpr std::size_t n = 4, width = 37;
+  Values x = random_values(n * width, 1), weight = random_values(width, 2), bias = random_values(width, 3);
+  Values mean(n), deviation(n);
+  const gpt::RowStatistics<double> statistics{matrix(mean, 1, n), matrix(deviation, 1, n)};
+  const auto loss = [&] {
+    Values y(n * width, not_written);
+    gpt::layer_norm_forward<double>(matrix(x, n, width), matrix(weight, 1, width), matrix(bias, 1, width),
+                                    matrix(y, n, width), statistics);
+    return project(y);
+  };
+  loss();
+  Values dy = random_values(n * width, 99);
+  Values dx(n * width, 0.5), dweight(width, not_written), dbias(width, not_written);
+  gpt::layer_norm_backward_weight<double>(matrix(x, n, width), matrix(dy, n, width), statistics,
+                                          matrix(dweight, 1, width));
+  gpt::layer_norm_backward_bias<double>(matrix(dy, n, width), matrix(dbias, 1, width));
+  gpt::layer_norm_backward_input<double>(matrix(x, n, width), matrix(weight, 1, width), matrix(dy, n, width),
+                                         statistics, matrix(dx, n, width));
+  for (double& value : dx) value -= 0.5;
+  check_gradient(x, dx, loss);
+  check_gradient(weight, dweight, loss);
+  check_gradient(bias, dbias, loss);
+}
+
+TEST_CASE("layer normalization's output has mean 0 and variance 1") {
+  constexpr std::size_t width = 50;
+  Values x = random_values(width, 1), weight(width, 1), bias(width, 0), y(width), mean(1), deviation(1);
+  for (double& value : x) value = 3 * value + 7;
+  gpt::layer_norm_forward<double>(matrix(x, 1, width), matrix(weight, 1, width), matrix(bias, 1, width),
+                                  matrix(y, 1, width), {matrix(mean, 1, 1), matrix(deviation, 1, 1)});
+  double sum = 0, squares = 0;
+  for (const double value : y) {
+    sum += value;
+    squares += value * value;
+  }
+  CHECK(sum / width == doctest::Approx(0.0).epsilon(1e-12));
+  CHECK(squares / width == doctest::Approx(1.0).epsilon(1e-5));
+}
+
+TEST_CASE("GELU is GPT-2's, and its gradient is that of finite differences") {
+  constexpr std::size_t n = 40;
+  Values x = random_values(n, 1), y(n, not_written);
+  for (double& value : x) value *= 2;
+  gpt::gelu_forward<double>(matrix(x, 1, n), matrix(y, 1, n));
+  for (std::size_t i = 0; i < n; ++i) {
+    const double u = std::sqrt(2 / std::numbers::pi) * (x[i] + 0.044715 * x[i] * x[i] * x[i]);
+    CHECK(std::abs(y[i] - 0.5 * x[i] * (1 + std::tanh(u))) < 1e-14);
+  }
+  Values dx = random_values(n, 99);
+  gpt::gelu_backward<double>(matrix(x, 1, n), matrix(dx, 1, n));
+  check_gradient(x, dx, [&] {
+    gpt::gelu_forward<double>(matrix(x, 1, n), matrix(y, 1, n));
+    return project(y);
+  });
+}
+
+TEST_CASE("causal attention's gradients are those of finite differences") {
+  constexpr gpt::AttentionShape shape{.sequences = 2, .length = 5, .heads = 3};
+  constexpr std::size_t width = 6, n = shape.sequences * shape.length;
+  Values qkv = random_values(n * 3 * width, 1), weights(n * shape.heads * shape.length, not_written);
+  const auto loss = [&] {
+    Values output(n * width, not_written);
+    gpt::attention_forward<double>(matrix(qkv, n, 3 * width), shape, matrix(weights, n * shape.heads, shape.length),
+                                   matrix(output, n, width));
+    return project(output);
+  };
+  loss();
+  Values doutput = random_values(n * width, 99), dqkv(qkv.size(), not_written);
+  Values scratch(shape.length * shape.length, not_written);
+  gpt::attention_backward<double>(matrix(qkv, n, 3 * width), matrix(weights, n * shape.heads, shape.length),
+                                  matrix(doutput, n, width), shape, matrix(scratch, shape.length, shape.length),
+                                  matrix(dqkv, n, 3 * width));
+  check_gradient(qkv, dqkv, loss);
+}
+
+TEST_CASE("attention sees the past alone") {
+  constexpr gpt::AttentionShape shape{.sequences = 1, .length = 4, .heads = 2};
+  constexpr std::size_t width = 4;
+  Values qkv = random_values(shape.length * 3 * width, 1), weights(shape.length * shape.heads * shape.length);
+  const auto output_of = [&] {
+    Values output(shape.length * width);
+    gpt::attention_forward<double>(matrix(qkv, shape.length, 3 * width), shape,
+                                   matrix(weights, shape.length * shape.heads, shape.length),
+                                   matrix(output, shape.length, width));
+    return output;
+  };
+  const Values before = output_of();
+  for (std::size_t c = 0; c < 3 * width; ++c) qkv[2 * 3 * width + c] += 1;  // position 2
+  const Values after = output_of();
+  CHECK(std::equal(before.begin(), before.begin() + 2 * width, after.begin()));
+  CHECK(std::ranges::mismatch(before, after).in1 == before.begin() + 2 * width);
+}
+
+TEST_CASE("the embeddings' gradients are those of finite differences, repeated tokens added, unused ones zero") {
+  constexpr std::size_t vocabulary = 7, context = 4, width = 3, length = 3;
+  const std::array<std::uint8_t, 6> tokens{2, 5, 2, 0, 2, 6};
+  Values token = random_values(vocabulary * width, 1), position = random_values(context * width, 2);
+  const auto loss = [&] {
+    Values y(tokens.size() * width, not_written);
+    gpt::embedding_forward<double>(tokens, length, matrix(token, vocabulary, width), matrix(position, context, width),
+                                   matrix(y, tokens.size(), width));
+    return project(y);
+  };
+  Values dy = random_values(tokens.size() * width, 99);
+  Values dtoken(token.size(), not_written), dposition(position.size(), not_written);
+  gpt::embedding_backward_token<double>(tokens, matrix(dy, tokens.size(), width), matrix(dtoken, vocabulary, width));
+  gpt::embedding_backward_position<double>(length, matrix(dy, tokens.size(), width), matrix(dposition, context, width));
+  check_gradient(token, dtoken, loss);
+  check_gradient(position, dposition, loss);
+  CHECK(std::all_of(dtoken.begin() + width, dtoken.begin() + 2 * width, [](double g) { return g == 0.0; }));
+  CHECK(std::all_of(dposition.end() - width, dposition.end(), [](double g) { return g == 0.0; }));
+}
+
+TEST_CASE("cross-entropy's gradient is that of finite differences, and its value is known for equal logits") {
+  constexpr std::size_t vocabulary = 21;
+  const std::array<std::uint8_t, 4> targets{0, 20, 3, 3};
+  Values logits = random_values(targets.size() * vocabulary, 1);
+  const auto loss = [&] {
+    Values probabilities = logits;
+    return gpt::cross_entropy_forward<double>(matrix(probabilities, targets.size(), vocabulary), targets) /
+           static_cast<double>(targets.size());
+  };
+  Values gradient = logits;
+  gpt::cross_entropy_forward<double>(matrix(gradient, targets.size(), vocabulary), targets);
+  gpt::cross_entropy_backward<double>(targets, matrix(gradient, targets.size(), vocabulary));
+  check_gradient(logits, gradient, loss);
+  std::ranges::fill(logits, 300.0);
+  CHECK(loss() == doctest::Approx(std::log(21.0)).epsilon(1e-14));
+}
+
+TEST_CASE("the whole model's gradients are those of finite differences, the tied head's included") {
+  constexpr gpt::Dimensions dimensions{.layers = 2, .heads = 2, .width = 8, .context = 6};
+  gpt::PlainStore<double> store{7};
+  gpt::Model<gpt::PlainParameter<double>> model{store, dimensions};
+  for (auto& entry : store.entries()) {  // biases of zero and weights of one would hide mistakes
+    const Values noise = random_values(entry.values.size(), 5);
+    for (std::size_t i = 0; i < noise.size(); ++i) entry.values[i] += 0.1 * noise[i];
+  }
+  gpt::Activations<double> activations{dimensions, 2, gpt::Keep::every_block};
+  gpt::Activations<double> evaluation{dimensions, 3, gpt::Keep::last_block};
+  gpt::ActivationGradients<double> gradients{dimensions, 2};
+  const std::array<std::uint8_t, 10> tokens{1, 7, 1, 255, 0, 9, 1, 7, 32, 32};
+  const std::array<std::uint8_t, 10> targets{7, 1, 255, 0, 3, 1, 7, 32, 32, 10};
+  const gpt::Batch batch{tokens, targets, 5};  // shorter than the context
+
+  const double mean = model.train(batch, activations, gradients);
+  const auto loss = [&] { return model.loss(batch, evaluation) / 10.0; };
+  CHECK(mean == loss());
+  CHECK(store.entries().size() == 2 + 2 * 12 + 2);
+  for (auto& entry : store.entries()) {
+    CAPTURE(entry.name);
+    check_gradient(entry.values, Values{entry.gradient}, loss, 1e-7);
+  }
+}
+
+TEST_CASE("a new model predicts every byte alike, and decays matrices alone") {
+  constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 4, .width = 32, .context = 16};
+  gpt::PlainStore<float> store{1};
+  gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
+  gpt::Activations<float> activations{dimensions, 1, gpt::Keep::last_block};
+  std::vector<std::uint8_t> tokens(dimensions.context, 'a'), targets(dimensions.context, 'b');
+  const double loss = model.loss({tokens, targets, dimensions.context}, activations);
+  CHECK(loss / 16 == doctest::Approx(std::log(256.0)).epsilon(0.02));
+  for (const auto& entry : store.entries()) {
+    const bool is_vector = entry.name.ends_with(".bias") || entry.name.find("norm") != std::string::npos;
+    CHECK_MESSAGE(entry.options.group.weight_decay_factor == (is_vector ? 0.0F : 1.0F), entry.name);
+  }
+}
+
+TEST_CASE("a few steps of gradient descent learn a sentence by heart") {
+  constexpr gpt::Dimensions dimensions{.layers = 1, .heads = 2, .width = 16, .context = 16};
+  gpt::PlainStore<float> store{1};
+  gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
+  gpt::Activations<float> activations{dimensions, 1, gpt::Keep::every_block};
+  gpt::ActivationGradients<float> gradients{dimensions, 1};
+  const std::string sentence = "to be or not to b";
+  const std::vector<std::uint8_t> bytes{sentence.begin(), sentence.end()};
+  const gpt::Batch batch{std::span{bytes}.first(16), std::span{bytes}.last(16), 16};
+  const double before = model.train(batch, activations, gradients);
+  double after = before;
+  for (int step = 0; step < 200; ++step) {
+    store.clear_gradients();
+    after = model.train(batch, activations, gradients);
+    for (auto& entry : store.entries()) {
+      for (std::size_t i = 0; i < entry.values.size(); ++i) entry.values[i] -= 0.3F * entry.gradient[i];
+    }
+  }
+  CHECK(before > 5.0);
+  CHECK(after < 0.5);
+}
+
+TEST_CASE("the exponential is accurate over its range, clamped beyond it, and keeps NaN") {
+  for (float x = -87.0F; x <= 87.0F; x += 0.0173F) {
+    const double exact = std::exp(static_cast<double>(x));
+    REQUIRE(std::abs(static_cast<double>(gpt::exponential(x)) - exact) < 2.5e-7 * exact);
+  }
+  CHECK(gpt::exponential(0.0F) == 1.0F);
+  CHECK(gpt::exponential(-std::numeric_limits<float>::infinity()) == gpt::exponential(-87.0F));
+  CHECK(gpt::exponential(1e30F) == gpt::exponential(87.0F));
+  CHECK(std::isnan(gpt::exponential(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST_CASE("sums and maxima take every element once, whatever their number") {
+  for (std::size_t count = 1; count < 70; ++count) {
+    std::vector<float> values(count, -1.0F);
+    values[count / 2] = 5.0F;
+    CHECK(gpt::sum<float>(count, [](std::size_t i) { return static_cast<float>(i); }) ==
+          static_cast<float>(count * (count - 1) / 2));
+    CHECK(gpt::maximum(values.data(), count) == 5.0F);
+  }
+}
+
+TEST_CASE("products take transposes, strides and an old value") {
+  Values a{1, 2, 3, 4, 5, 6}, b{1, 0, 2, 1, 1, 1}, c(9, 10.0);
+  const Tensor<double> a23 = matrix(a, 2, 3);
+  const Tensor<double> b23 = matrix(b, 2, 3);
+  gpt::multiply(a23, gpt::transposed(b23), Tensor<double>{c.data(), 2, 2, 3}, 2, 1);
+  CHECK(c == Values{24, 22, 10, 42, 40, 10, 10, 10, 10});
+  gpt::multiply(gpt::transposed(a23.column_range(1, 2)), b23, Tensor<double>{c.data(), 2, 3});
+  CHECK(c == Values{7, 5, 9, 9, 6, 12, 10, 10, 10});
+}
+
+TEST_CASE("16-bit numbers are those of zerospan, bit for bit") {
+  for (std::uint32_t upper = 0; upper <= 0xFFFF; ++upper) {
+    const gpt::BFloat16 value{static_cast<std::uint16_t>(upper)};
+    const float wide = gpt::to_float(value);
+    REQUIRE(std::bit_cast<std::uint32_t>(wide) == upper << 16);
+    for (const std::uint32_t lower : {0x0000U, 0x0001U, 0x7FFFU, 0x8000U, 0x8001U, 0xFFFFU}) {
+      const auto between = std::bit_cast<float>(upper << 16 | lower);
+      REQUIRE(gpt::to_bfloat16(between).bits == zerospan::bfloat16{between}.bits);
+    }
+  }
+}
+
+TEST_CASE("scratch memory widens groups of 16-bit tensors and rounds what is written") {
+  std::array<gpt::BFloat16, 5> storage{gpt::to_bfloat16(1), gpt::to_bfloat16(-2), gpt::to_bfloat16(3),
+                                       gpt::to_bfloat16(0.5F), gpt::to_bfloat16(8)};
+  const Tensor<gpt::BFloat16> vector{storage.data(), 1, 2};
+  const Tensor<gpt::BFloat16> column{storage.data() + 2, 3, 1};
+  gpt::Scratch<gpt::BFloat16> scratch{5};
+  const std::tuple leases{&vector, &column};
+  const auto [wide_vector, wide_column] = scratch.widen(leases);
+  CHECK(std::vector(wide_vector.data, wide_vector.data + 2) == std::vector{1.0F, -2.0F});
+  CHECK(std::vector(wide_column.data, wide_column.data + 3) == std::vector{3.0F, 0.5F, 8.0F});
+  CHECK(wide_column.rows == 3);
+
+  scratch.fill(vector, [](Tensor<float> wide) {
+    wide.data[0] = 1.0F + 0x1p-8F;  // a tie: to even
+    wide.data[1] = 1.0F + 0x1p-8F + 0x1p-20F;
+  });
+  CHECK(gpt::to_float(storage[0]) == 1.0F);
+  CHECK(gpt::to_float(storage[1]) == 1.0F + 0x1p-7F);
+}
+
+TEST_CASE("scratch memory is not used where the types are equal") {
+  std::array<float, 4> storage{1, 2, 3, 4};
+  const Tensor<float> tensor{storage.data(), 2, 2};
+  gpt::Scratch<float> scratch{0};
+  const auto [same] = scratch.widen(std::tuple{&tensor});
+  CHECK(same.data == storage.data());
+  scratch.fill(tensor, [](Tensor<float> target) { target.data[3] = 9; });
+  CHECK(storage[3] == 9);
+}
+
+TEST_CASE("tensors take zerospan's shapes") {
+  using Traits = zerospan::TensorTraits<Tensor<float>>;
+  Tensor<float> tensor = Traits::unbound({3, 5});
+  CHECK(tensor.rows == 3);
+  CHECK(tensor.columns == 5);
+  CHECK(tensor.stride == 5);
+  CHECK(Traits::data(tensor) == nullptr);
+  std::array<float, 15> storage{};
+  Traits::bind(tensor, storage.data());
+  CHECK(Traits::data(tensor) == storage.data());
+  CHECK(Traits::unbound({7}).rows == 1);
+  CHECK(Traits::unbound({7}).columns == 7);
+  CHECK(zerospan::ElementTraits<gpt::BFloat16>::type == zerospan::ElementType::bfloat16);
+}
+
+TEST_CASE("the text's last tenth validates") {
+  std::vector<std::uint8_t> bytes(1009);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i);
+  const gpt::Text text{bytes};
+  CHECK(text.train().size() == 908);
+  CHECK(text.validation().size() == 101);
+  CHECK(text.validation().front() == bytes[908]);
+}
+
+TEST_CASE("a file that cannot be read is named") {
+  const std::array<std::filesystem::path, 1> files{"no/such/file.txt"};
+  CHECK_THROWS_WITH_AS(gpt::Text::read(files), "cannot read the text no/such/file.txt", std::runtime_error);
+}
+
+TEST_CASE("batches are sequences of the text and what follows them, repeatable, different on each rank") {
+  std::vector<std::uint8_t> text(200);
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::uint8_t>(i);
+  gpt::BatchSampler first{text, 8, 42, 0, 2}, again{text, 8, 42, 0, 2}, other{text, 8, 42, 1, 2},
+      alone{text, 8, 42, 0, 1};
+  std::set<std::uint8_t> starts;
+  std::vector<std::uint8_t> dealt, drawn_alone;
+  for (int step = 0; step < 500; ++step) {
+    const gpt::Batch batch = first.next(3);
+    REQUIRE(batch.tokens.size() == 24);
+    REQUIRE(batch.length == 8);
+    for (std::size_t i = 0; i < 24; ++i) {
+      REQUIRE(batch.targets[i] == batch.tokens[i] + 1);
+      if (i % 8 != 0) REQUIRE(batch.tokens[i] == batch.tokens[i - 1] + 1);
+    }
+    const gpt::Batch same = again.next(3);
+    REQUIRE(std::ranges::equal(batch.tokens, same.tokens));
+    const gpt::Batch others = other.next(3);
+    for (std::size_t s = 0; s < 24; s += 8) {
+      starts.insert(batch.tokens[s]);
+      dealt.push_back(batch.tokens[s]);
+      dealt.push_back(others.tokens[s]);
+    }
+    const gpt::Batch both = alone.next(6);
+    for (std::size_t s = 0; s < 48; s += 8) drawn_alone.push_back(both.tokens[s]);
+  }
+  CHECK(dealt == drawn_alone);  // the ranks share out one stream of sequences
+  CHECK(*starts.begin() == 0);
+  CHECK(*starts.rbegin() == 191);  // the last with a byte after it
+  CHECK(starts.size() == 192);
+}
+
+TEST_CASE("windows cover the split once, in rounds of equal number on every rank") {
+  std::vector<std::uint8_t> text(104);
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::uint8_t>(i);
+  for (std::size_t ranks = 1; ranks <= 6; ++ranks) {
+    std::vector<std::uint8_t> covered;
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      gpt::Windows windows{text, 10, 3};
+      CHECK(windows.count() == 10);
+      CHECK(windows.rounds(ranks) == (4 + ranks - 1) / ranks);
+      for (std::size_t round = 0; round < windows.rounds(ranks); ++round) {
+        const gpt::Windows::Chunk chunk = windows.chunk(round, rank, ranks);
+        REQUIRE(!chunk.batch.tokens.empty());
+        REQUIRE(chunk.batch.targets.back() == chunk.batch.tokens.back() + 1);
+        if (!chunk.spare) covered.insert(covered.end(), chunk.batch.tokens.begin(), chunk.batch.tokens.end());
+      }
+    }
+    std::ranges::sort(covered);
+    CHECK(std::ranges::equal(covered, std::span{text}.first(100)));
+  }
+}
+
+TEST_CASE("the learning rate rises, falls along a cosine, and ends at its minimum") {
+  const gpt::Schedule schedule{.maximum = 1.0, .minimum = 0.2, .warmup = 4, .steps = 14};
+  CHECK(schedule.learning_rate(0) == doctest::Approx(0.2));
+  CHECK(schedule.learning_rate(3) == doctest::Approx(0.8));
+  CHECK(schedule.learning_rate(4) == 1.0);
+  CHECK(schedule.learning_rate(9) == doctest::Approx(0.6));
+  for (std::size_t step = 5; step < 14; ++step) CHECK(schedule.learning_rate(step) < schedule.learning_rate(step - 1));
+  CHECK(schedule.learning_rate(14) == 0.2);
+  CHECK(gpt::Schedule{.maximum = 1.0, .minimum = 0.0, .warmup = 0, .steps = 1}.learning_rate(0) == 1.0);
+  CHECK(gpt::Schedule{.maximum = 1.0, .minimum = 0.0, .warmup = 9, .steps = 4}.learning_rate(3) < 1.0);
+}
+
+TEST_CASE("bytes are drawn as often as their probability says") {
+  const std::array<double, 3> logits{0.0, std::log(2.0), std::log(5.0)};
+  CHECK(gpt::draw<double>(logits, 1.0, 0.0) == 0);
+  CHECK(gpt::draw<double>(logits, 1.0, 0.1249) == 0);
+  CHECK(gpt::draw<double>(logits, 1.0, 0.1251) == 1);
+  CHECK(gpt::draw<double>(logits, 1.0, 0.3749) == 1);
+  CHECK(gpt::draw<double>(logits, 1.0, 0.3751) == 2);
+  CHECK(gpt::draw<double>(logits, 1.0, std::nextafter(1.0, 0.0)) == 2);
+  CHECK(gpt::draw<double>(logits, 0.5, 0.032) == 0);  // 1, 4, 25 of 30
+  CHECK(gpt::draw<double>(logits, 0.5, 0.034) == 1);
+}
+
+TEST_CASE("a sample follows the model, and its context ends at the model's") {
+  Values logits;
+  const std::string text = gpt::sample<double>(6, 3, 1, [&logits](std::span<const std::uint8_t> bytes) {
+    CHECK(bytes.size() <= 3);
+    logits.assign(256, -1e9);
+    logits[bytes.back() == '\n' ? 'a' : bytes.back() + 1U] = 0;
+    return std::span<const double>{logits};
+  });
+  CHECK(text == "abcdef");
+  CHECK(gpt::printable(std::string{"a\tb\nc\x1b[\x80\0", 9}) == "a\tb\nc?[??");
+}
+
+TEST_CASE("ranks exchange their values bit for bit, in rank order") {
+  struct Pair {
+    double first;
+    double second;
+  };
+  const auto tables = zerospan::run_ranks(3, [](zerospan::ThreadCommunicator communicator) {
+    const double rank = communicator.rank().value;
+    return gpt::exchange(communicator, "test", Pair{-0.1 * rank, 1e300 / (rank + 1)});
+  });
+  for (const auto& table : tables) {
+    REQUIRE(table.size() == 3);
+    for (std::size_t r = 0; r < 3; ++r) {
+      const auto rank = static_cast<double>(r);
+      CHECK(std::bit_cast<std::uint64_t>(table[r].first) == std::bit_cast<std::uint64_t>(-0.1 * rank));
+      CHECK(table[r].second == 1e300 / (rank + 1));
+    }
+    CHECK(gpt::total(table, &Pair::first) == -0.1 * 0.0 + -0.1 * 1.0 + -0.1 * 2.0);
+    CHECK(gpt::largest(table, &Pair::second) == 1e300);
+  }
+}
+
+TEST_CASE("the share of hidden transfers is between none and all") {
+  CHECK(gpt::hidden_share(4, 1) == 0.75);
+  CHECK(gpt::hidden_share(1, 4) == 0.0);
+  CHECK(gpt::hidden_share(0, 0) == 1.0);
+}

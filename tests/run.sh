@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Builds and tests zerospan on a Debian machine, which may lack everything needed:
+#   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
+#   asan     clang-16  tests and examples under the address and undefined-behaviour sanitizers
+#   tsan     g++       tests and examples under the thread sanitizer
+# Usage: tests/run.sh [--long]    --long: the long tests too, in release.
+# The last line counts each test once a configuration; a configuration that does not build counts as a failed test more.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source cmake/packages.sh
+
+long=no
+for argument in "$@"; do
+  case "$argument" in
+    --long) long=yes ;;
+    *) echo "Usage: tests/run.sh [--long]" >&2 && exit 2 ;;
+  esac
+done
+
+install_packages g++ clang-16 libclang-rt-16-dev llvm-16 cmake ninja-build doctest-dev libaio-dev libopenblas-dev \
+  libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev
+
+# Debian's clang-16 looks for a symbolizer without a version in its name.
+export ASAN_SYMBOLIZER_PATH=/usr/lib/llvm-16/bin/llvm-symbolizer
+
+jobs="$(nproc)"
+passed=0 failed=0 skipped=0
+
+# test_configuration <preset> <compiler> [<argument of ctest>...]
+test_configuration() {
+  local preset="$1" compiler="$2" report="$PWD/build/$1/tests.xml" all run not_applicable
+  shift 2
+  echo "== $preset, $compiler"
+  rm -f "$report"
+  if ! cmake --fresh --preset "$preset" -DCMAKE_CXX_COMPILER="$compiler" -DZEROSPAN_WITH_LIBAIO=ON >"build/$preset.log"; then
+    cat "build/$preset.log"
+    failed=$((failed + 1))
+    return
+  fi
+  cmake --build --preset "$preset" -j "$jobs" -- -k 0 || failed=$((failed + 1))
+  ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure --output-junit "$report" "$@" || true
+  if [[ ! -e "$report" ]]; then
+    failed=$((failed + 1))
+    return
+  fi
+
+  all="$(grep -c '^\s<testcase ' "$report" || true)"
+  run="$(grep -c '^\s<testcase .* status="run">' "$report" || true)"
+  not_applicable="$(grep -c '^\s*<skipped message="SKIP_' "$report" || true)"
+  passed=$((passed + run))
+  skipped=$((skipped + not_applicable))
+  failed=$((failed + all - run - not_applicable))
+}
+
+mkdir -p build
+fast=(-LE '^long$')
+if [[ "$long" == yes ]]; then
+  test_configuration release g++
+else
+  test_configuration release g++ "${fast[@]}"
+fi
+test_configuration asan clang++-16 "${fast[@]}"
+test_configuration tsan g++ "${fast[@]}"
+
+echo
+if ((skipped)); then
+  echo "$passed passed, $failed failed, $skipped skipped"
+else
+  echo "$passed passed, $failed failed"
+fi
+((failed == 0 && passed > 0))

@@ -1,0 +1,173 @@
+/// @file
+/// ToyModel: a model without mathematics, whose gradients depend on every parameter, on the rank, the micro-batch and
+/// the step, so that whatever is lost, stale or out of order shows in the numbers.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/initializer.hpp>
+#include <zerospan/core/tensor_traits.hpp>
+#include <zerospan/partition/partitioned_parameter.hpp>
+
+namespace zerospan_test {
+
+/// The host tensor of the tests: a pointer and a size.
+template <zerospan::Element E>
+struct Array {
+  E* data = nullptr;
+  std::size_t size = 0;
+};
+
+}  // namespace zerospan_test
+
+template <zerospan::Element E>
+struct zerospan::TensorTraits<zerospan_test::Array<E>> {
+  using element_type = E;
+  static zerospan_test::Array<E> unbound(const Shape& shape) { return {nullptr, shape.elements()}; }
+  static void bind(zerospan_test::Array<E>& array, E* data) { array.data = data; }
+  static E* data(const zerospan_test::Array<E>& array) { return array.data; }
+};
+
+namespace zerospan_test {
+
+struct Layer {
+  std::string_view name;
+  std::size_t elements;
+  zerospan::ParameterOptions options{};
+};
+
+inline constexpr zerospan::ParameterOptions frozen{.group = {}, .training = zerospan::Training::frozen};
+inline constexpr zerospan::ParameterOptions undecayed{.group = {.learning_rate_factor = 0.5F,
+                                                                .weight_decay_factor = 0.0F}};
+
+/// Uneven on purpose: shorter than a block, whole blocks, one more, and longer than the smallest staging memory.
+inline constexpr std::array layers{
+    Layer{"embedding", 4099},    Layer{"one", 1, undecayed}, Layer{"seven", 7},
+    Layer{"frozen", 2051, frozen}, Layer{"prime", 1031},       Layer{"block", 1024},
+    Layer{"wide", 20011},        Layer{"sometimes", 3001},   Layer{"idle", 515},
+    Layer{"frozen small", 5, frozen}, Layer{"blocks", 2048, undecayed}};
+
+inline constexpr std::size_t sometimes = 7;
+inline constexpr std::size_t idle = 8;
+
+/// Uses are the layers, then these, which are tied to layers.
+struct TiedUse {
+  std::string_view name;
+  std::size_t layer;
+};
+inline constexpr std::array tied_uses{TiedUse{"head", 0}, TiedUse{"frozen again", 3}, TiedUse{"seven again", 2}};
+
+inline constexpr std::size_t use_count = layers.size() + tied_uses.size();
+
+constexpr std::size_t layer_of(std::size_t use) {
+  return use < layers.size() ? use : tied_uses[use - layers.size()].layer;
+}
+
+/// The uses that a pass makes, in forward order.
+using Route = std::vector<std::size_t>;
+
+inline Route full_route() {
+  Route route;
+  for (std::size_t use = 0; use < use_count; ++use) route.push_back(use);
+  return route;
+}
+
+/// Whether a use that a route visits has a gradient in a step.
+inline bool has_gradient(std::size_t use, std::int64_t step) {
+  if (layers[layer_of(use)].options.training == zerospan::Training::frozen || use == idle) return false;
+  return use != sometimes || step % 2 == 1;
+}
+
+/// Where in the data set the model is.
+struct Position {
+  int rank;
+  std::int64_t step;
+  std::size_t micro_batch;
+};
+
+/// A value in [-1, 1) for each element of each use at each position.
+inline float noise(std::size_t use, const Position& at, std::size_t element) {
+  std::uint64_t x = element + (std::uint64_t{use} << 32) + (static_cast<std::uint64_t>(at.rank) << 40) +
+                    (static_cast<std::uint64_t>(at.step) << 44) + (std::uint64_t{at.micro_batch} << 60);
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+  return static_cast<float>((x ^ (x >> 31)) >> 40) * 0x1p-23F - 1.0F;
+}
+
+inline float gradient_of(float weight, float data) { return std::fma(0.25F, weight, data); }
+
+/// What a use adds to the loss.
+template <class E>
+double loss_of(const E* weights, std::size_t use, const Position& at) {
+  double loss = 0;
+  for (std::size_t k = 0; k < layers[layer_of(use)].elements; k += 7) {
+    loss += static_cast<double>(static_cast<float>(weights[k])) * static_cast<double>(noise(use, at, k));
+  }
+  return loss;
+}
+
+inline zerospan::Initializer toy_initializer() { return zerospan::init::normal(1.0F); }
+
+/// The layers as parameters of an engine.
+template <zerospan::Element E>
+class ToyModel {
+ public:
+  using Parameter = zerospan::PartitionedParameter<Array<E>>;
+
+  template <zerospan::ParameterHost Engine>
+  explicit ToyModel(Engine& engine) {
+    for (const Layer& layer : layers) {
+      uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements}, toy_initializer(),
+                         layer.options);
+    }
+    for (const TiedUse& tied : tied_uses) uses_.push_back(uses_[tied.layer].tie(std::string{tied.name}));
+  }
+
+  const Parameter& operator[](std::size_t use) const { return uses_[use]; }
+
+  /// Forward: each use alone or as a group with its successors, one of them twice. @return the loss.
+  double forward(const Route& route, const Position& at) const {
+    double loss = 0;
+    for (std::size_t i = 0; i < route.size();) {
+      const bool has_next = i + 1 < route.size();
+      if (i % 5 == 1 && has_next) {
+        const auto leases = gather(zerospan::calling_thread, uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
+        loss += loss_of(std::get<0>(leases)->data, route[i], at);
+        loss += loss_of(std::get<1>(leases)->data, route[i + 1], at);
+        i += 2;
+      } else {
+        loss += loss_of(uses_[route[i]].gather(zerospan::calling_thread)->data, route[i], at);
+        ++i;
+      }
+    }
+    return loss;
+  }
+
+  /// Backward: every gradient, in reverse order; leases end now before, now after the commit.
+  void backward(const Route& route, const Position& at) const {
+    for (std::size_t i = route.size(); i-- > 0;) {
+      const std::size_t use = route[i];
+      auto full = uses_[use].gather(zerospan::calling_thread);
+      if (!has_gradient(use, at.step)) continue;
+      auto gradient = uses_[use].gradient(zerospan::calling_thread);
+      for (std::size_t k = 0; k < gradient->size; ++k) {
+        gradient->data[k] = E{gradient_of(static_cast<float>(full->data[k]), noise(use, at, k))};
+      }
+      if (use % 2 == 1) full.release();
+      gradient.commit();
+    }
+  }
+
+ private:
+  std::vector<Parameter> uses_;
+};
+
+}  // namespace zerospan_test

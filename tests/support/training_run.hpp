@@ -1,0 +1,275 @@
+/// @file
+/// Training runs of the toy model on engines of any stage, placement and budget.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/zerospan.hpp>
+
+#include "replicated_training.hpp"
+#include "toy_model.hpp"
+
+namespace zerospan_test {
+
+enum class Place : std::uint8_t { device, host, nvme };
+
+constexpr std::string_view to_string(Place place) {
+  return place == Place::device ? "device" : place == Place::host ? "host" : "nvme";
+}
+
+/// What a rank trains on: a device and its three tiers.
+template <zerospan::IoEngine Io>
+class Memory {
+ public:
+  Memory(Io& io, zerospan::Bytes device_budget, zerospan::Bytes host_budget)
+      : device{{.device_budget = device_budget, .host_budget = host_budget}},
+        on_device{device},
+        on_host{device},
+        on_nvme{io,
+                {.directory = std::filesystem::temp_directory_path().string(),
+                 .drain_timeout = std::chrono::milliseconds{200}}} {}
+
+  zerospan::TierRef tier(Place place) {
+    switch (place) {
+      case Place::device:
+        return on_device;
+      case Place::host:
+        return on_host;
+      case Place::nvme:
+        break;
+    }
+    return on_nvme;
+  }
+
+  zerospan::Placement placement(Place parameters, Place gradients, Place optimizer) {
+    return {tier(parameters), tier(gradients), tier(optimizer)};
+  }
+
+  zerospan::HostDevice device;
+  zerospan::DeviceTier on_device;
+  zerospan::HostTier on_host;
+  zerospan::NvmeTier<Io> on_nvme;
+};
+
+/// Calls `f` with the stage of that number.
+template <class F>
+auto with_stage(int stage, F f) {
+  switch (stage) {
+    case 0:
+      return f(zerospan::Stage0{});
+    case 1:
+      return f(zerospan::Stage1{});
+    case 2:
+      return f(zerospan::Stage2{});
+    default:
+      return f(zerospan::Stage3{});
+  }
+}
+
+/// A hash of the master weights (a collective). @throws if pieces are out of order.
+template <class Engine>
+std::uint64_t hash_masters(Engine& engine) {
+  ValueHash hash;
+  std::string current;
+  std::uint64_t next = 0;
+  engine.for_each_master([&](std::string_view name, std::uint64_t first, std::span<const float> values) {
+    if (name != current) {
+      hash.add(name);
+      current = name;
+      next = 0;
+    }
+    if (first != next) throw std::logic_error{"master weights out of order in " + current};
+    next += values.size();
+    hash.add(values);
+  });
+  return hash.value();
+}
+
+enum class Budget : std::uint8_t { roomy, tight };
+enum class Prefetch : std::uint8_t { off, on };
+
+/// One way to train the toy model. What does not stand in `training`, `type` and `steps` must not matter.
+struct Configuration {
+  TrainingOptions training{};
+  zerospan::ElementType type = zerospan::ElementType::float32;
+  int steps = 3;
+  int stage = 3;
+  Place parameters = Place::device;
+  Place gradients = Place::device;
+  Place optimizer = Place::device;
+  Prefetch prefetch = Prefetch::on;
+  Budget budget = Budget::roomy;
+  zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
+
+  /// Below stage 3 parameters stay on the device, below stage 2 gradients are addressable.
+  bool is_possible() const {
+    return (stage == 3 || parameters == Place::device) && (stage >= 2 || gradients != Place::nvme);
+  }
+
+  std::string describe() const {
+    std::string text = "stage ";
+    text.append(std::to_string(stage)).append(", ").append(zerospan::to_string(type));
+    text.append(", parameters on ").append(to_string(parameters));
+    text.append(", gradients on ").append(to_string(gradients));
+    text.append(", optimizer on ").append(to_string(optimizer));
+    text.append(prefetch == Prefetch::on ? ", prefetching, " : ", on demand, ");
+    text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
+    text.append(std::to_string(training.ranks)).append(" ranks, ");
+    text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
+    text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
+    text.append(std::to_string(persistence_threshold.count)).append(", seed ").append(std::to_string(training.seed));
+    return text;
+  }
+};
+
+/// Bytes of each memory that a configuration cannot do without.
+class Needs {
+ public:
+  explicit Needs(const Configuration& configuration) : c_{configuration} {
+    for (const Layer& layer : layers) count(layer);
+    for (const TiedUse& tied : tied_uses) count_gradient(layers[tied.layer]);
+    device_ += working_;
+    host_ += std::size_t{64} << 10;
+  }
+
+  zerospan::Bytes device() const { return {device_}; }
+  zerospan::Bytes host() const { return {host_}; }
+
+ private:
+  static constexpr std::size_t page = 4096;
+
+  void add(Place place, std::size_t bytes) {
+    if (place == Place::device) device_ += zerospan::round_up(bytes, page);
+    if (place == Place::host) host_ += zerospan::round_up(bytes, page);
+  }
+
+  std::size_t shards() const { return c_.stage > 0 ? static_cast<std::size_t>(c_.training.ranks) : 1; }
+  std::size_t shard_elements(const Layer& layer) const {
+    return zerospan::BandwidthPartitioner{shards()}.slice(layer.elements).shard_elements;
+  }
+
+  void count(const Layer& layer) {
+    const std::size_t width = zerospan::element_bytes(c_.type);
+    const std::size_t shard = shard_elements(layer);
+    const std::size_t whole = shard * shards() * width;
+    const bool is_whole_anyway = c_.stage < 3 || (c_.training.ranks == 1 && c_.parameters == Place::device);
+    if (is_whole_anyway || layer.elements * width <= c_.persistence_threshold.count) {
+      add(Place::device, whole);
+    } else {
+      add(c_.parameters, shard * width);
+    }
+    if (layer.options.training == zerospan::Training::trainable) add(c_.optimizer, shard * 12);
+    count_gradient(layer);
+    const bool sums_apart = c_.training.ranks > 1 && c_.training.micro_batches > 1;
+    const std::size_t sum = sums_apart ? (c_.stage >= 2 ? shard : shard * shards()) * sizeof(float) : 0;
+    working_ = std::max(working_, 2 * whole + sum);
+  }
+
+  void count_gradient(const Layer& layer) {
+    if (layer.options.training == zerospan::Training::frozen) return;
+    const std::size_t elements = shard_elements(layer) * (c_.stage >= 2 ? 1 : shards());
+    add(c_.gradients, elements * (c_.training.micro_batches > 1 ? sizeof(float) : zerospan::element_bytes(c_.type)));
+  }
+
+  Configuration c_;
+  std::size_t device_ = 0;
+  std::size_t host_ = 0;
+  std::size_t working_ = 0;
+};
+
+inline zerospan::EngineOptions engine_options(const Configuration& c) {
+  return {.micro_batches = c.training.micro_batches,
+          .max_gradient_norm = c.training.max_gradient_norm,
+          .seed = c.training.seed,
+          .persistence_threshold = c.persistence_threshold,
+          .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
+          .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10}
+                                               : zerospan::EngineOptions{}.staging,
+          .timeout = std::chrono::seconds{30}};
+}
+
+/// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.
+template <zerospan::Element E, class Engine, class Communicator>
+TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c,
+                          const Route& route) {
+  TrainingResult result;
+  const ToyModel<E> model{engine};
+  for (std::int64_t step = 0; step < c.steps; ++step) {
+    for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
+      const Position at{communicator.rank().value, step, micro};
+      result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(route, at)));
+      model.backward(route, at);
+    }
+    result.norms.push_back(engine.step().gradient_norm);
+  }
+  result.hash = hash_masters(engine);
+  return result;
+}
+
+/// One rank of a training run, on memory of its own. @throws if a peak passes a budget.
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
+TrainingResult train_on(Communicator& communicator, const Configuration& c) {
+  Io io{};
+  const Needs needs{c};
+  const bool is_tight = c.budget == Budget::tight;
+  const zerospan::Bytes roomy{std::size_t{64} << 20};
+  Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
+  const TrainingResult result = with_stage(c.stage, [&](auto stage) {
+    zerospan::ZeroEngine engine{stage,
+                                communicator,
+                                memory.device,
+                                memory.placement(c.parameters, c.gradients, c.optimizer),
+                                c.training.optimizer,
+                                engine_options(c)};
+    if (c.type == zerospan::ElementType::float32) return train_rank<float>(engine, communicator, c, full_route());
+    return train_rank<zerospan::bfloat16>(engine, communicator, c, full_route());
+  });
+  if (memory.device.memory().peak() > memory.device.memory().capacity() ||
+      memory.device.host_memory().peak() > memory.device.host_memory().capacity()) {
+    throw std::logic_error{"a peak passes its budget"};
+  }
+  return result;
+}
+
+/// Joins the ranks' results. @throws if the ranks do not agree on what all of them should see.
+inline TrainingResult join_results(const std::vector<TrainingResult>& ranks) {
+  TrainingResult result{ranks[0].hash, ranks[0].norms, {}};
+  for (const TrainingResult& rank : ranks) {
+    if (rank.hash != result.hash || rank.norms != result.norms) throw std::logic_error{"ranks disagree"};
+    result.losses.insert(result.losses.end(), rank.losses.begin(), rank.losses.end());
+  }
+  return result;
+}
+
+/// A training run on threads.
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine>
+TrainingResult train(const Configuration& c) {
+  return join_results(zerospan::run_ranks(
+      c.training.ranks, [&](zerospan::ThreadCommunicator communicator) { return train_on<Io>(communicator, c); },
+      {.timeout = std::chrono::seconds{30}}));
+}
+
+/// The same training, written down without an engine.
+inline TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps) {
+  const auto run = [&](auto training) {
+    for (int step = 0; step < steps; ++step) training.step(full_route());
+    return training.result();
+  };
+  if (type == zerospan::ElementType::float32) return run(ReplicatedTraining<float>{options});
+  return run(ReplicatedTraining<zerospan::bfloat16>{options});
+}
+
+}  // namespace zerospan_test

@@ -1,0 +1,183 @@
+// The program that users run first, from outside: what it says, what it leaves behind, and what it takes.
+#include <doctest/doctest.h>
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "support/scratch.hpp"
+
+namespace {
+
+struct Run {
+  int exit_code;
+  std::string output;
+  std::string errors;
+  std::uint64_t peak_bytes;  // the kernel's counts
+  std::uint64_t bytes_read;
+  std::uint64_t bytes_written;
+};
+
+std::string content(const std::filesystem::path& path) {
+  std::ifstream file{path};
+  return {std::istreambuf_iterator<char>{file}, {}};
+}
+
+Run train_gpt(const zerospan_test::ScratchDirectory& scratch, std::vector<std::string> arguments) {
+  const std::string output = scratch.path() + "/output";
+  const std::string errors = scratch.path() + "/errors";
+  arguments.insert(arguments.begin(), TRAIN_GPT);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+
+  const ::pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const auto redirect = [](const std::string& path, int to) {
+      ::dup2(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600), to);
+    };
+    redirect(output, STDOUT_FILENO);
+    redirect(errors, STDERR_FILENO);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  ::rusage usage{};
+  REQUIRE(::wait4(child, &status, 0, &usage) == child);
+  REQUIRE(WIFEXITED(status));
+  return {WEXITSTATUS(status),
+          content(output),
+          content(errors),
+          static_cast<std::uint64_t>(usage.ru_maxrss) * 1024,
+          static_cast<std::uint64_t>(usage.ru_inblock) * 512,
+          static_cast<std::uint64_t>(usage.ru_oublock) * 512};
+}
+
+/// A text of a few thousand bytes.
+std::string write_text(const zerospan_test::ScratchDirectory& scratch) {
+  const std::string path = scratch.path() + "/text";
+  std::ofstream file{path};
+  for (int i = 0; i < 400; ++i) file << "line " << i * i << " of some text\n";
+  return path;
+}
+
+std::vector<nlohmann::json> lines(const std::string& path) {
+  std::vector<nlohmann::json> result;
+  std::ifstream file{path};
+  for (std::string line; std::getline(file, line);) result.push_back(nlohmann::json::parse(line));
+  return result;
+}
+
+TEST_CASE("a wrong flag is one clear line, and exit code 2") {
+  const zerospan_test::ScratchDirectory scratch;
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--no-such-flag"},
+                                                    {"--stage", "4"},
+                                                    {"--ranks", "none"},
+                                                    {"--stage", "1", "--parameters", "nvme"},
+                                                    {"--heads", "3", "--width", "128"}}) {
+    std::vector<std::string> all{"--text", write_text(scratch)};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Run run = train_gpt(scratch, all);
+    CHECK(run.exit_code == 2);
+    CHECK(run.output.empty());
+    CHECK(run.errors.find('\n') == run.errors.size() - 1);
+    CHECK(run.errors.size() > std::string{"train_gpt: "}.size() + 10);
+  }
+}
+
+TEST_CASE("an impossible budget is refused: what, how many bytes short, what would help") {
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device-budget", "100KiB", "--steps", "1"});
+  CHECK(run.exit_code == 2);
+  CHECK(run.errors.find("bytes short; raise the device budget") != std::string::npos);
+}
+
+TEST_CASE("stages agree, and the metrics, the sample and the timeline are there") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::string text = write_text(scratch);
+  const std::string metrics = scratch.path() + "/metrics";
+  const std::string trace = scratch.path() + "/trace";
+  const auto train = [&](std::vector<std::string> arguments) {
+    arguments.insert(
+        arguments.end(),
+        {"--text",       text, "--layers",        "2",     "--heads", "2",  "--width",  "64", "--context", "16",
+         "--batch",      "2",  "--micro-batches", "2",     "--steps", "4",  "--warmup", "1",  "--sample",  "20",
+         "--eval-every", "2",  "--metrics",       metrics, "--trace", trace});
+    const Run run = train_gpt(scratch, arguments);
+    INFO(run.errors);
+    REQUIRE(run.exit_code == 0);
+    return lines(metrics);
+  };
+  const auto oracle =
+      train({"--stage", "0", "--parameters", "device", "--gradients", "device", "--optimizer", "device"});
+  REQUIRE(oracle.size() == 5);
+  for (const char* key : {"step", "loss", "seconds", "tokens_per_second", "bytes_read", "bytes_written",
+                          "hidden_transfer_share", "peak_device_bytes", "peak_host_bytes"}) {
+    CHECK(oracle[0].contains(key));
+  }
+  const auto disk = train({"--stage", "3", "--parameters", "nvme", "--gradients", "nvme", "--optimizer", "nvme"});
+  CHECK(disk.back() == oracle.back());
+  CHECK(disk[3]["loss"] == oracle[3]["loss"]);
+  CHECK(disk[3]["bytes_read"] > 0);
+  CHECK(oracle[3]["bytes_read"] == 0);
+
+  const auto events = nlohmann::json::parse(content(trace))["traceEvents"];
+  for (const char* kind : {"read", "copy", "all-gather", "compute", "reduce-scatter", "update", "write"}) {
+    INFO(kind);
+    CHECK(std::ranges::any_of(events, [&](const nlohmann::json& e) { return e.contains("cat") && e["cat"] == kind; }));
+  }
+}
+
+#if !defined(ZEROSPAN_SANITIZED)
+TEST_CASE("states ten times the memory train within the memory") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::string metrics = scratch.path() + "/metrics";
+  constexpr std::uint64_t mebibyte = 1 << 20;
+  constexpr std::uint64_t budgets = (16 + 24) * mebibyte;
+  constexpr int steps = 2;
+  const Run run = train_gpt(scratch, {"--text",           write_text(scratch),
+                                      "--ranks",          "1",
+                                      "--stage",          "3",
+                                      "--parameters",     "nvme",
+                                      "--gradients",      "nvme",
+                                      "--optimizer",      "nvme",
+                                      "--device-budget",  "16MiB",
+                                      "--host-budget",    "24MiB",
+                                      "--prefetch-bytes", "6MiB",
+                                      "--layers",         "7",
+                                      "--heads",          "8",
+                                      "--width",          "512",
+                                      "--context",        "32",
+                                      "--batch",          "1",
+                                      "--steps",          std::to_string(steps),
+                                      "--sample",         "0",
+                                      "--eval-every",     "0",
+                                      "--metrics",        metrics});
+  INFO(run.errors);
+  REQUIRE(run.exit_code == 0);
+  const std::uint64_t parameters = lines(metrics).back()["parameters"].get<std::uint64_t>();
+  // fp32: parameter, gradient, master weight and two moments.
+  CHECK(parameters * 20 >= 10 * budgets);
+  CHECK(run.peak_bytes <= budgets + 160 * mebibyte);
+  // A step reads parameters twice, gradients and states once, and writes parameters, gradients and states.
+  CHECK(run.bytes_read >= steps * parameters * (2 * 4 + 4 + 12) * 95 / 100);
+  CHECK(run.bytes_written >= steps * parameters * (4 + 4 + 12) * 95 / 100);
+  MESSAGE("states: ", parameters * 20 / mebibyte, " MiB, peak of the process: ", run.peak_bytes / mebibyte,
+          " MiB, read: ", run.bytes_read / mebibyte, " MiB, written: ", run.bytes_written / mebibyte, " MiB");
+}
+#endif
+
+}  // namespace
