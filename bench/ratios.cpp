@@ -44,10 +44,18 @@ Speed speed_of(const json& entry) {
   return {"runs_per_" + entry.at("time_unit").get<std::string>(), 1.0 / entry.at("real_time").get<double>()};
 }
 
+json read_json(const std::string& path) {
+  std::ifstream file{path};
+  try {
+    return json::parse(file);
+  } catch (const json::parse_error& error) {
+    throw std::runtime_error{path + " is not JSON: " + error.what()};
+  }
+}
+
 /// The medians in a Google Benchmark JSON report, by the name of the run.
 std::map<std::string, Speed> read_medians(const std::string& path) {
-  std::ifstream file{path};
-  const auto report = json::parse(file);
+  const auto report = read_json(path);
   std::map<std::string, Speed> medians;
   for (const auto& entry : report.at("benchmarks")) {
     const auto name = entry.at("run_name").get<std::string>();
@@ -130,6 +138,7 @@ int main(int argc, char** argv) try {
   std::vector<Ratio> ratios;
   for (const auto& report : reports) {
     const auto pairs = pair_with_baselines(read_medians(report));
+    if (pairs.empty()) fmt::print(stderr, "{}: no benchmark has a baseline\n", report);
     ratios.insert(ratios.end(), pairs.begin(), pairs.end());
   }
   if (!training.empty()) {

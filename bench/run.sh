@@ -28,7 +28,7 @@ train() {
   local name="$1"
   shift
   echo "train_gpt, $name"
-  "$binaries/examples/train_gpt" --layers 6 --heads 8 --width 512 --context 128 --batch 4 --steps 8 \
+  "$binaries/examples/train_gpt" --layers 4 --heads 6 --width 384 --context 128 --batch 4 --steps 6 \
     --eval-every 0 --sample 0 --metrics "$results/run.jsonl" --trace "$results/$name.trace.json" "$@" >/dev/null
   cat "$results/run.jsonl" >>"$results/$name.jsonl"
   rm "$results/run.jsonl"

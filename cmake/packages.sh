@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shell code that the scripts share: to be sourced.
 
 # install_packages <package>...: installs those of the named Debian packages that are missing. Where it cannot, it says so

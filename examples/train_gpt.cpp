@@ -53,6 +53,13 @@ std::vector<gpt::TimeSpent> time_spent(const zerospan::LaneCounters& operations)
   return spent;
 }
 
+void write_trace(const zerospan::Timeline& timeline, const std::filesystem::path& path) {
+  std::ofstream stream{path};
+  zerospan::write_chrome_trace(timeline, stream);
+  stream.close();
+  if (!stream) throw std::runtime_error{"cannot write the timeline to " + path.string()};
+}
+
 template <class Element, class Engine>
 Result train(Engine& engine, Communicator& communicator, gpt::RankStorage& storage, const Job& job) {
   using Parameter = zerospan::PartitionedParameter<gpt::Tensor<Element>>;
@@ -63,6 +70,7 @@ Result train(Engine& engine, Communicator& communicator, gpt::RankStorage& stora
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
   auto figures = trainer.figures();
+  if (reports) write_trace(job.timeline, job.options.trace);  // the latest spans: those of training
 
   if (reports) reports->progress.say("validating");
   const double validation_loss = trainer.validate();
@@ -112,13 +120,6 @@ Result run_rank(Communicator communicator, const Job& job) {
   }
 }
 
-void write_trace(const zerospan::Timeline& timeline, const std::filesystem::path& path) {
-  std::ofstream stream{path};
-  zerospan::write_chrome_trace(timeline, stream);
-  stream.close();
-  if (!stream) throw std::runtime_error{"cannot write the timeline to " + path.string()};
-}
-
 void train(const gpt::Options& options, const gpt::Text& text) {
   ::openblas_set_num_threads(options.threads);
   zerospan::Timeline timeline;
@@ -130,7 +131,6 @@ void train(const gpt::Options& options, const gpt::Text& text) {
       options.ranks, [&](Communicator communicator) { return run_rank(std::move(communicator), job); },
       {.timeout = std::chrono::milliseconds{std::llround(1000 * options.timeout)}});
 
-  write_trace(timeline, options.trace);
   const Result& result = results.front();
   if (!result.sample.empty()) fmt::print("{}\n\n", gpt::printable(result.sample));
   fmt::print("{}", gpt::describe(result.summary, options));

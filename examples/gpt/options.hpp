@@ -38,7 +38,7 @@ struct Options {
   std::size_t batch = 12;
   std::size_t micro_batches = 1;
 
-  Schedule schedule{.maximum = 1e-3, .minimum = 1e-4, .warmup = 100, .steps = 1000};
+  Schedule schedule{.maximum = 1e-3, .minimum = 1e-4, .warmup = 100, .steps = 1500};
   float weight_decay = 0.1F;
   float beta1 = 0.9F;
   float beta2 = 0.99F;

@@ -74,7 +74,8 @@ inline std::string describe(const Summary& s, const Options& o) {
                       total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_misses), 100 * share);
   text += "time of rank 0 (what runs on different lanes overlaps):\n";
   for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
-  text += fmt::format("timeline: {} (open it in ui.perfetto.dev or chrome://tracing)\n", o.trace.string());
+  text += fmt::format("timeline of the last steps: {} (open it in ui.perfetto.dev or chrome://tracing)\n",
+                      o.trace.string());
   return text;
 }
 

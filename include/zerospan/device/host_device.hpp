@@ -39,6 +39,7 @@ class HostDevice {
 
  private:
   static constexpr std::size_t huge_page = std::size_t{2} << 20;
+  static constexpr std::size_t most_bytes = std::size_t{1} << 62;
 
   static std::shared_ptr<std::byte> map(Bytes budget) {
     const std::size_t bytes = round_up(budget.count, huge_page) + huge_page;

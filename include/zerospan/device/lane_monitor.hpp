@@ -34,7 +34,7 @@ class LaneMonitor {
   void fail(const std::exception_ptr& error) {
     {
       const std::scoped_lock lock{mutex_};
-      if (error_) return;
+      if (error_ || abandoned_) return;
       error_ = error;
     }
     if (!options_.on_failure) return;
@@ -89,6 +89,7 @@ class LaneMonitor {
   void account(std::string_view track, const Operation& operation, Clock::time_point begin, Clock::time_point end) {
     {
       const std::scoped_lock lock{mutex_};
+      if (abandoned_) return;
       Clock::time_point& last_end = last_end_[track];
       const Clock::time_point from = std::max(begin, last_end);
       last_end = std::max(last_end, end);
@@ -108,12 +109,16 @@ class LaneMonitor {
     return counters_;
   }
 
-  /// Blocks until every item is finished; gives up once nothing but overdue transfers is left.
+  /// Blocks until every item is finished; gives up once nothing but overdue transfers is left. Those may end later,
+  /// when there is nobody to tell any more: they leave no trace.
   void drain() noexcept {
     std::unique_lock lock{mutex_};
     while (!idle_.wait_for(lock, options_.timeout, [&] { return unfinished_ == 0; })) {
       const bool only_transfers = unfinished_ == transfers_.size();
-      if (only_transfers && Clock::now() - transfers_.rbegin()->second.second >= options_.timeout) return;
+      if (only_transfers && Clock::now() - transfers_.rbegin()->second.second >= options_.timeout) {
+        abandoned_ = true;
+        return;
+      }
     }
   }
 
@@ -130,6 +135,7 @@ class LaneMonitor {
   mutable std::mutex mutex_;
   std::condition_variable idle_;
   std::exception_ptr error_;
+  bool abandoned_ = false;
   std::size_t unfinished_ = 0;
   std::uint64_t last_transfer_ = 0;
   std::map<std::uint64_t, std::pair<std::string, Clock::time_point>> transfers_;

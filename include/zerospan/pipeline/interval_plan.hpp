@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/pipeline/address_ranges.hpp>
 #include <zerospan/pipeline/trace.hpp>
 
 namespace zerospan::inline v0 {
@@ -28,9 +29,16 @@ class IntervalPlan {
 
   /// Uses are placed in the order of their acquisition, each at the earliest posting at
   /// which (1) it is not posted before its predecessors, (2) at most `look_ahead` bytes are posted and not yet
-  /// acquired, and (3) a range is free until its release. Where greed leaves a later use without a range, the
-  /// look-ahead is halved; without any, the recorded addresses, which are known to fit, are the plan.
-  IntervalPlan(const Trace& trace, std::size_t capacity, std::size_t look_ahead) {
+  /// acquired, (3) a range is free until its release, and (4) the buffers then in use leave as much room in one piece
+  /// as without any look-ahead, up to what is needed: a pass that goes on in another way finds its room. Where greed
+  /// leaves a later use without a range, the look-ahead is halved; without any, the recorded addresses, which are known
+  /// to fit, are the plan.
+  /// @param shared The places of the first uses in the plans of paths that begin alike; the recording has them too.
+  /// @param needed What other paths need.
+  IntervalPlan(const Trace& trace, std::size_t capacity, std::size_t look_ahead, std::span<const Slot> shared = {},
+               std::size_t needed = 0)
+      : tops_{stacked(trace)}, needed_{tops_.empty() ? 0 : std::ranges::max(tops_)}, shared_{shared} {
+    room_ = std::min(capacity, std::max(needed, needed_));
     for (std::size_t bytes = look_ahead; bytes > 0; bytes /= 2) {
       if (place_all(trace, capacity, bytes)) return;
     }
@@ -40,6 +48,12 @@ class IntervalPlan {
 
   const Slot& operator[](std::size_t use) const { return slots_[use]; }
   std::size_t size() const noexcept { return slots_.size(); }
+
+  /// The places of the first `count` uses.
+  std::span<const Slot> first(std::size_t count) const { return std::span{slots_}.first(count); }
+
+  /// Bytes of memory that the trace needs without any look-ahead.
+  std::size_t needed() const noexcept { return needed_; }
 
  private:
   struct Placed {
@@ -66,7 +80,7 @@ class IntervalPlan {
         for (std::size_t post = earliest; post <= use.acquired && !slot; ++post) {
           const std::size_t begin = post_time(post);
           if (posted_bytes(waiting, begin) + use.bytes > look_ahead) continue;
-          if (const auto offset = first_fit(placed, begin, end, use.bytes, capacity)) {
+          if (const auto offset = choose(placed, begin, use, capacity)) {
             slot = Slot{*offset, post};
             waiting.push_back({begin, event_time(use.acquired), 0, *offset, use.bytes});
             earliest = post;
@@ -75,10 +89,10 @@ class IntervalPlan {
       }
       const std::size_t begin = slot ? post_time(slot->post) : event_time(use.acquired);
       if (!slot) {
-        const auto offset = first_fit(placed, begin, end, use.bytes, capacity);
-        if (offset) slot = Slot{*offset, on_demand};
+        const auto offset = choose(placed, begin, use, capacity);
+        if (!offset) return false;
+        slot = Slot{*offset, on_demand};
       }
-      if (!slot) return false;
       placed.push_back({begin, end, drained_by(trace, use), slot->offset, use.bytes});
       slots_.push_back(*slot);
     }
@@ -101,26 +115,88 @@ class IntervalPlan {
     return event_time(next == trace.uses.end() ? use.released : std::max(use.released, next->released));
   }
 
-  /// The lowest offset that is free in [begin, end), preferably one whose former content has drained.
-  static std::optional<std::size_t> first_fit(std::span<const Placed> placed, std::size_t begin, std::size_t end,
-                                              std::size_t bytes, std::size_t capacity) {
-    const auto fit = [&](auto end_of) -> std::optional<std::size_t> {
-      std::vector<Placed> overlapping;
+  /// Where the use goes that occupies its range from `begin` on: low or high, preferably where the former content has
+  /// drained.
+  std::optional<std::size_t> choose(std::span<const Placed> placed, std::size_t begin, const TraceUse& use,
+                                    std::size_t capacity) const {
+    const std::size_t end = event_time(use.released);
+    const auto overlapping = [&](auto end_of) {
+      std::vector<Placed> others;
       for (const Placed& p : placed) {
-        if (p.begin < end && begin < end_of(p)) overlapping.push_back(p);
+        if (p.begin < end && begin < end_of(p)) others.push_back(p);
       }
-      std::ranges::sort(overlapping, {}, &Placed::offset);
-      std::size_t offset = 0;
-      for (const Placed& p : overlapping) {
-        if (p.offset >= offset + bytes) break;
-        offset = std::max(offset, p.offset + p.bytes);
-      }
-      return offset + bytes <= capacity ? std::optional{offset} : std::nullopt;
+      std::ranges::sort(others, {}, &Placed::offset);
+      return others;
     };
-    const auto drained = fit([](const Placed& p) { return p.drained; });
-    return drained ? drained : fit([](const Placed& p) { return p.end; });
+    const auto free = overlapping([](const Placed& p) { return p.end; });
+    if (slots_.size() < shared_.size()) {
+      const std::size_t offset = shared_[slots_.size()].offset;
+      const bool is_free = std::ranges::none_of(
+          free, [&](const Placed& p) { return p.offset < offset + use.bytes && offset < p.offset + p.bytes; });
+      return is_free ? std::optional{offset} : std::nullopt;
+    }
+    const auto drained = overlapping([](const Placed& p) { return std::max(p.end, p.drained); });
+    for (const auto& others : {drained, free}) {
+      for (const auto& offset : {lowest(others, use.bytes, capacity), highest(others, use.bytes, capacity)}) {
+        if (offset && leaves_room(placed, use, *offset, capacity)) return offset;
+      }
+    }
+    return std::nullopt;
   }
 
+  static std::optional<std::size_t> lowest(std::span<const Placed> taken, std::size_t bytes, std::size_t capacity) {
+    std::size_t offset = 0;
+    for (const Placed& p : taken) {
+      if (p.offset >= offset + bytes) break;
+      offset = std::max(offset, p.offset + p.bytes);
+    }
+    return offset + bytes <= capacity ? std::optional{offset} : std::nullopt;
+  }
+
+  static std::optional<std::size_t> highest(std::span<const Placed> taken, std::size_t bytes, std::size_t capacity) {
+    std::size_t gap_end = capacity;
+    std::optional<std::size_t> found;
+    std::size_t gap_begin = 0;
+    for (const Placed& p : taken) {
+      if (p.offset >= gap_begin + bytes) found = p.offset - bytes;
+      gap_begin = std::max(gap_begin, p.offset + p.bytes);
+    }
+    return gap_end >= gap_begin + bytes ? std::optional{gap_end - bytes} : found;
+  }
+
+  /// Whether the buffers in use when `use` is acquired leave enough room in one piece if it lies at `offset`.
+  bool leaves_room(std::span<const Placed> placed, const TraceUse& use, std::size_t offset,
+                   std::size_t capacity) const {
+    AddressRanges in_use;
+    in_use.insert(offset, use.bytes);
+    for (const Placed& p : placed) {
+      if (p.end > event_time(use.acquired)) in_use.insert(p.offset, p.bytes);
+    }
+    return in_use.largest_gap(capacity) + tops_[slots_.size()] >= room_;
+  }
+
+  /// How high memory is filled once each use is acquired, if every use goes to the lowest free offset.
+  static std::vector<std::size_t> stacked(const Trace& trace) {
+    AddressRanges ranges;
+    std::vector<std::size_t> tops;
+    std::vector<std::size_t> offsets;
+    for (const TraceEvent& event : trace.events) {
+      if (event.kind == TraceEvent::Kind::acquire) {
+        const std::size_t bytes = trace.uses[event.use].bytes;
+        offsets.push_back(ranges.lowest(bytes));
+        ranges.insert(offsets.back(), bytes);
+        tops.push_back(ranges.top());
+      } else {
+        ranges.erase(offsets[event.use]);
+      }
+    }
+    return tops;
+  }
+
+  std::vector<std::size_t> tops_;  ///< A use: how high memory is filled without look-ahead.
+  std::size_t needed_;
+  std::size_t room_ = 0;
+  std::span<const Slot> shared_;
   std::vector<Slot> slots_;
 };
 

@@ -2,6 +2,7 @@
 /// Trace: the sequence of leases of one pass, and the uses of memory that follow from it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -56,12 +57,27 @@ struct Trace {
     uses[use].released = events.size() - 1;
   }
 
-  bool same_path(const Trace& other) const {
-    if (events != other.events) return false;
-    for (std::size_t i = 0; i < uses.size(); ++i) {
-      if (uses[i].key != other.uses[i].key || uses[i].kind != other.uses[i].kind) return false;
+  /// How many events both begin with.
+  std::size_t common_events(const Trace& other) const {
+    const std::size_t shorter = std::min(events.size(), other.events.size());
+    for (std::size_t i = 0; i < shorter; ++i) {
+      if (events[i] != other.events[i]) return i;
+      if (events[i].kind != TraceEvent::Kind::acquire) continue;
+      const TraceUse& use = uses[events[i].use];
+      const TraceUse& others = other.uses[other.events[i].use];
+      if (use.key != others.key || use.kind != others.kind) return i;
     }
-    return true;
+    return shorter;
+  }
+
+  /// How many of the uses are acquired in the first `count` events.
+  std::size_t uses_within(std::size_t count) const {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(uses, [count](const TraceUse& use) { return use.acquired < count; }));
+  }
+
+  bool same_path(const Trace& other) const {
+    return events.size() == other.events.size() && common_events(other) == events.size();
   }
 };
 

@@ -1,0 +1,204 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include <zerospan/zerospan.hpp>
+
+#include "support/training_run.hpp"
+
+namespace {
+
+using namespace zerospan::literals;
+using zerospan::Pass;
+using zerospan::PipelineCounters;
+using zerospan::ThreadCommunicator;
+using zerospan::ThreadedIoEngine;
+using zerospan_test::Budget;
+using zerospan_test::Configuration;
+using zerospan_test::full_route;
+using zerospan_test::Memory;
+using zerospan_test::Place;
+using zerospan_test::Position;
+using zerospan_test::Route;
+using zerospan_test::TrainingResult;
+
+/// The route of each step.
+using Itinerary = std::function<Route(std::int64_t step)>;
+
+Route early_exit() {
+  Route route = full_route();
+  route.resize(6);
+  return route;
+}
+
+Route backwards() {
+  Route route = full_route();
+  std::ranges::reverse(route);
+  return route;
+}
+
+Configuration on_disk(int ranks, Budget budget) {
+  Configuration c;
+  c.parameters = c.gradients = c.optimizer = Place::nvme;
+  c.persistence_threshold = 0_KiB;
+  c.training.ranks = ranks;
+  c.budget = budget;
+  return c;
+}
+
+enum class Evaluation : std::uint8_t { none, announced, unannounced };
+
+struct Journey {
+  TrainingResult result;
+  std::vector<PipelineCounters> counters;  ///< After each step, of rank 0.
+};
+
+Journey travel(const Configuration& c, const Itinerary& itinerary, Evaluation evaluation = Evaluation::none) {
+  Journey journey;
+  journey.result =
+      zerospan_test::join_results(zerospan::run_ranks(c.training.ranks, [&](ThreadCommunicator communicator) {
+        ThreadedIoEngine io;
+        const zerospan_test::Needs needs{c};
+        const bool is_tight = c.budget == Budget::tight;
+        Memory<ThreadedIoEngine> memory{io, is_tight ? needs.device() : 4_MiB, is_tight ? needs.host() : 4_MiB};
+        zerospan::ZeroEngine engine{zerospan::Stage3{},
+                                    communicator,
+                                    memory.device,
+                                    memory.placement(c.parameters, c.gradients, c.optimizer),
+                                    c.training.optimizer,
+                                    zerospan_test::engine_options(c)};
+        const zerospan_test::ToyModel<float> model{engine};
+        const int rank = communicator.rank().value;
+        TrainingResult result;
+        for (std::int64_t step = 0; step < c.steps; ++step) {
+          if (evaluation != Evaluation::none && step % 2 == 1) {
+            if (evaluation == Evaluation::announced) engine.begin(Pass::evaluation);
+            for (const std::size_t use : full_route()) {
+              const auto full = model[use].gather(zerospan::calling_thread);
+              if (!(zerospan_test::loss_of(full->data, use, {rank, step, 0}) < 1e9)) throw std::logic_error{"loss"};
+            }
+            if (evaluation == Evaluation::announced) engine.begin(Pass::training);
+          }
+          for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
+            const Position at{rank, step, micro};
+            const Route route = itinerary(step);
+            result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(route, at)));
+            model.backward(route, at);
+          }
+          result.norms.push_back(engine.step().gradient_norm);
+          if (rank == 0) journey.counters.push_back(engine.statistics().prefetch);
+        }
+        result.hash = zerospan_test::hash_masters(engine);
+        return result;
+      }));
+  return journey;
+}
+
+TrainingResult expected(const Configuration& c, const Itinerary& itinerary) {
+  zerospan_test::ReplicatedTraining<float> training{c.training};
+  for (std::int64_t step = 0; step < c.steps; ++step) training.step(itinerary(step));
+  return training.result();
+}
+
+/// What happened between two steps.
+PipelineCounters between(const Journey& journey, std::size_t before, std::size_t after) {
+  const PipelineCounters& a = journey.counters[before];
+  const PipelineCounters& b = journey.counters[after];
+  return {b.hits - a.hits, b.misses - a.misses, b.mended - a.mended, b.dropped - a.dropped};
+}
+
+TEST_CASE("one path is prefetched from its second pass on") {
+  Configuration c = on_disk(2, Budget::roomy);
+  c.steps = 8;
+  const Itinerary itinerary = [](std::int64_t) { return early_exit(); };
+  const Journey journey = travel(c, itinerary);
+  CHECK(journey.result == expected(c, itinerary));
+  CHECK(journey.counters[0].hits == 0);
+  CHECK(journey.counters[0].misses > 0);
+  for (std::size_t step = 1; step < 8; ++step) {
+    const PipelineCounters passed = between(journey, step - 1, step);
+    CHECK(passed.hits == journey.counters[0].misses);
+    CHECK(passed.misses == 0);
+    CHECK(passed.mended == 0);
+    CHECK(passed.dropped == 0);
+  }
+}
+
+TEST_CASE("two alternating paths are each prefetched along their own") {
+  for (const Budget budget : {Budget::roomy, Budget::tight}) {
+    Configuration c = on_disk(2, budget);
+    c.steps = 12;
+    const Itinerary itinerary = [](std::int64_t step) { return step % 2 == 0 ? full_route() : backwards(); };
+    const Journey journey = travel(c, itinerary);
+    CHECK(journey.result == expected(c, itinerary));
+    const PipelineCounters last = between(journey, 7, 11);
+    CHECK(last.hits > 0);
+    CHECK(last.mended == 0);
+    CHECK(last.dropped == 0);
+    if (budget == Budget::roomy) CHECK(last.misses == 0);
+  }
+}
+
+TEST_CASE("an early exit now and then changes no bits") {
+  for (const Budget budget : {Budget::roomy, Budget::tight}) {
+    for (const int ranks : {1, 3}) {
+      Configuration c = on_disk(ranks, budget);
+      c.steps = 14;
+      c.training.micro_batches = 2;
+      const Itinerary itinerary = [](std::int64_t step) { return step % 5 == 3 ? early_exit() : full_route(); };
+      const Journey journey = travel(c, itinerary);
+      CHECK(journey.result == expected(c, itinerary));
+      CHECK(journey.counters.back().mended > 0);
+      CHECK(between(journey, 11, 12).hits > 0);
+    }
+  }
+}
+
+TEST_CASE("a new path late in training changes no bits, and is known from then on") {
+  Configuration c = on_disk(1, Budget::roomy);
+  c.steps = 56;
+  const Itinerary itinerary = [](std::int64_t step) { return step >= 50 ? backwards() : early_exit(); };
+  const Journey journey = travel(c, itinerary);
+  CHECK(journey.result == expected(c, itinerary));
+  CHECK(between(journey, 2, 49).misses == 0);
+  CHECK(between(journey, 49, 50).misses > 0);
+  CHECK(between(journey, 53, 55).misses == 0);
+  CHECK(between(journey, 53, 55).mended == 0);
+}
+
+TEST_CASE("many different paths change no bits") {
+  for (const Budget budget : {Budget::roomy, Budget::tight}) {
+    Configuration c = on_disk(2, budget);
+    c.steps = 40;
+    const Itinerary itinerary = [](std::int64_t step) {
+      Route route = full_route();
+      const auto turn = static_cast<std::ptrdiff_t>((step * step) % 23 % 14);
+      std::ranges::rotate(route, route.begin() + turn);
+      if (step % 3 == 1) route.resize(route.size() / 2);
+      return route;
+    };
+    CHECK(travel(c, itinerary).result == expected(c, itinerary));
+  }
+}
+
+TEST_CASE("evaluation in between changes no bits, announced or not") {
+  for (const Budget budget : {Budget::roomy, Budget::tight}) {
+    Configuration c = on_disk(2, budget);
+    c.steps = 12;
+    const Itinerary itinerary = [](std::int64_t) { return full_route(); };
+    const TrainingResult oracle = expected(c, itinerary);
+    CHECK(travel(c, itinerary, Evaluation::unannounced).result == oracle);
+    const Journey journey = travel(c, itinerary, Evaluation::announced);
+    CHECK(journey.result == oracle);
+    CHECK(between(journey, 7, 11).mended == 0);
+    CHECK(between(journey, 7, 11).hits > 0);
+  }
+}
+
+}  // namespace
