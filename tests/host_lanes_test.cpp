@@ -46,8 +46,8 @@ using zerospan::Promise;
 using zerospan::Rank;
 using zerospan::Span;
 using zerospan::StreamRef;
-using zerospan::TimeoutError;
 using zerospan::Timeline;
+using zerospan::TimeoutError;
 
 constexpr std::array all_lanes{Lane::read, Lane::copy, Lane::communicate, Lane::update, Lane::write};
 
@@ -124,9 +124,8 @@ struct Rig {
 
   /// Work that throws.
   Completion post_failure(Lane lane, std::string_view name, std::string what) {
-    return (*lanes).post(lane, {}, {OperationKind::update, name}, [what](HostStream&) -> Completion {
-      throw std::runtime_error{what};
-    });
+    return (*lanes).post(lane, {}, {OperationKind::update, name},
+                         [what](HostStream&) -> Completion { throw std::runtime_error{what}; });
   }
 
   /// A transfer that ends with `promise`.
@@ -318,7 +317,8 @@ TEST_CASE("lanes give up on a transfer that never ends; what waits for it fails"
   Rig rig{100ms};
   const Completion transfer = rig.post_transfer(Lane::read, "w", never);
   std::vector<Completion> dependents;
-  for (int i = 0; i < 20; ++i) dependents.push_back(rig.post(all_lanes[1 + static_cast<std::size_t>(i) % 4], "x", {transfer}));
+  for (int i = 0; i < 20; ++i)
+    dependents.push_back(rig.post(all_lanes[1 + static_cast<std::size_t>(i) % 4], "x", {transfer}));
   for (const Completion& dependent : dependents) CHECK_THROWS_WITH_AS(dependent.wait(), overdue, TimeoutError);
   rig.lanes->drain();
   CHECK(rig.log.entries().empty());
@@ -463,7 +463,8 @@ TEST_CASE("the timeline has a span of every operation, on its lane's track, and 
   for (std::size_t i = 0; i < count; ++i) transfers.emplace_back("transfer");
   for (std::size_t i = 0; i < count; ++i) {
     for (const Lane lane : all_lanes) {
-      rig.lanes->post(lane, {}, {OperationKind::copy, "copy." + std::to_string(i), i}, [](HostStream&) { return Completion{}; });
+      rig.lanes->post(lane, {}, {OperationKind::copy, "copy." + std::to_string(i), i},
+                      [](HostStream&) { return Completion{}; });
     }
     rig.post_transfer(Lane::read, "transfer." + std::to_string(i), transfers[i], 1000 + i);
   }
@@ -486,10 +487,10 @@ TEST_CASE("the timeline has a span of every operation, on its lane's track, and 
     bytes += span.bytes;
   }
   CHECK(spans_of_track == std::map<std::string_view, std::size_t>{{"read (nc)", 2 * count},
-                                                                 {"copy (cg)", count},
-                                                                 {"communicate (gg)", count},
-                                                                 {"update", count},
-                                                                 {"write", count}});
+                                                                  {"copy (cg)", count},
+                                                                  {"communicate (gg)", count},
+                                                                  {"update", count},
+                                                                  {"write", count}});
   CHECK(names.count("copy.7") == zerospan::lane_count);
   CHECK(names.count("transfer.39") == 1);
   CHECK(bytes == 5 * (count * (count - 1) / 2) + count * 1000 + count * (count - 1) / 2);

@@ -93,16 +93,16 @@ TEST_CASE("what is larger than the look-ahead is fetched on demand, the rest is 
   const IntervalPlan plan{writer.trace(), 50, 20};
   check_slot(plan, 0, 0, 0);
   check_slot(plan, 1, 0, on_demand);  // 0 is over when it is acquired
-  check_slot(plan, 2, 30, 0);  // beside 0, and away from where 1 will be
+  check_slot(plan, 2, 30, 0);         // beside 0, and away from where 1 will be
 }
 
 TEST_CASE("a use fits between others that are alive") {
   TraceWriter writer;
-  const auto a = writer.gather(10, 0);    // event 0
-  const auto b = writer.gather(10, 10);   // 1
-  const auto c = writer.gather(10, 20);   // 2
-  writer.release(b);                      // 3
-  const auto d = writer.gather(10, 10);   // 4
+  const auto a = writer.gather(10, 0);   // event 0
+  const auto b = writer.gather(10, 10);  // 1
+  const auto c = writer.gather(10, 20);  // 2
+  writer.release(b);                     // 3
+  const auto d = writer.gather(10, 10);  // 4
   writer.release(a).release(c).release(d);
   const IntervalPlan plan{writer.trace(), 30, 10};
   check_slot(plan, 0, 0, 0);
@@ -230,8 +230,8 @@ void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capaci
     for (std::size_t j = 0; j < i; ++j) {
       const Interval b = interval(trace.uses[j], plan[j]);
       const bool at_once = a.begin < b.end && b.begin < a.end;
-      const bool in_one_place = plan[i].offset < plan[j].offset + trace.uses[j].bytes &&
-                                plan[j].offset < plan[i].offset + use.bytes;
+      const bool in_one_place =
+          plan[i].offset < plan[j].offset + trace.uses[j].bytes && plan[j].offset < plan[i].offset + use.bytes;
       CAPTURE(j);
       REQUIRE_FALSE((at_once && in_one_place));
     }
@@ -239,8 +239,8 @@ void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capaci
   for (std::size_t time = 0; time <= 2 * trace.events.size() + 2; ++time) {
     std::size_t posted = 0;
     for (std::size_t i = 0; i < plan.size(); ++i) {
-      const bool is_waiting = plan[i].post != on_demand && 2 * plan[i].post + 1 <= time &&
-                              time < 2 * trace.uses[i].acquired + 2;
+      const bool is_waiting =
+          plan[i].post != on_demand && 2 * plan[i].post + 1 <= time && time < 2 * trace.uses[i].acquired + 2;
       posted += is_waiting ? trace.uses[i].bytes : 0;
     }
     CAPTURE(time);

@@ -46,7 +46,7 @@ std::uint64_t train(FaultyEngine& io, Communicator& communicator,
       zerospan::AdamW{},
       zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB, .timeout = timeout}};
   std::vector<Parameter> weights;
-  for (const std::size_t size : {1000, 5000, 3000}) {
+  for (const std::size_t size : {1000U, 5000U, 3000U}) {
     weights.emplace_back(engine, "w" + std::to_string(size), Shape{size}, zerospan::init::normal(1));
   }
   for (int step = 0; step < 2; ++step) {
@@ -224,7 +224,7 @@ TEST_CASE("a request that is lost when the engine ends does not hold it up, and 
 }
 
 TEST_CASE("the disk of one rank fails: all ranks do") {
-  for (const std::uint64_t request : {0, 17, 40, 66}) {
+  for (const std::uint64_t request : {0U, 17U, 40U, 66U}) {
     CAPTURE(request);
     std::vector<std::string> peers(2);
     const auto run = [&] {

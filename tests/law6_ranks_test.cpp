@@ -118,7 +118,7 @@ TEST_CASE("a rank returns early") {
       },
       soon);
   CHECK(ends[1].kind == End::Kind::well);
-  for (const std::size_t rank : {0, 2}) {
+  for (const std::size_t rank : {0U, 2U}) {
     CAPTURE(ends[rank].text);
     CHECK(ends[rank].kind == End::Kind::failed);
     CHECK(ends[rank].culprit == 1);
@@ -146,7 +146,7 @@ TEST_CASE("a rank throws") {
         {.timeout = std::chrono::seconds{30}});
   };
   CHECK_THROWS_WITH_AS(run(), "my own reasons", std::domain_error);
-  for (const std::size_t rank : {0, 1}) {
+  for (const std::size_t rank : {0U, 1U}) {
     CAPTURE(ends[rank].text);
     CHECK(ends[rank].kind == End::Kind::failed);
     CHECK(ends[rank].culprit == 2);
@@ -318,7 +318,7 @@ zerospan_test::TrainingResult train_skipping(const Configuration& c) {
 
 TEST_CASE_TEMPLATE("a rank that skips joins with zeros", E, float, zerospan::bfloat16) {
   for (const int stage : {0, 1, 2, 3}) {
-    for (const std::size_t micro_batches : {1, 3}) {
+    for (const std::size_t micro_batches : {1U, 3U}) {
       Configuration c;
       c.stage = stage;
       c.gradients = stage >= 2 ? Place::nvme : Place::host;

@@ -39,20 +39,19 @@ namespace zerospan::inline v0 {
 /// - `lanes.counters()` are the totals since the lanes were made;
 /// - `lanes.drain()` blocks until nothing is posted or running, errors included; never throws.
 template <class L>
-concept DeviceLanes =
-    requires(L& lanes, Lane lane, std::vector<Completion> after, const Operation& operation,
-             std::function<Completion(typename L::stream_type&)> work, StreamRef stream, const Completion& completion,
-             const std::exception_ptr& error) {
-      { lanes.post(lane, std::move(after), operation, std::move(work)) } -> std::same_as<Completion>;
-      lanes.wait(stream, completion, operation);
-      { lanes.record(stream) } -> std::same_as<Completion>;
-      lanes.check();
-      lanes.fail(error);
-      lanes.enter();
-      lanes.leave();
-      { lanes.counters() } -> std::same_as<LaneCounters>;
-      { lanes.drain() } noexcept;
-    };
+concept DeviceLanes = requires(L& lanes, Lane lane, std::vector<Completion> after, const Operation& operation,
+                               std::function<Completion(typename L::stream_type&)> work, StreamRef stream,
+                               const Completion& completion, const std::exception_ptr& error) {
+  { lanes.post(lane, std::move(after), operation, std::move(work)) } -> std::same_as<Completion>;
+  lanes.wait(stream, completion, operation);
+  { lanes.record(stream) } -> std::same_as<Completion>;
+  lanes.check();
+  lanes.fail(error);
+  lanes.enter();
+  lanes.leave();
+  { lanes.counters() } -> std::same_as<LaneCounters>;
+  { lanes.drain() } noexcept;
+};
 
 /// Where gathered parameters, gradients and working buffers live.
 ///

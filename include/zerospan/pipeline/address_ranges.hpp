@@ -27,9 +27,7 @@ class AddressRanges {
   }
 
   /// The end of the highest range.
-  std::size_t top() const noexcept {
-    return ranges_.empty() ? 0 : ranges_.rbegin()->first + ranges_.rbegin()->second;
-  }
+  std::size_t top() const noexcept { return ranges_.empty() ? 0 : ranges_.rbegin()->first + ranges_.rbegin()->second; }
 
   /// Bytes of the largest gap below `capacity`.
   std::size_t largest_gap(std::size_t capacity) const {

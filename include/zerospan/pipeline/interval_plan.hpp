@@ -36,11 +36,12 @@ class IntervalPlan {
   /// @param shared The places of the first uses in the plans of paths that begin alike; the recording has them too.
   /// @param needed What other paths need.
   IntervalPlan(const Trace& trace, std::size_t capacity, std::size_t look_ahead, std::span<const Slot> shared = {},
-               std::size_t needed = 0)
-      : tops_{stacked(trace)}, needed_{tops_.empty() ? 0 : std::ranges::max(tops_)}, shared_{shared} {
-    room_ = std::min(capacity, std::max(needed, needed_));
+               std::size_t needed = 0) {
+    Terms terms{trace, capacity, shared, stacked(trace), 0};
+    needed_ = terms.tops.empty() ? 0 : std::ranges::max(terms.tops);
+    terms.room = std::min(capacity, std::max(needed, needed_));
     for (std::size_t bytes = look_ahead; bytes > 0; bytes /= 2) {
-      if (place_all(trace, capacity, bytes)) return;
+      if (place_all(terms, bytes)) return;
     }
     slots_.clear();
     for (const TraceUse& use : trace.uses) slots_.push_back({use.offset, on_demand});
@@ -62,15 +63,24 @@ class IntervalPlan {
     std::size_t offset, bytes;
   };
 
+  /// What all placements of a plan have to keep to.
+  struct Terms {
+    const Trace& trace;
+    std::size_t capacity;
+    std::span<const Slot> shared;
+    std::vector<std::size_t> tops;  ///< A use: how high memory is filled at its acquisition without look-ahead.
+    std::size_t room;               ///< What may be filled that high.
+  };
+
   static constexpr std::size_t event_time(std::size_t position) { return 2 * position + 2; }
   static constexpr std::size_t post_time(std::size_t events_before) { return 2 * events_before + 1; }
 
-  bool place_all(const Trace& trace, std::size_t capacity, std::size_t look_ahead) {
+  bool place_all(const Terms& terms, std::size_t look_ahead) {
     slots_.clear();
     std::vector<Placed> placed;
     std::vector<Placed> waiting;  // posted and not yet acquired
     std::size_t earliest = 0;
-    for (const TraceUse& use : trace.uses) {
+    for (const TraceUse& use : terms.trace.uses) {
       const auto is_over = [&](const Placed& p) { return std::max(p.end, p.drained) <= post_time(earliest); };
       std::erase_if(placed, is_over);
       std::erase_if(waiting, is_over);
@@ -80,7 +90,7 @@ class IntervalPlan {
         for (std::size_t post = earliest; post <= use.acquired && !slot; ++post) {
           const std::size_t begin = post_time(post);
           if (posted_bytes(waiting, begin) + use.bytes > look_ahead) continue;
-          if (const auto offset = choose(placed, begin, use, capacity)) {
+          if (const auto offset = choose(terms, placed, begin, use)) {
             slot = Slot{*offset, post};
             waiting.push_back({begin, event_time(use.acquired), 0, *offset, use.bytes});
             earliest = post;
@@ -89,11 +99,11 @@ class IntervalPlan {
       }
       const std::size_t begin = slot ? post_time(slot->post) : event_time(use.acquired);
       if (!slot) {
-        const auto offset = choose(placed, begin, use, capacity);
+        const auto offset = choose(terms, placed, begin, use);
         if (!offset) return false;
         slot = Slot{*offset, on_demand};
       }
-      placed.push_back({begin, end, drained_by(trace, use), slot->offset, use.bytes});
+      placed.push_back({begin, end, drained_by(terms.trace, use), slot->offset, use.bytes});
       slots_.push_back(*slot);
     }
     return true;
@@ -117,8 +127,8 @@ class IntervalPlan {
 
   /// Where the use goes that occupies its range from `begin` on: low or high, preferably where the former content has
   /// drained.
-  std::optional<std::size_t> choose(std::span<const Placed> placed, std::size_t begin, const TraceUse& use,
-                                    std::size_t capacity) const {
+  std::optional<std::size_t> choose(const Terms& terms, std::span<const Placed> placed, std::size_t begin,
+                                    const TraceUse& use) const {
     const std::size_t end = event_time(use.released);
     const auto overlapping = [&](auto end_of) {
       std::vector<Placed> others;
@@ -129,16 +139,17 @@ class IntervalPlan {
       return others;
     };
     const auto free = overlapping([](const Placed& p) { return p.end; });
-    if (slots_.size() < shared_.size()) {
-      const std::size_t offset = shared_[slots_.size()].offset;
+    if (slots_.size() < terms.shared.size()) {
+      const std::size_t offset = terms.shared[slots_.size()].offset;
       const bool is_free = std::ranges::none_of(
           free, [&](const Placed& p) { return p.offset < offset + use.bytes && offset < p.offset + p.bytes; });
       return is_free ? std::optional{offset} : std::nullopt;
     }
     const auto drained = overlapping([](const Placed& p) { return std::max(p.end, p.drained); });
     for (const auto& others : {drained, free}) {
-      for (const auto& offset : {lowest(others, use.bytes, capacity), highest(others, use.bytes, capacity)}) {
-        if (offset && leaves_room(placed, use, *offset, capacity)) return offset;
+      for (const auto& offset :
+           {lowest(others, use.bytes, terms.capacity), highest(others, use.bytes, terms.capacity)}) {
+        if (offset && leaves_room(terms, placed, use, *offset)) return offset;
       }
     }
     return std::nullopt;
@@ -154,25 +165,23 @@ class IntervalPlan {
   }
 
   static std::optional<std::size_t> highest(std::span<const Placed> taken, std::size_t bytes, std::size_t capacity) {
-    std::size_t gap_end = capacity;
     std::optional<std::size_t> found;
     std::size_t gap_begin = 0;
     for (const Placed& p : taken) {
       if (p.offset >= gap_begin + bytes) found = p.offset - bytes;
       gap_begin = std::max(gap_begin, p.offset + p.bytes);
     }
-    return gap_end >= gap_begin + bytes ? std::optional{gap_end - bytes} : found;
+    return capacity >= gap_begin + bytes ? std::optional{capacity - bytes} : found;
   }
 
   /// Whether the buffers in use when `use` is acquired leave enough room in one piece if it lies at `offset`.
-  bool leaves_room(std::span<const Placed> placed, const TraceUse& use, std::size_t offset,
-                   std::size_t capacity) const {
+  bool leaves_room(const Terms& terms, std::span<const Placed> placed, const TraceUse& use, std::size_t offset) const {
     AddressRanges in_use;
     in_use.insert(offset, use.bytes);
     for (const Placed& p : placed) {
       if (p.end > event_time(use.acquired)) in_use.insert(p.offset, p.bytes);
     }
-    return in_use.largest_gap(capacity) + tops_[slots_.size()] >= room_;
+    return in_use.largest_gap(terms.capacity) + terms.tops[slots_.size()] >= terms.room;
   }
 
   /// How high memory is filled once each use is acquired, if every use goes to the lowest free offset.
@@ -193,10 +202,7 @@ class IntervalPlan {
     return tops;
   }
 
-  std::vector<std::size_t> tops_;  ///< A use: how high memory is filled without look-ahead.
-  std::size_t needed_;
-  std::size_t room_ = 0;
-  std::span<const Slot> shared_;
+  std::size_t needed_ = 0;
   std::vector<Slot> slots_;
 };
 

@@ -14,6 +14,7 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/pipeline/address_ranges.hpp>
 #include <zerospan/pipeline/path_memory.hpp>
 #include <zerospan/pipeline/trace.hpp>
 #include <zerospan/pipeline/working_memory.hpp>
@@ -51,7 +52,7 @@ class OverlapPipeline {
   /// @return Nothing if no room is left beside the buffers in use.
   std::optional<Buffer> acquire(UseKey key, UseKind kind, std::size_t bytes) {
     bytes = round_up(bytes, WorkingMemory::alignment);
-    follow_acquire(key, kind);
+    follow_acquire(key, kind, bytes);
     std::optional<Pending> pending = claim(key, kind);
     if (!pending) {
       const auto offset = place(bytes);
@@ -62,6 +63,9 @@ class OverlapPipeline {
     }
     if (kind == UseKind::gathered) ++(claimed_ ? counters_.hits : counters_.misses);
     const std::size_t use = recorded_.acquire(key, kind, bytes, pending->offset);
+    in_use_.insert(pending->offset, bytes);
+    stacked_at_.push_back(stacked_.lowest(bytes));
+    stacked_.insert(stacked_at_.back(), bytes);
     look_ahead();
     return Buffer{use, memory_.data(pending->offset), std::move(pending->ready)};
   }
@@ -70,31 +74,44 @@ class OverlapPipeline {
     if (following_) {
       const auto& events = path_->trace.events;
       const TraceEvent event{TraceEvent::Kind::release, use};
-      if (recorded_.events.size() >= events.size() || events[recorded_.events.size()] != event) leave_path();
+      if (recorded_.events.size() >= events.size() || events[recorded_.events.size()] != event) {
+        Trace begun = recorded_;
+        begun.release(use);
+        change_path(begun);
+      }
     }
     memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
+    in_use_.erase(recorded_.uses[use].offset);
+    stacked_.erase(stacked_at_[use]);
     recorded_.release(use);
     look_ahead();
   }
 
-  /// A buffer outside of every pass; the pass under way leaves its path.
+  /// A buffer outside of every pass. A pass under way is none to learn from.
   std::optional<Buffer> acquire_untraced(std::size_t bytes) {
     if (following_) leave_path();
     path_ = nullptr;
+    is_disturbed_ = true;
     drop_pending(pending_.begin());
     bytes = round_up(bytes, WorkingMemory::alignment);
     const auto offset = memory_.find(bytes);
     if (!offset) return std::nullopt;
+    ++untraced_;
     return Buffer{*offset, memory_.data(*offset), memory_.take(*offset, bytes)};
   }
   void release_untraced(const Buffer& buffer, std::vector<Completion> last_uses) {
     memory_.give_back(buffer.use, std::move(last_uses));
+    if (--untraced_ == 0 && pass_is_empty()) begin_pass(pass_);
   }
 
   /// Gives up what was posted and not used; the parameters are about to change.
   void end_pass() {
     drop_pending(pending_.begin());
-    if (!recorded_.events.empty()) paths_.learn(pass_, std::exchange(recorded_, {}), memory_.capacity(), look_ahead_);
+    Trace passed = std::exchange(recorded_, {});
+    stacked_at_.clear();
+    if (!passed.events.empty() && !is_disturbed_) {
+      paths_.learn(pass_, std::move(passed), memory_.capacity(), look_ahead_);
+    }
     path_ = nullptr;
     following_ = false;
   }
@@ -102,8 +119,10 @@ class OverlapPipeline {
   /// Begins a pass of a kind and posts the first of its prefetches.
   void begin_pass(std::uint8_t pass) {
     pass_ = pass;
-    path_ = look_ahead_ > 0 ? paths_.expected(pass) : nullptr;
+    is_disturbed_ = untraced_ > 0;
+    path_ = look_ahead_ > 0 && !is_disturbed_ ? paths_.expected(pass) : nullptr;
     following_ = path_ != nullptr;
+    has_strayed_ = false;
     next_ = 0;
     look_ahead();
   }
@@ -124,7 +143,7 @@ class OverlapPipeline {
     std::vector<Completion> ready;
   };
 
-  void follow_acquire(UseKey key, UseKind kind) {
+  void follow_acquire(UseKey key, UseKind kind, std::size_t bytes) {
     const auto matches = [&](const TraceUse& use) { return use.key == key && use.kind == kind; };
     if (following_) {
       const std::size_t position = recorded_.events.size();
@@ -133,7 +152,9 @@ class OverlapPipeline {
           matches(trace.uses[trace.events[position].use])) {
         return;
       }
-      leave_path();
+      Trace begun = recorded_;
+      begun.acquire(key, kind, bytes, 0);
+      if (change_path(begun)) return;
     }
     if (!path_) return;
     const auto& uses = path_->trace.uses;
@@ -141,21 +162,55 @@ class OverlapPipeline {
     if (resumed != uses.end()) resume_ = static_cast<std::size_t>(resumed - uses.begin()) + 1;
   }
 
+  /// Goes over to a known path that begins as the pass has begun, or leaves the path. @return Whether there is one.
+  bool change_path(const Trace& begun) {
+    const Path* const other = paths_.continuation(pass_, begun);
+    if (!other) {
+      leave_path();
+      return false;
+    }
+    stray();
+    path_ = other;
+    const auto& uses = path_->trace.uses;
+    drop_pending(std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) {
+      return p.use < uses.size() && uses[p.use].key == p.key && uses[p.use].kind == UseKind::gathered &&
+             path_->plan[p.use].offset == p.offset;
+    }));
+    next_ = begun.uses.size();
+    return true;
+  }
+
   void leave_path() {
     following_ = false;
     resume_ = recorded_.uses.size();
-    ++counters_.mended;
+    stray();
+  }
+
+  void stray() {
+    if (!std::exchange(has_strayed_, true)) ++counters_.mended;
+  }
+
+  /// Whether the buffers in use leave enough room in one piece beside another one: as much as if every buffer were at
+  /// its lowest place, up to what the known paths need.
+  bool leaves_room(std::size_t offset, std::size_t bytes) const {
+    AddressRanges beside = in_use_;
+    beside.insert(offset, bytes);
+    const std::size_t top = std::max(stacked_.top(), stacked_.lowest(bytes) + bytes);
+    return beside.largest_gap(memory_.capacity()) + top >= std::min(memory_.capacity(), paths_.needed());
   }
 
   std::optional<Pending> claim(UseKey key, UseKind kind) {
     claimed_ = false;
     if (kind != UseKind::gathered) return std::nullopt;
-    const auto found = std::ranges::find(pending_, key, &Pending::key);
+    const auto found = following_ ? std::ranges::find(pending_, recorded_.uses.size(), &Pending::use)
+                                  : std::ranges::find(pending_, key, &Pending::key);
     if (found == pending_.end()) return std::nullopt;
-    claimed_ = true;
     Pending result = std::move(*found);
     pending_.erase(found);
-    return result;
+    claimed_ = following_ || leaves_room(result.offset, result.bytes);
+    if (claimed_) return result;
+    give_up(result);
+    return std::nullopt;
   }
 
   /// Where a use that was not posted ahead goes; prefetches give way to it, the farthest first.
@@ -165,12 +220,14 @@ class OverlapPipeline {
       if (memory_.is_free(offset, bytes)) return offset;
       leave_path();
     }
-    auto offset = memory_.find(bytes);
-    while (!offset && !pending_.empty()) {
+    while (true) {
+      const auto low = memory_.find(bytes);
+      if (low && leaves_room(*low, bytes)) return low;
+      const auto high = memory_.find_highest(bytes);
+      if (high && leaves_room(*high, bytes)) return high;
+      if (pending_.empty()) return low;
       drop_pending(std::prev(pending_.end()));
-      offset = memory_.find(bytes);
     }
-    return offset;
   }
 
   void look_ahead() {
@@ -188,7 +245,8 @@ class OverlapPipeline {
       const IntervalPlan::Slot& slot = path_->plan[next_];
       if (slot.post == IntervalPlan::on_demand) continue;
       if (slot.post > recorded_.events.size()) return;
-      post(next_, slot.offset);
+      const bool is_posted = std::ranges::find(pending_, next_, &Pending::use) != pending_.end();
+      if (!is_posted && memory_.is_free(slot.offset, uses[next_].bytes)) post(next_, slot.offset);
     }
   }
 
@@ -215,11 +273,13 @@ class OverlapPipeline {
   }
 
   void drop_pending(std::vector<Pending>::iterator first) {
-    for (auto p = first; p != pending_.end(); ++p) {
-      memory_.give_back(p->offset, p->ready);
-      ++counters_.dropped;
-    }
+    for (auto p = first; p != pending_.end(); ++p) give_up(*p);
     pending_.erase(first, pending_.end());
+  }
+
+  void give_up(const Pending& pending) {
+    memory_.give_back(pending.offset, pending.ready);
+    ++counters_.dropped;
   }
 
   WorkingMemory memory_;
@@ -235,7 +295,13 @@ class OverlapPipeline {
   std::size_t next_ = 0;        ///< The first use of the path that was not considered for posting.
   std::size_t resume_ = 0;      ///< Off the path: the first of its uses that may still come.
   bool claimed_ = false;
+  bool has_strayed_ = false;   ///< The pass has left the path that it was expected to take.
+  std::size_t untraced_ = 0;   ///< Buffers in use outside of every pass.
+  bool is_disturbed_ = false;  ///< There was one during the pass: its addresses are no example.
   std::vector<Pending> pending_;
+  AddressRanges in_use_;                 ///< Where the buffers in use are ...
+  AddressRanges stacked_;                ///< ... and where they would be, each at its lowest place.
+  std::vector<std::size_t> stacked_at_;  ///< A use: its lowest place.
 };
 
 }  // namespace zerospan::inline v0

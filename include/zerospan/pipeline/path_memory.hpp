@@ -42,9 +42,8 @@ class PathMemory {
   /// A path of this kind that begins with all events of `begun`. Where it has placed the buffers in use is where they
   /// are, if the pass has followed a path so far: paths that begin alike agree on it.
   const Path* continuation(std::uint8_t pass, const Trace& begun) const {
-    const auto path = std::ranges::find_if(paths_, [&](const Path& p) {
-      return p.pass == pass && p.trace.common_events(begun) == begun.events.size();
-    });
+    const auto path = std::ranges::find_if(
+        paths_, [&](const Path& p) { return p.pass == pass && p.trace.common_events(begun) == begun.events.size(); });
     return path != paths_.end() ? &*path : nullptr;
   }
 

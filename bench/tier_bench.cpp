@@ -1,0 +1,212 @@
+/// NvmeTier beside plain loops of as many requests on a file of its own: its speed is a share of the disk's.
+/// The file is made in the working directory.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/device/arena.hpp>
+#include <zerospan/device/host_device.hpp>
+#include <zerospan/io/io_engine.hpp>
+#include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/tier/nvme_tier.hpp>
+
+#if defined(ZEROSPAN_HAS_LIBAIO)
+#include <libaio.h>
+
+#include <zerospan/io/libaio_engine.hpp>
+#endif
+
+namespace {
+
+using namespace zerospan::literals;
+using zerospan::IoDirection;
+
+constexpr std::size_t total = std::size_t{512} << 20;
+constexpr std::size_t transfer = std::size_t{16} << 20;  // an extent of the tier
+constexpr std::size_t slots = 4;                         // transfers under way
+constexpr std::size_t block = std::size_t{1} << 20;      // a request to the system
+constexpr std::size_t depth = 32;                        // requests under way (libaio)
+constexpr std::size_t threads = 4;                       // requests under way (blocking)
+
+/// Memory that is transferred: huge pages, touched once.
+struct Buffers {
+  Buffers() : memory{device.host_memory().allocate({slots * transfer}, "buffers")} {
+    for (std::size_t i = 0; i < memory.bytes(); ++i) memory.data()[i] = static_cast<std::byte>(i * 2654435761U >> 24);
+  }
+
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = {slots * transfer}}};
+  zerospan::Allocation memory;
+};
+
+void report(benchmark::State& state) {
+  state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * static_cast<std::int64_t>(total));
+}
+
+template <zerospan::IoEngine E>
+class TierTraffic {
+ public:
+  TierTraffic() {
+    tier_.reserve({total}, "extents");
+    for (std::size_t i = 0; i < total / transfer; ++i) extents_.push_back(tier_.place(transfer));
+  }
+
+  void move_all(IoDirection direction) {
+    std::deque<zerospan::Completion> under_way;
+    for (std::size_t i = 0; i < extents_.size(); ++i) {
+      if (under_way.size() == slots) {
+        under_way.front().wait();
+        under_way.pop_front();
+      }
+      std::byte* const data = buffers_.memory.data() + i % slots * transfer;
+      under_way.push_back(direction == IoDirection::read ? tier_.read(extents_[i], 0, data, transfer)
+                                                         : tier_.write(extents_[i], 0, data, transfer));
+    }
+    for (const auto& completion : under_way) completion.wait();
+  }
+
+ private:
+  Buffers buffers_;
+  E engine_{};
+  zerospan::NvmeTier<E> tier_{engine_, {.directory = ".", .block = {block}}};
+  std::vector<zerospan::Extent> extents_;
+};
+
+/// A file of the same size, allocated, opened for direct I/O where that is possible.
+class RawFile {
+ public:
+  RawFile() : descriptor_{::open(".", O_TMPFILE | O_RDWR | O_CLOEXEC | O_DIRECT, 0600)} {
+    if (descriptor_ == -1) descriptor_ = ::open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (descriptor_ == -1 || ::fallocate(descriptor_, 0, 0, static_cast<off_t>(total)) != 0) {
+      throw std::runtime_error{"no file of " + std::to_string(total) + " bytes in the working directory"};
+    }
+  }
+  RawFile(const RawFile&) = delete;
+  RawFile& operator=(const RawFile&) = delete;
+  ~RawFile() { ::close(descriptor_); }
+
+  int descriptor() const noexcept { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+/// Blocking requests on threads.
+class ThreadTraffic {
+ public:
+  void move_all(IoDirection direction) {
+    std::atomic<std::size_t> next = 0;
+    std::atomic<bool> failed = false;
+    {
+      std::vector<std::jthread> workers;
+      for (std::size_t i = 0; i < threads; ++i) {
+        workers.emplace_back([&] {
+          for (std::size_t n = next++; n < total / block; n = next++) {
+            std::byte* const data = buffers_.memory.data() + n * block % buffers_.memory.bytes();
+            const auto offset = static_cast<off_t>(n * block);
+            const ssize_t moved = direction == IoDirection::read ? ::pread(file_.descriptor(), data, block, offset)
+                                                                 : ::pwrite(file_.descriptor(), data, block, offset);
+            if (moved != static_cast<ssize_t>(block)) failed = true;
+          }
+        });
+      }
+    }
+    if (failed) throw std::runtime_error{"a transfer failed or fell short"};
+  }
+
+ private:
+  Buffers buffers_;
+  RawFile file_;
+};
+
+#if defined(ZEROSPAN_HAS_LIBAIO)
+/// One loop that keeps the queue of the kernel full.
+class AioTraffic {
+ public:
+  AioTraffic() {
+    if (::io_setup(static_cast<int>(depth), &context_) != 0) throw std::runtime_error{"io_setup failed"};
+  }
+  AioTraffic(const AioTraffic&) = delete;
+  AioTraffic& operator=(const AioTraffic&) = delete;
+  ~AioTraffic() { ::io_destroy(context_); }
+
+  void move_all(IoDirection direction) {
+    std::size_t next = 0;
+    std::size_t done = 0;
+    for (iocb& request : requests_) submit(request, direction, next++);
+    while (done < total / block) {
+      io_event events[depth];
+      const int ended = ::io_getevents(context_, 1, static_cast<long>(depth), events, nullptr);
+      for (int i = 0; i < ended; ++i) {
+        if (events[i].res != block) throw std::runtime_error{"a transfer failed or fell short"};
+        ++done;
+        if (next < total / block) submit(*events[i].obj, direction, next++);
+      }
+    }
+  }
+
+ private:
+  void submit(iocb& request, IoDirection direction, std::size_t n) {
+    std::byte* const data = buffers_.memory.data() + n * block % buffers_.memory.bytes();
+    const auto offset = static_cast<long long>(n * block);
+    if (direction == IoDirection::read) {
+      ::io_prep_pread(&request, file_.descriptor(), data, block, offset);
+    } else {
+      ::io_prep_pwrite(&request, file_.descriptor(), data, block, offset);
+    }
+    iocb* pointer = &request;
+    if (::io_submit(context_, 1, &pointer) != 1) throw std::runtime_error{"io_submit failed"};
+  }
+
+  Buffers buffers_;
+  RawFile file_;
+  io_context_t context_{};
+  std::vector<iocb> requests_{depth};
+};
+#endif
+
+/// Everything is written once before: the first write of a range costs more.
+template <class Traffic>
+void measure(benchmark::State& state, IoDirection direction) {
+  Traffic traffic;
+  traffic.move_all(IoDirection::write);
+  for (auto _ : state) traffic.move_all(direction);
+  report(state);
+}
+
+template <class Traffic>
+void nvme_read(benchmark::State& state) {
+  measure<Traffic>(state, IoDirection::read);
+}
+template <class Traffic>
+void nvme_write(benchmark::State& state) {
+  measure<Traffic>(state, IoDirection::write);
+}
+
+using Threads = TierTraffic<zerospan::ThreadedIoEngine>;
+BENCHMARK_TEMPLATE(nvme_read, Threads)->Name("nvme_read/threads")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_read, ThreadTraffic)->Name("nvme_read_raw/threads")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, Threads)->Name("nvme_write/threads")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, ThreadTraffic)->Name("nvme_write_raw/threads")->UseRealTime();
+
+#if defined(ZEROSPAN_HAS_LIBAIO)
+using Aio = TierTraffic<zerospan::LibaioEngine>;
+BENCHMARK_TEMPLATE(nvme_read, Aio)->Name("nvme_read/libaio")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_read, AioTraffic)->Name("nvme_read_raw/libaio")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, Aio)->Name("nvme_write/libaio")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, AioTraffic)->Name("nvme_write_raw/libaio")->UseRealTime();
+#endif
+
+}  // namespace
