@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -66,8 +66,8 @@ TEST_CASE("stages, placements and options that contradict each other are refused
   const auto make = [&](int stage, Place parameters, Place gradients, Place optimizer, const EngineOptions& options,
                         const AdamW& optimizer_settings) {
     zerospan_test::with_stage(stage, [&](auto s) {
-      ZeroEngine engine{s, self, memory.device, memory.placement(parameters, gradients, optimizer), optimizer_settings,
-                        options};
+      ZeroEngine engine{
+          s, self, memory.device, memory.placement(parameters, gradients, optimizer), optimizer_settings, options};
     });
   };
   using enum Place;
@@ -111,7 +111,7 @@ zerospan_test::TrainingResult train_coarsely(const Configuration& c, std::size_t
     AlignedTier disk{memory.on_nvme, alignment};
     EngineOptions options = zerospan_test::engine_options(c);
     options.sub_group_elements = sub_group;
-    ZeroEngine engine{zerospan::Stage3{}, communicator, memory.device, zerospan::Placement{disk, disk, disk},
+    ZeroEngine engine{zerospan::Stage3{},   communicator, memory.device, zerospan::Placement{disk, disk, disk},
                       c.training.optimizer, options};
     return zerospan_test::train_rank<E>(engine, communicator, c, zerospan_test::full_route());
   }));
@@ -151,9 +151,13 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
       zerospan::run_ranks(ranks, [&](ThreadCommunicator communicator) {
         ThreadedIoEngine io;
         Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
-        ZeroEngine engine{zerospan::Stage3{}, communicator, memory.device,
-                          memory.placement(Place::nvme, Place::nvme, Place::nvme), AdamW{},
-                          EngineOptions{.micro_batches = micro_batches, .persistence_threshold = 0_KiB, .prefetch = 0_KiB}};
+        ZeroEngine engine{
+            zerospan::Stage3{},
+            communicator,
+            memory.device,
+            memory.placement(Place::nvme, Place::nvme, Place::nvme),
+            AdamW{},
+            EngineOptions{.micro_batches = micro_batches, .persistence_threshold = 0_KiB, .prefetch = 0_KiB}};
         std::vector<Parameter<E>> weights;
         std::size_t shards = 0;  // elements of this rank's shards, padding included
         for (const std::size_t size : sizes) {
@@ -202,8 +206,11 @@ TEST_CASE("states in memory move no byte from or to a disk") {
   ThreadedIoEngine io;
   Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
   SelfCommunicator self;
-  ZeroEngine engine{zerospan::Stage3{}, self, memory.device,
-                    memory.placement(Place::host, Place::device, Place::host), AdamW{},
+  ZeroEngine engine{zerospan::Stage3{},
+                    self,
+                    memory.device,
+                    memory.placement(Place::host, Place::device, Place::host),
+                    AdamW{},
                     EngineOptions{.persistence_threshold = 0_KiB}};
   const Parameter<float> weight{engine, "w", {5000}, zerospan::init::ones()};
   for (int step = 0; step < 3; ++step) {
@@ -221,8 +228,8 @@ TEST_CASE("the optimizer's settings can change between steps") {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
     SelfCommunicator self;
-    ZeroEngine engine{zerospan::Stage3{}, self, memory.device,
-                      memory.placement(Place::nvme, Place::nvme, Place::nvme), AdamW{.learning_rate = 0.1F}};
+    ZeroEngine engine{zerospan::Stage3{}, self, memory.device, memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                      AdamW{.learning_rate = 0.1F}};
     const Parameter<float> weight{engine, "w", {5000}, zerospan::init::ones()};
     for (int step = 0; step < 2; ++step) {
       auto gradient = weight.gradient(calling_thread);
@@ -287,9 +294,9 @@ TEST_CASE("two engines share a process, a communicator, an I/O engine and a dire
     std::array<Memory<ThreadedIoEngine>, 2> memories{Memory<ThreadedIoEngine>{io, 4_MiB, 4_MiB},
                                                      Memory<ThreadedIoEngine>{io, 4_MiB, 4_MiB}};
     const auto make = [&](Memory<ThreadedIoEngine>& memory) {
-      return ZeroEngine{zerospan::Stage3{}, communicator, memory.device,
-                        memory.placement(c.parameters, c.gradients, c.optimizer), c.training.optimizer,
-                        zerospan_test::engine_options(c)};
+      return ZeroEngine{zerospan::Stage3{},   communicator,
+                        memory.device,        memory.placement(c.parameters, c.gradients, c.optimizer),
+                        c.training.optimizer, zerospan_test::engine_options(c)};
     };
     auto first = make(memories[0]);
     auto second = make(memories[1]);
@@ -308,8 +315,12 @@ TEST_CASE("a parameter that is smaller than the number of ranks trains") {
       ThreadedIoEngine io;
       Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
       zerospan_test::with_stage(stage, [&](auto s) {
-        ZeroEngine engine{s, communicator, memory.device, memory.placement(Place::device, Place::host, Place::nvme),
-                          AdamW{.learning_rate = 0.5F, .weight_decay = 0}, EngineOptions{.persistence_threshold = 0_KiB}};
+        ZeroEngine engine{s,
+                          communicator,
+                          memory.device,
+                          memory.placement(Place::device, Place::host, Place::nvme),
+                          AdamW{.learning_rate = 0.5F, .weight_decay = 0},
+                          EngineOptions{.persistence_threshold = 0_KiB}};
         const Parameter<float> one{engine, "one", {}, zerospan::init::constant(1)};
         for (int step = 0; step < 2; ++step) {
           auto gradient = one.gradient(calling_thread);
@@ -333,8 +344,9 @@ TEST_CASE("a timeline records every rank's lanes, and changes no bits") {
   EngineOptions options = zerospan_test::engine_options(c);
   options.timeline = &timeline;
   {
-    ZeroEngine engine{zerospan::Stage3{}, self, memory.device,
-                      memory.placement(c.parameters, c.gradients, c.optimizer), c.training.optimizer, options};
+    ZeroEngine engine{zerospan::Stage3{},   self,
+                      memory.device,        memory.placement(c.parameters, c.gradients, c.optimizer),
+                      c.training.optimizer, options};
     CHECK(zerospan_test::train_rank<float>(engine, self, c, zerospan_test::full_route()) ==
           zerospan_test::train_replicated(c.training, c.type, c.steps));
     std::uint64_t read = 0;

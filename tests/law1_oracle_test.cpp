@@ -89,8 +89,8 @@ std::vector<Choice> pairwise_matrix(std::uint64_t seed) {
     for (std::size_t i = 0; i < all.size() && (i < candidates || most == 0); ++i) {
       const Choice& choice = all[random() % all.size()];
       const auto pairs = pairs_of(choice);
-      const auto gain = static_cast<std::size_t>(
-          std::ranges::count_if(pairs, [&](const Pair& pair) { return open.contains(pair); }));
+      const auto gain =
+          static_cast<std::size_t>(std::ranges::count_if(pairs, [&](const Pair& pair) { return open.contains(pair); }));
       if (gain > most) {
         most = gain;
         best = &choice;

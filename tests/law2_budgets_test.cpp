@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -29,19 +28,15 @@ using zerospan_test::Memory;
 using zerospan_test::Place;
 
 using Parameter = zerospan::PartitionedParameter<Array<float>>;
-using SelfEngine =
-    zerospan::ZeroEngine<zerospan::Stage3, SelfCommunicator, zerospan::HostDevice, zerospan::AdamW>;
+using SelfEngine = zerospan::ZeroEngine<zerospan::Stage3, SelfCommunicator, zerospan::HostDevice, zerospan::AdamW>;
 
 /// One rank with all states on disk.
 struct Rig {
   explicit Rig(Bytes device_budget, Bytes host_budget = 256_KiB, Bytes prefetch = 256_MiB)
       : memory{io, device_budget, host_budget},
-        engine{zerospan::Stage3{},
-               self,
-               memory.device,
-               memory.placement(Place::nvme, Place::nvme, Place::nvme),
-               zerospan::AdamW{},
-               zerospan::EngineOptions{.persistence_threshold = 0_KiB, .prefetch = prefetch}} {}
+        engine{zerospan::Stage3{}, self,
+               memory.device,      memory.placement(Place::nvme, Place::nvme, Place::nvme),
+               zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB, .prefetch = prefetch}} {}
 
   ThreadedIoEngine io;
   Memory<ThreadedIoEngine> memory;
@@ -99,13 +94,12 @@ TEST_CASE("states that do not fit their tier are refused at the declaration") {
   ThreadedIoEngine io;
   Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
   SelfCommunicator self;
-  SelfEngine engine{zerospan::Stage3{}, self, memory.device,
-                    memory.placement(Place::host, Place::host, Place::host), zerospan::AdamW{},
-                    zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
+  SelfEngine engine{zerospan::Stage3{}, self,
+                    memory.device,      memory.placement(Place::host, Place::host, Place::host),
+                    zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
   const Parameter first{engine, "first", {40960}, zerospan::init::constant(1)};  // 800 KiB of 960
   CHECK_THROWS_WITH_AS((Parameter{engine, "second", {10240}, zerospan::init::constant(1)}),
-                       doctest::Contains("second in host memory needs "),
-                       BudgetError);
+                       doctest::Contains("second in host memory needs "), BudgetError);
 }
 
 TEST_CASE("staging that does not fit the host budget is refused") {
@@ -113,8 +107,8 @@ TEST_CASE("staging that does not fit the host budget is refused") {
   Memory<ThreadedIoEngine> memory{io, 1_MiB, 32_KiB};
   SelfCommunicator self;
   const auto make = [&] {
-    SelfEngine engine{zerospan::Stage3{}, self, memory.device,
-                      memory.placement(Place::nvme, Place::nvme, Place::nvme), zerospan::AdamW{}};
+    SelfEngine engine{zerospan::Stage3{}, self, memory.device, memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                      zerospan::AdamW{}};
   };
   CHECK_THROWS_WITH_AS(make(), doctest::Contains("the staging memory in host memory needs 65536 bytes, 32768 are left"),
                        BudgetError);
@@ -124,9 +118,10 @@ TEST_CASE("a gradient that can never fit is refused before anything is trained")
   const auto results = zerospan::run_ranks(2, [](ThreadCommunicator communicator) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 64_KiB, 256_KiB};
-    zerospan::ZeroEngine engine{zerospan::Stage3{}, communicator, memory.device,
-                                memory.placement(Place::nvme, Place::nvme, Place::nvme), zerospan::AdamW{},
-                                zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB}};
+    zerospan::ZeroEngine engine{
+        zerospan::Stage3{}, communicator,
+        memory.device,      memory.placement(Place::nvme, Place::nvme, Place::nvme),
+        zerospan::AdamW{},  zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB}};
     try {
       const Parameter wide{engine, "wide", {16384}, zerospan::init::constant(1)};  // with its sum: 96 KiB
       static_cast<void>(wide.gather(calling_thread));
@@ -342,9 +337,9 @@ TEST_CASE("engines leave their tiers as they found them") {
   Memory<ThreadedIoEngine> memory{io, 300_KiB, 300_KiB};
   SelfCommunicator self;
   for (int i = 0; i < 5; ++i) {
-    SelfEngine engine{zerospan::Stage3{}, self, memory.device,
-                      memory.placement(Place::host, Place::device, Place::device), zerospan::AdamW{},
-                      zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
+    SelfEngine engine{zerospan::Stage3{}, self,
+                      memory.device,      memory.placement(Place::host, Place::device, Place::device),
+                      zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
     const Parameter weight{engine, "w", {12000}, zerospan::init::ones()};
     CHECK(weight.gather(calling_thread)->data[11999] == 1);
   }

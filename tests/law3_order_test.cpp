@@ -175,7 +175,8 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
 }
 
 TEST_CASE("the collectives, prefetches and peaks do not depend on delays") {
-  for (const auto& [stage, budget] : {std::pair{3, Budget::tight}, std::pair{3, Budget::roomy}, std::pair{2, Budget::roomy}}) {
+  for (const auto& [stage, budget] :
+       {std::pair{3, Budget::tight}, std::pair{3, Budget::roomy}, std::pair{2, Budget::roomy}}) {
     Configuration c;
     c.stage = stage;
     c.budget = budget;

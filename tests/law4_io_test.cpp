@@ -42,7 +42,10 @@ std::uint64_t train(FaultyEngine& io, Communicator& communicator,
                     std::chrono::milliseconds timeout = std::chrono::seconds{30}) {
   Memory<FaultyEngine> memory{io, 256_KiB, 128_KiB};
   zerospan::ZeroEngine engine{
-      zerospan::Stage3{}, communicator, memory.device, memory.placement(Place::nvme, Place::nvme, Place::nvme),
+      zerospan::Stage3{},
+      communicator,
+      memory.device,
+      memory.placement(Place::nvme, Place::nvme, Place::nvme),
       zerospan::AdamW{},
       zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB, .timeout = timeout}};
   std::vector<Parameter> weights;
@@ -128,8 +131,7 @@ TEST_CASE("a request that moves nothing ends the training in an IoError") {
 TEST_CASE("short transfers are continued") {
   const std::uint64_t expected = faultless();
   for (const FaultKind kind : {FaultKind::short_transfer, FaultKind::ragged}) {
-    const std::size_t failures =
-        fail_each({.kind = kind}, 7, [&](auto& io) { CHECK(train_alone(io) == expected); });
+    const std::size_t failures = fail_each({.kind = kind}, 7, [&](auto& io) { CHECK(train_alone(io) == expected); });
     CHECK(failures > 10);
     ThreadedIoEngine threads;
     FaultyEngine io{threads};
@@ -163,9 +165,9 @@ TEST_CASE("after an error every call throws it, and the engine ends cleanly") {
   SelfCommunicator self;
   std::optional<zerospan::ReadLease<Array<float>>> survivor;
   {
-    zerospan::ZeroEngine engine{zerospan::Stage3{}, self, memory.device,
-                                memory.placement(Place::nvme, Place::nvme, Place::nvme), zerospan::AdamW{},
-                                zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
+    zerospan::ZeroEngine engine{zerospan::Stage3{}, self,
+                                memory.device,      memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                                zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
     const Parameter a{engine, "a", {4000}, zerospan::init::constant(1)};
     const Parameter b{engine, "b", {4000}, zerospan::init::constant(2)};
     survivor.emplace(a.gather(calling_thread));
@@ -188,9 +190,9 @@ TEST_CASE("after an error every call throws it, and the engine ends cleanly") {
   }
   io.inject({});
   SelfCommunicator again;
-  zerospan::ZeroEngine engine{zerospan::Stage3{}, again, memory.device,
-                              memory.placement(Place::nvme, Place::nvme, Place::nvme), zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, again,
+                              memory.device,      memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                              zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
   const Parameter a{engine, "a", {4000}, zerospan::init::constant(3)};
   CHECK(a.gather(calling_thread)->data[3999] == 3);
 }
@@ -203,7 +205,10 @@ TEST_CASE("a request that is lost when the engine ends does not hold it up, and 
       Memory<FaultyEngine> memory{io, 256_KiB, 128_KiB};
       SelfCommunicator self;
       zerospan::ZeroEngine engine{
-          zerospan::Stage3{}, self, memory.device, memory.placement(Place::nvme, Place::nvme, Place::nvme),
+          zerospan::Stage3{},
+          self,
+          memory.device,
+          memory.placement(Place::nvme, Place::nvme, Place::nvme),
           zerospan::AdamW{},
           zerospan::EngineOptions{.persistence_threshold = 0_KiB, .timeout = std::chrono::milliseconds{200}}};
       const Parameter a{engine, "a", {4000}, zerospan::init::constant(1)};

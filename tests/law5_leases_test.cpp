@@ -1,9 +1,10 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
-#include <limits>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <thread>
@@ -39,12 +40,9 @@ struct Rig {
   Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
   SelfCommunicator self;
   zerospan::ZeroEngine<zerospan::Stage3, SelfCommunicator, zerospan::HostDevice, zerospan::AdamW> engine{
-      zerospan::Stage3{},
-      self,
-      memory.device,
-      memory.placement(Place::nvme, Place::nvme, Place::nvme),
-      zerospan::AdamW{},
-      zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB}};
+      zerospan::Stage3{}, self,
+      memory.device,      memory.placement(Place::nvme, Place::nvme, Place::nvme),
+      zerospan::AdamW{},  zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB}};
   Parameter a{engine, "a", {1000}, zerospan::init::constant(1)};
   Parameter b{engine, "b", {3000}, zerospan::init::constant(2)};
 };
@@ -151,8 +149,8 @@ TEST_CASE("a step lists the leases that are held") {
   Rig rig;
   auto a = rig.a.gather(calling_thread);
   auto gradient = rig.b.gradient(calling_thread);
-  CHECK_THROWS_WITH_AS(rig.engine.step(),
-                       "step() while leases are held: a read lease of a, a gradient lease of b", LeaseError);
+  CHECK_THROWS_WITH_AS(rig.engine.step(), "step() while leases are held: a read lease of a, a gradient lease of b",
+                       LeaseError);
   CHECK_THROWS_WITH_AS(rig.engine.begin(zerospan::Pass::evaluation),
                        "begin() while leases are held: a read lease of a, a gradient lease of b", LeaseError);
   a.release();
@@ -340,7 +338,8 @@ zerospan_test::TrainingResult train_with_writes(const zerospan_test::Configurati
           auto write = model[layer].write(calling_thread);
           const float sign = me == last ? 1.0F : -1.0F;
           for (std::size_t k = 0; k < write->size; ++k) {
-            write->data[k] = E{static_cast<float>(write->data[k]) + sign * zerospan_test::noise(layer, {0, step, 9}, k)};
+            write->data[k] =
+                E{static_cast<float>(write->data[k]) + sign * zerospan_test::noise(layer, {0, step, 9}, k)};
           }
           write.commit(Rank{last});
         }
@@ -375,9 +374,9 @@ zerospan_test::TrainingResult train_replicated_with_writes(const zerospan_test::
 
 TEST_CASE_TEMPLATE("a committed write gives every rank the source's values", E, float, zerospan::bfloat16) {
   using enum Place;
-  constexpr std::array placements{std::tuple{0, device, host, host},   std::tuple{1, device, device, nvme},
-                                  std::tuple{2, device, nvme, nvme},   std::tuple{3, device, device, device},
-                                  std::tuple{3, host, host, host},     std::tuple{3, nvme, nvme, nvme}};
+  constexpr std::array placements{std::tuple{0, device, host, host}, std::tuple{1, device, device, nvme},
+                                  std::tuple{2, device, nvme, nvme}, std::tuple{3, device, device, device},
+                                  std::tuple{3, host, host, host},   std::tuple{3, nvme, nvme, nvme}};
   for (const auto& [stage, parameters, gradients, optimizer] : placements) {
     for (const int ranks : {1, 3}) {
       zerospan_test::Configuration c;

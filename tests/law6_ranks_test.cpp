@@ -43,12 +43,9 @@ constexpr zerospan::RunRanksOptions soon{.timeout = std::chrono::milliseconds{30
 /// What one rank's engine and model are, for scenarios in which ranks misbehave.
 struct Rig {
   explicit Rig(ThreadCommunicator& communicator, std::vector<std::size_t> sizes = {3000, 5000, 2000})
-      : engine{zerospan::Stage3{},
-               communicator,
-               memory.device,
-               memory.placement(Place::nvme, Place::host, Place::nvme),
-               zerospan::AdamW{},
-               zerospan::EngineOptions{.persistence_threshold = 0_KiB}} {
+      : engine{zerospan::Stage3{}, communicator,
+               memory.device,      memory.placement(Place::nvme, Place::host, Place::nvme),
+               zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}} {
     for (const std::size_t size : sizes) {
       weights.emplace_back(engine, "w" + std::to_string(weights.size()), Shape{size}, zerospan::init::normal(1));
     }
@@ -131,19 +128,18 @@ TEST_CASE("a rank returns early") {
 TEST_CASE("a rank throws") {
   std::array<End, 3> ends;
   const auto run = [&] {
-    zerospan::run_ranks(
-        3,
-        [&](ThreadCommunicator communicator) {
-          const auto scenario = [&] {
-            Rig rig{communicator};
-            rig.train_step();
-            if (communicator.rank() == Rank{2}) throw std::domain_error{"my own reasons"};
-            for (int i = 0; i < 3; ++i) rig.train_step();
-          };
-          if (communicator.rank() == Rank{2}) return scenario();
-          ends[static_cast<std::size_t>(communicator.rank().value)] = end_of(scenario);
-        },
-        {.timeout = std::chrono::seconds{30}});
+    zerospan::run_ranks(3,
+                        [&](ThreadCommunicator communicator) {
+                          const auto scenario = [&] {
+                            Rig rig{communicator};
+                            rig.train_step();
+                            if (communicator.rank() == Rank{2}) throw std::domain_error{"my own reasons"};
+                            for (int i = 0; i < 3; ++i) rig.train_step();
+                          };
+                          if (communicator.rank() == Rank{2}) return scenario();
+                          ends[static_cast<std::size_t>(communicator.rank().value)] = end_of(scenario);
+                        },
+                        {.timeout = std::chrono::seconds{30}});
   };
   CHECK_THROWS_WITH_AS(run(), "my own reasons", std::domain_error);
   for (const std::size_t rank : {0U, 1U}) {
@@ -283,16 +279,18 @@ zerospan_test::TrainingResult train_skipping(const Configuration& c) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 16_MiB, 16_MiB};
     return zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage, communicator, memory.device,
-                                  memory.placement(c.parameters, c.gradients, c.optimizer), c.training.optimizer,
+      zerospan::ZeroEngine engine{stage,
+                                  communicator,
+                                  memory.device,
+                                  memory.placement(c.parameters, c.gradients, c.optimizer),
+                                  c.training.optimizer,
                                   zerospan_test::engine_options(c)};
       const zerospan_test::ToyModel<E> model{engine};
       zerospan_test::TrainingResult result;
       for (std::int64_t step = 0; step < c.steps; ++step) {
         for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
           const Position at{communicator.rank().value, step, micro};
-          result.losses.push_back(
-              std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
+          result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
           for (std::size_t use = 0; use < zerospan_test::use_count; ++use) {
             const auto full = model[use].gather(calling_thread);
             if (!zerospan_test::has_gradient(use, step)) continue;
@@ -354,8 +352,12 @@ TEST_CASE("an infinite or undefined gradient on one rank skips the step on all")
         Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
         return zerospan_test::with_stage(stage, [&](auto s) {
           const Place disk = stage >= 2 ? Place::nvme : Place::host;
-          zerospan::ZeroEngine engine{s, communicator, memory.device, memory.placement(Place::device, disk, disk),
-                                      zerospan::AdamW{}, zerospan::EngineOptions{.micro_batches = 2}};
+          zerospan::ZeroEngine engine{s,
+                                      communicator,
+                                      memory.device,
+                                      memory.placement(Place::device, disk, disk),
+                                      zerospan::AdamW{},
+                                      zerospan::EngineOptions{.micro_batches = 2}};
           const Parameter a{engine, "a", {3000}, zerospan::init::normal(1)};
           const Parameter b{engine, "b", {20000}, zerospan::init::normal(1)};
           const auto step = [&](float poison) {

@@ -1,5 +1,6 @@
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -31,7 +32,7 @@ std::vector<std::size_t> sizes(std::size_t shards) {
 
 template <class F>
 void for_each_partition(F f) {
-  for (std::size_t shards : {1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 1000}) {
+  for (const std::size_t shards : std::initializer_list<std::size_t>{1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 1000}) {
     for (const std::size_t elements : sizes(shards)) {
       CAPTURE(shards);
       CAPTURE(elements);

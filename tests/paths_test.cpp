@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -67,12 +68,9 @@ Journey travel(const Configuration& c, const Itinerary& itinerary, Evaluation ev
         const zerospan_test::Needs needs{c};
         const bool is_tight = c.budget == Budget::tight;
         Memory<ThreadedIoEngine> memory{io, is_tight ? needs.device() : 4_MiB, is_tight ? needs.host() : 4_MiB};
-        zerospan::ZeroEngine engine{zerospan::Stage3{},
-                                    communicator,
-                                    memory.device,
-                                    memory.placement(c.parameters, c.gradients, c.optimizer),
-                                    c.training.optimizer,
-                                    zerospan_test::engine_options(c)};
+        zerospan::ZeroEngine engine{zerospan::Stage3{},   communicator,
+                                    memory.device,        memory.placement(c.parameters, c.gradients, c.optimizer),
+                                    c.training.optimizer, zerospan_test::engine_options(c)};
         const zerospan_test::ToyModel<float> model{engine};
         const int rank = communicator.rank().value;
         TrainingResult result;

@@ -37,8 +37,8 @@ struct Case {
   int ranks;
 };
 
-constexpr std::array cases{Case{0, Place::host, 1},   Case{0, Place::device, 3}, Case{1, Place::host, 2},
-                           Case{2, Place::nvme, 4},   Case{3, Place::device, 3}, Case{3, Place::nvme, 1},
+constexpr std::array cases{Case{0, Place::host, 1}, Case{0, Place::device, 3}, Case{1, Place::host, 2},
+                           Case{2, Place::nvme, 4}, Case{3, Place::device, 3}, Case{3, Place::nvme, 1},
                            Case{3, Place::nvme, 4}};
 
 /// Runs `f(engine, rank)` on every rank of a case.
@@ -50,9 +50,12 @@ void on_each_rank(const Case& c, const zerospan::EngineOptions& options, F f) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 4_MiB, 4_MiB};
     zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage, communicator, memory.device,
+      zerospan::ZeroEngine engine{stage,
+                                  communicator,
+                                  memory.device,
                                   memory.placement(c.stage == 3 ? c.place : Place::device, c.place, c.place),
-                                  zerospan::AdamW{.learning_rate = 0.5F}, options};
+                                  zerospan::AdamW{.learning_rate = 0.5F},
+                                  options};
       f(engine, communicator.rank().value);
     });
   });

@@ -64,8 +64,8 @@ class ReplicatedTraining {
   /// Which use has a gradient on a rank at a position; a use without one on any rank is not updated.
   using HasGradient = bool (*)(std::size_t use, const Position& at);
 
-  explicit ReplicatedTraining(const TrainingOptions& options,
-                              HasGradient contributes = [](std::size_t, const Position&) { return true; })
+  explicit ReplicatedTraining(
+      const TrainingOptions& options, HasGradient contributes = [](std::size_t, const Position&) { return true; })
       : options_{options}, contributes_{contributes}, states_(layers.size()) {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       states_[l].master.resize(layers[l].elements);

@@ -45,15 +45,21 @@ struct Layer {
 };
 
 inline constexpr zerospan::ParameterOptions frozen{.group = {}, .training = zerospan::Training::frozen};
-inline constexpr zerospan::ParameterOptions undecayed{.group = {.learning_rate_factor = 0.5F,
-                                                                .weight_decay_factor = 0.0F}};
+inline constexpr zerospan::ParameterOptions undecayed{
+    .group = {.learning_rate_factor = 0.5F, .weight_decay_factor = 0.0F}};
 
 /// Uneven on purpose: shorter than a block, whole blocks, one more, and longer than the smallest staging memory.
-inline constexpr std::array layers{
-    Layer{"embedding", 4099},    Layer{"one", 1, undecayed}, Layer{"seven", 7},
-    Layer{"frozen", 2051, frozen}, Layer{"prime", 1031},       Layer{"block", 1024},
-    Layer{"wide", 20011},        Layer{"sometimes", 3001},   Layer{"idle", 515},
-    Layer{"frozen small", 5, frozen}, Layer{"blocks", 2048, undecayed}};
+inline constexpr std::array layers{Layer{"embedding", 4099},
+                                   Layer{"one", 1, undecayed},
+                                   Layer{"seven", 7},
+                                   Layer{"frozen", 2051, frozen},
+                                   Layer{"prime", 1031},
+                                   Layer{"block", 1024},
+                                   Layer{"wide", 20011},
+                                   Layer{"sometimes", 3001},
+                                   Layer{"idle", 515},
+                                   Layer{"frozen small", 5, frozen},
+                                   Layer{"blocks", 2048, undecayed}};
 
 inline constexpr std::size_t sometimes = 7;
 inline constexpr std::size_t idle = 8;

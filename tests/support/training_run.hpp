@@ -191,14 +191,14 @@ class Needs {
 };
 
 inline zerospan::EngineOptions engine_options(const Configuration& c) {
-  return {.micro_batches = c.training.micro_batches,
-          .max_gradient_norm = c.training.max_gradient_norm,
-          .seed = c.training.seed,
-          .persistence_threshold = c.persistence_threshold,
-          .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
-          .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10}
-                                               : zerospan::EngineOptions{}.staging,
-          .timeout = std::chrono::seconds{30}};
+  return {
+      .micro_batches = c.training.micro_batches,
+      .max_gradient_norm = c.training.max_gradient_norm,
+      .seed = c.training.seed,
+      .persistence_threshold = c.persistence_threshold,
+      .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
+      .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
+      .timeout = std::chrono::seconds{30}};
 }
 
 /// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.

@@ -52,8 +52,8 @@ class LaneMonitor {
     return error_;
   }
 
-  /// Blocks until `completion` is done, or a transfer is overdue; not at all once there was an error. Only transfers have a deadline here: everything
-  /// else waits for transfers, or for collectives, which have a deadline of their own.
+  /// Blocks until `completion` is done, or a transfer is overdue; not at all once there was an error. Only transfers
+  /// have a deadline here: everything else waits for transfers, or for collectives, which have a deadline of their own.
   void await(const Completion& completion) {
     while (!error() && !completion.wait_until(Clock::now() + options_.timeout)) {
       const std::string overdue = find_overdue();

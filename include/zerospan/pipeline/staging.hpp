@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -48,7 +47,6 @@ template <DeviceLanes Lanes>
 class Staging {
  public:
   using stream_type = typename Lanes::stream_type;
-  static constexpr std::size_t max_operands = 4;
 
   Staging(Lanes& lanes, Allocation memory) : lanes_{&lanes}, memory_{std::move(memory)} {}
 
@@ -74,7 +72,7 @@ class Staging {
     for (const Operand& o : operands) slots += slot_bytes(o.tier, o.bytes);
     auto [slot, slot_free] = take(slots, operation.name);
 
-    std::array<std::byte*, max_operands> pointers{};
+    std::vector<std::byte*> pointers(operands.size());
     std::size_t next = slot;
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
@@ -90,12 +88,11 @@ class Staging {
     after.insert(after.end(), slot_free.begin(), slot_free.end());
 
     PostedWork posted;
-    posted.work =
-        lanes_->post(lane, std::move(after), operation,
-                     [pointers, count = operands.size(), work = std::move(work)](stream_type& stream) -> Completion {
-                       work(stream, std::span{pointers}.first(count));
-                       return {};
-                     });
+    posted.work = lanes_->post(lane, std::move(after), operation,
+                               [pointers, work = std::move(work)](stream_type& stream) -> Completion {
+                                 work(stream, std::span{pointers});
+                                 return {};
+                               });
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
       if (o.tier.addressable() == Addressable::nowhere && o.access != Operand::Access::read) {
