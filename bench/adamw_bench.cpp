@@ -106,7 +106,7 @@ void in_place(benchmark::State& state) {
 }
 
 BENCHMARK_CAPTURE(fused_adamw, bf16, ElementType::bfloat16)->Threads(1)->Threads(2)->UseRealTime();
-BENCHMARK(in_place)->Threads(1)->Threads(2)->UseRealTime();
+BENCHMARK(in_place)->Name("fused_adamw_raw/bf16")->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK_CAPTURE(fused_adamw, fp32, ElementType::float32)->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(copy)->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(triad)->Threads(1)->Threads(2)->UseRealTime();

@@ -341,6 +341,7 @@ TEST_CASE("engines leave their tiers as they found them") {
                       memory.device,      memory.placement(Place::host, Place::device, Place::device),
                       zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}};
     const Parameter weight{engine, "w", {12000}, zerospan::init::ones()};
+    if (i % 2 == 0) continue;  // declared and never used: what was reserved comes back as well
     CHECK(weight.gather(calling_thread)->data[11999] == 1);
   }
   CHECK(memory.device.memory().used() == 0_KiB);

@@ -105,6 +105,7 @@ class SlowTier {
   std::size_t alignment() const { return 512; }
   Addressable addressable() const { return Addressable::nowhere; }
   void reserve(Bytes, std::string_view) {}
+  void cancel(Bytes) noexcept {}
   Extent place(std::size_t bytes) {
     const Extent extent{next_, bytes};
     next_ += zerospan::round_up(bytes, alignment());

@@ -73,6 +73,7 @@ struct SoundTier {
   std::size_t alignment() const;
   Addressable addressable() const;
   void reserve(Bytes, std::string_view);
+  void cancel(Bytes) noexcept;
   Extent place(std::size_t);
   void remove(const Extent&) noexcept;
   std::byte* view(const Extent&);

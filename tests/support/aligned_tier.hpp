@@ -22,6 +22,7 @@ class AlignedTier {
   std::size_t alignment() const { return alignment_; }
   zerospan::Addressable addressable() const { return inner_->addressable(); }
   void reserve(zerospan::Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
+  void cancel(zerospan::Bytes bytes) noexcept { inner_->cancel(bytes); }
   zerospan::Extent place(std::size_t bytes) { return inner_->place(bytes); }
   void remove(const zerospan::Extent& extent) noexcept { inner_->remove(extent); }
   std::byte* view(const zerospan::Extent& extent) { return inner_->view(extent); }

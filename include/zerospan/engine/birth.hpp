@@ -27,7 +27,7 @@ class Birth {
       : core_{core}, memory_{device_memory}, optimizer_{optimizer} {}
 
   /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
-  ParameterRecord admit(ParameterDeclaration declaration) const {
+  ParameterRecord admit(ParameterDeclaration declaration) {
     const std::size_t shards = S::partitions_optimizer ? core_.ranks() : 1;
     const Partition partition = BandwidthPartitioner{shards}.slice(declaration.elements);
     ParameterRecord parameter{core_.states.parameters.size(),
@@ -48,25 +48,32 @@ class Birth {
       parameter.residence = Residence::partitioned;
     }
     const std::string what = "parameter " + parameter.name;
-    check_gatherable(parameter, what);
+    check_fits("the gather of " + what, parameter.gathered_bytes());
+    const std::size_t elements = round_up(partition.shard_elements, alignment());
     if (parameter.residence == Residence::partitioned) {
-      core_.placement.parameters.reserve({parameter.shard_bytes()}, what);
+      reserve(core_.placement.parameters, parameters_reserved_, elements * element_bytes(parameter.type), what);
     } else {
       parameter.replica = memory_.allocate({parameter.gathered_bytes()}, what);
     }
     if (parameter.trainable()) {
-      core_.placement.optimizer.reserve({states_bytes(partition.shard_elements)}, "the optimizer states of " + what);
+      reserve(core_.placement.optimizer, optimizer_reserved_, states_bytes(elements),
+              "the optimizer states of " + what);
     }
     return parameter;
   }
 
   /// Reserves space for the gradient of a use.
-  ParameterUse admit_use(std::string name, std::size_t index, const ParameterRecord& parameter) const {
+  ParameterUse admit_use(std::string name, std::size_t index, const ParameterRecord& parameter) {
     ParameterUse use{std::move(name), index, {}, false};
     use.gradient.elements =
         S::partitions_gradients ? parameter.partition.shard_elements : parameter.partition.padded_elements();
     if (parameter.trainable()) {
-      core_.placement.gradients.reserve({gradient_bytes(use, parameter)}, "the gradient of " + use.name);
+      const std::string what = "the gradient of " + use.name;
+      check_fits(what, core_.gradient_buffer_bytes(use, parameter));
+      const bool in_space = parameter.uses.empty() && gradients_follow_shards();
+      const std::size_t elements = in_space ? round_up(use.gradient.elements, alignment()) : use.gradient.elements;
+      reserve(core_.placement.gradients, gradients_reserved_,
+              elements * element_bytes(core_.accumulator_type(parameter.type)), what);
     }
     return use;
   }
@@ -79,16 +86,17 @@ class Birth {
     states.form_groups(group_limit);
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
-        space.parameters = core_.placement.parameters.place(space.elements * element_bytes(space.type));
+        space.parameters =
+            place_on(core_.placement.parameters, parameters_reserved_, space.elements * element_bytes(space.type));
       }
       if (space.training == Training::trainable && gradients_follow_shards()) {
-        space.gradients =
-            core_.placement.gradients.place(space.elements * element_bytes(core_.accumulator_type(space.type)));
+        space.gradients = place_on(core_.placement.gradients, gradients_reserved_,
+                                   space.elements * element_bytes(core_.accumulator_type(space.type)));
       }
     }
     for (SubGroup& group : states.groups) {
       if (states.spaces[group.space].training == Training::trainable) {
-        group.states = core_.placement.optimizer.place(states_bytes(group.elements));
+        group.states = place_on(core_.placement.optimizer, optimizer_reserved_, states_bytes(group.elements));
       }
     }
     for (ParameterUse& use : states.uses) place_gradient(use);
@@ -112,8 +120,11 @@ class Birth {
     return ends;
   }
 
-  /// Gives all places back to their tiers.
+  /// Gives all places, and what was reserved for them, back to the tiers.
   void remove_extents() const noexcept {
+    core_.placement.parameters.cancel({parameters_reserved_});
+    core_.placement.gradients.cancel({gradients_reserved_});
+    core_.placement.optimizer.cancel({optimizer_reserved_});
     const auto remove = [](TierRef tier, const Extent& extent) {
       if (extent.bytes > 0) tier.remove(extent);
     };
@@ -169,10 +180,22 @@ class Birth {
   /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
   bool gradients_follow_shards() const { return S::partitions_gradients || !S::partitions_optimizer; }
 
-  void check_gatherable(const ParameterRecord& parameter, const std::string& what) const {
-    if (const std::size_t left = memory_.largest_free(); parameter.gathered_bytes() > left) {
-      throw_budget_error("the gather of " + what + " in " + memory_.name(), {parameter.gathered_bytes()}, {left},
-                         "raise the device budget, or tile the layer");
+  static void reserve(TierRef tier, std::size_t& reserved, std::size_t bytes, const std::string& what) {
+    tier.reserve({bytes}, what);
+    reserved += bytes;
+  }
+
+  /// Places what was reserved.
+  static Extent place_on(TierRef tier, std::size_t& reserved, std::size_t bytes) {
+    const Extent extent = tier.place(bytes);
+    reserved -= std::min(reserved, bytes);
+    return extent;
+  }
+
+  /// Refuses what can never fit, even alone.
+  void check_fits(const std::string& what, std::size_t bytes) const {
+    if (const std::size_t left = memory_.largest_free(); bytes > left) {
+      throw_budget_error(what + " in " + memory_.name(), {bytes}, {left}, "raise the device budget, or tile the layer");
     }
   }
 
@@ -185,7 +208,7 @@ class Birth {
       use.gradient.extent = space.gradients;
       use.gradient.offset = parameter.linear * element_bytes(core_.accumulator_type(parameter.type));
     } else {
-      use.gradient.extent = core_.placement.gradients.place(gradient_bytes(use, parameter));
+      use.gradient.extent = place_on(core_.placement.gradients, gradients_reserved_, gradient_bytes(use, parameter));
     }
   }
 
@@ -236,6 +259,9 @@ class Birth {
   EngineCore<C, D>& core_;
   Arena& memory_;
   const O& optimizer_;
+  std::size_t parameters_reserved_ = 0;  // bytes reserved and not placed
+  std::size_t gradients_reserved_ = 0;
+  std::size_t optimizer_reserved_ = 0;
 };
 
 }  // namespace zerospan::inline v0

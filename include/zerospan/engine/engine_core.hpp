@@ -53,6 +53,14 @@ struct EngineCore {
     return options.micro_batches > 1 ? ElementType::float32 : type;
   }
 
+  /// Whether gradients are summed over ranks in fp32 beside their buffers: where sums accumulate over micro-batches.
+  bool has_sum_buffer() const { return options.micro_batches > 1 && ranks() > 1; }
+
+  /// Working memory of one gradient: the whole gradient, and its sum over ranks where it has a buffer of its own.
+  std::size_t gradient_buffer_bytes(const ParameterUse& use, const ParameterRecord& parameter) const {
+    return parameter.gathered_bytes() + (has_sum_buffer() ? use.gradient.elements * sizeof(float) : 0);
+  }
+
   /// The shard of `parameter` that this rank owns.
   std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
 

@@ -25,7 +25,9 @@ class GradientAccess {
   GradientAccess(EngineCore<C, D>& core, const LeaseTable& leases) : core_{core}, path_{core}, leases_{leases} {}
 
   /// Bytes of working memory that the gradient of a use takes.
-  std::size_t bytes(const ParameterUse& use) const { return path_.bytes(use); }
+  std::size_t bytes(const ParameterUse& use) const {
+    return core_.gradient_buffer_bytes(use, core_.states.parameters[use.parameter]);
+  }
 
   /// @throws LeaseError if the use can have no further gradient now; BudgetError if it does not fit.
   OverlapPipeline::Buffer acquire(OverlapPipeline& pipeline, StreamRef stream, ParameterId id) {

@@ -24,12 +24,6 @@ class GradientPath {
  public:
   explicit GradientPath(EngineCore<C, D>& core) : core_{core} {}
 
-  /// Working memory of one gradient: the whole gradient, and its fp32 sum over ranks where micro-batches accumulate.
-  std::size_t bytes(const ParameterUse& use) const {
-    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
-    return parameter.gathered_bytes() + (has_sum_buffer() ? use.gradient.elements * sizeof(float) : 0);
-  }
-
   /// Posts the reduction and accumulation of the gradient in `data`, which `after` have written.
   /// @return The last uses of `data`.
   std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
@@ -61,8 +55,6 @@ class GradientPath {
     ElementType type;
   };
 
-  bool has_sum_buffer() const { return core_.options.micro_batches > 1 && core_.ranks() > 1; }
-
   bool is_partitioned(const ParameterUse& use, const ParameterRecord& parameter) const {
     return use.gradient.elements < parameter.partition.padded_elements();
   }
@@ -71,7 +63,7 @@ class GradientPath {
                     std::vector<Completion> after) {
     const bool scatter = is_partitioned(use, parameter);
     sum.type = core_.accumulator_type(parameter.type);
-    if (has_sum_buffer()) {
+    if (core_.has_sum_buffer()) {
       sum.data = data + parameter.gathered_bytes();
     } else if (scatter) {
       sum.data = core_.shard_in(parameter, data);

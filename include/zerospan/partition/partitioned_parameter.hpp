@@ -91,6 +91,8 @@ class PartitionedParameter {
   }
 
   /// Says that this rank has no gradient in this micro-batch while others have: it joins their reduction with zeros.
+  /// It stands exactly where the others lease and commit theirs: every rank leases and releases in the same order,
+  /// since what is fetched ahead follows from it.
   void skip() const { store_->skip(id_); }
 
  private:

@@ -46,6 +46,8 @@ class Tier {
     reserved_ += bytes.count;
   }
 
+  void cancel(Bytes bytes) noexcept { reserved_ -= std::min(reserved_, bytes.count); }
+
   Extent place(std::size_t bytes) {
     const Extent extent{end_, bytes};
     end_ += round_up(bytes, block);

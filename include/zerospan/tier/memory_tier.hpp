@@ -48,6 +48,8 @@ class MemoryTier {
     outstanding_ += bytes.count;
   }
 
+  void cancel(Bytes bytes) noexcept { outstanding_ -= std::min(outstanding_, bytes.count); }
+
   /// @throws BudgetError if no range of that size is free. An extent of 0 bytes takes nothing.
   Extent place(std::size_t bytes) {
     if (bytes == 0) return {};

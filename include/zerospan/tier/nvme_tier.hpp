@@ -84,10 +84,11 @@ class NvmeTier {
   void reserve(Bytes bytes, std::string_view what) {
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
     if (bytes.count > available) refuse(std::string{what}, bytes, {available});
-    const std::size_t outstanding = outstanding_ + round_up(bytes.count, grain_);
-    store_->file.grow(extents_.used().count + outstanding, std::string{what});
-    outstanding_ = outstanding;
+    store_->file.grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
+    outstanding_ += bytes.count;
   }
+
+  void cancel(Bytes bytes) noexcept { outstanding_ -= std::min(outstanding_, bytes.count); }
 
   /// Deals out `bytes`, rounded up; the extent tells how many they are. 0 bytes take nothing.
   /// @throws BudgetError, IoError as `reserve` does, where the free space is in pieces or less was reserved.
@@ -102,7 +103,7 @@ class NvmeTier {
     store_->file.grow(extent.offset + rounded, "an extent");
     const std::scoped_lock lock{mutex_};
     extents_.insert(extent);
-    outstanding_ -= std::min(outstanding_, rounded);
+    outstanding_ -= std::min(outstanding_, bytes);
     return extent;
   }
 

@@ -38,6 +38,7 @@ struct TierCounters {
 /// - `tier.addressable()` tells whether `tier.view(extent)` is memory that kernels may use directly, and which;
 /// - `tier.reserve(bytes, what)` sets space aside (blocking): what was reserved can be placed later;
 ///   throws BudgetError, or IoError when the disk is full;
+/// - `tier.cancel(bytes)` gives up reserved space that will not be placed; never throws;
 /// - `tier.place(bytes)` deals an aligned extent out of the reserved space, growing it where rounding demands it;
 ///   its content is undefined;
 /// - `tier.remove(extent)` gives it back; never throws;
@@ -55,6 +56,7 @@ concept OffloadTier = requires(T& tier, const T& constant, std::size_t n, std::s
   { constant.alignment() } -> std::same_as<std::size_t>;
   { constant.addressable() } -> std::same_as<Addressable>;
   tier.reserve(Bytes{n}, what);
+  { tier.cancel(Bytes{n}) } noexcept;
   { tier.place(n) } -> std::same_as<Extent>;
   { tier.remove(extent) } noexcept;
   { tier.view(extent) } -> std::same_as<std::byte*>;
@@ -75,6 +77,7 @@ class TierRef {
   std::size_t alignment() const { return calls_->alignment(tier_); }
   Addressable addressable() const { return calls_->addressable(tier_); }
   void reserve(Bytes bytes, std::string_view what) const { calls_->reserve(tier_, bytes, what); }
+  void cancel(Bytes bytes) const noexcept { calls_->cancel(tier_, bytes); }
   Extent place(std::size_t bytes) const { return calls_->place(tier_, bytes); }
   void remove(const Extent& extent) const noexcept { calls_->remove(tier_, extent); }
   std::byte* view(const Extent& extent) const { return calls_->view(tier_, extent); }
@@ -95,6 +98,7 @@ class TierRef {
     std::size_t (*alignment)(const void*);
     Addressable (*addressable)(const void*);
     void (*reserve)(void*, Bytes, std::string_view);
+    void (*cancel)(void*, Bytes) noexcept;
     Extent (*place)(void*, std::size_t);
     void (*remove)(void*, const Extent&) noexcept;
     std::byte* (*view)(void*, const Extent&);
@@ -109,6 +113,7 @@ class TierRef {
       [](const void* t) { return static_cast<const T*>(t)->alignment(); },
       [](const void* t) { return static_cast<const T*>(t)->addressable(); },
       [](void* t, Bytes bytes, std::string_view what) { static_cast<T*>(t)->reserve(bytes, what); },
+      [](void* t, Bytes bytes) noexcept { static_cast<T*>(t)->cancel(bytes); },
       [](void* t, std::size_t bytes) { return static_cast<T*>(t)->place(bytes); },
       [](void* t, const Extent& extent) noexcept { static_cast<T*>(t)->remove(extent); },
       [](void* t, const Extent& extent) { return static_cast<T*>(t)->view(extent); },
