@@ -463,10 +463,10 @@ TEST_CASE("the timeline has a span of every operation, on its lane's track, and 
   for (std::size_t i = 0; i < count; ++i) transfers.emplace_back("transfer");
   for (std::size_t i = 0; i < count; ++i) {
     for (const Lane lane : all_lanes) {
-      rig.lanes->post(lane, {}, {OperationKind::copy, "copy." + std::to_string(i), i},
+      rig.lanes->post(lane, {}, {OperationKind::copy, std::string{"copy."} + std::to_string(i), i},
                       [](HostStream&) { return Completion{}; });
     }
-    rig.post_transfer(Lane::read, "transfer." + std::to_string(i), transfers[i], 1000 + i);
+    rig.post_transfer(Lane::read, std::string{"transfer."} + std::to_string(i), transfers[i], 1000 + i);
   }
   std::jthread device{[&] {
     for (std::size_t i = count; i-- > 0;) transfers[i].succeed();

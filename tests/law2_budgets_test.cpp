@@ -55,7 +55,8 @@ TEST_CASE("states ten times as large as all budgets train") {
     Rig rig{device, host};
     std::vector<Parameter> weights;
     for (std::size_t l = 0; l < layers; ++l) {
-      weights.emplace_back(rig.engine, "w" + std::to_string(l), Shape{elements}, zerospan::init::normal(1));
+      weights.emplace_back(rig.engine, std::string{"w"} + std::to_string(l), Shape{elements},
+                           zerospan::init::normal(1));
     }
     for (int step = 0; step < 3; ++step) {
       for (std::size_t l = layers; l-- > 0;) {
@@ -187,7 +188,7 @@ class Performer {
   explicit Performer(Rig& rig) {
     constexpr std::size_t sizes[]{1024, 20480, 3000, 7000, 12000, 5000, 1, 9000};
     for (const std::size_t size : sizes) {
-      parameters_.emplace_back(rig.engine, "p" + std::to_string(parameters_.size()), Shape{size},
+      parameters_.emplace_back(rig.engine, std::string{"p"} + std::to_string(parameters_.size()), Shape{size},
                                zerospan::init::constant(static_cast<float>(size)));
     }
   }
@@ -319,7 +320,7 @@ TEST_CASE("prefetching stays within its own allowance") {
     Rig rig{4_MiB, 256_KiB, prefetch};
     std::vector<Parameter> weights;
     for (int i = 0; i < 10; ++i) {
-      weights.emplace_back(rig.engine, "w" + std::to_string(i), Shape{10240}, zerospan::init::zeros());
+      weights.emplace_back(rig.engine, std::string{"w"} + std::to_string(i), Shape{10240}, zerospan::init::zeros());
     }
     for (int pass = 0; pass < 3; ++pass) {
       for (const Parameter& weight : weights) static_cast<void>(weight.gather(calling_thread));

@@ -50,7 +50,7 @@ std::uint64_t train(FaultyEngine& io, Communicator& communicator,
       zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB, .timeout = timeout}};
   std::vector<Parameter> weights;
   for (const std::size_t size : {1000U, 5000U, 3000U}) {
-    weights.emplace_back(engine, "w" + std::to_string(size), Shape{size}, zerospan::init::normal(1));
+    weights.emplace_back(engine, std::string{"w"} + std::to_string(size), Shape{size}, zerospan::init::normal(1));
   }
   for (int step = 0; step < 2; ++step) {
     for (int micro = 0; micro < 2; ++micro) {

@@ -47,7 +47,8 @@ struct Rig {
                memory.device,      memory.placement(Place::nvme, Place::host, Place::nvme),
                zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = 0_KiB}} {
     for (const std::size_t size : sizes) {
-      weights.emplace_back(engine, "w" + std::to_string(weights.size()), Shape{size}, zerospan::init::normal(1));
+      weights.emplace_back(engine, std::string{"w"} + std::to_string(weights.size()), Shape{size},
+                           zerospan::init::normal(1));
     }
   }
 

@@ -64,7 +64,7 @@ class Rig {
         pipeline_{WorkingMemory{arena_, arena_.allocate_working(arena_.capacity())}, Bytes{look_ahead * unit},
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                     log_.push_back({static_cast<std::uint32_t>(key), offset(data), tickets(after)});
-                    promises_.emplace_back("gather " + std::to_string(log_.back().key), log_.size());
+                    promises_.emplace_back(std::string{"gather "} + std::to_string(log_.back().key), log_.size());
                     return promises_.back().completion();
                   }} {}
 

@@ -195,7 +195,7 @@ TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
         zerospan::EngineOptions{.prefetch = 1024_GiB, .staging = 128_GiB, .sub_group_elements = std::size_t{1} << 30}};
     std::vector<zerospan::PartitionedParameter<Ghost>> model;
     for (std::size_t l = 0; l < layers; ++l) {
-      model.emplace_back(engine, "layer " + std::to_string(l), zerospan::Shape{layer_elements},
+      model.emplace_back(engine, std::string{"layer "} + std::to_string(l), zerospan::Shape{layer_elements},
                          zerospan::init::zeros());
     }
     std::uint64_t read_before = 0;
