@@ -1,5 +1,4 @@
-#include <cstddef>
-#include <vector>
+#include <algorithm>
 
 #include <zerospan/zerospan.hpp>
 
@@ -20,13 +19,21 @@ struct zerospan::TensorTraits<my::Tensor> {
   static float* data(const my::Tensor& tensor) { return tensor.data; }
 };
 
-static_assert(zerospan::HostTensor<my::Tensor>);
-
+/// One step of one parameter: with a gradient of ones, AdamW's first step is the learning rate.
 int main() {
-  using Traits = zerospan::TensorTraits<my::Tensor>;
-  auto tensor = Traits::unbound({2, 3});
-  std::vector<float> storage(tensor.shape.elements(), 1.5F);
-  Traits::bind(tensor, storage.data());
-  const zerospan::bfloat16 element{Traits::data(tensor)[5]};
-  return static_cast<float>(element) == 1.5F ? 0 : 1;
+  zerospan::HostDevice device;
+  zerospan::HostTier host{device};
+  zerospan::SelfCommunicator communicator;
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, communicator, device,
+                              zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
+                              zerospan::AdamW{.learning_rate = 0.5F, .epsilon = 1e-20F, .weight_decay = 0.0F}};
+  const zerospan::PartitionedParameter<my::Tensor> weight{engine, "weight", {100, 100}, zerospan::init::ones()};
+  {
+    auto gradient = weight.gradient(zerospan::calling_thread);
+    std::fill_n(gradient->data, gradient->shape.elements(), 1.0F);
+    gradient.commit();
+  }
+  engine.step();
+  const auto full = weight.gather(zerospan::calling_thread);
+  return full->data[9999] == 0.5F ? 0 : 1;
 }
