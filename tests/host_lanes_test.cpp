@@ -62,10 +62,10 @@ struct SoundLanes {
   void enter();
   void leave();
   LaneCounters counters() const;
-  void drain() noexcept;
+  bool drain() noexcept;
 };
 struct ThrowingDrain : SoundLanes {
-  void drain();
+  bool drain();
 };
 struct PostsNothing : SoundLanes {
   void post(Lane, std::vector<Completion>, const Operation&, std::function<Completion(StreamRef&)>);

@@ -21,8 +21,8 @@ struct InitializerContext {
 };
 
 /// Fills `values[i]` with the initial value of logical element `first + i`. It is called for the ranges that a rank
-/// owns, once declaration has ended, in no promised order; it must give the same value for the same index wherever it
-/// runs, and must own (or outlive) what it reads.
+/// owns, once declaration has ended, on a thread of the library, in no promised order; it must give the same value for
+/// the same index wherever it runs, and must own (or outlive) what it reads.
 using Initializer =
     std::function<void(const InitializerContext& context, std::uint64_t first, std::span<float> values)>;
 

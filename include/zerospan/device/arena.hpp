@@ -29,6 +29,9 @@ class Allocation {
   }
   inline ~Allocation();
 
+  /// Leaves the range taken for as long as the arena lives: something may still write to it.
+  void forfeit() noexcept { ranges_ = nullptr; }
+
   std::byte* data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
 

@@ -37,7 +37,8 @@ namespace zerospan::inline v0 {
 /// - `lanes.enter()` and `lanes.leave()` bracket every call of the host into the library: the time between is the
 ///   host's compute;
 /// - `lanes.counters()` are the totals since the lanes were made;
-/// - `lanes.drain()` blocks until nothing is posted or running, errors included; never throws.
+/// - `lanes.drain()` blocks until nothing is posted or running, errors included; never throws. It returns false if it
+///   gave up on transfers that are overdue: their memory and extents must not be used again.
 template <class L>
 concept DeviceLanes = requires(L& lanes, Lane lane, std::vector<Completion> after, const Operation& operation,
                                std::function<Completion(typename L::stream_type&)> work, StreamRef stream,
@@ -50,7 +51,7 @@ concept DeviceLanes = requires(L& lanes, Lane lane, std::vector<Completion> afte
   lanes.enter();
   lanes.leave();
   { lanes.counters() } -> std::same_as<LaneCounters>;
-  { lanes.drain() } noexcept;
+  { lanes.drain() } noexcept -> std::same_as<bool>;
 };
 
 /// Where gathered parameters, gradients and working buffers live.

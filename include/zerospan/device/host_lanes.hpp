@@ -38,8 +38,13 @@ class HostLanes {
   using Work = std::function<Completion(HostStream&)>;
 
   HostLanes(HostDevice&, LaneOptions options) : monitor_{std::make_shared<LaneMonitor>(std::move(options))} {
-    for (std::size_t i = 0; i < lane_count; ++i) {
-      queues_[i].worker = std::jthread{[this, i] { run(queues_[i], lane_names[i]); }};
+    try {
+      for (std::size_t i = 0; i < lane_count; ++i) {
+        queues_[i].worker = std::jthread{[this, i] { run(queues_[i], lane_names[i]); }};
+      }
+    } catch (...) {  // no thread can be had: those that run are told to end
+      stop();
+      throw;
     }
   }
   HostLanes(const HostLanes&) = delete;
@@ -47,13 +52,7 @@ class HostLanes {
 
   ~HostLanes() {
     drain();
-    for (Queue& queue : queues_) {
-      {
-        const std::scoped_lock lock{queue.mutex};
-        queue.stopping = true;
-      }
-      queue.changed.notify_one();
-    }
+    stop();
   }
 
   Completion post(Lane lane, std::vector<Completion> after, const Operation& operation, Work work) {
@@ -94,7 +93,7 @@ class HostLanes {
   /// Keeps `error` as the first, if there was none.
   void fail(const std::exception_ptr& error) { monitor_->fail(error); }
 
-  void drain() noexcept { monitor_->drain(); }
+  bool drain() noexcept { return monitor_->drain(); }
 
  private:
   struct Item {
@@ -112,6 +111,16 @@ class HostLanes {
     bool stopping = false;
     std::jthread worker;
   };
+
+  void stop() noexcept {
+    for (Queue& queue : queues_) {
+      {
+        const std::scoped_lock lock{queue.mutex};
+        queue.stopping = true;
+      }
+      queue.changed.notify_one();
+    }
+  }
 
   void run(Queue& queue, std::string_view track) {
     while (true) {

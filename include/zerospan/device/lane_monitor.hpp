@@ -28,7 +28,7 @@ class LaneMonitor {
  public:
   using Clock = Timeline::Clock;
 
-  explicit LaneMonitor(LaneOptions options) : options_{std::move(options)} {}
+  explicit LaneMonitor(LaneOptions options) : options_{bounded(std::move(options))} {}
 
   /// Keeps the first error and tells `LaneOptions::on_failure`; later ones follow from it.
   void fail(const std::exception_ptr& error) {
@@ -110,19 +110,29 @@ class LaneMonitor {
   }
 
   /// Blocks until every item is finished; gives up once nothing but overdue transfers is left. Those may end later,
-  /// when there is nobody to tell any more: they leave no trace.
-  void drain() noexcept {
+  /// when there is nobody to tell any more: they leave no trace. @return Whether everything has ended.
+  bool drain() noexcept {
     std::unique_lock lock{mutex_};
-    while (!idle_.wait_for(lock, options_.timeout, [&] { return unfinished_ == 0; })) {
+    while (unfinished_ > 0 && !abandoned_) {
       const bool only_transfers = unfinished_ == transfers_.size();
       if (only_transfers && Clock::now() - transfers_.rbegin()->second.second >= options_.timeout) {
         abandoned_ = true;
-        return;
+      } else {
+        const auto deadline =
+            only_transfers ? transfers_.rbegin()->second.second + options_.timeout : Clock::now() + options_.timeout;
+        idle_.wait_until(lock, deadline);
       }
     }
+    return unfinished_ == 0;
   }
 
  private:
+  /// Clocks count nanoseconds: "never" must not overflow them.
+  static LaneOptions bounded(LaneOptions options) {
+    options.timeout = std::min<std::chrono::milliseconds>(options.timeout, std::chrono::years{1});
+    return options;
+  }
+
   std::string find_overdue() const {
     const std::scoped_lock lock{mutex_};
     for (const auto& [id, transfer] : transfers_) {

@@ -26,8 +26,28 @@ class Birth {
   Birth(EngineCore<C, D>& core, Arena& device_memory, const O& optimizer)
       : core_{core}, memory_{device_memory}, optimizer_{optimizer} {}
 
+  /// Bytes reserved on each state's tier and not placed.
+  struct Reservations {
+    std::size_t parameters = 0;
+    std::size_t gradients = 0;
+    std::size_t optimizer = 0;
+  };
+  const Reservations& reservations() const noexcept { return reserved_; }
+
+  /// Gives up what was reserved since `before`.
+  void cancel_since(const Reservations& before) noexcept {
+    core_.placement.parameters.cancel({reserved_.parameters - before.parameters});
+    core_.placement.gradients.cancel({reserved_.gradients - before.gradients});
+    core_.placement.optimizer.cancel({reserved_.optimizer - before.optimizer});
+    reserved_ = before;
+  }
+
   /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
   ParameterRecord admit(ParameterDeclaration declaration) {
+    if (declaration.elements > most_elements) {
+      throw_configuration_error("parameter " + declaration.name + " has " + std::to_string(declaration.elements) +
+                                " elements: more than any memory");
+    }
     const std::size_t shards = S::partitions_optimizer ? core_.ranks() : 1;
     const Partition partition = BandwidthPartitioner{shards}.slice(declaration.elements);
     ParameterRecord parameter{core_.states.parameters.size(),
@@ -51,12 +71,12 @@ class Birth {
     check_fits("the gather of " + what, parameter.gathered_bytes());
     const std::size_t elements = round_up(partition.shard_elements, alignment());
     if (parameter.residence == Residence::partitioned) {
-      reserve(core_.placement.parameters, parameters_reserved_, elements * element_bytes(parameter.type), what);
+      reserve(core_.placement.parameters, reserved_.parameters, elements * element_bytes(parameter.type), what);
     } else {
       parameter.replica = memory_.allocate({parameter.gathered_bytes()}, what);
     }
     if (parameter.trainable()) {
-      reserve(core_.placement.optimizer, optimizer_reserved_, states_bytes(elements),
+      reserve(core_.placement.optimizer, reserved_.optimizer, states_bytes(elements),
               "the optimizer states of " + what);
     }
     return parameter;
@@ -72,7 +92,7 @@ class Birth {
       check_fits(what, core_.gradient_buffer_bytes(use, parameter));
       const bool in_space = parameter.uses.empty() && gradients_follow_shards();
       const std::size_t elements = in_space ? round_up(use.gradient.elements, alignment()) : use.gradient.elements;
-      reserve(core_.placement.gradients, gradients_reserved_,
+      reserve(core_.placement.gradients, reserved_.gradients,
               elements * element_bytes(core_.accumulator_type(parameter.type)), what);
     }
     return use;
@@ -87,16 +107,16 @@ class Birth {
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
         space.parameters =
-            place_on(core_.placement.parameters, parameters_reserved_, space.elements * element_bytes(space.type));
+            place_on(core_.placement.parameters, reserved_.parameters, space.elements * element_bytes(space.type));
       }
       if (space.training == Training::trainable && gradients_follow_shards()) {
-        space.gradients = place_on(core_.placement.gradients, gradients_reserved_,
+        space.gradients = place_on(core_.placement.gradients, reserved_.gradients,
                                    space.elements * element_bytes(core_.accumulator_type(space.type)));
       }
     }
     for (SubGroup& group : states.groups) {
       if (states.spaces[group.space].training == Training::trainable) {
-        group.states = place_on(core_.placement.optimizer, optimizer_reserved_, states_bytes(group.elements));
+        group.states = place_on(core_.placement.optimizer, reserved_.optimizer, states_bytes(group.elements));
       }
     }
     for (ParameterUse& use : states.uses) place_gradient(use);
@@ -121,10 +141,8 @@ class Birth {
   }
 
   /// Gives all places, and what was reserved for them, back to the tiers.
-  void remove_extents() const noexcept {
-    core_.placement.parameters.cancel({parameters_reserved_});
-    core_.placement.gradients.cancel({gradients_reserved_});
-    core_.placement.optimizer.cancel({optimizer_reserved_});
+  void remove_extents() noexcept {
+    cancel_since({});
     const auto remove = [](TierRef tier, const Extent& extent) {
       if (extent.bytes > 0) tier.remove(extent);
     };
@@ -169,6 +187,9 @@ class Birth {
   }
 
  private:
+  /// Byte counts of this many elements do not overflow.
+  static constexpr std::size_t most_elements = std::size_t{1} << 48;
+
   std::size_t states_bytes(std::size_t elements) const {
     return elements * sizeof(float) + optimizer_.state_bytes(elements);
   }
@@ -208,7 +229,7 @@ class Birth {
       use.gradient.extent = space.gradients;
       use.gradient.offset = parameter.linear * element_bytes(core_.accumulator_type(parameter.type));
     } else {
-      use.gradient.extent = place_on(core_.placement.gradients, gradients_reserved_, gradient_bytes(use, parameter));
+      use.gradient.extent = place_on(core_.placement.gradients, reserved_.gradients, gradient_bytes(use, parameter));
     }
   }
 
@@ -259,9 +280,7 @@ class Birth {
   EngineCore<C, D>& core_;
   Arena& memory_;
   const O& optimizer_;
-  std::size_t parameters_reserved_ = 0;  // bytes reserved and not placed
-  std::size_t gradients_reserved_ = 0;
-  std::size_t optimizer_reserved_ = 0;
+  Reservations reserved_;
 };
 
 }  // namespace zerospan::inline v0

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -14,6 +15,8 @@
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/philox.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/model_states.hpp>
@@ -88,16 +91,39 @@ struct EngineCore {
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
-  /// The least positive of the ranks' values: what depends on it is decided alike everywhere.
-  std::size_t least_over_ranks(std::size_t value, std::string_view name) {
+  /// Every rank's value; 0 where a rank has told none.
+  std::vector<std::int64_t> values_of_ranks(std::size_t value, std::string_view name) {
     std::vector<std::int64_t> values(ranks());
     values[rank()] = static_cast<std::int64_t>(value);
     sum_over_ranks(values, name);
+    return values;
+  }
+
+  /// The least of the ranks' values: what depends on it is decided alike everywhere.
+  std::size_t least_over_ranks(std::size_t value, std::string_view name) {
     std::size_t least = value;
-    for (const std::int64_t other : values) {
+    for (const std::int64_t other : values_of_ranks(value, name)) {
       if (other > 0) least = std::min(least, static_cast<std::size_t>(other));
     }
     return least;
+  }
+
+  /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
+  void check_options_agree() {
+    std::size_t fingerprint = 0;
+    for (const std::uint64_t part :
+         {options.seed, std::uint64_t{options.micro_batches}, std::uint64_t{options.persistence_threshold.count},
+          std::uint64_t{std::bit_cast<std::uint32_t>(options.max_gradient_norm)},
+          std::uint64_t{options.prefetch.count}}) {
+      fingerprint = philox(fingerprint, 0, part)[0] | std::size_t{1};
+    }
+    const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
+      throw_configuration_error("rank " + std::to_string(r) +
+                                " was given other options than rank 0: seed, micro-batches, gradient norm, persistence "
+                                "threshold and prefetch are the same on every rank");
+    }
   }
 
   /// Gathers every shard of each part from the rank that owns it.

@@ -46,7 +46,7 @@ struct EngineOptions {
   /// third of the staging memory holds.
   std::size_t sub_group_elements = std::size_t{8} << 20;
 
-  /// How long anything may take before it is an error: an operation waited for, a rank at a collective.
+  /// How long a transfer may take before it is an error. Collectives have the deadline of their communicator.
   std::chrono::milliseconds timeout = std::chrono::minutes{5};
 
   /// Records every operation, where given; it outlives the engine.

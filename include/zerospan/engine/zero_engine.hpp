@@ -24,7 +24,8 @@ namespace zerospan::inline v0 {
 /// One rank's part of partitioned training. Declare parameters in it, then repeat: gather and compute forward and
 /// backward, commit gradients, `step()`.
 ///
-/// The lifetime contract. Communicator, device and tiers outlive the engine. Parameters and leases may outlive it: they
+/// The lifetime contract. Communicator, device and tiers outlive the engine. Each rank has a device and tiers of its
+/// own, and one engine at a time uses a device's memory. Parameters and leases may outlive it: they
 /// keep its memory alive, releasing them does nothing, and every other call on them throws LeaseError. The engine and
 /// its parameters may be used by any one thread at a time. The first error of anything asynchronous is kept: every
 /// later call throws it.
@@ -51,7 +52,8 @@ class ZeroEngine {
   StepOutcome step() { return store_->step(); }
 
   /// Begins a pass through the model. Optional: it keeps the traces of training and evaluation apart, so that each is
-  /// prefetched along its own path. A step begins a training pass by itself.
+  /// prefetched along its own path. A step begins a training pass by itself. Passes of more than 16384 leases are not
+  /// prefetched: begin a pass for each micro-batch, or for each batch of an evaluation, where they are long.
   void begin(Pass pass) { store_->begin(pass); }
 
   /// The optimizer's settings, to change between steps.

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <exception>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -53,22 +52,23 @@ class ZeroStore final : public ParameterStore {
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this};
     check_declaring(declaration.name);
-    ParameterRecord parameter = birth_.admit(std::move(declaration));
-    const auto id = static_cast<ParameterId>(core_.states.uses.size());
-    core_.states.uses.push_back(birth_.admit_use(parameter.name, core_.states.parameters.size(), parameter));
-    parameter.uses.push_back(static_cast<std::size_t>(id));
-    core_.states.parameters.push_back(std::move(parameter));
-    return id;
+    const auto before = birth_.reservations();
+    try {
+      ParameterRecord parameter = birth_.admit(std::move(declaration));
+      ParameterUse use = birth_.admit_use(parameter.name, core_.states.parameters.size(), parameter);
+      core_.states.parameters.push_back(std::move(parameter));
+      return add_use(std::move(use));
+    } catch (...) {
+      birth_.cancel_since(before);
+      throw;
+    }
   }
 
   ParameterId tie(ParameterId parameter, std::string name) override {
     const Call call{*this};
     check_declaring(name);
     const std::size_t index = core_.states.use(parameter).parameter;
-    const auto id = static_cast<ParameterId>(core_.states.uses.size());
-    core_.states.uses.push_back(birth_.admit_use(std::move(name), index, core_.states.parameters[index]));
-    core_.states.parameters[index].uses.push_back(static_cast<std::size_t>(id));
-    return id;
+    return add_use(birth_.admit_use(std::move(name), index, core_.states.parameters[index]));
   }
 
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
@@ -190,9 +190,12 @@ class ZeroStore final : public ParameterStore {
   /// @param unwinding The rank is failing: its peers are told, instead of waiting for it.
   void close(bool unwinding) noexcept {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
-    core_.lanes.drain();
     closed_ = true;
-    birth_.remove_extents();
+    if (core_.lanes.drain()) {
+      birth_.remove_extents();
+    } else {
+      core_.staging.forfeit();  // what a lost transfer may still touch is nobody's any more
+    }
   }
 
  private:
@@ -216,6 +219,7 @@ class ZeroStore final : public ParameterStore {
   void seal() {
     if (pipeline_) return;
     try {
+      core_.check_options_agree();
       birth_.place(core_.least_over_ranks(birth_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
       pipeline_.emplace(WorkingMemory{memory_, memory_.allocate_working({bytes})}, core_.options.prefetch,
@@ -235,7 +239,16 @@ class ZeroStore final : public ParameterStore {
 
   void check_declaring(const std::string& name) {
     if (pipeline_) throw_configuration_error("parameter " + name + " is declared after the first gather");
-    if (!names_.insert(name).second) throw_configuration_error("two parameters are named " + name);
+    const bool is_taken =
+        std::ranges::any_of(core_.states.uses, [&](const ParameterUse& use) { return use.name == name; });
+    if (is_taken) throw_configuration_error("two parameters are named " + name);
+  }
+
+  ParameterId add_use(ParameterUse use) {
+    const std::size_t id = core_.states.uses.size();
+    core_.states.parameters[use.parameter].uses.push_back(id);
+    core_.states.uses.push_back(std::move(use));
+    return static_cast<ParameterId>(id);
   }
 
   /// Whatever fits alone can be gathered, if not beside others.
@@ -301,7 +314,6 @@ class ZeroStore final : public ParameterStore {
   GradientAccess<C, D> gradients_;
   StepRing<C, D> step_ring_;
   std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
-  std::set<std::string> names_;
   std::int64_t steps_ = 0;
   bool closed_ = false;
 };

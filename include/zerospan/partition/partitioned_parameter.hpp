@@ -127,7 +127,8 @@ struct GroupGather {
   static std::tuple<ReadLease<Ts>...> bind(std::index_sequence<I...>, std::span<std::byte* const> data,
                                            std::span<const LeaseId> leases,
                                            const PartitionedParameter<Ts>&... parameters) {
-    return {ReadLease<Ts>{Lease{parameters.store_, leases[I]}, parameters.shape_, data[I]}...};
+    std::array<Lease, sizeof...(Ts)> held{Lease{parameters.store_, leases[I]}...};  // whatever a trait throws below
+    return {ReadLease<Ts>{std::move(held[I]), parameters.shape_, data[I]}...};
   }
 };
 

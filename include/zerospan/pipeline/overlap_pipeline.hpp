@@ -38,6 +38,9 @@ class OverlapPipeline {
   /// Starts the gather of `key` into `data`, after `after`; returns its end.
   using Fetch = std::function<Completion(UseKey key, std::byte* data, std::vector<Completion> after)>;
 
+  /// Longer passes are not learned: planning them would take longer than it saves.
+  static constexpr std::size_t max_planned_uses = std::size_t{1} << 14;
+
   /// A buffer in use.
   struct Buffer {
     std::size_t use;  ///< Names it until its release.
@@ -109,7 +112,7 @@ class OverlapPipeline {
     drop_pending(pending_.begin());
     Trace passed = std::exchange(recorded_, {});
     stacked_at_.clear();
-    if (!passed.events.empty() && !is_disturbed_) {
+    if (!passed.events.empty() && passed.uses.size() <= max_planned_uses && !is_disturbed_) {
       paths_.learn(pass_, std::move(passed), memory_.capacity(), look_ahead_);
     }
     path_ = nullptr;

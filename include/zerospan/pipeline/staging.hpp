@@ -52,6 +52,9 @@ class Staging {
 
   std::size_t capacity() const noexcept { return memory_.bytes(); }
 
+  /// Keeps the ring from ever being used again: a transfer that was given up may still write to it.
+  void forfeit() noexcept { memory_.forfeit(); }
+
   /// Bytes of the ring that an operand of `bytes` takes.
   static std::size_t slot_bytes(TierRef tier, std::size_t bytes) {
     return tier.addressable() == Addressable::nowhere ? round_up(bytes, Arena::alignment) : 0;

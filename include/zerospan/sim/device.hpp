@@ -130,7 +130,7 @@ class Lanes {
   void enter() const noexcept {}
   void leave() const noexcept {}
   LaneCounters counters() const { return counters_; }
-  void drain() noexcept {}
+  bool drain() noexcept { return true; }
 
  private:
   Device& device_;

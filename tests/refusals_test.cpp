@@ -1,0 +1,158 @@
+// What an engine refuses, and how little is left of it.
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include <zerospan/zerospan.hpp>
+
+#include "support/faulty_io_engine.hpp"
+#include "support/scratch.hpp"
+
+namespace {
+
+using namespace zerospan::literals;
+using zerospan::calling_thread;
+using zerospan::EngineOptions;
+using zerospan::HostDevice;
+using zerospan::Placement;
+using zerospan::SelfCommunicator;
+using zerospan::Shape;
+using zerospan::Stage3;
+
+struct Values {
+  float* data;
+};
+
+/// A tensor that may refuse to be made.
+struct Moody {
+  float* data;
+  inline static bool refuses = false;
+};
+
+}  // namespace
+
+template <>
+struct zerospan::TensorTraits<Values> {
+  using element_type = float;
+  static Values unbound(const Shape&) { return {nullptr}; }
+  static void bind(Values& values, float* data) { values.data = data; }
+  static float* data(const Values& values) { return values.data; }
+};
+
+template <>
+struct zerospan::TensorTraits<Moody> {
+  using element_type = float;
+  static Moody unbound(const Shape&) {
+    if (Moody::refuses) throw std::runtime_error{"not today"};
+    return {nullptr};
+  }
+  static void bind(Moody& values, float* data) { values.data = data; }
+  static float* data(const Moody& values) { return values.data; }
+};
+
+namespace {
+
+using Parameter = zerospan::PartitionedParameter<Values>;
+
+TEST_CASE("a refused declaration leaves nothing behind: neither its name nor its bytes") {
+  HostDevice device{{.device_budget = 4_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier host{device};
+  SelfCommunicator self;
+  zerospan::ZeroEngine engine{Stage3{}, self, device, Placement{host, host, host}, zerospan::AdamW{}};
+  for (int i = 0; i < 3; ++i) {
+    CHECK_THROWS_AS((Parameter{engine, "w", {60000}, zerospan::init::ones()}), zerospan::BudgetError);
+  }
+  const Parameter w{engine, "w", {40000}, zerospan::init::ones()};
+  CHECK(w.gather(calling_thread)->data[39999] == 1.0F);
+}
+
+TEST_CASE("sizes whose bytes cannot be counted are refused at the declaration") {
+  HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier host{device};
+  SelfCommunicator self;
+  zerospan::ZeroEngine engine{Stage3{}, self, device, Placement{host, host, host}, zerospan::AdamW{}};
+  for (const std::size_t elements : {std::numeric_limits<std::size_t>::max(), std::size_t{1} << 62,
+                                     (std::size_t{1} << 62) + 1024, (std::size_t{1} << 48) + 1}) {
+    CHECK_THROWS_AS((Parameter{engine, "w", Shape{elements}, zerospan::init::ones()}), zerospan::ConfigurationError);
+  }
+  CHECK_THROWS_AS((Parameter{engine, "w", Shape{std::size_t{1} << 48}, zerospan::init::ones()}), zerospan::BudgetError);
+}
+
+TEST_CASE("ranks that were given different options are told so") {
+  const auto train = [](auto change) {
+    zerospan::run_ranks(2, [&](zerospan::ThreadCommunicator communicator) {
+      HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+      zerospan::HostTier host{device};
+      EngineOptions options{.seed = 1};
+      if (communicator.rank().value == 1) change(options);
+      zerospan::ZeroEngine engine{Stage3{},          communicator, device, Placement{host, host, host},
+                                  zerospan::AdamW{}, options};
+      const Parameter w{engine, "w", {5000}, zerospan::init::ones()};
+      static_cast<void>(w.gather(calling_thread));
+    });
+  };
+  train([](EngineOptions&) {});
+  const auto told = doctest::Contains("rank 1 was given other options than rank 0");
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.seed = 2; }), told, zerospan::ConfigurationError);
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.micro_batches = 2; }), told, zerospan::ConfigurationError);
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.max_gradient_norm = 1; }), told, zerospan::ConfigurationError);
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.prefetch = 0_MiB; }), told, zerospan::ConfigurationError);
+}
+
+TEST_CASE("the longest timeout there is does not overflow") {
+  const zerospan_test::ScratchDirectory scratch;
+  HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::ThreadedIoEngine io;
+  zerospan::NvmeTier disk{io, {.directory = scratch.path()}};
+  SelfCommunicator self;
+  zerospan::ZeroEngine engine{Stage3{},
+                              self,
+                              device,
+                              Placement{disk, disk, disk},
+                              zerospan::AdamW{},
+                              EngineOptions{.timeout = std::chrono::milliseconds::max()}};
+  const Parameter w{engine, "w", {50000}, zerospan::init::ones()};
+  CHECK(w.gather(calling_thread)->data[49999] == 1.0F);
+}
+
+TEST_CASE("a trait that throws in a group leaves no lease behind") {
+  HostDevice device{{.device_budget = 4_MiB, .host_budget = 4_MiB}};
+  zerospan::HostTier host{device};
+  SelfCommunicator self;
+  zerospan::ZeroEngine engine{Stage3{}, self, device, Placement{host, host, host}, zerospan::AdamW{}};
+  const zerospan::PartitionedParameter<Moody> a{engine, "a", {20000}, zerospan::init::ones()};
+  const Parameter b{engine, "b", {20000}, zerospan::init::ones()};
+  Moody::refuses = true;
+  CHECK_THROWS_AS(static_cast<void>(zerospan::gather(calling_thread, a, b)), std::runtime_error);
+  Moody::refuses = false;
+  CHECK(engine.step().step == 1);
+}
+
+TEST_CASE("memory that a lost transfer may still write to is not used again") {
+  const zerospan_test::ScratchDirectory scratch;
+  HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::ThreadedIoEngine threads;
+  zerospan_test::FaultyIoEngine io{threads};
+  zerospan::NvmeTier disk{io, {.directory = scratch.path(), .drain_timeout = std::chrono::milliseconds{1}}};
+  SelfCommunicator self;
+  io.inject({{.kind = zerospan_test::FaultKind::lost, .request = 0}});
+  {
+    zerospan::ZeroEngine engine{Stage3{},
+                                self,
+                                device,
+                                Placement{disk, disk, disk},
+                                zerospan::AdamW{},
+                                EngineOptions{.staging = 256_KiB, .timeout = std::chrono::milliseconds{50}}};
+    const Parameter w{engine, "w", {50000}, zerospan::init::ones()};
+    CHECK_THROWS_AS(static_cast<void>(w.gather(calling_thread)), zerospan::TimeoutError);
+  }
+  CHECK(device.host_memory().used() == 256_KiB);
+  CHECK(disk.counters().used > 0_KiB);
+  io.drop_lost();
+}
+
+}  // namespace
