@@ -2,10 +2,7 @@
 /// WorkingMemory: gathered parameters and gradients come and go in one range of memory, in program order.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <iterator>
-#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -14,6 +11,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/pipeline/address_ranges.hpp>
 #include <zerospan/pipeline/former_uses.hpp>
 
 namespace zerospan::inline v0 {
@@ -33,63 +31,39 @@ class WorkingMemory {
 
   /// The lowest free offset that `bytes` fit at.
   std::optional<std::size_t> find(std::size_t bytes) const {
-    std::size_t begin = 0;
-    for (const auto& [offset, taken] : live_) {
-      if (offset - begin >= bytes) return begin;
-      begin = offset + taken;
-    }
-    return capacity() - begin >= bytes ? std::optional{begin} : std::nullopt;
+    const std::size_t offset = live_.lowest(bytes);
+    return capacity() >= bytes && offset <= capacity() - bytes ? std::optional{offset} : std::nullopt;
   }
 
   /// The highest free offset that `bytes` fit at.
-  std::optional<std::size_t> find_highest(std::size_t bytes) const {
-    std::size_t end = capacity();
-    for (auto range = live_.rbegin(); range != live_.rend(); ++range) {
-      const auto [offset, taken] = *range;
-      if (end - (offset + taken) >= bytes) return end - bytes;
-      end = offset;
-    }
-    return end >= bytes ? std::optional{end - bytes} : std::nullopt;
-  }
+  std::optional<std::size_t> find_highest(std::size_t bytes) const { return live_.highest(bytes, capacity()); }
 
   /// Bytes of the largest free range.
-  std::size_t largest_free() const {
-    std::size_t largest = 0;
-    std::size_t begin = 0;
-    for (const auto& [offset, taken] : live_) {
-      largest = std::max(largest, offset - begin);
-      begin = offset + taken;
-    }
-    return std::max(largest, capacity() - begin);
-  }
+  std::size_t largest_free() const { return live_.largest_gap(capacity()); }
 
   /// Whether [offset, offset + bytes) is free.
   bool is_free(std::size_t offset, std::size_t bytes) const {
-    if (offset + bytes > capacity()) return false;
-    const auto next = live_.lower_bound(offset);
-    if (next != live_.end() && next->first < offset + bytes) return false;
-    return next == live_.begin() || std::prev(next)->first + std::prev(next)->second <= offset;
+    return offset + bytes <= capacity() && live_.is_free(offset, bytes);
   }
 
   /// Takes a free range (a multiple of `alignment`). @return What its first use waits for.
   std::vector<Completion> take(std::size_t offset, std::size_t bytes) {
-    live_.emplace(offset, bytes);
+    live_.insert(offset, bytes);
     arena_->charge({bytes});
     return former_.overwrite(offset, bytes);
   }
 
   /// Gives a range back; `last_uses` are the ends of what still uses it.
   void give_back(std::size_t offset, std::vector<Completion> last_uses) {
-    const auto range = live_.find(offset);
-    arena_->discharge({range->second});
-    for (Completion& last_use : last_uses) former_.record(offset, range->second, std::move(last_use));
-    live_.erase(range);
+    const std::size_t bytes = live_.erase(offset);
+    arena_->discharge({bytes});
+    for (Completion& last_use : last_uses) former_.record(offset, bytes, std::move(last_use));
   }
 
  private:
   Arena* arena_;
   Allocation memory_;
-  std::map<std::size_t, std::size_t> live_;  // offset -> bytes
+  AddressRanges live_;
   FormerUses former_;
 };
 
