@@ -37,7 +37,7 @@ Moments moments_of(const std::vector<float>& values) {
 }
 
 TEST_CASE("constants fill") {
-  const InitializerContext context{.seed = 1, .sequence = 2};
+  const InitializerContext context{.seed = 1, .stream = 2};
   CHECK(filled(zerospan::init::zeros(), context, 5) == std::vector<float>(5, 0.0F));
   CHECK(filled(zerospan::init::ones(), context, 5) == std::vector<float>(5, 1.0F));
   CHECK(filled(zerospan::init::constant(-2.5F), context, 5) == std::vector<float>(5, -2.5F));
@@ -45,7 +45,7 @@ TEST_CASE("constants fill") {
 
 TEST_CASE("values depend on the logical index and not on the split") {
   constexpr std::size_t n = 10000;
-  const InitializerContext context{.seed = 42, .sequence = 3};
+  const InitializerContext context{.seed = 42, .stream = 3};
   std::mt19937_64 random{1};
   for (const Initializer& initializer : {zerospan::init::normal(0.02F), zerospan::init::uniform(0.5F)}) {
     const std::vector<float> whole = filled(initializer, context, n);
@@ -63,7 +63,7 @@ TEST_CASE("values depend on the logical index and not on the split") {
 }
 
 TEST_CASE("indices past 32 bits are indices of their own") {
-  const InitializerContext context{.seed = 42, .sequence = 3};
+  const InitializerContext context{.seed = 42, .stream = 3};
   std::vector<float> low(100);
   std::vector<float> high(100);
   zerospan::init::normal(1.0F)(context, 0, low);
@@ -73,15 +73,15 @@ TEST_CASE("indices past 32 bits are indices of their own") {
 
 TEST_CASE("seed and position of the parameter select the values") {
   const Initializer normal = zerospan::init::normal(1.0F);
-  const auto base = filled(normal, {.seed = 1, .sequence = 1}, 100);
-  CHECK(filled(normal, {.seed = 1, .sequence = 1}, 100) == base);
-  CHECK(filled(normal, {.seed = 2, .sequence = 1}, 100) != base);
-  CHECK(filled(normal, {.seed = 1, .sequence = 2}, 100) != base);
+  const auto base = filled(normal, {.seed = 1, .stream = 1}, 100);
+  CHECK(filled(normal, {.seed = 1, .stream = 1}, 100) == base);
+  CHECK(filled(normal, {.seed = 2, .stream = 1}, 100) != base);
+  CHECK(filled(normal, {.seed = 1, .stream = 2}, 100) != base);
 }
 
 TEST_CASE("normal values have their mean, their deviation and their tails") {
   constexpr std::size_t n = 200000;
-  const auto values = filled(zerospan::init::normal(0.5F), {.seed = 7, .sequence = 0}, n);
+  const auto values = filled(zerospan::init::normal(0.5F), {.seed = 7, .stream = 0}, n);
   const Moments moments = moments_of(values);
   CHECK(std::fabs(moments.mean) < 5 * 0.5 / std::sqrt(n));
   CHECK(moments.deviation == doctest::Approx(0.5).epsilon(0.01));
@@ -95,7 +95,7 @@ TEST_CASE("normal values have their mean, their deviation and their tails") {
 
 TEST_CASE("uniform values fill their interval evenly") {
   constexpr std::size_t n = 200000;
-  const auto values = filled(zerospan::init::uniform(2.0F), {.seed = 7, .sequence = 0}, n);
+  const auto values = filled(zerospan::init::uniform(2.0F), {.seed = 7, .stream = 0}, n);
   const Moments moments = moments_of(values);
   CHECK(std::fabs(moments.mean) < 0.02);
   CHECK(moments.deviation == doctest::Approx(2.0 / std::sqrt(3.0)).epsilon(0.01));

@@ -189,6 +189,18 @@ TEST_CASE("another seed, precision, world size, clipping or number of micro-batc
   differs([](Configuration& c) { c.steps = 2; });
 }
 
+TEST_CASE("element types known at run time give the bits of those known at compile time") {
+  for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
+    Configuration c = everything_on_nvme();
+    c.type = type;
+    c.training.ranks = 3;
+    c.training.micro_batches = 2;
+    const TrainingResult typed = zerospan_test::train(c);
+    c.typing = zerospan_test::Typing::run_time;
+    CHECK(zerospan_test::train(c) == typed);
+  }
+}
+
 TEST_CASE("repetitions give the same bits") {
   Configuration c = everything_on_nvme();
   c.training.ranks = 3;

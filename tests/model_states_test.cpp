@@ -36,7 +36,6 @@ struct Kind {
 
 void add(ModelStates& states, std::size_t elements, Kind kind = {}, std::size_t shards = 2) {
   ParameterRecord parameter{};
-  parameter.sequence = states.parameters.size();
   parameter.name = std::string{"p"}.append(std::to_string(states.parameters.size()));
   parameter.type = kind.type;
   parameter.options.training = kind.training;

@@ -28,7 +28,7 @@ namespace gpt {
 template <class Parameter>
 class Model {
  public:
-  using E = typename Parameter::element_type;
+  using E = typename Parameter::tensor_type::element_type;
   using S = Scalar<E>;
 
   /// Declares the parameters in `engine`, which outlives the model's use.

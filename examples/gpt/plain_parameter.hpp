@@ -35,7 +35,7 @@ class PlainStore {
   Entry& declare(std::string name, std::size_t elements, const zerospan::Initializer& initializer,
                  zerospan::ParameterOptions options) {
     std::vector<float> values(elements);
-    initializer({.seed = seed_, .sequence = entries_.size()}, 0, values);
+    initializer({.seed = seed_, .stream = zerospan::name_stream(name)}, 0, values);
     entries_.push_back({std::move(name), {values.begin(), values.end()}, std::vector<E>(elements), options});
     return entries_.back();
   }
@@ -55,7 +55,7 @@ class PlainStore {
 template <class E>
 class PlainParameter {
  public:
-  using element_type = E;
+  using tensor_type = Tensor<E>;
 
   class ReadLease {
    public:

@@ -27,6 +27,8 @@ inline BFloat16 to_bfloat16(float value) {
 /// A matrix in row-major order, or a vector as a matrix of one row, over storage that somebody else owns.
 template <class E>
 struct Tensor {
+  using element_type = E;
+
   E* data = nullptr;
   std::size_t rows = 0;
   std::size_t columns = 0;

@@ -71,7 +71,7 @@ class ReplicatedTraining {
       states_[l].master.resize(layers[l].elements);
       states_[l].m.resize(layers[l].elements);
       states_[l].v.resize(layers[l].elements);
-      toy_initializer()({options.seed, l}, 0, states_[l].master);
+      toy_initializer()({options.seed, zerospan::name_stream(layers[l].name)}, 0, states_[l].master);
       publish(l);
     }
     result_losses_.resize(static_cast<std::size_t>(options.ranks));

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -26,6 +27,25 @@ struct Array {
   std::size_t size = 0;
 };
 
+/// One whose element type is a field.
+struct RuntimeArray {
+  std::byte* data = nullptr;
+  std::size_t size = 0;
+  zerospan::ElementType type{};
+};
+
+template <zerospan::Element E>
+E* elements_of(const Array<E>& array) {
+  return array.data;
+}
+
+/// @throws std::logic_error if its elements are others.
+template <zerospan::Element E>
+E* elements_of(const RuntimeArray& array) {
+  if (array.type != zerospan::ElementTraits<E>::type) throw std::logic_error{"a tensor of another element type"};
+  return reinterpret_cast<E*>(array.data);
+}
+
 }  // namespace zerospan_test
 
 template <zerospan::Element E>
@@ -34,6 +54,15 @@ struct zerospan::TensorTraits<zerospan_test::Array<E>> {
   static zerospan_test::Array<E> unbound(const Shape& shape) { return {nullptr, shape.elements()}; }
   static void bind(zerospan_test::Array<E>& array, E* data) { array.data = data; }
   static E* data(const zerospan_test::Array<E>& array) { return array.data; }
+};
+
+template <>
+struct zerospan::TensorTraits<zerospan_test::RuntimeArray> {
+  static zerospan_test::RuntimeArray unbound(const Shape& shape, ElementType type) {
+    return {nullptr, shape.elements(), type};
+  }
+  static void bind(zerospan_test::RuntimeArray& array, std::byte* data) { array.data = data; }
+  static std::byte* data(const zerospan_test::RuntimeArray& array) { return array.data; }
 };
 
 namespace zerospan_test {
@@ -123,16 +152,21 @@ double loss_of(const E* weights, std::size_t use, const Position& at) {
 inline zerospan::Initializer toy_initializer() { return zerospan::init::normal(1.0F); }
 
 /// The layers as parameters of an engine.
-template <zerospan::Element E>
+template <zerospan::Element E, zerospan::HostTensor T = Array<E>>
 class ToyModel {
  public:
-  using Parameter = zerospan::PartitionedParameter<Array<E>>;
+  using Parameter = zerospan::PartitionedParameter<T>;
 
   template <zerospan::ParameterHost Engine>
   explicit ToyModel(Engine& engine) {
     for (const Layer& layer : layers) {
-      uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements}, toy_initializer(),
-                         layer.options);
+      if constexpr (zerospan::TypedTensor<T>) {
+        uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements}, toy_initializer(),
+                           layer.options);
+      } else {
+        uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements},
+                           zerospan::ElementTraits<E>::type, toy_initializer(), layer.options);
+      }
     }
     for (const TiedUse& tied : tied_uses) uses_.push_back(uses_[tied.layer].tie(std::string{tied.name}));
   }
@@ -146,11 +180,11 @@ class ToyModel {
       const bool has_next = i + 1 < route.size();
       if (i % 5 == 1 && has_next) {
         const auto leases = gather(zerospan::calling_thread, uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
-        loss += loss_of(std::get<0>(leases)->data, route[i], at);
-        loss += loss_of(std::get<1>(leases)->data, route[i + 1], at);
+        loss += loss_of(elements_of<E>(*std::get<0>(leases)), route[i], at);
+        loss += loss_of(elements_of<E>(*std::get<1>(leases)), route[i + 1], at);
         i += 2;
       } else {
-        loss += loss_of(uses_[route[i]].gather(zerospan::calling_thread)->data, route[i], at);
+        loss += loss_of(elements_of<E>(*uses_[route[i]].gather(zerospan::calling_thread)), route[i], at);
         ++i;
       }
     }
@@ -164,8 +198,10 @@ class ToyModel {
       auto full = uses_[use].gather(zerospan::calling_thread);
       if (!has_gradient(use, at.step)) continue;
       auto gradient = uses_[use].gradient(zerospan::calling_thread);
+      const E* const weights = elements_of<E>(*full);
+      E* const gradients = elements_of<E>(*gradient);
       for (std::size_t k = 0; k < gradient->size; ++k) {
-        gradient->data[k] = E{gradient_of(static_cast<float>(full->data[k]), noise(use, at, k))};
+        gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
       }
       if (use % 2 == 1) full.release();
       gradient.commit();

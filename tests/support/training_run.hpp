@@ -101,6 +101,9 @@ std::uint64_t hash_masters(Engine& engine) {
 enum class Budget : std::uint8_t { roomy, tight };
 enum class Prefetch : std::uint8_t { off, on };
 
+/// When the tensors' element type is known.
+enum class Typing : std::uint8_t { compile_time, run_time };
+
 /// One way to train the toy model. What does not stand in `training`, `type` and `steps` must not matter.
 struct Configuration {
   TrainingOptions training{};
@@ -112,6 +115,7 @@ struct Configuration {
   Place optimizer = Place::device;
   Prefetch prefetch = Prefetch::on;
   Budget budget = Budget::roomy;
+  Typing typing = Typing::compile_time;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
 
   /// Below stage 3 parameters stay on the device, below stage 2 gradients are addressable.
@@ -127,6 +131,7 @@ struct Configuration {
     text.append(", optimizer on ").append(to_string(optimizer));
     text.append(prefetch == Prefetch::on ? ", prefetching, " : ", on demand, ");
     text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
+    if (typing == Typing::run_time) text.append("typed at run time, ");
     text.append(std::to_string(training.ranks)).append(" ranks, ");
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
     text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
@@ -202,11 +207,11 @@ inline zerospan::EngineOptions engine_options(const Configuration& c) {
 }
 
 /// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.
-template <zerospan::Element E, class Engine, class Communicator>
+template <zerospan::Element E, zerospan::HostTensor T, class Engine, class Communicator>
 TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c,
                           const Route& route) {
   TrainingResult result;
-  const ToyModel<E> model{engine};
+  const ToyModel<E, T> model{engine};
   for (std::int64_t step = 0; step < c.steps; ++step) {
     for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
       const Position at{communicator.rank().value, step, micro};
@@ -217,6 +222,13 @@ TrainingResult train_rank(Engine& engine, const Communicator& communicator, cons
   }
   result.hash = hash_masters(engine);
   return result;
+}
+
+template <zerospan::Element E, class Engine, class Communicator>
+TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c,
+                          const Route& route) {
+  if (c.typing == Typing::run_time) return train_rank<E, RuntimeArray>(engine, communicator, c, route);
+  return train_rank<E, Array<E>>(engine, communicator, c, route);
 }
 
 /// One rank of a training run, on memory of its own. @throws if a peak passes a budget.

@@ -8,16 +8,25 @@
 #include <functional>
 #include <numbers>
 #include <span>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/philox.hpp>
 
 namespace zerospan::inline v0 {
 
+/// The random stream of the parameter of that name (FNV-1a): what else a model declares, and in which order, does not
+/// change a parameter's initial values.
+constexpr std::uint64_t name_stream(std::string_view name) noexcept {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  return hash;
+}
+
 /// What an initializer is told about the parameter.
 struct InitializerContext {
-  std::uint64_t seed;      ///< The engine's.
-  std::uint64_t sequence;  ///< The parameter's position in declaration order.
+  std::uint64_t seed;    ///< The engine's.
+  std::uint64_t stream;  ///< `name_stream` of the parameter's name.
 };
 
 /// Fills `values[i]` with the initial value of logical element `first + i`. It is called for the ranges that a rank
@@ -46,7 +55,7 @@ inline Initializer ones() { return constant(1.0F); }
 inline Initializer normal(float standard_deviation) {
   return [standard_deviation](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto word = philox(context.seed, context.sequence, first + i);
+      const auto word = philox(context.seed, context.stream, first + i);
       const double u = (static_cast<double>(word[0]) + 1.0) * 0x1p-32;  // (0, 1]
       const double angle = static_cast<double>(word[1]) * 0x1p-32 * 2.0 * std::numbers::pi;
       values[i] = standard_deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
@@ -58,7 +67,7 @@ inline Initializer normal(float standard_deviation) {
 inline Initializer uniform(float bound) {
   return [bound](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto word = philox(context.seed, context.sequence, first + i);
+      const auto word = philox(context.seed, context.stream, first + i);
       values[i] = bound * static_cast<float>(static_cast<double>(word[0]) * 0x1p-31 - 1.0);
     }
   };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -10,7 +11,7 @@
 
 namespace zerospan::inline v0 {
 
-/// Specialize it for the host's tensor. The whole of the adaptation:
+/// Specialize it for the host's tensor. The whole of the adaptation, where the element type is known at compile time:
 /// @code
 /// template <> struct zerospan::TensorTraits<my::Tensor> {
 ///   using element_type = float;
@@ -19,11 +20,19 @@ namespace zerospan::inline v0 {
 ///   static float* data(const my::Tensor& tensor);              // the storage it points at
 /// };
 /// @endcode
+/// and where the tensor has a field for it:
+/// @code
+/// template <> struct zerospan::TensorTraits<my::Tensor> {
+///   static my::Tensor unbound(const zerospan::Shape& shape, zerospan::ElementType type);
+///   static void bind(my::Tensor& tensor, std::byte* data);
+///   static std::byte* data(const my::Tensor& tensor);
+/// };
+/// @endcode
 /// Storage is contiguous and row-major, owned by zerospan, and valid while a lease is held.
 template <class T>
 struct TensorTraits;
 
-/// A tensor type of the host that zerospan can bind to its own storage.
+/// A tensor type whose element type is part of it.
 ///
 /// @concept
 /// - `TensorTraits<T>::element_type` is an Element;
@@ -32,12 +41,60 @@ struct TensorTraits;
 /// - `TensorTraits<T>::data(tensor)` is the pointer last bound;
 /// - `T` is movable.
 template <class T>
-concept HostTensor =
+concept TypedTensor =
     std::movable<T> && Element<typename TensorTraits<T>::element_type> &&
     requires(T& tensor, const T& read_only, const Shape& shape, typename TensorTraits<T>::element_type* data) {
       { TensorTraits<T>::unbound(shape) } -> std::same_as<T>;
       TensorTraits<T>::bind(tensor, data);
       { TensorTraits<T>::data(read_only) } -> std::same_as<typename TensorTraits<T>::element_type*>;
     };
+
+/// A tensor type whose element type is known at run time.
+///
+/// @concept As TypedTensor, without `element_type`: `unbound(shape, type)` is told it, and pointers are to bytes.
+template <class T>
+concept RuntimeTypedTensor = std::movable<T> && !requires {
+  typename TensorTraits<T>::element_type;
+} && requires(T& tensor, const T& read_only, const Shape& shape, ElementType type, std::byte* data) {
+  { TensorTraits<T>::unbound(shape, type) } -> std::same_as<T>;
+  TensorTraits<T>::bind(tensor, data);
+  { TensorTraits<T>::data(read_only) } -> std::same_as<std::byte*>;
+};
+
+/// A tensor type of the host that zerospan can bind to its own storage.
+template <class T>
+concept HostTensor = TypedTensor<T> || RuntimeTypedTensor<T>;
+
+namespace detail {
+
+/// What a HostTensor's element type and pointers look like to code that works on bytes.
+template <HostTensor T>
+struct TensorBinding {
+  static T unbound(const Shape& shape, ElementType type) {
+    if constexpr (TypedTensor<T>) {
+      return TensorTraits<T>::unbound(shape);
+    } else {
+      return TensorTraits<T>::unbound(shape, type);
+    }
+  }
+
+  static void bind(T& tensor, std::byte* data) {
+    if constexpr (TypedTensor<T>) {
+      TensorTraits<T>::bind(tensor, reinterpret_cast<typename TensorTraits<T>::element_type*>(data));
+    } else {
+      TensorTraits<T>::bind(tensor, data);
+    }
+  }
+
+  static std::byte* data(const T& tensor) {
+    if constexpr (TypedTensor<T>) {
+      return reinterpret_cast<std::byte*>(TensorTraits<T>::data(tensor));
+    } else {
+      return TensorTraits<T>::data(tensor);
+    }
+  }
+};
+
+}  // namespace detail
 
 }  // namespace zerospan::inline v0

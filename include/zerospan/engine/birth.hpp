@@ -50,8 +50,7 @@ class Birth {
     }
     const std::size_t shards = S::partitions_optimizer ? core_.ranks() : 1;
     const Partition partition = BandwidthPartitioner{shards}.slice(declaration.elements);
-    ParameterRecord parameter{core_.states.parameters.size(),
-                              std::move(declaration.name),
+    ParameterRecord parameter{std::move(declaration.name),
                               declaration.type,
                               std::move(declaration.initializer),
                               declaration.options,
@@ -270,7 +269,7 @@ class Birth {
       const std::size_t count = std::min(block_elements, parameter.partition.elements - begin);
       block.fill(0.0F);
       if (count > 0) {
-        parameter.initializer({core_.options.seed, parameter.sequence}, begin, std::span{block}.first(count));
+        parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
       }
       if (master) std::ranges::copy(block, master + done);
       from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), block_elements);

@@ -44,7 +44,6 @@ struct ParameterUse {
 };
 
 struct ParameterRecord {
-  std::uint64_t sequence;  ///< Its place in declaration order.
   std::string name;
   ElementType type;
   Initializer initializer;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/tensor_traits.hpp>
@@ -53,13 +54,9 @@ class Lease {
 template <HostTensor T>
 class BoundLease {
  public:
-  using element_type = typename TensorTraits<T>::element_type;
-
-  BoundLease(Lease lease, const Shape& shape, std::byte* data)
-      : lease_{std::move(lease)},
-        tensor_{TensorTraits<T>::unbound(shape)},
-        data_{reinterpret_cast<element_type*>(data)} {
-    TensorTraits<T>::bind(tensor_, data_);
+  BoundLease(Lease lease, const Shape& shape, ElementType type, std::byte* data)
+      : lease_{std::move(lease)}, tensor_{TensorBinding<T>::unbound(shape, type)}, data_{data} {
+    TensorBinding<T>::bind(tensor_, data_);
   }
   BoundLease(BoundLease&&) = default;
   BoundLease& operator=(BoundLease&&) = default;
@@ -68,7 +65,7 @@ class BoundLease {
   /// Ends the lease now, on the stream that it was taken on; the tensor is unbound. Leases end in any order.
   void release() noexcept {
     if (!lease_.active()) return;
-    TensorTraits<T>::bind(tensor_, nullptr);
+    TensorBinding<T>::bind(tensor_, nullptr);
     lease_.release();
   }
 
@@ -76,14 +73,14 @@ class BoundLease {
   /// @throws LeaseError if the tensor no longer points at the lease's memory: what the host wrote went elsewhere.
   void check_bound() const {
     static_cast<void>(lease_.held());
-    if (TensorTraits<T>::data(tensor_) != data_) {
+    if (TensorBinding<T>::data(tensor_) != data_) {
       throw_lease_error("the leased tensor was bound to other storage; what it holds now is not the lease's");
     }
   }
 
   Lease lease_;
   T tensor_;
-  element_type* data_;
+  std::byte* data_;
 };
 
 }  // namespace detail

@@ -50,7 +50,7 @@ template <HostTensor... Ts>
 template <HostTensor T>
 class PartitionedParameter {
  public:
-  using element_type = typename TensorTraits<T>::element_type;
+  using tensor_type = T;
 
   /// Declares the parameter; a collective: every rank declares the same ones in the same order, before the first
   /// gather.
@@ -58,19 +58,28 @@ class PartitionedParameter {
   /// @throws BudgetError if it can never fit, IoError if its tier has no space, ConfigurationError if the name is
   /// taken or declaration has ended.
   template <ParameterHost E>
+    requires TypedTensor<T>
   PartitionedParameter(E& engine, std::string name, Shape shape, Initializer initializer, ParameterOptions options = {})
-      : store_{engine.store()},
-        shape_{std::move(shape)},
-        id_{store_->declare({std::move(name), shape_.elements(), ElementTraits<element_type>::type,
-                             std::move(initializer), options})} {}
+      : PartitionedParameter{engine.store(),         std::move(name),
+                             std::move(shape),       ElementTraits<typename TensorTraits<T>::element_type>::type,
+                             std::move(initializer), options} {}
+
+  /// The same, for tensors whose element type is known at run time.
+  template <ParameterHost E>
+    requires RuntimeTypedTensor<T>
+  PartitionedParameter(E& engine, std::string name, Shape shape, ElementType type, Initializer initializer,
+                       ParameterOptions options = {})
+      : PartitionedParameter{engine.store(), std::move(name), std::move(shape), type, std::move(initializer), options} {
+  }
 
   /// A further use of the same values elsewhere in the model (a tied head). Its gradient accumulates apart; both are
   /// added, in declaration order, at the step. @throws as the constructor.
   PartitionedParameter tie(std::string name) const {
-    return PartitionedParameter{store_, shape_, store_->tie(id_, std::move(name))};
+    return PartitionedParameter{store_, shape_, type_, store_->tie(id_, std::move(name))};
   }
 
   const Shape& shape() const noexcept { return shape_; }
+  ElementType element_type() const noexcept { return type_; }
 
   /// The whole tensor, to read. Waits for its prefetch, or fetches it now.
   /// @throws BudgetError if it does not fit beside the leases held.
@@ -80,14 +89,14 @@ class PartitionedParameter {
   [[nodiscard]] WriteLease<T> write(StreamRef stream) const {
     std::byte* data = nullptr;
     const LeaseId lease = store_->gather_for_write(stream, id_, data);
-    return WriteLease<T>{detail::Lease{store_, lease}, shape_, data};
+    return WriteLease<T>{detail::Lease{store_, lease}, shape_, type_, data};
   }
 
   /// Memory for this micro-batch's whole gradient, uninitialized: write it all, then `commit()`.
   [[nodiscard]] GradientLease<T> gradient(StreamRef stream) const {
     std::byte* data = nullptr;
     const LeaseId lease = store_->gradient(stream, id_, data);
-    return GradientLease<T>{detail::Lease{store_, lease}, shape_, data};
+    return GradientLease<T>{detail::Lease{store_, lease}, shape_, type_, data};
   }
 
   /// Says that this rank has no gradient in this micro-batch while others have: it joins their reduction with zeros.
@@ -98,11 +107,19 @@ class PartitionedParameter {
  private:
   friend struct detail::GroupGather;
 
-  PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ParameterId id)
-      : store_{std::move(store)}, shape_{std::move(shape)}, id_{id} {}
+  PartitionedParameter(std::shared_ptr<ParameterStore> store, std::string name, Shape shape, ElementType type,
+                       Initializer initializer, ParameterOptions options)
+      : store_{std::move(store)},
+        shape_{std::move(shape)},
+        type_{type},
+        id_{store_->declare({std::move(name), shape_.elements(), type, std::move(initializer), options})} {}
+
+  PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ElementType type, ParameterId id)
+      : store_{std::move(store)}, shape_{std::move(shape)}, type_{type}, id_{id} {}
 
   std::shared_ptr<ParameterStore> store_;
   Shape shape_;
+  ElementType type_;
   ParameterId id_;
 };
 
@@ -128,7 +145,7 @@ struct GroupGather {
                                            std::span<const LeaseId> leases,
                                            const PartitionedParameter<Ts>&... parameters) {
     std::array<Lease, sizeof...(Ts)> held{Lease{parameters.store_, leases[I]}...};  // whatever a trait throws below
-    return {ReadLease<Ts>{std::move(held[I]), parameters.shape_, data[I]}...};
+    return {ReadLease<Ts>{std::move(held[I]), parameters.shape_, parameters.type_, data[I]}...};
   }
 };
 
