@@ -208,9 +208,32 @@ class RandomTrace {
 struct Interval {
   std::size_t begin, end;
 };
-Interval interval(const TraceUse& use, const IntervalPlan::Slot& slot) {
+Interval interval(const Trace& trace, std::size_t u, const IntervalPlan::Slot& slot) {
+  const TraceUse& use = trace.uses[u];
   const std::size_t begin = slot.post == on_demand ? 2 * use.acquired + 2 : 2 * slot.post + 1;
-  return {begin, 2 * use.released + 2};
+  const bool stays = slot.kept_for != TraceUse::never;
+  return {begin, 2 * (stays ? trace.uses[slot.kept_for].acquired : use.released) + 2};
+}
+
+/// Whether each use finds its buffer where its last use has left it.
+std::vector<bool> stayed(const IntervalPlan& plan) {
+  std::vector<bool> result(plan.size());
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    if (plan[i].kept_for != TraceUse::never) result[plan[i].kept_for] = true;
+  }
+  return result;
+}
+
+/// Whether an earlier use of the key has ended by then.
+bool is_used_before(const Trace& trace, std::size_t use) {
+  const auto ends_before = [&](const TraceUse& other) {
+    return other.key == trace.uses[use].key && other.released < trace.uses[use].acquired;
+  };
+  const auto begins_before = [&](const TraceUse& other) {
+    return other.key == trace.uses[use].key && other.acquired < trace.uses[use].acquired &&
+           other.released > trace.uses[use].acquired;
+  };
+  return std::ranges::any_of(trace.uses, ends_before) && std::ranges::none_of(trace.uses, begins_before);
 }
 
 void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capacity, std::size_t look_ahead) {
@@ -226,9 +249,16 @@ void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capaci
       REQUIRE(plan[i].post >= last_post);  // in the order of acquisition
       last_post = plan[i].post;
     }
-    const Interval a = interval(use, plan[i]);
+    if (const std::size_t next = plan[i].kept_for; next != TraceUse::never) {
+      REQUIRE(use.kind == UseKind::gathered);
+      REQUIRE(trace.uses[next].key == use.key);
+      REQUIRE(trace.uses[next].acquired > use.released);
+      REQUIRE(plan[next].offset == plan[i].offset);
+      REQUIRE(plan[next].post == on_demand);
+    }
+    const Interval a = interval(trace, i, plan[i]);
     for (std::size_t j = 0; j < i; ++j) {
-      const Interval b = interval(trace.uses[j], plan[j]);
+      const Interval b = interval(trace, j, plan[j]);
       const bool at_once = a.begin < b.end && b.begin < a.end;
       const bool in_one_place =
           plan[i].offset < plan[j].offset + trace.uses[j].bytes && plan[j].offset < plan[i].offset + use.bytes;
@@ -251,6 +281,7 @@ void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capaci
 TEST_CASE("at random, in tight memory: no two uses meet, and the look-ahead keeps its budget") {
   std::size_t prefetched = 0;
   std::size_t demanded = 0;
+  std::size_t kept = 0;
   for (std::uint32_t seed = 0; seed < 400; ++seed) {
     CAPTURE(seed);
     const std::size_t capacity = 4 + seed % 37;
@@ -259,22 +290,29 @@ TEST_CASE("at random, in tight memory: no two uses meet, and the look-ahead keep
       CAPTURE(look_ahead);
       const IntervalPlan plan{trace, capacity, look_ahead};
       check_plan(trace, plan, capacity, look_ahead);
-      for (std::size_t i = 0; i < plan.size(); ++i) ++(plan[i].post == on_demand ? demanded : prefetched);
+      const std::vector<bool> has_stayed = stayed(plan);
+      for (std::size_t i = 0; i < plan.size(); ++i) {
+        ++(has_stayed[i] ? kept : plan[i].post == on_demand ? demanded : prefetched);
+      }
     }
   }
   CHECK(prefetched > 1000);  // the properties were not kept by doing nothing
   CHECK(demanded > 1000);
+  CHECK(kept > 1000);
 }
 
-TEST_CASE("at random, with generous memory: every gather is posted ahead, all before the first event") {
+TEST_CASE("at random, with generous memory: a key is posted once, before the first event, and stays") {
   for (std::uint32_t seed = 0; seed < 100; ++seed) {
     CAPTURE(seed);
     const Trace trace = RandomTrace{seed, 30}.record(40);
     constexpr std::size_t capacity = 100'000;
     const IntervalPlan plan{trace, capacity, capacity};
     check_plan(trace, plan, capacity, capacity);
+    const std::vector<bool> has_stayed = stayed(plan);
     for (std::size_t i = 0; i < plan.size(); ++i) {
-      REQUIRE(plan[i].post == (trace.uses[i].kind == UseKind::gathered ? 0 : on_demand));
+      const bool is_posted = trace.uses[i].kind == UseKind::gathered && !has_stayed[i];
+      REQUIRE(plan[i].post == (is_posted ? 0 : on_demand));
+      if (is_posted) REQUIRE_FALSE(is_used_before(trace, i));
     }
   }
 }
@@ -286,8 +324,10 @@ TEST_CASE("at random, with generous memory: whatever the look-ahead holds is pos
     constexpr std::size_t look_ahead = 10;
     const IntervalPlan plan{trace, 100'000, look_ahead};
     check_plan(trace, plan, 100'000, look_ahead);
+    const std::vector<bool> has_stayed = stayed(plan);
     for (std::size_t i = 0; i < plan.size(); ++i) {
-      const bool is_ahead = trace.uses[i].kind == UseKind::gathered && trace.uses[i].bytes <= look_ahead;
+      const bool is_ahead =
+          trace.uses[i].kind == UseKind::gathered && trace.uses[i].bytes <= look_ahead && !has_stayed[i];
       REQUIRE((plan[i].post != on_demand) == is_ahead);
     }
   }

@@ -26,13 +26,14 @@ struct PipelineCounters {
   std::uint64_t misses = 0;   ///< Gathers fetched on demand.
   std::uint64_t mended = 0;   ///< Passes that left the path they were expected to take.
   std::uint64_t dropped = 0;  ///< Prefetches given up unused.
+  std::uint64_t kept = 0;     ///< Gathers of what had stayed in device memory since its last use.
 };
 
 /// Records each pass's trace of leases; from the second pass on it prefetches along the path that it expects (the
 /// overlap-centric design of ZeRO-Infinity, arXiv 2104.07857, section 6.2). While the pass follows that path, addresses
-/// and postings come from its IntervalPlan. A use that the path did not predict is fetched on demand, and the
-/// look-ahead goes on from there with what memory is left; the pass becomes a path of its own. Everything is decided by
-/// the order of the calls, nothing by time.
+/// and postings come from its IntervalPlan, and what is needed again soonest stays in memory. A use that the path did
+/// not predict is fetched on demand, and the look-ahead goes on from there with what memory is left; the pass becomes a
+/// path of its own. Everything is decided by the order of the calls, nothing by time.
 class OverlapPipeline {
  public:
   /// Starts the gather of `key` into `data`, after `after`; returns its end.
@@ -62,9 +63,10 @@ class OverlapPipeline {
       if (!offset) return std::nullopt;
       std::vector<Completion> after = memory_.take(*offset, bytes);
       if (kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
-      pending = Pending{0, key, *offset, bytes, std::move(after)};
+      pending = Pending{0, key, *offset, bytes, std::move(after), false};
     }
-    if (kind == UseKind::gathered) ++(claimed_ ? counters_.hits : counters_.misses);
+    if (kind == UseKind::gathered)
+      ++(!claimed_ ? counters_.misses : pending->has_stayed ? counters_.kept : counters_.hits);
     const std::size_t use = recorded_.acquire(key, kind, bytes, pending->offset);
     in_use_.insert(pending->offset, bytes);
     stacked_at_.push_back(stacked_.lowest(bytes));
@@ -83,7 +85,7 @@ class OverlapPipeline {
         change_path(begun);
       }
     }
-    memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
+    if (!keep(use, last_uses)) memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
     in_use_.erase(recorded_.uses[use].offset);
     stacked_.erase(stacked_at_[use]);
     recorded_.release(use);
@@ -134,16 +136,25 @@ class OverlapPipeline {
   std::uint8_t pass() const noexcept { return pass_; }
   std::size_t capacity() const noexcept { return memory_.capacity(); }
   std::size_t largest_free() const { return memory_.largest_free(); }
+
+  /// Bytes that were posted ahead and not yet used.
+  std::size_t posted_bytes() const {
+    std::size_t bytes = 0;
+    for (const Pending& p : pending_) bytes += p.has_stayed ? 0 : p.bytes;
+    return bytes;
+  }
+
   const PipelineCounters& counters() const noexcept { return counters_; }
 
  private:
-  /// Posted and not yet used.
+  /// Posted, or kept, and not yet used.
   struct Pending {
     std::size_t use;  ///< Of the expected path.
     UseKey key;
     std::size_t offset;
     std::size_t bytes;
-    std::vector<Completion> ready;
+    std::vector<Completion> ready;  ///< The end of its gather, or of its last uses.
+    bool has_stayed;
   };
 
   void follow_acquire(UseKey key, UseKind kind, std::size_t bytes) {
@@ -248,31 +259,45 @@ class OverlapPipeline {
       const IntervalPlan::Slot& slot = path_->plan[next_];
       if (slot.post == IntervalPlan::on_demand) continue;
       if (slot.post > recorded_.events.size()) return;
-      const bool is_posted = std::ranges::find(pending_, next_, &Pending::use) != pending_.end();
-      if (!is_posted && memory_.is_free(slot.offset, uses[next_].bytes)) post(next_, slot.offset);
+      if (!is_pending(next_) && memory_.is_free(slot.offset, uses[next_].bytes)) post(next_, slot.offset);
     }
   }
+
+  bool is_pending(std::size_t use) const { return std::ranges::find(pending_, use, &Pending::use) != pending_.end(); }
 
   /// Prefetches off the path are placed from above, so that what is taken on demand finds its room in one piece.
   void post_mended() {
     drop_pending(
         std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.use >= resume_; }));
     const auto& uses = path_->trace.uses;
-    std::size_t posted = 0;
-    for (const Pending& p : pending_) posted += p.bytes;
     for (next_ = std::max(next_, resume_); next_ < uses.size(); ++next_) {
-      if (uses[next_].kind != UseKind::gathered) continue;
+      if (uses[next_].kind != UseKind::gathered || is_pending(next_)) continue;
       const auto offset = memory_.find_highest(uses[next_].bytes);
-      if (!offset || posted + uses[next_].bytes > look_ahead_) return;
+      if (!offset || posted_bytes() + uses[next_].bytes > look_ahead_) return;
       post(next_, *offset);
-      posted += uses[next_].bytes;
     }
   }
 
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
     Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes));
-    pending_.push_back({use, expected.key, offset, expected.bytes, {std::move(ready)}});
+    await({use, expected.key, offset, expected.bytes, {std::move(ready)}, false});
+  }
+
+  /// Leaves a buffer that is released where it is, if the plan says so. @return Whether it does.
+  bool keep(std::size_t use, std::vector<Completion>& last_uses) {
+    if (!following_) return false;
+    const IntervalPlan::Slot& slot = path_->plan[use];
+    if (slot.kept_for == TraceUse::never) return false;
+    const TraceUse& kept = recorded_.uses[use];
+    await({slot.kept_for, kept.key, kept.offset, kept.bytes, std::move(last_uses), true});
+    return true;
+  }
+
+  /// Pending buffers stand in the order of their uses.
+  void await(Pending pending) {
+    const auto next = std::ranges::upper_bound(pending_, pending.use, {}, &Pending::use);
+    pending_.insert(next, std::move(pending));
   }
 
   void drop_pending(std::vector<Pending>::iterator first) {
@@ -282,7 +307,7 @@ class OverlapPipeline {
 
   void give_up(const Pending& pending) {
     memory_.give_back(pending.offset, pending.ready);
-    ++counters_.dropped;
+    if (!pending.has_stayed) ++counters_.dropped;
   }
 
   WorkingMemory memory_;
