@@ -28,6 +28,9 @@ struct Figures {
   double exposed_seconds = 0;
   double prefetch_hits = 0;
   double prefetch_misses = 0;
+  double prefetch_kept = 0;
+  double prefetch_dropped = 0;
+  double passes_mended = 0;
   double device_bytes = 0;
   double peak_device_bytes = 0;
   double host_bytes = 0;
@@ -49,6 +52,9 @@ Figures figures_of(const Engine& engine, RankStorage& storage) {
           .exposed_seconds = statistics.exposed_seconds(),
           .prefetch_hits = static_cast<double>(statistics.prefetch.hits),
           .prefetch_misses = static_cast<double>(statistics.prefetch.misses),
+          .prefetch_kept = static_cast<double>(statistics.prefetch.kept),
+          .prefetch_dropped = static_cast<double>(statistics.prefetch.dropped),
+          .passes_mended = static_cast<double>(statistics.prefetch.mended),
           .device_bytes = count(memory.used()),
           .peak_device_bytes = count(memory.peak()),
           .host_bytes = count(host_memory.used()),

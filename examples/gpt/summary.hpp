@@ -70,8 +70,12 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += fmt::format("storage, all ranks: {} read and {} written a step\n",
                       describe_bytes(total(s.ranks, &Figures::bytes_read) / steps),
                       describe_bytes(total(s.ranks, &Figures::bytes_written) / steps));
-  text += fmt::format("prefetch, all ranks: {:.0f} hits, {:.0f} misses; {:.1f}% of the transfer time was hidden\n",
-                      total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_misses), 100 * share);
+  text += fmt::format("gathers, all ranks: {:.0f} prefetched, {:.0f} kept in memory, {:.0f} on demand\n",
+                      total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_kept),
+                      total(s.ranks, &Figures::prefetch_misses));
+  text +=
+      fmt::format("traces: {:.0f} passes mended, {:.0f} prefetches dropped; {:.1f}% of the transfer time was hidden\n",
+                  total(s.ranks, &Figures::passes_mended), total(s.ranks, &Figures::prefetch_dropped), 100 * share);
   text += "time of rank 0 (what runs on different lanes overlaps):\n";
   for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
   text += fmt::format("timeline of the last steps: {} (open it in ui.perfetto.dev or chrome://tracing)\n",

@@ -14,8 +14,9 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/pipeline/address_ranges.hpp>
 #include <zerospan/pipeline/path_memory.hpp>
+#include <zerospan/pipeline/pending_gathers.hpp>
+#include <zerospan/pipeline/room.hpp>
 #include <zerospan/pipeline/trace.hpp>
 #include <zerospan/pipeline/working_memory.hpp>
 
@@ -57,20 +58,19 @@ class OverlapPipeline {
   std::optional<Buffer> acquire(UseKey key, UseKind kind, std::size_t bytes) {
     bytes = round_up(bytes, WorkingMemory::alignment);
     follow_acquire(key, kind, bytes);
-    std::optional<Pending> pending = claim(key, kind);
+    std::optional<PendingGather> pending = claim(key, kind);
+    const bool has_stayed = pending && pending->has_stayed;
+    const bool was_posted = pending && !has_stayed;
     if (!pending) {
       const auto offset = place(bytes);
       if (!offset) return std::nullopt;
       std::vector<Completion> after = memory_.take(*offset, bytes);
       if (kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
-      pending = Pending{0, key, *offset, bytes, std::move(after), false};
+      pending = PendingGather{0, key, *offset, bytes, std::move(after), false};
     }
-    if (kind == UseKind::gathered)
-      ++(!claimed_ ? counters_.misses : pending->has_stayed ? counters_.kept : counters_.hits);
+    if (kind == UseKind::gathered) ++(has_stayed ? counters_.kept : was_posted ? counters_.hits : counters_.misses);
     const std::size_t use = recorded_.acquire(key, kind, bytes, pending->offset);
-    in_use_.insert(pending->offset, bytes);
-    stacked_at_.push_back(stacked_.lowest(bytes));
-    stacked_.insert(stacked_at_.back(), bytes);
+    room_.add(pending->offset, bytes);
     look_ahead();
     return Buffer{use, memory_.data(pending->offset), std::move(pending->ready)};
   }
@@ -86,8 +86,7 @@ class OverlapPipeline {
       }
     }
     if (!keep(use, last_uses)) memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
-    in_use_.erase(recorded_.uses[use].offset);
-    stacked_.erase(stacked_at_[use]);
+    room_.remove(use, recorded_.uses[use].offset);
     recorded_.release(use);
     look_ahead();
   }
@@ -97,7 +96,7 @@ class OverlapPipeline {
     if (following_) leave_path();
     path_ = nullptr;
     is_disturbed_ = true;
-    drop_pending(pending_.begin());
+    pending_.give_up_all();
     bytes = round_up(bytes, WorkingMemory::alignment);
     const auto offset = memory_.find(bytes);
     if (!offset) return std::nullopt;
@@ -111,9 +110,9 @@ class OverlapPipeline {
 
   /// Gives up what was posted and not used; the parameters are about to change.
   void end_pass() {
-    drop_pending(pending_.begin());
+    pending_.give_up_all();
     Trace passed = std::exchange(recorded_, {});
-    stacked_at_.clear();
+    room_.restart();
     if (!passed.events.empty() && passed.uses.size() <= max_planned_uses && !is_disturbed_) {
       paths_.learn(pass_, std::move(passed), memory_.capacity(), look_ahead_);
     }
@@ -138,25 +137,15 @@ class OverlapPipeline {
   std::size_t largest_free() const { return memory_.largest_free(); }
 
   /// Bytes that were posted ahead and not yet used.
-  std::size_t posted_bytes() const {
-    std::size_t bytes = 0;
-    for (const Pending& p : pending_) bytes += p.has_stayed ? 0 : p.bytes;
-    return bytes;
+  std::size_t posted_bytes() const { return pending_.posted_bytes(); }
+
+  PipelineCounters counters() const {
+    PipelineCounters counters = counters_;
+    counters.dropped = pending_.dropped();
+    return counters;
   }
 
-  const PipelineCounters& counters() const noexcept { return counters_; }
-
  private:
-  /// Posted, or kept, and not yet used.
-  struct Pending {
-    std::size_t use;  ///< Of the expected path.
-    UseKey key;
-    std::size_t offset;
-    std::size_t bytes;
-    std::vector<Completion> ready;  ///< The end of its gather, or of its last uses.
-    bool has_stayed;
-  };
-
   void follow_acquire(UseKey key, UseKind kind, std::size_t bytes) {
     const auto matches = [&](const TraceUse& use) { return use.key == key && use.kind == kind; };
     if (following_) {
@@ -186,10 +175,10 @@ class OverlapPipeline {
     stray();
     path_ = other;
     const auto& uses = path_->trace.uses;
-    drop_pending(std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) {
+    pending_.give_up_unless([&](const PendingGather& p) {
       return p.use < uses.size() && uses[p.use].key == p.key && uses[p.use].kind == UseKind::gathered &&
              path_->plan[p.use].offset == p.offset;
-    }));
+    });
     next_ = begun.uses.size();
     return true;
   }
@@ -204,27 +193,18 @@ class OverlapPipeline {
     if (!std::exchange(has_strayed_, true)) ++counters_.mended;
   }
 
-  /// Whether the buffers in use leave enough room in one piece beside another one: as much as if every buffer were at
-  /// its lowest place, up to what the known paths need.
   bool leaves_room(std::size_t offset, std::size_t bytes) const {
-    AddressRanges beside = in_use_;
-    beside.insert(offset, bytes);
-    const std::size_t top = std::max(stacked_.top(), stacked_.lowest(bytes) + bytes);
-    return beside.largest_gap(memory_.capacity()) + top >= std::min(memory_.capacity(), paths_.needed());
+    return room_.remains_beside(offset, bytes, memory_.capacity(), paths_.needed());
   }
 
-  std::optional<Pending> claim(UseKey key, UseKind kind) {
-    claimed_ = false;
+  std::optional<PendingGather> claim(UseKey key, UseKind kind) {
     if (kind != UseKind::gathered) return std::nullopt;
-    const auto found = following_ ? std::ranges::find(pending_, recorded_.uses.size(), &Pending::use)
-                                  : std::ranges::find(pending_, key, &Pending::key);
-    if (found == pending_.end()) return std::nullopt;
-    Pending result = std::move(*found);
-    pending_.erase(found);
-    claimed_ = following_ || leaves_room(result.offset, result.bytes);
-    if (claimed_) return result;
-    give_up(result);
-    return std::nullopt;
+    auto found = following_ ? pending_.take(recorded_.uses.size()) : pending_.take(key);
+    if (found && !following_ && !leaves_room(found->offset, found->bytes)) {
+      pending_.give_up(*found);
+      return std::nullopt;
+    }
+    return found;
   }
 
   /// Where a use that was not posted ahead goes; prefetches give way to it, the farthest first.
@@ -240,7 +220,7 @@ class OverlapPipeline {
       const auto high = memory_.find_highest(bytes);
       if (high && leaves_room(*high, bytes)) return high;
       if (pending_.empty()) return low;
-      drop_pending(std::prev(pending_.end()));
+      pending_.give_up_farthest();
     }
   }
 
@@ -259,21 +239,18 @@ class OverlapPipeline {
       const IntervalPlan::Slot& slot = path_->plan[next_];
       if (slot.post == IntervalPlan::on_demand) continue;
       if (slot.post > recorded_.events.size()) return;
-      if (!is_pending(next_) && memory_.is_free(slot.offset, uses[next_].bytes)) post(next_, slot.offset);
+      if (!pending_.contains(next_) && memory_.is_free(slot.offset, uses[next_].bytes)) post(next_, slot.offset);
     }
   }
 
-  bool is_pending(std::size_t use) const { return std::ranges::find(pending_, use, &Pending::use) != pending_.end(); }
-
   /// Prefetches off the path are placed from above, so that what is taken on demand finds its room in one piece.
   void post_mended() {
-    drop_pending(
-        std::stable_partition(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.use >= resume_; }));
+    pending_.give_up_unless([&](const PendingGather& p) { return p.use >= resume_; });
     const auto& uses = path_->trace.uses;
     for (next_ = std::max(next_, resume_); next_ < uses.size(); ++next_) {
-      if (uses[next_].kind != UseKind::gathered || is_pending(next_)) continue;
+      if (uses[next_].kind != UseKind::gathered || pending_.contains(next_)) continue;
       const auto offset = memory_.find_highest(uses[next_].bytes);
-      if (!offset || posted_bytes() + uses[next_].bytes > look_ahead_) return;
+      if (!offset || pending_.posted_bytes() + uses[next_].bytes > look_ahead_) return;
       post(next_, *offset);
     }
   }
@@ -281,7 +258,7 @@ class OverlapPipeline {
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
     Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes));
-    await({use, expected.key, offset, expected.bytes, {std::move(ready)}, false});
+    pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, false});
   }
 
   /// Leaves a buffer that is released where it is, if the plan says so. @return Whether it does.
@@ -290,24 +267,8 @@ class OverlapPipeline {
     const IntervalPlan::Slot& slot = path_->plan[use];
     if (slot.kept_for == TraceUse::never) return false;
     const TraceUse& kept = recorded_.uses[use];
-    await({slot.kept_for, kept.key, kept.offset, kept.bytes, std::move(last_uses), true});
+    pending_.add({slot.kept_for, kept.key, kept.offset, kept.bytes, std::move(last_uses), true});
     return true;
-  }
-
-  /// Pending buffers stand in the order of their uses.
-  void await(Pending pending) {
-    const auto next = std::ranges::upper_bound(pending_, pending.use, {}, &Pending::use);
-    pending_.insert(next, std::move(pending));
-  }
-
-  void drop_pending(std::vector<Pending>::iterator first) {
-    for (auto p = first; p != pending_.end(); ++p) give_up(*p);
-    pending_.erase(first, pending_.end());
-  }
-
-  void give_up(const Pending& pending) {
-    memory_.give_back(pending.offset, pending.ready);
-    if (!pending.has_stayed) ++counters_.dropped;
   }
 
   WorkingMemory memory_;
@@ -322,14 +283,11 @@ class OverlapPipeline {
   bool following_ = false;      ///< The pass has followed it exactly so far.
   std::size_t next_ = 0;        ///< The first use of the path that was not considered for posting.
   std::size_t resume_ = 0;      ///< Off the path: the first of its uses that may still come.
-  bool claimed_ = false;
-  bool has_strayed_ = false;   ///< The pass has left the path that it was expected to take.
-  std::size_t untraced_ = 0;   ///< Buffers in use outside of every pass.
-  bool is_disturbed_ = false;  ///< There was one during the pass: its addresses are no example.
-  std::vector<Pending> pending_;
-  AddressRanges in_use_;                 ///< Where the buffers in use are ...
-  AddressRanges stacked_;                ///< ... and where they would be, each at its lowest place.
-  std::vector<std::size_t> stacked_at_;  ///< A use: its lowest place.
+  bool has_strayed_ = false;    ///< The pass has left the path that it was expected to take.
+  std::size_t untraced_ = 0;    ///< Buffers in use outside of every pass.
+  bool is_disturbed_ = false;   ///< There was one during the pass: its addresses are no example.
+  PendingGathers pending_{memory_};
+  Room room_;
 };
 
 }  // namespace zerospan::inline v0
