@@ -132,7 +132,7 @@ struct Observation {
   zerospan_test::TrainingResult result;
   std::vector<Log> logs;                            ///< A rank.
   std::vector<std::vector<std::size_t>> addresses;  ///< A rank: of all leases, from the first one's on.
-  std::vector<std::array<std::uint64_t, 4>> prefetches;
+  std::vector<std::array<std::uint64_t, 5>> prefetches;
   std::vector<std::size_t> peaks;
 
   friend bool operator==(const Observation&, const Observation&) = default;
@@ -165,7 +165,7 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
       const zerospan_test::TrainingResult result =
           zerospan_test::train_rank<float>(engine, recording, c, zerospan_test::full_route());
       const auto& counters = engine.statistics().prefetch;
-      seen.prefetches[rank] = {counters.hits, counters.misses, counters.mended, counters.dropped};
+      seen.prefetches[rank] = {counters.hits, counters.misses, counters.mended, counters.dropped, counters.kept};
       seen.peaks[rank] = memory.device.memory().peak().count;
       seen.logs[rank] = *log;
       return result;

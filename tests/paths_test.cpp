@@ -129,6 +129,48 @@ TEST_CASE("one path is prefetched from its second pass on") {
   }
 }
 
+/// Trains layers one after the other, there and back, and the engine ends. @return Bytes read from their tier.
+std::size_t bytes_read_there_and_back(zerospan::Bytes device_budget, int steps) {
+  constexpr std::size_t layers = 6;
+  constexpr std::size_t elements = 16384;
+  ThreadedIoEngine io;
+  Memory<ThreadedIoEngine> memory{io, device_budget, 4_MiB};
+  zerospan::SelfCommunicator self;
+  {
+    zerospan::ZeroEngine engine{
+        zerospan::Stage3{}, self,
+        memory.device,      memory.placement(Place::nvme, Place::host, Place::host),
+        zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = 128_KiB}};
+    std::vector<zerospan::PartitionedParameter<zerospan_test::Array<float>>> model;
+    for (std::size_t l = 0; l < layers; ++l) {
+      model.emplace_back(engine, std::to_string(l), zerospan::Shape{elements}, zerospan::init::ones());
+    }
+    for (int step = 0; step < steps; ++step) {
+      for (const auto& layer : model) static_cast<void>(layer.gather(zerospan::calling_thread));
+      for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
+        static_cast<void>(layer->gather(zerospan::calling_thread));
+        auto gradient = layer->gradient(zerospan::calling_thread);
+        std::fill_n(gradient->data, elements, 1.0F);
+        gradient.commit();
+      }
+      engine.step();
+    }
+  }
+  return memory.on_nvme.counters().read.count;
+}
+
+TEST_CASE("what memory holds is read once a step, and not twice") {
+  constexpr std::size_t layer = 16384 * sizeof(float);
+  constexpr std::size_t all = 6 * layer;
+  constexpr std::size_t ahead = 128 << 10;  // read for a step that does not come
+  // The first step records; from then on what stays is chosen.
+  CHECK(bytes_read_there_and_back(4_MiB, 1) == 2 * all + ahead);
+  CHECK(bytes_read_there_and_back(4_MiB, 4) == 2 * all + 3 * all + ahead);
+  // Besides the two ahead: one in use and the last four of forward, then two gradients and what is left of them.
+  CHECK(bytes_read_there_and_back({7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
+  CHECK(bytes_read_there_and_back({4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
+}
+
 TEST_CASE("two alternating paths are each prefetched along their own") {
   for (const Budget budget : {Budget::roomy, Budget::tight}) {
     Configuration c = on_disk(2, budget);
