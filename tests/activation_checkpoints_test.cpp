@@ -7,7 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <stdexcept>
@@ -34,12 +37,16 @@ using zerospan::bfloat16;
 using zerospan::BudgetError;
 using zerospan::Bytes;
 using zerospan::calling_thread;
+using zerospan::Completion;
 using zerospan::ConfigurationError;
+using zerospan::Extent;
 using zerospan::IoError;
 using zerospan::LeaseError;
 using zerospan::OperationKind;
+using zerospan::Promise;
 using zerospan::Shape;
 using zerospan::ThreadedIoEngine;
+using zerospan::TierRef;
 using zerospan::TimeoutError;
 using zerospan_test::Array;
 using zerospan_test::Fault;
@@ -567,6 +574,7 @@ TEST_CASE("a failed transfer is an IoError that says where, and leaves nothing b
       try {
         run_passes(rig, std::chrono::seconds{30});
       } catch (const IoError& error) {
+        rig.io.wait_idle();  // nobody else refers to the error any more
         CHECK(error.code().value() == EIO);
         CHECK(error.path().find("arena file") != std::string::npos);
         CHECK(error.offset() % slot == 0);
@@ -647,13 +655,82 @@ TEST_CASE("a lost transfer is a TimeoutError, and may be delivered when all is o
   }
 }
 
+/// Passes everything on to another tier, and counts transfers under way at once on the same bytes, one a write.
+class WatchedTier {
+ public:
+  explicit WatchedTier(TierRef inner) : inner_{inner} {}
+
+  std::string_view name() const { return inner_.name(); }
+  std::size_t alignment() const { return inner_.alignment(); }
+  zerospan::Addressable addressable() const { return inner_.addressable(); }
+  void reserve(Bytes bytes, std::string_view what) { inner_.reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_.cancel(bytes); }
+  Extent place(std::size_t bytes) { return inner_.place(bytes); }
+  void remove(const Extent& extent) noexcept { inner_.remove(extent); }
+  std::byte* view(const Extent& extent) { return inner_.view(extent); }
+  Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    const std::size_t watch = begins(offset, bytes, false);
+    return ends(watch, inner_.read(extent, offset, data, bytes));
+  }
+  Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
+    const std::size_t watch = begins(offset, bytes, true);
+    return ends(watch, inner_.write(extent, offset, data, bytes));
+  }
+  zerospan::TierCounters counters() const { return inner_.counters(); }
+
+  std::size_t meetings() const {
+    const std::scoped_lock lock{state_->mutex};
+    return state_->meetings;
+  }
+
+ private:
+  struct Range {
+    std::size_t begin;
+    std::size_t end;
+    bool is_write;
+  };
+  struct State {
+    std::mutex mutex;
+    std::map<std::size_t, Range> under_way;
+    std::size_t transfers = 0;
+    std::size_t meetings = 0;
+  };
+
+  std::size_t begins(std::size_t offset, std::size_t bytes, bool is_write) {
+    const std::scoped_lock lock{state_->mutex};
+    for (const auto& [id, other] : state_->under_way) {
+      const bool overlaps = offset < other.end && other.begin < offset + bytes;
+      state_->meetings += overlaps && (is_write || other.is_write) ? 1 : 0;
+    }
+    state_->under_way.emplace(++state_->transfers, Range{offset, offset + bytes, is_write});
+    return state_->transfers;
+  }
+
+  /// The transfer counts as under way until whoever waits for the result is told.
+  Completion ends(std::size_t watch, const Completion& transfer) {
+    const auto promise = std::make_shared<Promise>("watched");
+    transfer.then([state = state_, watch, promise](const std::exception_ptr& error) {
+      {
+        const std::scoped_lock lock{state->mutex};
+        state->under_way.erase(watch);
+      }
+      error ? promise->fail(error) : promise->succeed();
+    });
+    return promise->completion();
+  }
+
+  TierRef inner_;
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
 /// A random program of pushes, pops and leases on checkpoints, beside an ordinary stack.
 class RandomUse {
  public:
   RandomUse(std::uint32_t seed, Place place)
       : random_{seed},
+        tier_{rig_.memory.tier(place)},
         checkpoints_{rig_.memory.device,
-                     rig_.memory.tier(place),
+                     tier_,
                      {.bytes = {(4 + random() % 20) * slot},
                       .device_bytes = {(2 + random() % 6) * slot},
                       .staging = {(1 + random() % 8) * slot}}} {}
@@ -683,6 +760,7 @@ class RandomUse {
     const ActivationCounters counters = checkpoints_.counters();
     REQUIRE(counters.operations[OperationKind::copy].bytes == counters.bytes_offloaded + counters.bytes_fetched);
     moved_ = counters.bytes_fetched;
+    REQUIRE(tier_.meetings() == 0);
   }
 
   std::uint64_t moved() const { return moved_; }
@@ -762,6 +840,7 @@ class RandomUse {
 
   std::mt19937 random_;
   Rig rig_;
+  WatchedTier tier_;
   ActivationCheckpoints checkpoints_;
   std::vector<Entry> stack_;
   std::vector<Lease> held_;
