@@ -178,6 +178,14 @@ TEST_CASE("what overflows is moved there and back once, in every pass") {
   }
 }
 
+TEST_CASE("what a lease gives back takes the next one at once") {
+  Rig rig;
+  ActivationCheckpoints checkpoints{rig.memory.device, rig.memory.on_nvme, slots(6, 1)};
+  for (int round = 0; round < 2; ++round) pass(checkpoints, 6);
+  CHECK(checkpoints.counters().hits == 12);
+  CHECK(checkpoints.counters().bytes_fetched == 10 * slot);
+}
+
 TEST_CASE("of unequal checkpoints as few as possible leave") {
   Rig rig;
   ActivationCheckpoints checkpoints{rig.memory.device, rig.memory.on_host, slots(9, 10)};

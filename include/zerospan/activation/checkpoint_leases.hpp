@@ -41,6 +41,12 @@ class CheckpointLeases {
     return std::move(node.mapped());
   }
 
+  /// nullptr if the lease has ended.
+  const HeldCheckpoint* find(CheckpointId id) const {
+    const auto found = held_.find(id);
+    return found != held_.end() ? &found->second : nullptr;
+  }
+
   bool empty() const noexcept { return held_.empty(); }
 
   /// Of device memory.

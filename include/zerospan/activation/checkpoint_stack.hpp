@@ -45,8 +45,9 @@ class CheckpointStack {
   /// The lowest free place in device memory beside `leased`, with as few leaving for it as possible.
   std::optional<Room> find_room(std::size_t bytes, AddressRanges leased) const {
     if (bytes > device_bytes_) return std::nullopt;
-    for (std::size_t i = residents_; i < size(); ++i)
+    for (std::size_t i = residents_; i < size(); ++i) {
       leased.insert(checkpoints_[i].offset, checkpoints_[i].device_bytes());
+    }
     for (std::size_t stays = residents_;; ++stays) {
       const std::size_t offset = leased.lowest(bytes);
       if (offset <= device_bytes_ - bytes) return Room{offset, stays};

@@ -79,9 +79,27 @@ class DeviceCheckpoints final : public CheckpointStore {
     return leased;
   }
 
-  void release(CheckpointId id) noexcept override { end_lease(id, false); }
+  void release(CheckpointId id) noexcept override {
+    if (closed_) return;
+    std::optional<HeldCheckpoint> held = leases_.end(id);
+    if (!held) return;
+    lanes_.enter();
+    try {
+      held->checkpoint.ready = {lanes_.record(held->stream)};
+      leave(held->checkpoint);
+      look_ahead();
+      end_pass();
+    } catch (...) {
+      lanes_.fail(std::current_exception());
+    }
+    lanes_.leave();
+  }
 
-  void drop(CheckpointId id) noexcept override { end_lease(id, true); }
+  void drop(CheckpointId id) noexcept override {
+    const HeldCheckpoint* const held = leases_.find(id);
+    if (held && held->kind == HeldCheckpoint::Kind::pushed) dropped_ = held->checkpoint;
+    release(id);
+  }
 
   void clear() override {
     const Call call{*this};
@@ -90,7 +108,7 @@ class DeviceCheckpoints final : public CheckpointStore {
       const Checkpoint checkpoint = take_top();
       if (is_resident) leave(checkpoint);
     }
-    dropped_.clear();
+    dropped_.reset();
     end_pass();
   }
 
@@ -137,9 +155,9 @@ class DeviceCheckpoints final : public CheckpointStore {
   }
 
   void check_whole() const {
-    if (dropped_.empty()) return;
-    throw_lease_error(dropped_ + " was dropped with neither commit() nor release(): the stack of " + options_.name +
-                      " lacks it until clear()");
+    if (!dropped_) return;
+    throw_lease_error(describe(*dropped_) + " was dropped with neither commit() nor release(): the stack of " +
+                      options_.name + " lacks it until clear()");
   }
 
   void check_top(ElementType type) {
@@ -240,23 +258,6 @@ class DeviceCheckpoints final : public CheckpointStore {
     return leased;
   }
 
-  void end_lease(CheckpointId id, bool by_destructor) noexcept {
-    if (closed_) return;
-    std::optional<HeldCheckpoint> held = leases_.end(id);
-    if (!held) return;
-    lanes_.enter();
-    try {
-      if (by_destructor && held->kind == HeldCheckpoint::Kind::pushed) dropped_ = describe(held->checkpoint);
-      held->checkpoint.ready = {lanes_.record(held->stream)};
-      leave(held->checkpoint);
-      look_ahead();
-      end_pass();
-    } catch (...) {
-      lanes_.fail(std::current_exception());
-    }
-    lanes_.leave();
-  }
-
   void end_pass() {
     if (stack_.empty() && leases_.empty()) forecast_.end_pass();
   }
@@ -268,7 +269,7 @@ class DeviceCheckpoints final : public CheckpointStore {
   CheckpointTransfers<typename D::lanes_type> transfers_;
   OffloadForecast forecast_;
   CheckpointLeases leases_;
-  std::string dropped_;  ///< What was dropped uncommitted; empty: nothing.
+  std::optional<Checkpoint> dropped_;  ///< Uncommitted.
   ActivationCounters counters_;
   bool closed_ = false;
 };
