@@ -874,4 +874,24 @@ TEST_CASE("at random: contents, order and refusals are those of an ordinary stac
   }
 }
 
+TEST_CASE("tensors whose element type is known at run time come back as what they were pushed") {
+  using zerospan_test::RuntimeArray;
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier host{device};
+  zerospan::ActivationCheckpoints checkpoints{device, host, {.bytes = 64_KiB, .device_bytes = 4_KiB}};
+  for (const zerospan::ElementType type : {zerospan::ElementType::float32, zerospan::ElementType::bfloat16}) {
+    auto saved = checkpoints.push<RuntimeArray>(calling_thread, {512}, type);
+    CHECK(saved->type == type);
+    std::fill_n(saved->data, 512 * element_bytes(type), static_cast<std::byte>(type));
+    saved.commit();
+  }
+  for (const zerospan::ElementType type : {zerospan::ElementType::bfloat16, zerospan::ElementType::float32}) {
+    const auto back = checkpoints.pop<RuntimeArray>(calling_thread);
+    CHECK(back->type == type);
+    CHECK(back->size == 512);
+    CHECK(std::all_of(back->data, back->data + 512 * element_bytes(type),
+                      [&](std::byte b) { return b == static_cast<std::byte>(type); }));
+  }
+}
+
 }  // namespace

@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 #include <zerospan/activation/checkpoint_lease.hpp>
 #include <zerospan/activation/checkpoint_store.hpp>
 #include <zerospan/activation/device_checkpoints.hpp>
 #include <zerospan/activation/options.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/tensor_traits.hpp>
@@ -66,9 +68,16 @@ class ActivationCheckpoints {
   /// Device memory for a checkpoint, to be written on `stream`; nothing is on the stack before its `commit()`.
   /// @throws BudgetError if there is no room beside the leases held, or none on the tier for what would have to leave;
   /// LeaseError if one was dropped before.
-  template <HostTensor T>
+  template <TypedTensor T>
   [[nodiscard]] PushLease<T> push(StreamRef stream, const Shape& shape) {
-    const LeasedCheckpoint leased = store_->push(stream, shape, PushLease<T>::type);
+    const LeasedCheckpoint leased = store_->push(stream, shape, detail::element_type_of<T>);
+    return {detail::CheckpointHold{store_, leased.id}, leased};
+  }
+
+  /// The same, for tensors whose element type is known at run time.
+  template <RuntimeTypedTensor T>
+  [[nodiscard]] PushLease<T> push(StreamRef stream, const Shape& shape, ElementType type) {
+    const LeasedCheckpoint leased = store_->push(stream, shape, type);
     return {detail::CheckpointHold{store_, leased.id}, leased};
   }
 
@@ -77,7 +86,9 @@ class ActivationCheckpoints {
   /// BudgetError if it was moved and the leases held leave no room for it. The stack is as before then.
   template <HostTensor T>
   [[nodiscard]] PopLease<T> pop(StreamRef stream) {
-    const LeasedCheckpoint leased = store_->pop(stream, PopLease<T>::type);
+    std::optional<ElementType> type;
+    if constexpr (TypedTensor<T>) type = detail::element_type_of<T>;
+    const LeasedCheckpoint leased = store_->pop(stream, type);
     return {detail::CheckpointHold{store_, leased.id}, leased};
   }
 

@@ -55,40 +55,35 @@ class CheckpointHold {
 template <HostTensor T>
 class BoundCheckpoint {
  public:
-  using element_type = typename TensorTraits<T>::element_type;
-  static constexpr ElementType type = ElementTraits<element_type>::type;
-
   BoundCheckpoint(CheckpointHold hold, const LeasedCheckpoint& leased)
-      : hold_{std::move(hold)},
-        tensor_{TensorTraits<T>::unbound(leased.shape)},
-        data_{reinterpret_cast<element_type*>(leased.data)} {
-    TensorTraits<T>::bind(tensor_, data_);
+      : hold_{std::move(hold)}, tensor_{TensorBinding<T>::unbound(leased.shape, leased.type)}, data_{leased.data} {
+    TensorBinding<T>::bind(tensor_, data_);
   }
   BoundCheckpoint(BoundCheckpoint&&) = default;
   BoundCheckpoint& operator=(BoundCheckpoint&&) = default;
   ~BoundCheckpoint() {
-    if (hold_.active()) TensorTraits<T>::bind(tensor_, nullptr);
+    if (hold_.active()) TensorBinding<T>::bind(tensor_, nullptr);
   }
 
   /// Ends the lease now, on the stream that it was taken on; the tensor is unbound. Leases end in any order.
   void release() noexcept {
     if (!hold_.active()) return;
-    TensorTraits<T>::bind(tensor_, nullptr);
+    TensorBinding<T>::bind(tensor_, nullptr);
     hold_.release();
   }
 
  protected:
   void commit_bound() {
-    if (hold_.active() && TensorTraits<T>::data(tensor_) != data_) {
+    if (hold_.active() && TensorBinding<T>::data(tensor_) != data_) {
       throw_lease_error("the leased checkpoint was bound to other storage; what it holds now is not the lease's");
     }
     hold_.commit();
-    TensorTraits<T>::bind(tensor_, nullptr);
+    TensorBinding<T>::bind(tensor_, nullptr);
   }
 
   CheckpointHold hold_;
   T tensor_;
-  element_type* data_;
+  std::byte* data_;
 };
 
 }  // namespace detail

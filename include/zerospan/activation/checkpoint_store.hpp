@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include <zerospan/activation/options.hpp>
 #include <zerospan/core/config.hpp>
@@ -20,6 +21,7 @@ enum class CheckpointId : std::uint64_t {};
 struct LeasedCheckpoint {
   CheckpointId id;
   Shape shape;
+  ElementType type;
   std::byte* data;
 };
 
@@ -37,8 +39,8 @@ class CheckpointStore {
   /// Puts what was written on top of the stack, and ends the lease.
   virtual void commit(CheckpointId id) = 0;
 
-  /// Takes the top off the stack and leases it.
-  virtual LeasedCheckpoint pop(StreamRef stream, ElementType type) = 0;
+  /// Takes the top off the stack and leases it. @param type Its element type; nothing: any.
+  virtual LeasedCheckpoint pop(StreamRef stream, std::optional<ElementType> type) = 0;
 
   /// Ends a lease, if it is held. What is enqueued on its stream may still use the memory.
   virtual void release(CheckpointId id) noexcept = 0;

@@ -66,7 +66,7 @@ class DeviceCheckpoints final : public CheckpointStore {
     }
   }
 
-  LeasedCheckpoint pop(StreamRef stream, ElementType type) override {
+  LeasedCheckpoint pop(StreamRef stream, std::optional<ElementType> type) override {
     const Call call{*this};
     check_whole();
     check_top(type);
@@ -160,11 +160,11 @@ class DeviceCheckpoints final : public CheckpointStore {
                       options_.name + " lacks it until clear()");
   }
 
-  void check_top(ElementType type) {
+  void check_top(std::optional<ElementType> type) {
     if (stack_.empty()) throw_lease_error(options_.name + " are empty: more was popped than pushed");
-    if (stack_.top().type == type) return;
+    if (!type || stack_.top().type == *type) return;
     throw_lease_error("the top of " + options_.name + " is " + describe(stack_.top()) + ", and was popped as " +
-                      std::string{to_string(type)});
+                      std::string{to_string(*type)});
   }
 
   /// Refuses what does not fit, before anything has changed.
@@ -253,7 +253,7 @@ class DeviceCheckpoints final : public CheckpointStore {
   }
 
   LeasedCheckpoint lease(Checkpoint checkpoint, StreamRef stream, HeldCheckpoint::Kind kind) {
-    LeasedCheckpoint leased{{}, checkpoint.shape, data(checkpoint)};
+    LeasedCheckpoint leased{{}, checkpoint.shape, checkpoint.type, data(checkpoint)};
     leased.id = leases_.add({std::move(checkpoint), stream, kind});
     return leased;
   }

@@ -67,6 +67,9 @@ concept HostTensor = TypedTensor<T> || RuntimeTypedTensor<T>;
 
 namespace detail {
 
+template <TypedTensor T>
+inline constexpr ElementType element_type_of = ElementTraits<typename TensorTraits<T>::element_type>::type;
+
 /// What a HostTensor's element type and pointers look like to code that works on bytes.
 template <HostTensor T>
 struct TensorBinding {

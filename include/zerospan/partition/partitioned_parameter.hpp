@@ -60,8 +60,7 @@ class PartitionedParameter {
   template <ParameterHost E>
     requires TypedTensor<T>
   PartitionedParameter(E& engine, std::string name, Shape shape, Initializer initializer, ParameterOptions options = {})
-      : PartitionedParameter{engine.store(),         std::move(name),
-                             std::move(shape),       ElementTraits<typename TensorTraits<T>::element_type>::type,
+      : PartitionedParameter{engine.store(),         std::move(name), std::move(shape), detail::element_type_of<T>,
                              std::move(initializer), options} {}
 
   /// The same, for tensors whose element type is known at run time.
