@@ -45,6 +45,7 @@ struct Complete {
   void abort(const std::string&) noexcept;
   void all_gather(Collective, std::span<const GatherPart>);
   void reduce_scatter(Collective, const Reduction&);
+  void reduce(Collective, const Reduction&, Rank);
   void all_reduce(Collective, const Reduction&);
   void all_reduce(Collective, std::span<std::int64_t>);
   void broadcast(Collective, std::span<std::byte>, Rank);
@@ -74,6 +75,9 @@ struct WithoutAllGather : Complete<WithoutAllGather> {
 struct WithoutReduceScatter : Complete<WithoutReduceScatter> {
   void reduce_scatter() = delete;
 };
+struct ReducesToNobody : Complete<ReducesToNobody> {
+  void reduce(Collective, const Reduction&);
+};
 struct AllReducesNoIntegers : Complete<AllReducesNoIntegers> {
   void all_reduce(Collective, const Reduction&);
 };
@@ -84,13 +88,15 @@ struct WithoutBarrier : Complete<WithoutBarrier> {
   void barrier() = delete;
 };
 template <class C>
-constexpr std::array models{zerospan::AllGathers<C>, zerospan::ReduceScatters<C>, zerospan::AllReduces<C>,
-                            zerospan::Broadcasts<C>, zerospan::Barriers<C>,       zerospan::TrainingCommunicator<C>};
-static_assert(models<WithoutAllGather> == std::array{false, true, true, true, true, false});
-static_assert(models<WithoutReduceScatter> == std::array{true, false, true, true, true, false});
-static_assert(models<AllReducesNoIntegers> == std::array{true, true, false, true, true, false});
-static_assert(models<WithoutBroadcast> == std::array{true, true, true, false, true, false});
-static_assert(models<WithoutBarrier> == std::array{true, true, true, true, false, false});
+constexpr std::array models{zerospan::AllGathers<C>,          zerospan::ReduceScatters<C>, zerospan::Reduces<C>,
+                            zerospan::AllReduces<C>,          zerospan::Broadcasts<C>,     zerospan::Barriers<C>,
+                            zerospan::TrainingCommunicator<C>};
+static_assert(models<WithoutAllGather> == std::array{false, true, true, true, true, true, false});
+static_assert(models<WithoutReduceScatter> == std::array{true, false, true, true, true, true, false});
+static_assert(models<ReducesToNobody> == std::array{true, true, false, true, true, true, false});
+static_assert(models<AllReducesNoIntegers> == std::array{true, true, true, false, true, true, false});
+static_assert(models<WithoutBroadcast> == std::array{true, true, true, true, false, true, false});
+static_assert(models<WithoutBarrier> == std::array{true, true, true, true, true, false, false});
 
 static_assert(!std::is_copy_constructible_v<zerospan::SelfCommunicator>);
 static_assert(!std::is_copy_constructible_v<zerospan::ThreadCommunicator>);
@@ -316,6 +322,51 @@ TEST_CASE_TEMPLATE_DEFINE("reduce_scatter may write to the rank's own shard", Wo
   }
 }
 
+TEST_CASE_TEMPLATE_DEFINE("reduce gives the root the sum, and leaves the others' outputs alone", World,
+                          reduces_to_root) {
+  for (int root = 0; root < World::size; ++root) {
+    for (const std::size_t elements : element_counts) {
+      for (const Types types : reduction_types) {
+        CAPTURE(root);
+        CAPTURE(elements);
+        const auto outputs = World::run([&](auto communicator) {
+          const Buffer input = input_of(communicator.rank().value, elements, types.input);
+          const Buffer before = input;
+          Buffer output(elements * element_bytes(types.output), std::byte{0xee});
+          communicator.reduce(named("gradient"), {types.input, input.data(), types.output, output.data(), elements},
+                              Rank{root});
+          return std::pair{output, input == before};
+        });
+        for (int rank = 0; rank < World::size; ++rank) {
+          const auto& [output, input_is_unchanged] = outputs[as_size(rank)];
+          const Buffer untouched(output.size(), std::byte{0xee});
+          CHECK(output == (rank == root ? oracle(World::size, 0, elements, types) : untouched));
+          CHECK(input_is_unchanged);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE_DEFINE("reduce may be in place at the root", World, reduces_to_root_in_place) {
+  for (const std::size_t elements : element_counts) {
+    for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
+      constexpr int root = World::size - 1;
+      const auto buffers = World::run([&](auto communicator) {
+        Buffer buffer = input_of(communicator.rank().value, elements, type);
+        std::byte* const output = communicator.rank().value == root ? buffer.data() : nullptr;
+        communicator.reduce(named("gradient"), {type, buffer.data(), type, output, elements}, Rank{root});
+        return buffer;
+      });
+      for (int rank = 0; rank < World::size; ++rank) {
+        const Buffer expected =
+            rank == root ? oracle(World::size, 0, elements, {type, type}) : input_of(rank, elements, type);
+        CHECK(buffers[as_size(rank)] == expected);
+      }
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE_DEFINE("all_reduce gives every rank the sum", World, reduces) {
   for (const std::size_t elements : element_counts) {
     for (const Types types : reduction_types) {
@@ -453,17 +504,19 @@ TEST_CASE_TEMPLATE_DEFINE("an aborted communicator and its duplicates refuse eve
     caught.push_back(rank_failed_message([&] { communicator.all_reduce(named("d"), integers); }));
     caught.push_back(rank_failed_message([&] { communicator.broadcast(named("e"), bytes, Rank{0}); }));
     caught.push_back(rank_failed_message([&] { communicator.barrier(named("f")); }));
+    caught.push_back(rank_failed_message([&] { communicator.reduce(named("r"), reduction, Rank{0}); }));
     caught.push_back(rank_failed_message([&] { communicator.duplicate(); }));
     caught.push_back(rank_failed_message([&] { child.barrier(named("g")); }));
     return caught;
   });
   const std::string part_bytes = std::to_string(16 / World::size);
-  const std::array<std::string, 8> calls{"all-gather 'a' of " + part_bytes + " bytes a rank (#1)",
+  const std::array<std::string, 9> calls{"all-gather 'a' of " + part_bytes + " bytes a rank (#1)",
                                          "reduce-scatter 'b' of 0 float32 elements a rank (#1)",
                                          "all-reduce 'c' of 0 float32 elements (#1)",
                                          "all-reduce 'd' of 1 integers (#1)",
                                          "broadcast 'e' of 16 bytes from rank 0 (#1)",
                                          "barrier 'f' (#1)",
+                                         "reduce 'r' of 0 float32 elements to rank 0 (#1)",
                                          "duplicate (#1)",
                                          "barrier 'g' (#1)"};
   const std::string culprit = messages[0][0].substr(0, 6);  // whichever rank was first to abort
@@ -495,13 +548,17 @@ TEST_CASE_TEMPLATE_DEFINE("operands that no collective has are refused, and harm
     for (const Reduction& reduction : {narrowing, askew, widening}) {
       count += refused([&] { communicator.reduce_scatter(named("r"), reduction); });
       count += refused([&] { communicator.all_reduce(named("r"), reduction); });
+      count += refused([&] { communicator.reduce(named("r"), reduction, communicator.rank()); });
     }
+    const Reduction none{ElementType::float32, bytes.data(), ElementType::float32, bytes.data(), 0};
+    count += refused([&] { communicator.reduce(named("r"), none, Rank{World::size}); });
+    count += refused([&] { communicator.reduce(named("r"), none, Rank{-1}); });
     count += refused([&] { communicator.broadcast(named("b"), bytes, Rank{World::size}); });
     count += refused([&] { communicator.broadcast(named("b"), bytes, Rank{-1}); });
     communicator.barrier(named("in good health"));
     return count;
   });
-  for (const int count : refusals) CHECK(count == 8);
+  for (const int count : refusals) CHECK(count == 13);
 }
 
 #define ZEROSPAN_TEST_WORLDS SelfWorld, ThreadWorld<1>, ThreadWorld<2>, ThreadWorld<3>, ThreadWorld<4>
@@ -509,6 +566,8 @@ TEST_CASE_TEMPLATE_INVOKE(places, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(gathers, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(scatters, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(scatters_in_place, ZEROSPAN_TEST_WORLDS);
+TEST_CASE_TEMPLATE_INVOKE(reduces_to_root, ZEROSPAN_TEST_WORLDS);
+TEST_CASE_TEMPLATE_INVOKE(reduces_to_root_in_place, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(reduces, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(reduces_in_place, ZEROSPAN_TEST_WORLDS);
 TEST_CASE_TEMPLATE_INVOKE(reduces_integers, ZEROSPAN_TEST_WORLDS);

@@ -32,7 +32,7 @@ using zerospan_test::Prefetch;
 using zerospan_test::TrainingResult;
 
 /// The dimensions of the matrix: how many values each has, and what they mean.
-constexpr std::array<std::size_t, 11> dimensions{4, 3, 3, 3, 2, 2, 2, 2, 2, 4, 2};
+constexpr std::array<std::size_t, 12> dimensions{4, 3, 3, 3, 2, 2, 2, 2, 2, 4, 2, 2};
 using Choice = std::array<std::size_t, dimensions.size()>;
 
 Configuration configuration_of(const Choice& choice) {
@@ -49,6 +49,7 @@ Configuration configuration_of(const Choice& choice) {
   c.training.max_gradient_norm = choice[8] == 0 ? std::numeric_limits<float>::infinity() : 1.0F;
   c.training.ranks = static_cast<int>(choice[9]) + 1;
   c.persistence_threshold = choice[10] == 0 ? 0_KiB : zerospan::EngineOptions{}.persistence_threshold;
+  c.partition = choice[11] == 0 ? zerospan::PartitionStrategy::slices : zerospan::PartitionStrategy::owners;
   return c;
 }
 

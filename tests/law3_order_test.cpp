@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -70,6 +71,11 @@ class RecordingCommunicator {
   void reduce_scatter(Collective what, const Reduction& reduction) {
     begin("reduce-scatter", what, reduction.elements);
     inner_.reduce_scatter(what, reduction);
+    dawdler_->dawdle();
+  }
+  void reduce(Collective what, const Reduction& reduction, Rank root) {
+    begin("reduce", what, reduction.elements);
+    inner_.reduce(what, reduction, root);
     dawdler_->dawdle();
   }
   void all_reduce(Collective what, const Reduction& reduction) {
@@ -151,7 +157,7 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
     const auto log = std::make_shared<Log>();
     RecordingCommunicator recording{std::move(communicator), log, dawdler};
     DawdlingIoEngine io{*dawdler};
-    const zerospan_test::Needs needs{c};
+    const zerospan_test::Needs needs{c, recording.rank()};
     const bool is_tight = c.budget == Budget::tight;
     zerospan_test::Memory<DawdlingIoEngine> memory{io, is_tight ? needs.device() : 16_MiB,
                                                    is_tight ? needs.host() : 16_MiB};
@@ -175,11 +181,15 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
 }
 
 TEST_CASE("the collectives, prefetches and peaks do not depend on delays") {
-  for (const auto& [stage, budget] :
-       {std::pair{3, Budget::tight}, std::pair{3, Budget::roomy}, std::pair{2, Budget::roomy}}) {
+  using enum zerospan::PartitionStrategy;
+  for (const auto& [stage, budget, partition] :
+       {std::tuple{3, Budget::tight, slices}, std::tuple{3, Budget::roomy, slices},
+        std::tuple{3, Budget::tight, owners}, std::tuple{3, Budget::roomy, owners},
+        std::tuple{2, Budget::roomy, slices}}) {
     Configuration c;
     c.stage = stage;
     c.budget = budget;
+    c.partition = partition;
     if (stage == 3) c.parameters = Place::nvme;
     c.gradients = c.optimizer = Place::nvme;
     c.persistence_threshold = 0_KiB;

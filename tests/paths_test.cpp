@@ -65,7 +65,7 @@ Journey travel(const Configuration& c, const Itinerary& itinerary, Evaluation ev
   journey.result =
       zerospan_test::join_results(zerospan::run_ranks(c.training.ranks, [&](ThreadCommunicator communicator) {
         ThreadedIoEngine io;
-        const zerospan_test::Needs needs{c};
+        const zerospan_test::Needs needs{c, communicator.rank()};
         const bool is_tight = c.budget == Budget::tight;
         Memory<ThreadedIoEngine> memory{io, is_tight ? needs.device() : 4_MiB, is_tight ? needs.host() : 4_MiB};
         zerospan::ZeroEngine engine{zerospan::Stage3{},   communicator,

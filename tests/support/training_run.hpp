@@ -117,10 +117,12 @@ struct Configuration {
   Budget budget = Budget::roomy;
   Typing typing = Typing::compile_time;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
+  zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
 
-  /// Below stage 3 parameters stay on the device, below stage 2 gradients are addressable.
+  /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
   bool is_possible() const {
-    return (stage == 3 || parameters == Place::device) && (stage >= 2 || gradients != Place::nvme);
+    const bool partitions = parameters != Place::device || partition == zerospan::PartitionStrategy::owners;
+    return (stage == 3 || !partitions) && (stage >= 2 || gradients != Place::nvme);
   }
 
   std::string describe() const {
@@ -135,17 +137,21 @@ struct Configuration {
     text.append(std::to_string(training.ranks)).append(" ranks, ");
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
     text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
-    text.append(std::to_string(persistence_threshold.count)).append(", seed ").append(std::to_string(training.seed));
+    text.append(std::to_string(persistence_threshold.count));
+    text.append(partition == zerospan::PartitionStrategy::owners ? ", owners" : ", slices")
+        .append(", seed ")
+        .append(std::to_string(training.seed));
     return text;
   }
 };
 
-/// Bytes of each memory that a configuration cannot do without.
+/// Bytes of each memory that a rank of a configuration cannot do without.
 class Needs {
  public:
-  explicit Needs(const Configuration& configuration) : c_{configuration} {
-    for (const Layer& layer : layers) count(layer);
-    for (const TiedUse& tied : tied_uses) count_gradient(layers[tied.layer]);
+  explicit Needs(const Configuration& configuration, zerospan::Rank rank = {}) : c_{configuration}, rank_{rank} {
+    for (const Layer& layer : layers) partitions_.push_back(partition(layer));
+    for (std::size_t l = 0; l < layers.size(); ++l) count(l);
+    for (const TiedUse& tied : tied_uses) count_gradient(tied.layer);
     device_ += working_;
     host_ += std::size_t{64} << 10;
   }
@@ -162,34 +168,56 @@ class Needs {
   }
 
   std::size_t shards() const { return c_.stage > 0 ? static_cast<std::size_t>(c_.training.ranks) : 1; }
-  std::size_t shard_elements(const Layer& layer) const {
-    return zerospan::BandwidthPartitioner{shards()}.slice(layer.elements).shard_elements;
+
+  bool is_replicated(const Layer& layer) const {
+    const bool is_whole_anyway = c_.stage < 3 || (c_.training.ranks == 1 && c_.parameters == Place::device);
+    return is_whole_anyway || layer.elements * zerospan::element_bytes(c_.type) <= c_.persistence_threshold.count;
   }
 
-  void count(const Layer& layer) {
+  zerospan::Partition partition(const Layer& layer) {
+    const bool has_owner = c_.partition == zerospan::PartitionStrategy::owners && c_.training.ranks > 1;
+    if (!has_owner || is_replicated(layer)) return zerospan::BandwidthPartitioner{shards()}.slice(layer.elements);
+    const zerospan::Partition dealt = owners_.deal(layer.elements);
+    owners_.keep(dealt);
+    return dealt;
+  }
+
+  /// Elements that this rank holds of a layer.
+  std::size_t shard(std::size_t layer) const {
+    const zerospan::Partition& p = partitions_[layer];
+    return p.owner.value_or(rank_) == rank_ ? p.shard_elements : 0;
+  }
+
+  void count(std::size_t l) {
     const std::size_t width = zerospan::element_bytes(c_.type);
-    const std::size_t shard = shard_elements(layer);
-    const std::size_t whole = shard * shards() * width;
-    const bool is_whole_anyway = c_.stage < 3 || (c_.training.ranks == 1 && c_.parameters == Place::device);
-    if (is_whole_anyway || layer.elements * width <= c_.persistence_threshold.count) {
+    const std::size_t whole = partitions_[l].padded_elements() * width;
+    if (is_replicated(layers[l])) {
       add(Place::device, whole);
     } else {
-      add(c_.parameters, shard * width);
+      add(c_.parameters, shard(l) * width);
     }
-    if (layer.options.training == zerospan::Training::trainable) add(c_.optimizer, shard * 12);
-    count_gradient(layer);
+    if (layers[l].options.training == zerospan::Training::trainable) add(c_.optimizer, shard(l) * 12);
+    count_gradient(l);
     const bool sums_apart = c_.training.ranks > 1 && c_.training.micro_batches > 1;
-    const std::size_t sum = sums_apart ? (c_.stage >= 2 ? shard : shard * shards()) * sizeof(float) : 0;
+    const std::size_t sum = sums_apart ? summed(l, partitions_[l].shard_elements) * sizeof(float) : 0;
     working_ = std::max(working_, 2 * whole + sum);
   }
 
-  void count_gradient(const Layer& layer) {
-    if (layer.options.training == zerospan::Training::frozen) return;
-    const std::size_t elements = shard_elements(layer) * (c_.stage >= 2 ? 1 : shards());
-    add(c_.gradients, elements * (c_.training.micro_batches > 1 ? sizeof(float) : zerospan::element_bytes(c_.type)));
+  void count_gradient(std::size_t l) {
+    if (layers[l].options.training == zerospan::Training::frozen) return;
+    const std::size_t width = c_.training.micro_batches > 1 ? sizeof(float) : zerospan::element_bytes(c_.type);
+    add(c_.gradients, summed(l, shard(l)) * width);
+  }
+
+  /// Elements of a gradient's sum, where the shard has so many.
+  std::size_t summed(std::size_t l, std::size_t shard) const {
+    return c_.stage >= 2 ? shard : partitions_[l].padded_elements();
   }
 
   Configuration c_;
+  zerospan::Rank rank_;
+  zerospan::OwnerPartitioner owners_{static_cast<std::size_t>(c_.training.ranks)};
+  std::vector<zerospan::Partition> partitions_;  // of each layer
   std::size_t device_ = 0;
   std::size_t host_ = 0;
   std::size_t working_ = 0;
@@ -200,6 +228,7 @@ inline zerospan::EngineOptions engine_options(const Configuration& c) {
       .micro_batches = c.training.micro_batches,
       .max_gradient_norm = c.training.max_gradient_norm,
       .seed = c.training.seed,
+      .partition = c.partition,
       .persistence_threshold = c.persistence_threshold,
       .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
       .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
@@ -235,7 +264,7 @@ TrainingResult train_rank(Engine& engine, const Communicator& communicator, cons
 template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
 TrainingResult train_on(Communicator& communicator, const Configuration& c) {
   Io io{};
-  const Needs needs{c};
+  const Needs needs{c, communicator.rank()};
   const bool is_tight = c.budget == Budget::tight;
   const zerospan::Bytes roomy{std::size_t{64} << 20};
   Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};

@@ -21,6 +21,7 @@ namespace zerospan::inline v0::detail {
 enum class CollectiveKind : std::uint8_t {
   all_gather,
   reduce_scatter,
+  reduce,
   all_reduce,
   all_reduce_integers,
   broadcast,
@@ -80,6 +81,9 @@ inline std::string describe(const CollectiveCall& call, std::uint64_t number) {
       return "all-gather " + name + " of " + describe(call.parts) + position;
     case CollectiveKind::reduce_scatter:
       return "reduce-scatter " + name + " of " + describe(call.reduction) + " a rank" + position;
+    case CollectiveKind::reduce:
+      return "reduce " + name + " of " + describe(call.reduction) + " to rank " + std::to_string(call.root.value) +
+             position;
     case CollectiveKind::all_reduce:
       return "all-reduce " + name + " of " + describe(call.reduction) + position;
     case CollectiveKind::all_reduce_integers:
@@ -95,6 +99,7 @@ inline std::string describe(const CollectiveCall& call, std::uint64_t number) {
   return name + position;
 }
 
+/// An output of nullptr plays no part.
 /// @param may_reuse Where the output may lie within the input, when the types are equal.
 /// @throws ConfigurationError for an output type that reductions do not have, or an output that overlaps the input
 ///   in any other way.
@@ -105,7 +110,7 @@ inline void require_valid(const CollectiveCall& call, std::size_t input_elements
     throw_configuration_error("the reduction '" + what + "' rounds to float32 or to its input's type, not from " +
                               to_string(r.input_type) + " to " + to_string(r.output_type));
   }
-  if (r.elements == 0 || (r.input_type == r.output_type && r.output == may_reuse)) return;
+  if (r.elements == 0 || r.output == nullptr || (r.input_type == r.output_type && r.output == may_reuse)) return;
   const std::less<> before;
   const bool overlaps = before(r.output, r.input + input_elements * element_bytes(r.input_type)) &&
                         before(r.input, r.output + r.elements * element_bytes(r.output_type));
@@ -118,7 +123,7 @@ inline void require_valid(const CollectiveCall& call, std::size_t input_elements
 /// @throws ConfigurationError for a root that is not a rank of the communicator.
 inline void require_valid_root(const CollectiveCall& call, int size) {
   if (call.root.value >= 0 && call.root.value < size) return;
-  throw_configuration_error("the broadcast '" + std::string{call.name} + "' has root " +
+  throw_configuration_error("the collective '" + std::string{call.name} + "' has root " +
                             std::to_string(call.root.value) + " among " + std::to_string(size) + " ranks");
 }
 

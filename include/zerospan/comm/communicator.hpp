@@ -33,10 +33,10 @@ struct GatherPart {
 /// `output_type`.
 struct Reduction {
   ElementType input_type;
-  const std::byte* input;   ///< Reduce-scatter: `size() * elements`; all-reduce: `elements`.
+  const std::byte* input;   ///< Reduce-scatter: `size() * elements`; all-reduce and reduce: `elements`.
   ElementType output_type;  ///< float32, or the input's type.
   std::byte* output;        ///< `elements`. May be this rank's own shard of the input (reduce-scatter),
-                            ///< or the input itself (all-reduce), when the types are equal.
+                            ///< or the input itself (all-reduce, reduce), when the types are equal.
   std::size_t elements;
 };
 
@@ -70,6 +70,13 @@ concept ReduceScatters = Communicator<C> && requires(C& c, Collective what, cons
   c.reduce_scatter(what, reduction);
 };
 
+/// `reduce(collective, reduction, root)`: the root's output is the sum over ranks of their inputs; the output of other
+/// ranks plays no part.
+template <class C>
+concept Reduces = Communicator<C> && requires(C& c, Collective what, const Reduction& reduction, Rank root) {
+  c.reduce(what, reduction, root);
+};
+
 /// `all_reduce(collective, reduction)`: every rank's output is the sum over ranks of their inputs;
 /// `all_reduce(collective, integers)`: each integer becomes its sum over ranks, exactly, in place.
 template <class C>
@@ -91,6 +98,7 @@ concept Barriers = Communicator<C> && requires(C& c, Collective what) { c.barrie
 
 /// What the engine needs.
 template <class C>
-concept TrainingCommunicator = AllGathers<C> && ReduceScatters<C> && AllReduces<C> && Broadcasts<C> && Barriers<C>;
+concept TrainingCommunicator =
+    AllGathers<C> && ReduceScatters<C> && Reduces<C> && AllReduces<C> && Broadcasts<C> && Barriers<C>;
 
 }  // namespace zerospan::inline v0

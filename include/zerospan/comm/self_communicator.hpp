@@ -48,6 +48,12 @@ class SelfCommunicator {
   void reduce_scatter(Collective what, const Reduction& reduction) {
     reduce({.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction});
   }
+  void reduce(Collective what, const Reduction& reduction, Rank root) {
+    const detail::CollectiveCall call{
+        .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
+    detail::require_valid_root(call, size());
+    reduce(call);
+  }
   void all_reduce(Collective what, const Reduction& reduction) {
     reduce({.kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction});
   }

@@ -56,6 +56,7 @@ class ThreadCommunicator {
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
   void reduce_scatter(Collective what, const Reduction& reduction);
+  void reduce(Collective what, const Reduction& reduction, Rank root);
   void all_reduce(Collective what, const Reduction& reduction);
   void all_reduce(Collective what, std::span<std::int64_t> integers);
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root);
@@ -67,7 +68,7 @@ class ThreadCommunicator {
     std::size_t elements;
   };
 
-  /// The elements of an all-reduce that a rank sums for all. Slices of different ranks share no cache line.
+  /// The elements of a reduction that a rank sums for others. Slices of different ranks share no cache line.
   Slice slice(std::size_t elements, int rank) const noexcept {
     const auto ranks = static_cast<std::size_t>(size());
     const std::size_t even = round_up((elements + ranks - 1) / ranks, 64);
@@ -137,6 +138,19 @@ inline void ThreadCommunicator::reduce_scatter(Collective what, const Reduction&
   group_->begin(rank(), call);
   // Shard r of every input is read by rank r alone, so that it may write to its own.
   sum(reduction, first, reduction.elements, reduction.output);
+  group_->meet();
+}
+
+inline void ThreadCommunicator::reduce(Collective what, const Reduction& reduction, Rank root) {
+  detail::CollectiveCall own{
+      .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
+  if (rank() != root) own.reduction.output = nullptr;
+  detail::require_valid_root(own, size());
+  detail::require_valid(own, reduction.elements, reduction.input);
+  group_->begin(rank(), own);
+  // Every rank sums a slice for the root; no other rank reads that slice of any input.
+  const auto [first, elements] = slice(reduction.elements, rank().value);
+  sum(reduction, first, elements, call(root.value).reduction.output + first * element_bytes(reduction.output_type));
   group_->meet();
 }
 

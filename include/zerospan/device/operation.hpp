@@ -26,6 +26,7 @@ enum class OperationKind : std::uint8_t {
   fill,
   all_gather,
   reduce_scatter,
+  reduce,
   all_reduce,
   broadcast,
   barrier,
@@ -35,12 +36,12 @@ enum class OperationKind : std::uint8_t {
   wait,
 };
 
-inline constexpr std::size_t operation_kinds = 13;
+inline constexpr std::size_t operation_kinds = 14;
 
 constexpr std::string_view to_string(OperationKind kind) noexcept {
   constexpr std::array<std::string_view, operation_kinds> names{
-      "read",    "write",      "copy",   "fill",    "all-gather", "reduce-scatter", "all-reduce", "broadcast",
-      "barrier", "accumulate", "update", "compute", "wait"};
+      "read",       "write",     "copy",    "fill",       "all-gather", "reduce-scatter", "reduce",
+      "all-reduce", "broadcast", "barrier", "accumulate", "update",     "compute",        "wait"};
   return names[static_cast<std::size_t>(kind)];
 }
 

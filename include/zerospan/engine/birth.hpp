@@ -16,6 +16,7 @@
 #include <zerospan/engine/engine_core.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/partition/owner_partitioner.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -24,7 +25,7 @@ template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
 class Birth {
  public:
   Birth(EngineCore<C, D>& core, Arena& device_memory, const O& optimizer)
-      : core_{core}, memory_{device_memory}, optimizer_{optimizer} {}
+      : core_{core}, memory_{device_memory}, optimizer_{optimizer}, owners_{core.ranks()} {}
 
   /// Bytes reserved on each state's tier and not placed.
   struct Reservations {
@@ -48,28 +49,24 @@ class Birth {
       throw_configuration_error("parameter " + declaration.name + " has " + std::to_string(declaration.elements) +
                                 " elements: more than any memory");
     }
-    const std::size_t shards = S::partitions_optimizer ? core_.ranks() : 1;
-    const Partition partition = BandwidthPartitioner{shards}.slice(declaration.elements);
+    const Residence residence = residence_of(declaration);
+    const Partition partition = cut(declaration.elements, residence);
     ParameterRecord parameter{std::move(declaration.name),
                               declaration.type,
                               std::move(declaration.initializer),
                               declaration.options,
                               partition,
-                              Residence::replicated,
+                              residence,
                               {},
-                              0,
+                              ParameterRecord::nowhere,
                               0,
                               {},
                               0};
-    const bool is_whole = core_.ranks() == 1 && core_.placement.parameters.addressable() == Addressable::on_device;
-    if (S::partitions_parameters && !is_whole &&
-        declaration.elements * element_bytes(declaration.type) > core_.options.persistence_threshold.count) {
-      parameter.residence = Residence::partitioned;
-    }
     const std::string what = "parameter " + parameter.name;
     check_fits("the gather of " + what, parameter.gathered_bytes());
+    if (!core_.holds(parameter)) return parameter;
     const std::size_t elements = round_up(partition.shard_elements, alignment());
-    if (parameter.residence == Residence::partitioned) {
+    if (residence == Residence::partitioned) {
       reserve(core_.placement.parameters, reserved_.parameters, elements * element_bytes(parameter.type), what);
     } else {
       parameter.replica = memory_.allocate({parameter.gathered_bytes()}, what);
@@ -89,6 +86,7 @@ class Birth {
     if (parameter.trainable()) {
       const std::string what = "the gradient of " + use.name;
       check_fits(what, core_.gradient_buffer_bytes(use, parameter));
+      if (!core_.holds(parameter)) return use;
       const bool in_space = parameter.uses.empty() && gradients_follow_shards();
       const std::size_t elements = in_space ? round_up(use.gradient.elements, alignment()) : use.gradient.elements;
       reserve(core_.placement.gradients, reserved_.gradients,
@@ -97,11 +95,16 @@ class Birth {
     return use;
   }
 
+  /// Counts a parameter that was admitted with all that belongs to it.
+  void keep(const ParameterRecord& parameter) noexcept { owners_.keep(parameter.partition); }
+
   /// Ends declaration: forms sub-groups and gives every state its place.
   /// @param group_limit Elements of the largest sub-group.
   void place(std::size_t group_limit) {
     ModelStates& states = core_.states;
-    for (ParameterRecord& parameter : states.parameters) states.append_to_space(parameter, alignment());
+    for (ParameterRecord& parameter : states.parameters) {
+      if (core_.holds(parameter)) states.append_to_space(parameter, alignment());
+    }
     states.form_groups(group_limit);
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
@@ -189,6 +192,20 @@ class Birth {
   /// Byte counts of this many elements do not overflow.
   static constexpr std::size_t most_elements = std::size_t{1} << 48;
 
+  Residence residence_of(const ParameterDeclaration& declaration) const {
+    const bool is_whole = core_.ranks() == 1 && core_.placement.parameters.addressable() == Addressable::on_device;
+    const bool is_small =
+        declaration.elements * element_bytes(declaration.type) <= core_.options.persistence_threshold.count;
+    return S::partitions_parameters && !is_whole && !is_small ? Residence::partitioned : Residence::replicated;
+  }
+
+  /// What is replicated, or has one rank alone, is sliced whatever the strategy.
+  Partition cut(std::size_t elements, Residence residence) const {
+    const bool has_owner = core_.options.partition == PartitionStrategy::owners && core_.ranks() > 1;
+    if (has_owner && residence == Residence::partitioned) return owners_.deal(elements);
+    return BandwidthPartitioner{S::partitions_optimizer ? core_.ranks() : 1}.slice(elements);
+  }
+
   std::size_t states_bytes(std::size_t elements) const {
     return elements * sizeof(float) + optimizer_.state_bytes(elements);
   }
@@ -221,7 +238,7 @@ class Birth {
 
   void place_gradient(ParameterUse& use) {
     ParameterRecord& parameter = core_.states.parameters[use.parameter];
-    if (!parameter.trainable()) return;
+    if (!parameter.trainable() || !core_.holds(parameter)) return;
     const ShardSpace& space = core_.states.spaces[parameter.space];
     const bool is_first = &core_.states.uses[parameter.uses.front()] == &use;
     if (is_first && gradients_follow_shards()) {
@@ -280,6 +297,7 @@ class Birth {
   Arena& memory_;
   const O& optimizer_;
   Reservations reserved_;
+  OwnerPartitioner owners_;
 };
 
 }  // namespace zerospan::inline v0

@@ -64,7 +64,12 @@ struct EngineCore {
     return parameter.gathered_bytes() + (has_sum_buffer() ? use.gradient.elements * sizeof(float) : 0);
   }
 
-  /// The shard of `parameter` that this rank owns.
+  /// Whether this rank holds a shard of `parameter`.
+  bool holds(const ParameterRecord& parameter) const {
+    return !parameter.partition.owner || *parameter.partition.owner == communicator.rank();
+  }
+
+  /// The shard of `parameter` that this rank holds, if it holds one.
   std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
 
   /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
@@ -113,25 +118,41 @@ struct EngineCore {
     std::size_t fingerprint = 0;
     for (const std::uint64_t part :
          {options.seed, std::uint64_t{options.micro_batches}, std::uint64_t{options.persistence_threshold.count},
-          std::uint64_t{std::bit_cast<std::uint32_t>(options.max_gradient_norm)},
-          std::uint64_t{options.prefetch.count}}) {
+          std::uint64_t{std::bit_cast<std::uint32_t>(options.max_gradient_norm)}, std::uint64_t{options.prefetch.count},
+          static_cast<std::uint64_t>(options.partition)}) {
       fingerprint = philox(fingerprint, 0, part)[0] | std::size_t{1};
     }
     const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
     for (std::size_t r = 0; r < all.size(); ++r) {
       if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
       throw_configuration_error("rank " + std::to_string(r) +
-                                " was given other options than rank 0: seed, micro-batches, gradient norm, persistence "
-                                "threshold and prefetch are the same on every rank");
+                                " was given other options than rank 0: seed, micro-batches, gradient norm, partition, "
+                                "persistence threshold and prefetch are the same on every rank");
     }
   }
 
-  /// Gathers every shard of each part from the rank that owns it.
+  /// Gathers every shard of each part from the rank that holds it.
   Completion all_gather(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
     std::size_t bytes = 0;
     for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - 1);
     return communicate(OperationKind::all_gather, name, bytes, std::move(after),
                        [parts = std::move(parts)](C& c, Collective what) { c.all_gather(what, parts); });
+  }
+
+  /// What one rank has, to be sent to all others.
+  struct BroadcastPart {
+    std::span<std::byte> bytes;
+    Rank root;
+  };
+
+  /// Gives every rank the bytes of each part.
+  Completion broadcast(std::vector<BroadcastPart> parts, std::string_view name, std::vector<Completion> after) {
+    std::size_t bytes = 0;
+    for (const BroadcastPart& part : parts) bytes += part.bytes.size();
+    return communicate(OperationKind::broadcast, name, bytes, std::move(after),
+                       [parts = std::move(parts)](C& c, Collective what) {
+                         for (const BroadcastPart& part : parts) c.broadcast(what, part.bytes, part.root);
+                       });
   }
 
  private:

@@ -20,7 +20,8 @@
 namespace zerospan::inline v0 {
 
 /// Gathers groups of parameters in three stages on their lanes: tier to staging, staging to this rank's place in the
-/// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2).
+/// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2). Parameters that have owners are read by
+/// those, whole, and broadcast.
 template <TrainingCommunicator C, Device D>
 class GatherPath {
  public:
@@ -45,18 +46,26 @@ class GatherPath {
   /// Posts the gather of a group into `data`. @param after What the first write to `data` waits for.
   Completion fetch(UseKey key, std::byte* data, const std::vector<Completion>& after) {
     const Group& g = group(key);
-    std::vector<GatherPart> parts;
-    std::vector<Completion> copied;
+    std::vector<GatherPart> shards;
+    std::vector<typename EngineCore<C, D>::BroadcastPart> wholes;
+    std::vector<Completion> ready = after;
     for (std::size_t i = 0; i < g.parameters.size(); ++i) {
       const ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
-      parts.push_back({data + g.offsets[i], parameter.shard_bytes()});
-      copied.push_back(fetch_shard(parameter, core_.shard_in(parameter, data + g.offsets[i]), after));
+      std::byte* const target = data + g.offsets[i];
+      if (const auto& owner = parameter.partition.owner) {
+        wholes.push_back({{target, parameter.gathered_bytes()}, *owner});
+      } else {
+        shards.push_back({target, parameter.shard_bytes()});
+      }
+      if (core_.holds(parameter)) ready.push_back(fetch_shard(parameter, core_.shard_in(parameter, target), after));
     }
-    if (core_.ranks() == 1) return copied.back();  // copies end in order
-    return core_.all_gather(std::move(parts), g.name, std::move(copied));
+    if (core_.ranks() == 1) return ready.back();  // copies end in order
+    return wholes.empty() ? core_.all_gather(std::move(shards), g.name, std::move(ready))
+                          : core_.broadcast(std::move(wholes), g.name, std::move(ready));
   }
 
  private:
+  /// Either all of its parameters have owners, or none.
   struct Group {
     std::string name;
     std::vector<std::size_t> parameters;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -18,7 +19,8 @@
 namespace zerospan::inline v0 {
 
 /// A gradient is reduced over ranks on the communication lane (in rank order, in fp32), added to the accumulator on
-/// its tier in micro-batch order, and its squared norm is taken in the same pass.
+/// its tier in micro-batch order, and its squared norm is taken in the same pass. Who holds no shard of the parameter
+/// has no part in what follows the reduction.
 template <TrainingCommunicator C, Device D>
 class GradientPath {
  public:
@@ -34,6 +36,10 @@ class GradientPath {
       after = {reduce(use, parameter, data, sum, std::move(after))};
       padding_from = parameter.partition.padded_elements();
     }
+    if (!core_.holds(parameter)) {
+      ++use.gradient.commits;
+      return after;
+    }
     return accumulate_sum(use, parameter, sum, padding_from, std::move(after));
   }
 
@@ -43,7 +49,7 @@ class GradientPath {
     for (const std::size_t u : parameter.uses) {
       ParameterUse& use = core_.states.uses[u];
       if (&use == &target || use.gradient.commits == 0) continue;
-      join(target, use, core_.accumulator_type(parameter.type), parameter);
+      if (core_.holds(parameter)) join(target, use, core_.accumulator_type(parameter.type), parameter);
       target.gradient.commits = std::max(target.gradient.commits, use.gradient.commits);
     }
   }
@@ -61,7 +67,11 @@ class GradientPath {
 
   Completion reduce(const ParameterUse& use, const ParameterRecord& parameter, std::byte* data, Summand& sum,
                     std::vector<Completion> after) {
+    const std::optional<Rank> owner = parameter.partition.owner;
     const bool scatter = is_partitioned(use, parameter);
+    const OperationKind kind = owner     ? OperationKind::reduce
+                               : scatter ? OperationKind::reduce_scatter
+                                         : OperationKind::all_reduce;
     sum.type = core_.accumulator_type(parameter.type);
     if (core_.has_sum_buffer()) {
       sum.data = data + parameter.gathered_bytes();
@@ -70,12 +80,13 @@ class GradientPath {
     }
     const Reduction reduction{parameter.type, data, sum.type, sum.data, use.gradient.elements};
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
-    return core_.communicate(scatter ? OperationKind::reduce_scatter : OperationKind::all_reduce, use.name,
-                             parameter.gathered_bytes(), std::move(after),
-                             [reduction, scatter, padding = data + used,
+    return core_.communicate(kind, use.name, parameter.gathered_bytes(), std::move(after),
+                             [reduction, owner, scatter, padding = data + used,
                               padding_bytes = parameter.gathered_bytes() - used](C& communicator, Collective what) {
                                fill_zero(what.stream, padding, padding_bytes);
-                               if (scatter) {
+                               if (owner) {
+                                 communicator.reduce(what, reduction, *owner);
+                               } else if (scatter) {
                                  communicator.reduce_scatter(what, reduction);
                                } else {
                                  communicator.all_reduce(what, reduction);

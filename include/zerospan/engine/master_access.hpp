@@ -33,15 +33,15 @@ class MasterAccess {
   void visit(const MasterVisitor& visitor) {
     std::vector<float> buffer(piece_elements);
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
-      const ParameterRecord& parameter = core_.states.parameters[p];
-      for (std::size_t shard = 0; shard < parameter.partition.shards; ++shard) {
-        for_each_piece(p, [&](const SubGroup& group, const ShardRun& run, std::size_t done, std::size_t elements) {
-          const std::size_t first = parameter.partition.first(shard) + run.first_in_shard + done;
-          if (first >= parameter.partition.elements) return;
-          fetch(parameter, group, run.first_in_group + done, run.first_in_shard + done, elements, shard, buffer);
-          visitor(parameter.name, first,
-                  std::span{buffer}.first(std::min(elements, parameter.partition.elements - first)));
-        });
+      const Partition& partition = core_.states.parameters[p].partition;
+      const std::vector<Place> places = places_of(p);
+      for (std::size_t shard = 0; shard < partition.shards; ++shard) {
+        for (std::size_t begin = 0; begin < partition.count(shard); begin += piece_elements) {
+          const std::size_t elements = std::min(piece_elements, partition.shard_elements - begin);
+          fetch(core_.states.parameters[p], places, shard, begin, std::span{buffer}.first(elements));
+          visitor(core_.states.parameters[p].name, partition.first(shard) + begin,
+                  std::span{buffer}.first(std::min(elements, partition.count(shard) - begin)));
+        }
       }
     }
   }
@@ -65,68 +65,90 @@ class MasterAccess {
                                         return {};
                                       }));
     }
-    for_each_piece(index, [&](const SubGroup& group, const ShardRun& run, std::size_t done, std::size_t elements) {
-      const std::byte* const from =
-          core_.shard_in(parameter, data) + (run.first_in_shard + done) * element_bytes(parameter.type);
-      const PostedWork posted = store(parameter, group, run.first_in_group + done, elements, from, arrived);
-      ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
-    });
+    const std::vector<Place> places = places_of(index);
+    for (std::size_t begin = 0; begin < parameter.partition.shard_elements; begin += piece_elements) {
+      for_each_part(places, begin, piece_elements, [&](const Part& part) {
+        const std::byte* const from = core_.shard_in(parameter, data) + part.in_shard * element_bytes(parameter.type);
+        const PostedWork posted = store(parameter, part, from, arrived);
+        ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
+      });
+    }
     for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::write, parameter.name});
   }
 
  private:
   static constexpr std::size_t piece_elements = 4096;
 
-  /// Calls `f(group, run, done, elements)` for the pieces of a shard of the parameter, in order; shards are cut alike.
-  template <class F>
-  void for_each_piece(std::size_t parameter, F f) const {
+  /// A run of this rank's shard of a parameter, and its sub-group.
+  struct Place {
+    const SubGroup* group;
+    ShardRun run;
+  };
+
+  /// Part of such a run.
+  struct Part {
+    const SubGroup* group;
+    std::size_t in_group;
+    std::size_t in_shard;
+    std::size_t elements;
+  };
+
+  /// Where this rank's shard of the parameter is, in order; nowhere if it holds none.
+  std::vector<Place> places_of(std::size_t parameter) const {
+    std::vector<Place> places;
     for (const SubGroup& group : core_.states.groups) {
       if (group.space != core_.states.parameters[parameter].space) continue;
       for (const ShardRun& run : group.runs) {
-        if (run.parameter != parameter) continue;
-        for (std::size_t done = 0; done < run.elements; done += piece_elements) {
-          f(group, run, done, std::min(piece_elements, run.elements - done));
-        }
+        if (run.parameter == parameter) places.push_back({&group, run});
       }
+    }
+    return places;
+  }
+
+  /// Calls `f(part)` for what lies of the shard's elements [begin, begin + elements) in each place.
+  template <class F>
+  static void for_each_part(const std::vector<Place>& places, std::size_t begin, std::size_t elements, F f) {
+    for (const auto& [group, run] : places) {
+      const std::size_t from = std::max(begin, run.first_in_shard);
+      const std::size_t to = std::min(begin + elements, run.first_in_shard + run.elements);
+      if (from < to) f(Part{group, run.first_in_group + (from - run.first_in_shard), from, to - from});
     }
   }
 
-  /// Brings a piece of a shard from its owner into everybody's buffer.
-  void fetch(const ParameterRecord& parameter, const SubGroup& group, std::size_t in_group, std::size_t in_shard,
-             std::size_t elements, std::size_t shard, std::vector<float>& buffer) {
+  /// Brings the elements from `begin` on of a shard from who holds it into everybody's buffer. Every rank cuts shards
+  /// into the same pieces, wherever its sub-groups end.
+  void fetch(const ParameterRecord& parameter, const std::vector<Place>& places, std::size_t shard, std::size_t begin,
+             std::span<float> buffer) {
     std::vector<Completion> ends;
     if (shard == core_.shard_of(parameter)) {
-      ends = {parameter.trainable() ? read_master(parameter, group, in_group, elements, buffer)
-                                    : read_frozen(parameter, group, in_group, in_shard, elements, buffer)};
+      for_each_part(places, begin, buffer.size(), [&](const Part& part) {
+        float* const to = buffer.data() + (part.in_shard - begin);
+        ends.push_back(parameter.trainable() ? read_master(parameter, part, to) : read_frozen(parameter, part, to));
+      });
     }
-    if (parameter.partition.shards > 1) {
-      const auto bytes = std::as_writable_bytes(std::span{buffer}.first(elements));
-      ends = {core_.communicate(OperationKind::broadcast, parameter.name, bytes.size(), std::move(ends),
-                                [bytes, root = Rank{static_cast<int>(shard)}](C& communicator, Collective what) {
-                                  communicator.broadcast(what, bytes, root);
-                                })};
+    if (parameter.partition.shards > 1 || parameter.partition.owner) {
+      const Rank root = parameter.partition.owner.value_or(Rank{static_cast<int>(shard)});
+      ends = {core_.broadcast({{std::as_writable_bytes(buffer), root}}, parameter.name, std::move(ends))};
     }
     for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::read, parameter.name});
   }
 
-  Completion read_master(const ParameterRecord& parameter, const SubGroup& group, std::size_t in_group,
-                         std::size_t elements, std::vector<float>& buffer) {
-    const Operand master{core_.placement.optimizer, group.states, in_group * sizeof(float), elements * sizeof(float),
-                         Operand::Access::read};
-    return run_copy(parameter, master, [to = buffer.data(), elements](std::byte* from) {
+  Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
+    const Operand master{core_.placement.optimizer, part.group->states, part.in_group * sizeof(float),
+                         part.elements * sizeof(float), Operand::Access::read};
+    return run_copy(parameter, master, [to, elements = part.elements](std::byte* from) {
       to_float(ElementType::float32, from, to, elements);
     });
   }
 
-  Completion read_frozen(const ParameterRecord& parameter, const SubGroup& group, std::size_t in_group,
-                         std::size_t in_shard, std::size_t elements, std::vector<float>& buffer) {
+  Completion read_frozen(const ParameterRecord& parameter, const Part& part, float* to) {
     const std::size_t width = element_bytes(parameter.type);
-    const auto convert = [to = buffer.data(), type = parameter.type, elements](std::byte* from) {
+    const auto convert = [to, type = parameter.type, elements = part.elements](std::byte* from) {
       to_float(type, from, to, elements);
     };
     if (parameter.residence == Residence::replicated) {
-      std::byte* const from = core_.shard_in(parameter, parameter.replica.data()) + in_shard * width;
-      return core_.lanes.post(Lane::copy, {}, {OperationKind::copy, parameter.name, elements * width},
+      std::byte* const from = core_.shard_in(parameter, parameter.replica.data()) + part.in_shard * width;
+      return core_.lanes.post(Lane::copy, {}, {OperationKind::copy, parameter.name, part.elements * width},
                               [convert, from](auto&) -> Completion {
                                 convert(from);
                                 return {};
@@ -134,8 +156,8 @@ class MasterAccess {
     }
     const ShardSpace& space = core_.states.spaces[parameter.space];
     return run_copy(parameter,
-                    {core_.placement.parameters, space.parameters, (group.first + in_group) * width, elements * width,
-                     Operand::Access::read},
+                    {core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
+                     part.elements * width, Operand::Access::read},
                     convert);
   }
 
@@ -147,18 +169,19 @@ class MasterAccess {
         .work;
   }
 
-  /// Writes a piece of this rank's shard: the master weights, and the parameter on its tier.
-  PostedWork store(const ParameterRecord& parameter, const SubGroup& group, std::size_t in_group, std::size_t elements,
-                   const std::byte* from, const Completion& arrived) {
+  /// Writes part of this rank's shard: the master weights, and the parameter on its tier.
+  PostedWork store(const ParameterRecord& parameter, const Part& part, const std::byte* from,
+                   const Completion& arrived) {
     const ShardSpace& space = core_.states.spaces[parameter.space];
     const std::size_t width = element_bytes(parameter.type);
+    const std::size_t elements = part.elements;
     std::vector<Operand> operands;
     if (parameter.trainable()) {
-      operands.push_back({core_.placement.optimizer, group.states, in_group * sizeof(float), elements * sizeof(float),
-                          Operand::Access::write});
+      operands.push_back({core_.placement.optimizer, part.group->states, part.in_group * sizeof(float),
+                          elements * sizeof(float), Operand::Access::write});
     }
     if (parameter.residence == Residence::partitioned) {
-      operands.push_back({core_.placement.parameters, space.parameters, (group.first + in_group) * width,
+      operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
                           elements * width, Operand::Access::write});
     }
     return core_.staging.run(

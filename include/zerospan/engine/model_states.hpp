@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ namespace zerospan::inline v0 {
 
 /// Where a parameter is between its uses.
 enum class Residence : std::uint8_t {
-  partitioned,  ///< Each rank has its shard, on the parameters' tier.
+  partitioned,  ///< Each rank has its shard, or its owner has all of it, on the parameters' tier.
   replicated,   ///< Each rank has all of it, in device memory.
 };
 
@@ -44,14 +45,16 @@ struct ParameterUse {
 };
 
 struct ParameterRecord {
+  static constexpr std::size_t nowhere = std::numeric_limits<std::size_t>::max();
+
   std::string name;
   ElementType type;
   Initializer initializer;
   ParameterOptions options;
   Partition partition;
   Residence residence;
-  Allocation replica;  ///< The whole padded parameter, if replicated.
-  std::size_t space = 0;
+  Allocation replica;             ///< The whole padded parameter, if replicated.
+  std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
   std::size_t linear = 0;         ///< Its shard's first element in the space.
   std::vector<std::size_t> uses;  ///< In declaration order.
   std::int64_t updates = 0;

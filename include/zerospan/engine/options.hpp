@@ -9,6 +9,7 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -32,6 +33,9 @@ struct EngineOptions {
 
   /// Seeds the initializers.
   std::uint64_t seed = 0;
+
+  /// How the parameters that stage 3 partitions are divided among the ranks, their gradients and states with them.
+  PartitionStrategy partition = PartitionStrategy::slices;
 
   /// Parameters of at most this size stay gathered in device memory; their states are partitioned all the same.
   Bytes persistence_threshold = 32_KiB;

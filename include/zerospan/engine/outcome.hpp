@@ -34,7 +34,7 @@ struct Statistics {
     double seconds = 0;
     for (const OperationKind kind :
          {OperationKind::read, OperationKind::write, OperationKind::copy, OperationKind::all_gather,
-          OperationKind::reduce_scatter, OperationKind::all_reduce, OperationKind::broadcast}) {
+          OperationKind::reduce_scatter, OperationKind::reduce, OperationKind::all_reduce, OperationKind::broadcast}) {
       seconds += operations[kind].seconds;
     }
     return seconds;

@@ -38,7 +38,7 @@ class StepRing {
       const PostedWork posted = post(group, std::move(runs), optimizer, gradient_scale);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
       if (!finished.empty()) {
-        ends.push_back(core_.all_gather(std::move(finished), group.name, {posted.work}));
+        ends.push_back(core_.all_gather(std::move(finished), "updated parameters", {posted.work}));
       }
     }
     return ends;
@@ -123,7 +123,7 @@ class StepRing {
         });
   }
 
-  /// The replicated parameters whose last run is in `group`, to be gathered from their owners.
+  /// The replicated parameters whose last run is in `group`, to be gathered from their shards.
   std::vector<GatherPart> finished_replicas(const SubGroup& group) const {
     std::vector<GatherPart> parts;
     if (core_.states.spaces[group.space].residence != Residence::replicated) return parts;

@@ -57,6 +57,7 @@ class ZeroStore final : public ParameterStore {
       ParameterRecord parameter = birth_.admit(std::move(declaration));
       ParameterUse use = birth_.admit_use(parameter.name, core_.states.parameters.size(), parameter);
       core_.states.parameters.push_back(std::move(parameter));
+      birth_.keep(core_.states.parameters.back());
       return add_use(std::move(use));
     } catch (...) {
       birth_.cancel_since(before);

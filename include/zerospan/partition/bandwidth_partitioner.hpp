@@ -4,11 +4,19 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0 {
+
+/// How partitioned parameters are divided among the ranks.
+enum class PartitionStrategy : std::uint8_t {
+  slices,  ///< Each over all ranks: BandwidthPartitioner.
+  owners,  ///< Each whole with one rank: OwnerPartitioner.
+};
 
 /// How one parameter is cut: shard r holds the logical elements from `first(r)` on, `count(r)` of them, in
 /// `shard_elements` places. All shards are of the same size, whole blocks; the places past the last element are
@@ -16,7 +24,8 @@ namespace zerospan::inline v0 {
 struct Partition {
   std::size_t elements;
   std::size_t shards;
-  std::size_t shard_elements;  ///< A multiple of `block_elements`.
+  std::size_t shard_elements;   ///< A multiple of `block_elements`.
+  std::optional<Rank> owner{};  ///< The one rank that holds its only shard, if not every rank holds one.
 
   /// Elements of the gathered buffer, padding included; its first `elements` are the tensor.
   constexpr std::size_t padded_elements() const noexcept { return shards * shard_elements; }

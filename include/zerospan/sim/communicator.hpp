@@ -27,6 +27,7 @@ class Communicator {
 
   void all_gather(Collective, std::span<const GatherPart>) const noexcept {}
   void reduce_scatter(Collective, const Reduction&) const noexcept {}
+  void reduce(Collective, const Reduction&, Rank) const noexcept {}
   void all_reduce(Collective, const Reduction&) const noexcept {}
   void all_reduce(Collective, std::span<std::int64_t>) const noexcept {}
   void broadcast(Collective, std::span<std::byte>, Rank) const noexcept {}

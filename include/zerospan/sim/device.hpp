@@ -80,6 +80,7 @@ class Device {
         return rates_.update.seconds(operation.bytes);
       case OperationKind::all_gather:
       case OperationKind::reduce_scatter:
+      case OperationKind::reduce:
       case OperationKind::all_reduce:
       case OperationKind::broadcast:
       case OperationKind::barrier:
