@@ -6,64 +6,54 @@
 #include <zerospan/optimizer/block_update.hpp>
 #include <zerospan/zerospan.hpp>
 
-struct Adagrad {  // Duchi et al., JMLR 2011: a learning rate for each element
-  float learning_rate;
-
+struct Adagrad {  // Duchi et al., JMLR 2011: steps shrink where gradients were large
   std::size_t state_bytes(std::size_t elements) const { return sizeof(float) * elements; }
   void update(const zerospan::ShardUpdate& shard) const {
-    zerospan::update_blocks(shard, [this](const zerospan::BlockUpdate& block) {
+    zerospan::update_blocks(shard, [](const zerospan::BlockUpdate& block) {
       for (std::size_t i = 0; i < block.elements; ++i) step(block.master[i], block.state[i], block.gradient[i]);
     });
   }
-  void step(float& weight, float& sum, float gradient) const {
+  static void step(float& weight, float& sum, float gradient) {
     sum = std::fma(gradient, gradient, sum);
-    weight -= learning_rate * gradient / (std::sqrt(sum) + 1e-10F);
+    weight -= 0.5F * gradient / (std::sqrt(sum) + 1e-10F);
   }
 };
 
-using Vector = std::vector<float>;
-struct Tensor {
-  float* data;
-};
 template <>
-struct zerospan::TensorTraits<Tensor> {
+struct zerospan::TensorTraits<float*> {  // the host's tensor is a pointer
   using element_type = float;
-  static Tensor unbound(const Shape&) { return {nullptr}; }
-  static void bind(Tensor& tensor, float* data) { tensor.data = data; }
-  static float* data(const Tensor& tensor) { return tensor.data; }
+  static float* unbound(const Shape&) { return nullptr; }
+  static void bind(float*& tensor, float* data) { tensor = data; }
+  static float* data(float* tensor) { return tensor; }
 };
-
-constexpr Adagrad adagrad{.learning_rate = 0.5F};
-constexpr std::size_t elements = 10'000;
+constexpr std::size_t size = 10'000;
 constexpr int steps = 20;
-
 float slope(float weight, std::size_t i, int rank) {
-  return weight - std::sin(static_cast<float>(i) * static_cast<float>(1 + rank));
+  return weight - std::sin(static_cast<float>(i) + static_cast<float>(rank));
 }
 
-Vector train(zerospan::ThreadCommunicator communicator) {
+std::vector<float> train(zerospan::ThreadCommunicator ranks) {
   zerospan::HostDevice device{{.device_budget = {1 << 20}, .host_budget = {1 << 20}}};
   zerospan::HostTier host{device};
-  zerospan::ZeroEngine engine{zerospan::Stage3{}, communicator, device, zerospan::Placement{host, host, host}, adagrad};
-  const zerospan::PartitionedParameter<Tensor> parameter{engine, "weight", {elements}, zerospan::init::ones()};
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, ranks, device, zerospan::Placement{host, host, host}, Adagrad{}};
+  const zerospan::PartitionedParameter<float*> parameter{engine, "weight", {size}, zerospan::init::ones()};
   for (int step = 0; step < steps; ++step, engine.step()) {
     const auto weight = parameter.gather(zerospan::calling_thread);
     auto gradient = parameter.gradient(zerospan::calling_thread);
-    for (std::size_t i = 0; i < elements; ++i) gradient->data[i] = slope(weight->data[i], i, communicator.rank().value);
+    for (std::size_t i = 0; i < size; ++i) (*gradient)[i] = slope((*weight)[i], i, ranks.rank().value);
     gradient.commit();
   }
   const auto weight = parameter.gather(zerospan::calling_thread);
-  return {weight->data, weight->data + elements};
+  return {*weight, *weight + size};
 }
 
 int main() {
-  Vector plain(elements, 1.0F), sums(elements);
-  for (int step = 0; step < steps; ++step) {
-    for (std::size_t i = 0; i < elements; ++i) {
-      adagrad.step(plain[i], sums[i], (slope(plain[i], i, 0) + slope(plain[i], i, 1)) * 0.5F);
-    }
+  std::vector<float> weights(size, 1.0F), sums(size);
+  for (std::size_t i = 0; i < steps * size; ++i) {
+    float& weight = weights[i % size];
+    Adagrad::step(weight, sums[i % size], (slope(weight, i % size, 0) + slope(weight, i % size, 1)) * 0.5F);
   }
-  const bool equal = zerospan::run_ranks(2, train) == std::vector<Vector>{plain, plain};
+  const bool equal = zerospan::run_ranks(2, train) == std::vector{weights, weights};
   std::printf("partitioned and plain training give %s weights\n", equal ? "the same" : "DIFFERENT");
   return equal ? 0 : 1;
 }
