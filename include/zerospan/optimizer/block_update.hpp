@@ -18,8 +18,9 @@ namespace zerospan::inline v0 {
 
 /// A block of a run, its gradient widened and scaled.
 struct BlockUpdate {
-  float* master;          ///< Updated in place.
-  float* state;           ///< The first fp32 state, updated in place; the k-th one is at `state + k * capacity`.
+  float* master;  ///< Updated in place.
+  float* state;   ///< The first fp32 state, updated in place; the next ones are `capacity` further each. May be null
+                  ///< without states.
   std::size_t capacity;   ///< Elements of the sub-group.
   const float* gradient;  ///< The mean gradient, clipped, in fp32.
   std::size_t elements;   ///< `block_elements`, or fewer at the end of a run.
@@ -40,7 +41,7 @@ void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = be
     for (float& g : gradient) g *= shard.gradient_scale;
     const std::size_t first = shard.first + done;
     update(BlockUpdate{.master = shard.master + first,
-                       .state = reinterpret_cast<float*>(shard.states) + first,
+                       .state = shard.states ? reinterpret_cast<float*>(shard.states) + first : nullptr,
                        .capacity = shard.capacity,
                        .gradient = gradient.data(),
                        .elements = count});
