@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -81,7 +82,14 @@ Result train(Engine& engine, Communicator& communicator, gpt::RankStorage& stora
   reports->progress.finish();
   reports->metrics.write(gpt::FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
-          {statistics.parameters, validation_loss, seconds, std::move(figures), time_spent(statistics.operations)}};
+          {statistics.parameters, validation_loss, seconds, trainer.skipped_steps(), std::move(figures),
+           time_spent(statistics.operations)}};
+}
+
+/// fp16 alone needs one.
+std::optional<zerospan::DynamicLossScale> loss_scale(gpt::Precision precision) {
+  if (precision != gpt::Precision::fp16) return std::nullopt;
+  return zerospan::DynamicLossScale{};
 }
 
 template <class Stage>
@@ -99,11 +107,13 @@ Result run_rank(Communicator communicator, const Job& job) {
                       .weight_decay = options.weight_decay},
       zerospan::EngineOptions{.micro_batches = options.micro_batches,
                               .max_gradient_norm = options.clip,
+                              .loss_scale = loss_scale(options.precision),
                               .seed = options.seed,
                               .prefetch = {options.prefetch_bytes},
                               .timeout = std::chrono::milliseconds{std::llround(1000 * options.timeout)},
                               .timeline = &job.timeline}};
   if (options.precision == gpt::Precision::bf16) return train<gpt::BFloat16>(engine, communicator, storage, job);
+  if (options.precision == gpt::Precision::fp16) return train<gpt::Float16>(engine, communicator, storage, job);
   return train<float>(engine, communicator, storage, job);
 }
 

@@ -19,6 +19,8 @@
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
+#include "support/shard_run.hpp"
+
 namespace {
 
 using zerospan::AdamW;
@@ -27,6 +29,10 @@ using zerospan::ElementType;
 using zerospan::InstructionSet;
 using zerospan::ParameterGroup;
 using zerospan::ShardUpdate;
+using zerospan_test::check_same_bits;
+using zerospan_test::instruction_sets;
+using zerospan_test::SubGroup;
+using zerospan_test::types;
 
 struct NoStates {
   void update(const ShardUpdate&) const {}
@@ -45,85 +51,6 @@ static_assert(zerospan::Optimizer<AdamW>);
 static_assert(!zerospan::Optimizer<NoStates>, "does not say how large its states are");
 static_assert(!zerospan::Optimizer<NotCopyable>, "an update under way needs settings of its own");
 static_assert(!zerospan::Optimizer<ChangesItself>, "an update must not change the optimizer");
-
-constexpr std::array types{ElementType::float32, ElementType::bfloat16};
-
-std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets{InstructionSet::scalar};
-  if (zerospan::best_instruction_set() != InstructionSet::scalar) sets.push_back(zerospan::best_instruction_set());
-  return sets;
-}
-
-/// A sub-group of one parameter with `n` elements, as an engine would hold it.
-struct SubGroup {
-  SubGroup(std::size_t elements, ElementType gradients, ElementType parameters)
-      : n{elements},
-        capacity{zerospan::round_up(elements, block_elements)},
-        gradient_type{gradients},
-        parameter_type{parameters},
-        master(capacity),
-        states(AdamW{}.state_bytes(capacity)),
-        gradient(n * zerospan::element_bytes(gradients)),
-        parameter(n * zerospan::element_bytes(parameters)) {}
-
-  void fill_master(std::uint64_t seed) {
-    std::mt19937_64 random{seed};
-    std::normal_distribution<float> normal;
-    std::generate_n(master.begin(), n, [&] { return normal(random); });
-  }
-
-  void fill_gradient(std::uint64_t seed) {
-    std::mt19937_64 random{seed};
-    std::normal_distribution<float> normal;
-    std::vector<float> values(n);
-    for (float& value : values) value = std::ldexp(normal(random), static_cast<int>(random() % 30) - 20);
-    zerospan::from_float(values.data(), gradient_type, gradient.data(), n);
-  }
-
-  ShardUpdate run(std::size_t first, std::size_t elements, std::int64_t step, float scale, ParameterGroup group) {
-    return {.master = master.data(),
-            .states = states.data(),
-            .capacity = capacity,
-            .first = first,
-            .elements = elements,
-            .gradient = gradient.data() + first * zerospan::element_bytes(gradient_type),
-            .gradient_type = gradient_type,
-            .parameter = parameter.data() + first * zerospan::element_bytes(parameter_type),
-            .parameter_type = parameter_type,
-            .gradient_scale = scale,
-            .step = step,
-            .group = group};
-  }
-
-  float gradient_at(std::size_t i) const {
-    float value = 0;
-    const std::size_t bytes = zerospan::element_bytes(gradient_type);
-    zerospan::to_float(gradient_type, gradient.data() + i * bytes, &value, 1);
-    return value;
-  }
-
-  float moment(int which, std::size_t i) const {
-    float value = 0;
-    std::memcpy(&value, states.data() + 4 * (static_cast<std::size_t>(which) * capacity + i), sizeof value);
-    return value;
-  }
-
-  std::size_t n;
-  std::size_t capacity;
-  ElementType gradient_type;
-  ElementType parameter_type;
-  std::vector<float> master;
-  std::vector<std::byte> states;
-  std::vector<std::byte> gradient;
-  std::vector<std::byte> parameter;
-};
-
-void check_same_bits(const SubGroup& a, const SubGroup& b) {
-  REQUIRE(a.master.size() == b.master.size());
-  CHECK(std::memcmp(a.master.data(), b.master.data(), a.master.size() * sizeof(float)) == 0);
-  CHECK(a.states == b.states);
-  CHECK(a.parameter == b.parameter);
-}
 
 /// torch.optim.AdamW, written down in double.
 struct Reference {
@@ -151,7 +78,7 @@ TEST_CASE("updates follow the formula of PyTorch") {
   const AdamW adamw{.learning_rate = 1e-2F, .beta2 = 0.95F, .weight_decay = 0.1F};
   const ParameterGroup group{.learning_rate_factor = 0.5F, .weight_decay_factor = 2.0F};
   for (const ElementType type : types) {
-    SubGroup shard{n, type, ElementType::float32};
+    SubGroup shard{AdamW{}, n, type, ElementType::float32};
     shard.fill_master(1);
     std::vector<Reference> reference(n);
     for (std::size_t i = 0; i < n; ++i) reference[i].p = shard.master[i];
@@ -167,92 +94,27 @@ TEST_CASE("updates follow the formula of PyTorch") {
       const double rounding =
           50 * double{std::numeric_limits<float>::epsilon()} * std::max(1.0, std::fabs(reference[i].p));
       REQUIRE(std::fabs(shard.master[i] - reference[i].p) < rounding);
-      REQUIRE(std::fabs(shard.moment(0, i) - reference[i].m) <= 1e-5 * std::sqrt(reference[i].v));
-      REQUIRE(shard.moment(1, i) == doctest::Approx(reference[i].v).epsilon(1e-5));
+      REQUIRE(std::fabs(shard.state(0, i) - reference[i].m) <= 1e-5 * std::sqrt(reference[i].v));
+      REQUIRE(shard.state(1, i) == doctest::Approx(reference[i].v).epsilon(1e-5));
     }
   }
 }
 
 TEST_CASE("every body gives the same bits, for all types and tails") {
-  const AdamW adamw{.learning_rate = 3e-3F};
-  for (const ElementType gradient_type : types) {
-    for (const ElementType parameter_type : types) {
-      for (const std::size_t n : {1U, 3U, 7U, 8U, 9U, 15U, 1023U, 1024U, 1031U, 4096U, 5005U}) {
-        CAPTURE(n);
-        SubGroup scalar{n, gradient_type, parameter_type};
-        scalar.fill_master(n);
-        SubGroup vector = scalar;
-        for (std::int64_t step = 1; step <= 4; ++step) {
-          scalar.fill_gradient(200 + static_cast<std::uint64_t>(step));
-          vector.fill_gradient(200 + static_cast<std::uint64_t>(step));
-          adamw.update(scalar.run(0, n, step, 0.125F, {}), InstructionSet::scalar);
-          adamw.update(vector.run(0, n, step, 0.125F, {}), instruction_sets().back());
-        }
-        check_same_bits(scalar, vector);
-      }
-    }
-  }
+  zerospan_test::check_bodies_agree(AdamW{.learning_rate = 3e-3F});
 }
 
-TEST_CASE("the cut into runs changes no bit") {
-  constexpr std::size_t n = 23 * block_elements + 77;
-  const AdamW adamw{};
-  std::mt19937_64 random{9};
-  for (const ElementType gradient_type : types) {
-    for (const ElementType parameter_type : types) {
-      SubGroup whole{n, gradient_type, parameter_type};
-      whole.fill_master(5);
-      SubGroup cut = whole;
-      for (std::int64_t step = 1; step <= 6; ++step) {
-        whole.fill_gradient(300 + static_cast<std::uint64_t>(step));
-        cut.gradient = whole.gradient;
-        adamw.update(whole.run(0, n, step, 1.0F, {}));
-        std::vector<std::size_t> cuts{0, n};
-        for (int i = 0; i < 5; ++i) cuts.push_back(random() % 23 * block_elements);
-        std::ranges::sort(cuts);
-        for (std::size_t i = cuts.size() - 1; i-- > 0;) {
-          const InstructionSet set = instruction_sets()[i % instruction_sets().size()];
-          adamw.update(cut.run(cuts[i], cuts[i + 1] - cuts[i], step, 1.0F, {}), set);
-        }
-        check_same_bits(whole, cut);
-      }
-    }
-  }
-}
+TEST_CASE("the cut into runs changes no bit") { zerospan_test::check_cuts_do_not_matter(AdamW{}); }
 
-TEST_CASE("a run leaves its neighbours alone") {
-  constexpr std::size_t n = 4 * block_elements;
-  SubGroup shard{n, ElementType::bfloat16, ElementType::bfloat16};
-  shard.fill_master(6);
-  shard.fill_gradient(7);
-  const SubGroup before = shard;
-  AdamW{}.update(shard.run(block_elements, 2 * block_elements - 3, 1, 1.0F, {}));
-  for (std::size_t i = 0; i < n; ++i) {
-    const bool inside = i >= block_elements && i < 3 * block_elements - 3;
-    REQUIRE((shard.master[i] != before.master[i]) == inside);
-    REQUIRE((shard.moment(0, i) != 0) == inside);
-    REQUIRE((shard.moment(1, i) != 0) == inside);
-    const bool written = std::memcmp(&shard.parameter[2 * i], &before.parameter[2 * i], 2) != 0;
-    REQUIRE(written == inside);
-  }
-}
+TEST_CASE("a run leaves its neighbours alone") { zerospan_test::check_neighbours_are_left_alone(AdamW{}); }
 
 TEST_CASE("the written parameter is the master weight, rounded") {
-  constexpr std::size_t n = 1000;
-  for (const ElementType type : types) {
-    SubGroup shard{n, ElementType::float32, type};
-    shard.fill_master(8);
-    shard.fill_gradient(9);
-    AdamW{}.update(shard.run(0, n, 1, 1.0F, {}));
-    std::vector<std::byte> expected(shard.parameter.size());
-    zerospan::from_float(shard.master.data(), type, expected.data(), n);
-    CHECK(shard.parameter == expected);
-  }
+  zerospan_test::check_parameter_is_rounded_master(AdamW{});
 }
 
 TEST_CASE("bias correction makes the first step as long as the learning rate") {
   const AdamW adamw{.learning_rate = 0.125F, .epsilon = 1e-20F, .weight_decay = 0.0F};
-  SubGroup shard{64, ElementType::float32, ElementType::float32};
+  SubGroup shard{AdamW{}, 64, ElementType::float32, ElementType::float32};
   std::vector<float> gradients(64);
   for (std::size_t i = 0; i < 64; ++i) gradients[i] = std::ldexp(i % 2 == 0 ? 1.0F : -1.0F, static_cast<int>(i) - 40);
   std::memcpy(shard.gradient.data(), gradients.data(), shard.gradient.size());
@@ -264,7 +126,7 @@ TEST_CASE("bias correction makes the first step as long as the learning rate") {
 
 TEST_CASE("weight decay is decoupled, and its factor may switch it off") {
   const AdamW adamw{.learning_rate = 0.5F, .weight_decay = 0.25F};
-  SubGroup decayed{100, ElementType::bfloat16, ElementType::float32};
+  SubGroup decayed{AdamW{}, 100, ElementType::bfloat16, ElementType::float32};
   decayed.fill_master(10);
   SubGroup kept = decayed;
   const std::vector<float> before = decayed.master;
@@ -278,17 +140,17 @@ TEST_CASE("weight decay is decoupled, and its factor may switch it off") {
 }
 
 TEST_CASE("a learning-rate factor of zero moves the moments alone") {
-  SubGroup shard{100, ElementType::float32, ElementType::float32};
+  SubGroup shard{AdamW{}, 100, ElementType::float32, ElementType::float32};
   shard.fill_master(11);
   shard.fill_gradient(12);
   const std::vector<float> before = shard.master;
   AdamW{}.update(shard.run(0, 100, 1, 1.0F, {.learning_rate_factor = 0.0F}));
   CHECK(shard.master == before);
-  CHECK(shard.moment(0, 0) != 0);
+  CHECK(shard.state(0, 0) != 0);
 }
 
 TEST_CASE("a power-of-two gradient scale equals gradients scaled beforehand") {
-  SubGroup scaled{500, ElementType::bfloat16, ElementType::bfloat16};
+  SubGroup scaled{AdamW{}, 500, ElementType::bfloat16, ElementType::bfloat16};
   scaled.fill_master(13);
   scaled.fill_gradient(14);
   SubGroup beforehand = scaled;
@@ -304,7 +166,7 @@ TEST_CASE("a power-of-two gradient scale equals gradients scaled beforehand") {
 TEST_CASE("it finds the minimum of a quadratic") {
   constexpr std::size_t n = 200;
   const AdamW adamw{.learning_rate = 0.02F, .beta2 = 0.99F, .weight_decay = 0.0F};
-  SubGroup shard{n, ElementType::float32, ElementType::float32};
+  SubGroup shard{AdamW{}, n, ElementType::float32, ElementType::float32};
   shard.fill_master(15);
   for (std::int64_t step = 1; step <= 2000; ++step) {
     AdamW now = adamw;
@@ -323,7 +185,7 @@ TEST_CASE("it finds the minimum of a quadratic") {
 
 TEST_CASE("a gradient that is not finite stays where it is") {
   for (const InstructionSet set : instruction_sets()) {
-    SubGroup shard{64, ElementType::float32, ElementType::bfloat16};
+    SubGroup shard{AdamW{}, 64, ElementType::float32, ElementType::bfloat16};
     shard.fill_master(16);
     shard.fill_gradient(17);
     const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -348,14 +210,7 @@ TEST_CASE("settings without sense are refused by name") {
   const float infinity = std::numeric_limits<float>::infinity();
   CHECK_NOTHROW(AdamW{}.validate());
   CHECK_NOTHROW(AdamW{.learning_rate = 0.0F, .beta1 = 0.0F, .beta2 = 0.0F, .weight_decay = 0.0F}.validate());
-  const auto refused = [](const AdamW& adamw, const std::string& name) {
-    try {
-      adamw.validate();
-    } catch (const zerospan::ConfigurationError& error) {
-      return std::string{error.what()}.starts_with("AdamW: " + name + " is ");
-    }
-    return false;
-  };
+  const auto refused = [](const AdamW& adamw, const char* name) { return zerospan_test::refuses(adamw, name); };
   for (const float value : {-1e-3F, nan, infinity}) {
     CHECK(refused({.learning_rate = value}, "learning_rate"));
     CHECK(refused({.weight_decay = value}, "weight_decay"));
@@ -368,7 +223,7 @@ TEST_CASE("settings without sense are refused by name") {
 }
 
 TEST_CASE("an update before the first is refused") {
-  SubGroup shard{8, ElementType::float32, ElementType::float32};
+  SubGroup shard{AdamW{}, 8, ElementType::float32, ElementType::float32};
   CHECK_THROWS_WITH_AS(AdamW{}.update(shard.run(0, 8, 0, 1.0F, {})), "AdamW: update 0; the first is 1",
                        zerospan::ConfigurationError);
 }

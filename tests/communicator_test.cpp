@@ -31,6 +31,7 @@ using zerospan::calling_thread;
 using zerospan::Collective;
 using zerospan::element_bytes;
 using zerospan::ElementType;
+using zerospan::float16;
 using zerospan::GatherPart;
 using zerospan::Rank;
 using zerospan::Reduction;
@@ -131,9 +132,12 @@ struct Types {
   ElementType input;
   ElementType output;
 };
-constexpr std::array<Types, 3> reduction_types{{{ElementType::float32, ElementType::float32},
+constexpr std::array<Types, 5> reduction_types{{{ElementType::float32, ElementType::float32},
                                                 {ElementType::bfloat16, ElementType::bfloat16},
-                                                {ElementType::bfloat16, ElementType::float32}}};
+                                                {ElementType::bfloat16, ElementType::float32},
+                                                {ElementType::float16, ElementType::float16},
+                                                {ElementType::float16, ElementType::float32}}};
+constexpr std::array element_types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 
 /// Values of either sign whose magnitudes span 24 octaves, so that the order of additions shows in the bits.
 float value(int rank, std::size_t i) {
@@ -142,14 +146,17 @@ float value(int rank, std::size_t i) {
   return std::bit_cast<float>((words[1] & 0x807fffffU) | (static_cast<std::uint32_t>(exponent) << 23));
 }
 
-float rounded(float x, ElementType type) { return type == ElementType::float32 ? x : static_cast<float>(bfloat16{x}); }
+float rounded(float x, ElementType type) {
+  if (type == ElementType::float32) return x;
+  return type == ElementType::bfloat16 ? static_cast<float>(bfloat16{x}) : static_cast<float>(float16{x});
+}
 
 void append(Buffer& buffer, float x, ElementType type) {
   std::array<std::byte, 4> bytes{};
   if (type == ElementType::float32) {
     std::memcpy(bytes.data(), &x, 4);
   } else {
-    const bfloat16 narrow{x};
+    const std::uint16_t narrow = type == ElementType::bfloat16 ? bfloat16{x}.bits : float16{x}.bits;
     std::memcpy(bytes.data(), &narrow, 2);
   }
   buffer.insert(buffer.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(element_bytes(type)));
@@ -304,7 +311,7 @@ TEST_CASE_TEMPLATE_DEFINE("reduce_scatter gives each rank its shard of the sum",
 
 TEST_CASE_TEMPLATE_DEFINE("reduce_scatter may write to the rank's own shard", World, scatters_in_place) {
   for (const std::size_t elements : element_counts) {
-    for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
+    for (const ElementType type : element_types) {
       const std::size_t bytes = elements * element_bytes(type);
       const auto buffers = World::run([&](auto communicator) {
         Buffer buffer = input_of(communicator.rank().value, as_size(World::size) * elements, type);
@@ -388,7 +395,7 @@ TEST_CASE_TEMPLATE_DEFINE("all_reduce gives every rank the sum", World, reduces)
 
 TEST_CASE_TEMPLATE_DEFINE("all_reduce may be in place, on some ranks or on all", World, reduces_in_place) {
   for (const std::size_t elements : element_counts) {
-    for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
+    for (const ElementType type : element_types) {
       for (const int ranks_in_place : {1, World::size}) {
         const auto outputs = World::run([&](auto communicator) {
           Buffer input = input_of(communicator.rank().value, elements, type);

@@ -29,6 +29,7 @@ using zerospan::bfloat16;
 using zerospan::calling_thread;
 using zerospan::ConfigurationError;
 using zerospan::EngineOptions;
+using zerospan::float16;
 using zerospan::HostDevice;
 using zerospan::SelfCommunicator;
 using zerospan::Shape;
@@ -118,7 +119,7 @@ zerospan_test::TrainingResult train_coarsely(const Configuration& c, std::size_t
 }
 
 TEST_CASE_TEMPLATE("shards of odd numbers of blocks train on disks of any alignment, in sub-groups of any size", E,
-                   float, bfloat16) {
+                   float, bfloat16, float16) {
   for (const int ranks : {1, 3}) {
     for (const std::size_t micro_batches : {1U, 3U}) {
       Configuration c;
@@ -141,7 +142,7 @@ TEST_CASE_TEMPLATE("shards of odd numbers of blocks train on disks of any alignm
   }
 }
 
-TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that it must", E, float, bfloat16) {
+TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that it must", E, float, bfloat16, float16) {
   constexpr std::array<std::size_t, 4> sizes{1, 1025, 5000, 20000};
   constexpr std::size_t width = sizeof(E);
   for (const int ranks : {1, 2, 3}) {

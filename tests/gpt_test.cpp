@@ -327,9 +327,14 @@ TEST_CASE("16-bit numbers are those of zerospan, bit for bit") {
     const gpt::BFloat16 value{static_cast<std::uint16_t>(upper)};
     const float wide = gpt::to_float(value);
     REQUIRE(std::bit_cast<std::uint32_t>(wide) == upper << 16);
+    zerospan::float16 half;
+    half.bits = value.bits;
+    REQUIRE(std::bit_cast<std::uint32_t>(gpt::to_float(gpt::Float16{half.bits})) ==
+            std::bit_cast<std::uint32_t>(static_cast<float>(half)));
     for (const std::uint32_t lower : {0x0000U, 0x0001U, 0x7FFFU, 0x8000U, 0x8001U, 0xFFFFU}) {
       const auto between = std::bit_cast<float>(upper << 16 | lower);
       REQUIRE(gpt::to_bfloat16(between).bits == zerospan::bfloat16{between}.bits);
+      REQUIRE(gpt::to_float16(between).bits == zerospan::float16{between}.bits);
     }
   }
 }
@@ -377,6 +382,7 @@ TEST_CASE("tensors take zerospan's shapes") {
   CHECK(Traits::unbound({7}).rows == 1);
   CHECK(Traits::unbound({7}).columns == 7);
   CHECK(zerospan::ElementTraits<gpt::BFloat16>::type == zerospan::ElementType::bfloat16);
+  CHECK(zerospan::ElementTraits<gpt::Float16>::type == zerospan::ElementType::float16);
 }
 
 TEST_CASE("the text's last tenth validates") {

@@ -23,7 +23,7 @@ using zerospan::ElementType;
 using zerospan::ExactSum;
 using zerospan::InstructionSet;
 
-constexpr std::array types{ElementType::float32, ElementType::bfloat16};
+constexpr std::array types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 constexpr std::array<std::size_t, 12> lengths{0, 1, 7, 8, 15, 16, 17, 1023, 1024, 1025, 4096, 5001};
 
 std::vector<InstructionSet> instruction_sets() {
@@ -36,7 +36,7 @@ std::vector<float> random_floats(std::size_t n, std::uint64_t seed) {
   std::mt19937_64 random{seed};
   std::normal_distribution<float> normal;
   std::vector<float> values(n);
-  for (float& value : values) value = std::ldexp(normal(random), static_cast<int>(random() % 40) - 20);
+  for (float& value : values) value = std::ldexp(normal(random), static_cast<int>(random() % 32) - 20);
   return values;
 }
 

@@ -32,17 +32,18 @@ using zerospan_test::Prefetch;
 using zerospan_test::TrainingResult;
 
 /// The dimensions of the matrix: how many values each has, and what they mean.
-constexpr std::array<std::size_t, 12> dimensions{4, 3, 3, 3, 2, 2, 2, 2, 2, 4, 2, 2};
+constexpr std::array<std::size_t, 12> dimensions{4, 3, 3, 3, 3, 2, 2, 2, 2, 4, 2, 2};
 using Choice = std::array<std::size_t, dimensions.size()>;
 
 Configuration configuration_of(const Choice& choice) {
+  constexpr std::array types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
   constexpr std::array places{Place::device, Place::host, Place::nvme};
   Configuration c;
   c.stage = static_cast<int>(choice[0]);
   c.parameters = places[choice[1]];
   c.gradients = places[choice[2]];
   c.optimizer = places[choice[3]];
-  c.type = choice[4] == 0 ? ElementType::float32 : ElementType::bfloat16;
+  c.type = types[choice[4]];
   c.prefetch = choice[5] == 0 ? Prefetch::off : Prefetch::on;
   c.budget = choice[6] == 0 ? Budget::roomy : Budget::tight;
   c.training.micro_batches = choice[7] == 0 ? 1 : 3;
@@ -183,6 +184,7 @@ TEST_CASE("another seed, precision, world size, clipping or number of micro-batc
   differs([](Configuration&) {});
   differs([](Configuration& c) { c.training.seed = 4; });
   differs([](Configuration& c) { c.type = ElementType::bfloat16; });
+  differs([](Configuration& c) { c.type = ElementType::float16; });
   differs([](Configuration& c) { c.training.ranks = 1; });
   differs([](Configuration& c) { c.training.ranks = 3; });
   differs([](Configuration& c) { c.training.micro_batches = 2; });

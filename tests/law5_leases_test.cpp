@@ -372,7 +372,8 @@ zerospan_test::TrainingResult train_replicated_with_writes(const zerospan_test::
   return training.result();
 }
 
-TEST_CASE_TEMPLATE("a committed write gives every rank the source's values", E, float, zerospan::bfloat16) {
+TEST_CASE_TEMPLATE("a committed write gives every rank the source's values", E, float, zerospan::bfloat16,
+                   zerospan::float16) {
   using enum Place;
   constexpr std::array placements{std::tuple{0, device, host, host}, std::tuple{1, device, device, nvme},
                                   std::tuple{2, device, nvme, nvme}, std::tuple{3, device, device, device},

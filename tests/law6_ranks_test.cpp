@@ -315,7 +315,7 @@ zerospan_test::TrainingResult train_skipping(const Configuration& c) {
   }));
 }
 
-TEST_CASE_TEMPLATE("a rank that skips joins with zeros", E, float, zerospan::bfloat16) {
+TEST_CASE_TEMPLATE("a rank that skips joins with zeros", E, float, zerospan::bfloat16, zerospan::float16) {
   for (const int stage : {0, 1, 2, 3}) {
     for (const std::size_t micro_batches : {1U, 3U}) {
       Configuration c;

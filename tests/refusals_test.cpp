@@ -103,6 +103,7 @@ TEST_CASE("ranks that were given different options are told so") {
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.partition = zerospan::PartitionStrategy::owners; }), told,
                        zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.prefetch = 0_MiB; }), told, zerospan::ConfigurationError);
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.loss_scale.emplace(); }), told, zerospan::ConfigurationError);
 }
 
 TEST_CASE("the longest timeout there is does not overflow") {

@@ -74,7 +74,7 @@ void commit(const Parameter<E>& parameter, float value) {
 }
 
 TEST_CASE_TEMPLATE("tied uses have one value and one gradient, which counts once in the norm", E, float,
-                   zerospan::bfloat16) {
+                   zerospan::bfloat16, zerospan::float16) {
   for (const Case& c : cases) {
     on_each_rank(c, {.persistence_threshold = 0_KiB}, [&](auto& engine, int) {
       const Parameter<E> weight{engine, "weight", {5000}, zerospan::init::constant(1)};
@@ -120,7 +120,8 @@ TEST_CASE("gradients of tied uses are added in declaration order, however they a
   }
 }
 
-TEST_CASE_TEMPLATE("a frozen parameter keeps its values, and has no states", E, float, zerospan::bfloat16) {
+TEST_CASE_TEMPLATE("a frozen parameter keeps its values, and has no states", E, float, zerospan::bfloat16,
+                   zerospan::float16) {
   for (const Case& c : cases) {
     for (const zerospan::Bytes threshold : {0_KiB, 32_KiB}) {
       on_each_rank(c, {.persistence_threshold = threshold}, [&](auto& engine, int) {

@@ -124,8 +124,8 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
   const auto oracle =
       train({"--stage", "0", "--parameters", "device", "--gradients", "device", "--optimizer", "device"});
   REQUIRE(oracle.size() == 5);
-  for (const char* key : {"step", "loss", "seconds", "tokens_per_second", "bytes_read", "bytes_written",
-                          "hidden_transfer_share", "peak_device_bytes", "peak_host_bytes"}) {
+  for (const char* key : {"step", "loss", "skipped", "loss_scale", "seconds", "tokens_per_second", "bytes_read",
+                          "bytes_written", "hidden_transfer_share", "peak_device_bytes", "peak_host_bytes"}) {
     CHECK(oracle[0].contains(key));
   }
   const auto disk = train({"--stage", "3", "--parameters", "nvme", "--gradients", "nvme", "--optimizer", "nvme"});
@@ -138,6 +138,14 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
   for (const char* kind : {"read", "copy", "all-gather", "compute", "reduce-scatter", "update", "write"}) {
     INFO(kind);
     CHECK(std::ranges::any_of(events, [&](const nlohmann::json& e) { return e.contains("cat") && e["cat"] == kind; }));
+  }
+
+  const auto half = train({"--precision", "fp16"});  // the same losses, as far as 16 bits go; the scale was divided out
+  CHECK(half[0]["loss_scale"] == 65536);
+  for (std::size_t step = 0; step < 4; ++step) {
+    if (half[step]["skipped"]) continue;
+    CHECK(half[step]["gradient_norm"].get<double>() ==
+          doctest::Approx(oracle[step]["gradient_norm"].get<double>()).epsilon(0.05));
   }
 }
 

@@ -97,8 +97,9 @@ inline void add_model(CLI::App& app, Options& o) {
   add("--context", o.model.context, "Length of a sequence in bytes");
   add("--batch", o.batch, "Sequences of a rank in a micro-batch");
   add("--micro-batches", o.micro_batches, "Micro-batches in a step");
-  add_choice<Precision>(app, "--precision", o.precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}},
-                        "Storage of weights and gradients");
+  add_choice<Precision>(app, "--precision", o.precision,
+                        {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}},
+                        "Storage of weights and gradients; fp16 scales the loss");
 }
 
 inline void add_training(CLI::App& app, Options& o) {

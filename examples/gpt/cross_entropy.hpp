@@ -24,10 +24,10 @@ double cross_entropy_forward(Tensor<S> logits, std::span<const std::uint8_t> tar
   return total;
 }
 
-/// Turns the probabilities into the gradient of the mean over the rows with respect to the logits.
+/// Turns the probabilities into the gradient of the mean over the rows, times `loss_scale`, with respect to the logits.
 template <class S>
-void cross_entropy_backward(std::span<const std::uint8_t> targets, Tensor<S> probabilities) {
-  const S scale = S{1} / static_cast<S>(targets.size());
+void cross_entropy_backward(std::span<const std::uint8_t> targets, Tensor<S> probabilities, float loss_scale = 1) {
+  const S scale = S{loss_scale} / static_cast<S>(targets.size());
   for (std::size_t i = 0; i < targets.size(); ++i) {
     S* row = probabilities.row(i);
     row[targets[i]] -= S{1};

@@ -26,6 +26,7 @@ struct StepMetrics {
   double learning_rate;
   double gradient_norm;
   bool skipped;
+  double loss_scale;
   double seconds;
   double tokens_per_second;
   double bytes_read;
@@ -58,6 +59,7 @@ class MetricsWriter {
                                 {"learning_rate", m.learning_rate},
                                 {"gradient_norm", m.gradient_norm},
                                 {"skipped", m.skipped},
+                                {"loss_scale", m.loss_scale},
                                 {"seconds", m.seconds},
                                 {"tokens_per_second", m.tokens_per_second},
                                 {"bytes_read", static_cast<std::uint64_t>(m.bytes_read)},

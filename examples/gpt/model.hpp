@@ -55,14 +55,15 @@ class Model {
     return cross_entropy_forward(a.logits, batch.targets);
   }
 
-  /// Commits the gradient of the mean loss of the batch's tokens, parameter by parameter, last layer first.
+  /// Commits the gradient of the mean loss of the batch's tokens, times `loss_scale`, parameter by parameter, last
+  /// layer first.
   /// @param a Kept every block.
   /// @return The mean loss, in nats.
-  double train(const Batch& batch, Activations<S>& a, ActivationGradients<S>& d) {
+  double train(const Batch& batch, Activations<S>& a, ActivationGradients<S>& d, float loss_scale = 1) {
     const AttentionShape shape = shape_of(batch.tokens.size(), batch.length);
     const double total = loss(batch, a);
     d.arrange(shape);
-    cross_entropy_backward(batch.targets, a.logits);
+    cross_entropy_backward(batch.targets, a.logits, loss_scale);
     backward_head(a, d);
     for (std::size_t layer = dimensions_.layers; layer-- > 0;) {
       backward_mlp(layer, a, d);

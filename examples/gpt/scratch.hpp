@@ -42,7 +42,7 @@ class Scratch {
     } else {
       const Tensor<S> wide{memory_.get(), target.rows, target.columns};
       write(wide);
-      for (std::size_t i = 0; i < target.size(); ++i) target.data[i] = to_bfloat16(wide.data[i]);
+      for (std::size_t i = 0; i < target.size(); ++i) target.data[i] = narrow<E>(wide.data[i]);
     }
   }
 

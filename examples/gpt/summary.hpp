@@ -39,6 +39,7 @@ struct Summary {
   std::size_t parameters;
   double validation_loss;
   double training_seconds;
+  std::size_t skipped_steps;
   std::vector<Figures> ranks;   ///< After training, before validation.
   std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
 };
@@ -59,8 +60,9 @@ inline std::string describe(const Summary& s, const Options& o) {
   const double share =
       hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
   std::string text;
-  text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps in {}\n", s.parameters,
-                      o.ranks, o.stage, s.validation_loss, o.schedule.steps, describe_seconds(s.training_seconds));
+  text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps ({} skipped) in {}\n",
+                      s.parameters, o.ranks, o.stage, s.validation_loss, o.schedule.steps, s.skipped_steps,
+                      describe_seconds(s.training_seconds));
   text += "memory of the rank that needs most:\n";
   text += detail::describe_memory("device", s.ranks, &Figures::device_bytes, &Figures::peak_device_bytes,
                                   static_cast<double>(o.device_budget));

@@ -62,6 +62,7 @@ class Trainer {
     std::optional<double> validation_loss;
     for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
       StepMetrics metrics = make_step(step);
+      skipped_steps_ += metrics.skipped ? 1 : 0;
       const bool evaluates = options_.eval_every > 0 && metrics.step % options_.eval_every == 0;
       if (evaluates) {
         metrics.validation_loss = validation_loss = validate(estimate_rounds());
@@ -72,6 +73,9 @@ class Trainer {
       reports_->progress.show(metrics.step, metrics.loss, validation_loss, metrics.tokens_per_second, evaluates);
     }
   }
+
+  /// Steps without effect: a gradient was infinite or NaN.
+  std::size_t skipped_steps() const { return skipped_steps_; }
 
   /// The mean loss over the whole validation split.
   double validate() { return validate(windows_.rounds(ranks_)); }
@@ -115,7 +119,7 @@ class Trainer {
     double loss = 0;
     for (std::size_t i = 0; i < options_.micro_batches; ++i) {
       engine_.begin(zerospan::Pass::training);
-      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_);
+      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale());
     }
     const zerospan::StepOutcome outcome = engine_.step();
     const auto ranks = exchange(communicator_, "step report", StepReport{loss, figures_of(engine_, storage_)});
@@ -136,6 +140,7 @@ class Trainer {
         .learning_rate = learning_rate,
         .gradient_norm = outcome.gradient_norm,
         .skipped = outcome.skipped,
+        .loss_scale = double{outcome.loss_scale},
         .seconds = seconds,
         .tokens_per_second = static_cast<double>(options_.tokens_a_step()) / seconds,
         .bytes_read = change(&Figures::bytes_read),
@@ -184,6 +189,7 @@ class Trainer {
   BatchSampler sampler_;
   Windows windows_;
   std::vector<Figures> before_;
+  std::size_t skipped_steps_ = 0;
 };
 
 }  // namespace gpt

@@ -15,6 +15,11 @@ struct zerospan::ElementTraits<gpt::BFloat16> {
   static constexpr ElementType type = ElementType::bfloat16;
 };
 
+template <>
+struct zerospan::ElementTraits<gpt::Float16> {
+  static constexpr ElementType type = ElementType::float16;
+};
+
 template <zerospan::Element E>
 struct zerospan::TensorTraits<gpt::Tensor<E>> {
   using element_type = E;
@@ -27,4 +32,5 @@ struct zerospan::TensorTraits<gpt::Tensor<E>> {
   static E* data(const gpt::Tensor<E>& tensor) { return tensor.data; }
 };
 
-static_assert(zerospan::HostTensor<gpt::Tensor<float>> && zerospan::HostTensor<gpt::Tensor<gpt::BFloat16>>);
+static_assert(zerospan::HostTensor<gpt::Tensor<float>> && zerospan::HostTensor<gpt::Tensor<gpt::BFloat16>> &&
+              zerospan::HostTensor<gpt::Tensor<gpt::Float16>>);

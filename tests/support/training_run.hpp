@@ -79,6 +79,19 @@ auto with_stage(int stage, F f) {
   }
 }
 
+/// Calls `f` with an element of that type.
+template <class F>
+auto with_element(zerospan::ElementType type, F f) {
+  switch (type) {
+    case zerospan::ElementType::float32:
+      return f(float{});
+    case zerospan::ElementType::bfloat16:
+      return f(zerospan::bfloat16{});
+    default:
+      return f(zerospan::float16{});
+  }
+}
+
 /// A hash of the master weights (a collective). @throws if pieces are out of order.
 template <class Engine>
 std::uint64_t hash_masters(Engine& engine) {
@@ -275,8 +288,8 @@ TrainingResult train_on(Communicator& communicator, const Configuration& c) {
                                 memory.placement(c.parameters, c.gradients, c.optimizer),
                                 c.training.optimizer,
                                 engine_options(c)};
-    if (c.type == zerospan::ElementType::float32) return train_rank<float>(engine, communicator, c, full_route());
-    return train_rank<zerospan::bfloat16>(engine, communicator, c, full_route());
+    return with_element(
+        c.type, [&](auto element) { return train_rank<decltype(element)>(engine, communicator, c, full_route()); });
   });
   if (memory.device.memory().peak() > memory.device.memory().capacity() ||
       memory.device.host_memory().peak() > memory.device.host_memory().capacity()) {
@@ -305,12 +318,11 @@ TrainingResult train(const Configuration& c) {
 
 /// The same training, written down without an engine.
 inline TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps) {
-  const auto run = [&](auto training) {
+  return with_element(type, [&](auto element) {
+    ReplicatedTraining<decltype(element)> training{options};
     for (int step = 0; step < steps; ++step) training.step(full_route());
     return training.result();
-  };
-  if (type == zerospan::ElementType::float32) return run(ReplicatedTraining<float>{options});
-  return run(ReplicatedTraining<zerospan::bfloat16>{options});
+  });
 }
 
 }  // namespace zerospan_test

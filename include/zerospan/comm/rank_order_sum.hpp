@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <type_traits>
 
@@ -61,13 +62,15 @@ inline void rank_order_sum(std::span<const std::byte* const> inputs, ElementType
   if (elements == 0) return;
   if (inputs.size() == 1 && input_type == output_type) {
     if (output != inputs[0]) std::memcpy(output, inputs[0], elements * element_bytes(input_type));
-  } else if (input_type == ElementType::float32) {
-    detail::sum_in_rank_order<ElementType::float32, ElementType::float32>(inputs, output, elements);
-  } else if (output_type == ElementType::float32) {
-    detail::sum_in_rank_order<ElementType::bfloat16, ElementType::float32>(inputs, output, elements);
-  } else {
-    detail::sum_in_rank_order<ElementType::bfloat16, ElementType::bfloat16>(inputs, output, elements);
+    return;
   }
+  detail::dispatch_element_type(input_type, [&](auto type) {
+    if (output_type == ElementType::float32) {
+      detail::sum_in_rank_order<type.value, ElementType::float32>(inputs, output, elements);
+    } else {
+      detail::sum_in_rank_order<type.value, type.value>(inputs, output, elements);
+    }
+  });
 }
 
 }  // namespace zerospan::inline v0

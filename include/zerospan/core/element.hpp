@@ -2,43 +2,34 @@
 /// The element types that tensors may have, and how a host's own type says which one it is.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
+#include <zerospan/core/bfloat16.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/float16.hpp>
 
 namespace zerospan::inline v0 {
 
 /// The storage formats of parameters and gradients.
-enum class ElementType : std::uint8_t { float32, bfloat16 };
+enum class ElementType : std::uint8_t { float32, bfloat16, float16 };
 
 /// Bytes of one element.
 constexpr std::size_t element_bytes(ElementType type) noexcept { return type == ElementType::float32 ? 4 : 2; }
 
 constexpr const char* to_string(ElementType type) noexcept {
-  return type == ElementType::float32 ? "float32" : "bfloat16";
+  switch (type) {
+    case ElementType::float32:
+      return "float32";
+    case ElementType::bfloat16:
+      return "bfloat16";
+    case ElementType::float16:
+      break;
+  }
+  return "float16";
 }
-
-/// The upper half of an IEEE binary32; conversion rounds to nearest, ties to even, and keeps NaN.
-struct bfloat16 {
-  std::uint16_t bits = 0;
-
-  bfloat16() = default;
-  constexpr explicit bfloat16(float value) noexcept : bits{round(std::bit_cast<std::uint32_t>(value))} {}
-  constexpr explicit operator float() const noexcept {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-  }
-
-  /// The bits of the bfloat16 nearest to the binary32 with the bits `word`.
-  static constexpr std::uint16_t round(std::uint32_t word) noexcept {
-    const bool is_nan = (word & 0x7fffffffU) > 0x7f800000U;
-    const std::uint32_t rounded = word + 0x7fffU + ((word >> 16) & 1U);
-    return static_cast<std::uint16_t>(is_nan ? (word >> 16) | 0x40U : rounded >> 16);
-  }
-};
 
 /// Says which storage format `E` is. A host framework specializes it for its own 16-bit type:
 /// @code
@@ -58,6 +49,11 @@ struct ElementTraits<bfloat16> {
   static constexpr ElementType type = ElementType::bfloat16;
 };
 
+template <>
+struct ElementTraits<float16> {
+  static constexpr ElementType type = ElementType::float16;
+};
+
 /// A type whose objects are stored in one of the known formats.
 ///
 /// @concept
@@ -69,6 +65,6 @@ concept Element = std::is_trivially_copyable_v<E> && requires {
   requires sizeof(E) == element_bytes(ElementTraits<E>::type);
 };
 
-static_assert(Element<float> && Element<bfloat16> && !Element<double>);
+static_assert(Element<float> && Element<bfloat16> && Element<float16> && !Element<double>);
 
 }  // namespace zerospan::inline v0

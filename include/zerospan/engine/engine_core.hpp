@@ -116,18 +116,21 @@ struct EngineCore {
   /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
   void check_options_agree() {
     std::size_t fingerprint = 0;
+    const auto bits = [](float value) { return std::uint64_t{std::bit_cast<std::uint32_t>(value)}; };
+    const DynamicLossScale scale = options.loss_scale.value_or(DynamicLossScale{.initial = 0});
     for (const std::uint64_t part :
          {options.seed, std::uint64_t{options.micro_batches}, std::uint64_t{options.persistence_threshold.count},
-          std::uint64_t{std::bit_cast<std::uint32_t>(options.max_gradient_norm)}, std::uint64_t{options.prefetch.count},
-          static_cast<std::uint64_t>(options.partition)}) {
+          bits(options.max_gradient_norm), std::uint64_t{options.prefetch.count},
+          static_cast<std::uint64_t>(options.partition), bits(scale.initial), bits(scale.growth_factor),
+          bits(scale.backoff_factor), std::uint64_t{scale.growth_interval}, bits(scale.minimum), bits(scale.maximum)}) {
       fingerprint = philox(fingerprint, 0, part)[0] | std::size_t{1};
     }
     const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
     for (std::size_t r = 0; r < all.size(); ++r) {
       if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
       throw_configuration_error("rank " + std::to_string(r) +
-                                " was given other options than rank 0: seed, micro-batches, gradient norm, partition, "
-                                "persistence threshold and prefetch are the same on every rank");
+                                " was given other options than rank 0: seed, micro-batches, gradient norm, loss scale, "
+                                "partition, persistence threshold and prefetch are the same on every rank");
     }
   }
 

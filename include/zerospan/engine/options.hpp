@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/engine/loss_scale.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -30,6 +32,10 @@ struct EngineOptions {
 
   /// Clips the global norm of the mean gradient.
   float max_gradient_norm = std::numeric_limits<float>::infinity();
+
+  /// Where given, gradients are those of the loss multiplied by `ZeroEngine::loss_scale()`; the step divides by it. For
+  /// float16; the other types have the range of a float. None: gradients are those of the loss.
+  std::optional<DynamicLossScale> loss_scale = std::nullopt;
 
   /// Seeds the initializers.
   std::uint64_t seed = 0;

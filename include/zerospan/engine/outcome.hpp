@@ -17,8 +17,11 @@ enum class Pass : std::uint8_t { training, evaluation };
 
 struct StepOutcome {
   std::int64_t step;     ///< Steps made, this one included.
-  double gradient_norm;  ///< Of the mean gradient, over all ranks and parameters, before clipping.
+  double gradient_norm;  ///< Of the mean gradient, unscaled, over all ranks and parameters, before clipping; or NaN.
   bool skipped;          ///< A gradient was infinite or NaN on some rank: nothing was updated, on any rank.
+  std::int64_t skipped_in_a_row;  ///< Steps skipped since the last good one, this one included.
+  float loss_scale;               ///< By which this step's gradients were multiplied; 1 without loss scaling.
+  float next_loss_scale;          ///< By which the next step's are to be.
 };
 
 /// Totals since the engine was made, of this rank.

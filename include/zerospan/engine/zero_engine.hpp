@@ -47,8 +47,10 @@ class ZeroEngine {
   ~ZeroEngine() { store_->close(std::uncaught_exceptions() > exceptions_); }
 
   /// Updates every parameter whose gradient was committed since the last step: clips by the global norm, updates each
-  /// shard on its tier, publishes. A collective; it ends when everything is at rest again.
-  /// @throws LeaseError while leases are held; any asynchronous error so far.
+  /// shard on its tier, publishes. A collective; it ends when everything is at rest again. If a gradient is infinite or
+  /// NaN on any rank, all ranks skip the step: but for its number and the loss scale, it was never made.
+  /// @throws LeaseError while leases are held; ConfigurationError if the optimizer's states have changed their size;
+  /// any asynchronous error so far.
   StepOutcome step() { return store_->step(); }
 
   /// Begins a pass through the model. Optional: it keeps the traces of training and evaluation apart, so that each is
@@ -56,7 +58,10 @@ class ZeroEngine {
   /// prefetched: begin a pass for each micro-batch, or for each batch of an evaluation, where they are long.
   void begin(Pass pass) { store_->begin(pass); }
 
-  /// The optimizer's settings, to change between steps.
+  /// What the host multiplies its loss by, until the next step; 1 without loss scaling. The same on every rank.
+  float loss_scale() const noexcept { return store_->loss_scale(); }
+
+  /// The optimizer's settings, to change between steps; not what the size of its states depends on.
   O& optimizer() noexcept { return store_->optimizer(); }
 
   /// Streams the fp32 master weights of the whole model past `visitor`, in declaration order, on every rank (a
@@ -88,6 +93,7 @@ class ZeroEngine {
     if (options.micro_batches == 0) throw_configuration_error("a step has at least one micro-batch");
     if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");
     if (!(options.max_gradient_norm > 0)) throw_configuration_error("the largest gradient norm must be positive");
+    if (options.loss_scale) options.loss_scale->validate();
     if constexpr (requires { optimizer.validate(); }) optimizer.validate();
   }
 

@@ -21,6 +21,7 @@
 #include <zerospan/engine/gather_path.hpp>
 #include <zerospan/engine/gradient_access.hpp>
 #include <zerospan/engine/lease_table.hpp>
+#include <zerospan/engine/loss_scale.hpp>
 #include <zerospan/engine/master_access.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
@@ -47,7 +48,9 @@ class ZeroStore final : public ParameterStore {
         readers_{core_, gathers_, leases_},
         writers_{core_, gathers_, leases_},
         gradients_{core_, leases_},
-        step_ring_{core_} {}
+        step_ring_{core_},
+        loss_scale_{options.loss_scale},
+        state_bytes_{optimizer_.state_bytes(block_elements)} {}
 
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this};
@@ -144,6 +147,9 @@ class ZeroStore final : public ParameterStore {
     const Call call{*this};
     seal();
     leases_.check_nothing_held("step()");
+    if (optimizer_.state_bytes(block_elements) != state_bytes_) {
+      throw_configuration_error("the optimizer's states have changed their size since the engine was made");
+    }
     pipeline_->end_pass();
     gradients_.join_uses();
     const double norm = gradient_norm();
@@ -156,7 +162,10 @@ class ZeroStore final : public ParameterStore {
     }
     gradients_.forget();
     pipeline_->begin_pass(static_cast<std::uint8_t>(Pass::training));
-    return {++steps_, norm, !finite};
+    const float scale = loss_scale_.value();
+    loss_scale_.advance(finite);
+    skipped_in_a_row_ = finite ? 0 : skipped_in_a_row_ + 1;
+    return {++steps_, norm, !finite, skipped_in_a_row_, scale, loss_scale_.value()};
   }
 
   void begin(Pass pass) {
@@ -174,6 +183,8 @@ class ZeroStore final : public ParameterStore {
     seal();
     MasterAccess<C, D>{core_}.visit(visitor);
   }
+
+  float loss_scale() const noexcept { return loss_scale_.value(); }
 
   O& optimizer() noexcept { return optimizer_; }
 
@@ -286,8 +297,10 @@ class ZeroStore final : public ParameterStore {
     leases_.remove(id);
   }
 
-  /// The factor from a sum over ranks and micro-batches to the mean.
-  double mean_factor() const { return 1.0 / static_cast<double>(core_.ranks() * core_.options.micro_batches); }
+  /// The factor from a sum over ranks and micro-batches to the mean, unscaled.
+  double mean_factor() const {
+    return 1.0 / static_cast<double>(core_.ranks() * core_.options.micro_batches) / double{loss_scale_.value()};
+  }
 
   /// Of the mean gradient; waits for the accumulators.
   double gradient_norm() {
@@ -315,7 +328,10 @@ class ZeroStore final : public ParameterStore {
   GradientAccess<C, D> gradients_;
   StepRing<C, D> step_ring_;
   std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
+  LossScale loss_scale_;
+  std::size_t state_bytes_;  ///< Of a block.
   std::int64_t steps_ = 0;
+  std::int64_t skipped_in_a_row_ = 0;
   bool closed_ = false;
 };
 

@@ -4,16 +4,15 @@
 
 #include <cmath>
 #include <cstddef>
-#include <string>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/convert.hpp>
 #include <zerospan/core/cpu.hpp>
 #include <zerospan/core/element.hpp>
-#include <zerospan/core/error.hpp>
 #include <zerospan/optimizer/adamw_kernel.hpp>
 #include <zerospan/optimizer/adamw_kernel_avx2.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/settings.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -38,16 +37,12 @@ struct AdamW {
   /// negative or not finite, a beta outside [0, 1), an epsilon that is not positive and finite (elements without
   /// gradient would become NaN).
   void validate() const {
-    const auto require = [](bool sound, const char* name, float value, const char* range) {
-      if (!sound) throw_configuration_error(std::string{"AdamW: "} + name + " is " + std::to_string(value) + range);
-    };
-    const auto is_rate = [](float value) { return std::isfinite(value) && value >= 0; };
-    const auto is_beta = [](float value) { return value >= 0 && value < 1; };
-    require(is_rate(learning_rate), "learning_rate", learning_rate, ", not finite and at least 0");
-    require(is_beta(beta1), "beta1", beta1, ", not in [0, 1)");
-    require(is_beta(beta2), "beta2", beta2, ", not in [0, 1)");
-    require(std::isfinite(epsilon) && epsilon > 0, "epsilon", epsilon, ", not finite and positive");
-    require(is_rate(weight_decay), "weight_decay", weight_decay, ", not finite and at least 0");
+    const detail::Settings settings{"AdamW"};
+    settings.require_rate("learning_rate", learning_rate);
+    settings.require_beta("beta1", beta1);
+    settings.require_beta("beta2", beta2);
+    settings.require(std::isfinite(epsilon) && epsilon > 0, "epsilon", epsilon, ", not finite and positive");
+    settings.require_rate("weight_decay", weight_decay);
   }
 
   /// Bytes of m and v for `elements` elements.
@@ -58,7 +53,7 @@ struct AdamW {
 
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
   void update(const ShardUpdate& shard, InstructionSet set) const {
-    if (shard.step < 1) throw_configuration_error("AdamW: update " + std::to_string(shard.step) + "; the first is 1");
+    detail::Settings{"AdamW"}.require_step(shard.step);
     const detail::AdamWCoefficients numbers = coefficients(shard);
     auto* const moments = reinterpret_cast<float*>(shard.states);
     const detail::AdamWArrays arrays{.master = shard.master + shard.first,

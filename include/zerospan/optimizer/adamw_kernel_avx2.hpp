@@ -15,7 +15,7 @@ namespace zerospan::inline v0::detail::avx2 {
 
 /// The coefficients, each in all lanes of a register.
 struct AdamWVectors {
-  [[gnu::target("avx2,fma"), gnu::always_inline]] inline explicit AdamWVectors(const AdamWCoefficients& c) noexcept
+  [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline explicit AdamWVectors(const AdamWCoefficients& c) noexcept
       : gradient_scale{_mm256_set1_ps(c.gradient_scale)},
         beta1{_mm256_set1_ps(c.beta1)},
         one_minus_beta1{_mm256_set1_ps(c.one_minus_beta1)},
@@ -32,8 +32,9 @@ struct AdamWVectors {
 
 /// `adamw_scalar`, operation by operation, for eight elements. @return the new master weights, stored already.
 template <ElementType Gradient>
-[[gnu::target("avx2,fma"), gnu::always_inline]] inline __m256 adamw8(const AdamWVectors& c, const AdamWArrays& arrays,
-                                                                     std::size_t i) noexcept {
+[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline __m256 adamw8(const AdamWVectors& c,
+                                                                          const AdamWArrays& arrays,
+                                                                          std::size_t i) noexcept {
   const __m256 old_m = _mm256_loadu_ps(arrays.first_moment + i);
   const __m256 old_v = _mm256_loadu_ps(arrays.second_moment + i);
   const __m256 old_p = _mm256_loadu_ps(arrays.master + i);
@@ -51,8 +52,8 @@ template <ElementType Gradient>
 /// Asks for the cache lines of element `i`: five streams at once are more than the hardware keeps ahead of, and it
 /// stops at page boundaries.
 template <ElementType Gradient, ElementType Parameter>
-[[gnu::target("avx2,fma"), gnu::always_inline]] inline void prefetch(const AdamWArrays& arrays,
-                                                                     std::size_t i) noexcept {
+[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline void prefetch(const AdamWArrays& arrays,
+                                                                          std::size_t i) noexcept {
   _mm_prefetch(reinterpret_cast<const char*>(arrays.first_moment + i), _MM_HINT_T0);
   _mm_prefetch(reinterpret_cast<const char*>(arrays.second_moment + i), _MM_HINT_T0);
   _mm_prefetch(reinterpret_cast<const char*>(arrays.master + i), _MM_HINT_T0);
@@ -62,8 +63,8 @@ template <ElementType Gradient, ElementType Parameter>
 
 /// Updates `n` elements; the tail is the scalar body itself.
 template <ElementType Gradient, ElementType Parameter>
-[[gnu::target("avx2,fma")]] inline void adamw(const AdamWCoefficients& c, const AdamWArrays& arrays,
-                                              std::size_t n) noexcept {
+[[gnu::target("avx2,fma,f16c")]] inline void adamw(const AdamWCoefficients& c, const AdamWArrays& arrays,
+                                                   std::size_t n) noexcept {
   constexpr std::size_t ahead = 128;  // 8 cache lines of each fp32 array
   const AdamWVectors vectors{c};
   std::size_t i = 0;

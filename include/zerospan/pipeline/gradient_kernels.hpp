@@ -26,8 +26,8 @@ namespace avx2 {
 
 /// Both kernels treat the elements below the last multiple of their width. @return how many.
 template <ElementType Type>
-[[gnu::target("avx2,fma")]] inline std::size_t accumulate(float* accumulator, const std::byte* gradient,
-                                                          std::size_t n) noexcept {
+[[gnu::target("avx2,fma,f16c")]] inline std::size_t accumulate(float* accumulator, const std::byte* gradient,
+                                                               std::size_t n) noexcept {
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     _mm256_storeu_ps(accumulator + i, _mm256_add_ps(_mm256_loadu_ps(accumulator + i), load8<Type>(gradient, i)));
@@ -36,8 +36,8 @@ template <ElementType Type>
 }
 
 template <ElementType Type>
-[[gnu::target("avx2,fma")]] inline std::size_t add_squares(NormLanes& lanes, const std::byte* values,
-                                                           std::size_t n) noexcept {
+[[gnu::target("avx2,fma,f16c")]] inline std::size_t add_squares(NormLanes& lanes, const std::byte* values,
+                                                                std::size_t n) noexcept {
   __m256d sum0 = _mm256_setzero_pd();
   __m256d sum1 = _mm256_setzero_pd();
   __m256d sum2 = _mm256_setzero_pd();

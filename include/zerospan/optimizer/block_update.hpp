@@ -1,0 +1,110 @@
+/// @file
+/// Updates block by block: what an optimizer needs that computes element by element, in fp32.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <type_traits>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/convert.hpp>
+#include <zerospan/core/cpu.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+
+namespace zerospan::inline v0 {
+
+/// A block of a run, its gradient widened and scaled.
+struct BlockUpdate {
+  float* master;  ///< Updated in place.
+  float* state;   ///< The first fp32 state, updated in place; the next ones are `capacity` further each. May be null
+                  ///< without states.
+  std::size_t capacity;   ///< Elements of the sub-group.
+  const float* gradient;  ///< The mean gradient, clipped, in fp32.
+  std::size_t elements;   ///< `block_elements`, or fewer at the end of a run.
+};
+
+/// Calls `update(block)` for the blocks of a run, in order, and writes the elements it leaves in `block.master`,
+/// rounded to the parameter's type. Gradients are widened, and elements rounded, while they are in the first-level
+/// cache: an update is one pass over memory, and knows of no type but float.
+/// @param set One that this processor has.
+template <class F>
+  requires std::invocable<F&, const BlockUpdate&>
+void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = best_instruction_set()) {
+  alignas(64) std::array<float, block_elements> gradient{};
+  for (std::size_t done = 0; done < shard.elements; done += block_elements) {
+    const std::size_t count = std::min(block_elements, shard.elements - done);
+    to_float(shard.gradient_type, shard.gradient + done * element_bytes(shard.gradient_type), gradient.data(), count,
+             set);
+    for (float& g : gradient) g *= shard.gradient_scale;
+    const std::size_t first = shard.first + done;
+    update(BlockUpdate{.master = shard.master + first,
+                       .state = shard.states ? reinterpret_cast<float*>(shard.states) + first : nullptr,
+                       .capacity = shard.capacity,
+                       .gradient = gradient.data(),
+                       .elements = count});
+    from_float(shard.master + first, shard.parameter_type, shard.parameter + done * element_bytes(shard.parameter_type),
+               count, set);
+  }
+}
+
+namespace detail {
+
+/// A rule is the arithmetic of an optimizer: `rule(weight, gradient, state)` returns the new weight, and changes the
+/// state in place. A product that is added to something stands in an explicit fma, so that no compiler can contract it:
+/// whatever the rule is compiled for, it gives the same bits.
+template <class Rule, class Count>
+[[gnu::always_inline]] inline void apply_rule(const Rule& rule, float* __restrict master, float* __restrict state,
+                                              const float* __restrict gradient, Count n) noexcept {
+  for (std::size_t i = 0; i < n; ++i) {
+    if constexpr (Rule::has_state) {
+      float s = state[i];
+      master[i] = rule(master[i], gradient[i], s);
+      state[i] = s;
+    } else {
+      master[i] = rule(master[i], gradient[i]);
+    }
+  }
+}
+
+/// The count of a whole block is a constant, so that its loop vectorizes at every optimization level.
+template <class Rule>
+[[gnu::always_inline]] inline void apply_rule(const Rule& rule, const BlockUpdate& block) noexcept {
+  if (block.elements == block_elements) {
+    using Whole = std::integral_constant<std::size_t, block_elements>;
+    apply_rule(rule, block.master, block.state, block.gradient, Whole{});
+  } else {
+    apply_rule(rule, block.master, block.state, block.gradient, block.elements);
+  }
+}
+
+#if defined(__x86_64__)
+namespace avx2 {
+
+template <class Rule>
+[[gnu::target("avx2,fma,f16c")]] inline void apply_rule(const Rule& rule, const BlockUpdate& block) noexcept {
+  detail::apply_rule(rule, block);
+}
+
+}  // namespace avx2
+#endif
+
+/// Updates a run by a rule, compiled for `set`.
+template <class Rule>
+void update_by_rule(const ShardUpdate& shard, const Rule& rule, InstructionSet set) {
+  update_blocks(
+      shard,
+      [&](const BlockUpdate& block) {
+#if defined(__x86_64__)
+        if (set == InstructionSet::avx2) return avx2::apply_rule(rule, block);
+#endif
+        apply_rule(rule, block);
+      },
+      set);
+}
+
+}  // namespace detail
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,92 @@
+/// @file
+/// Lion: steps of one length, along the sign of an averaged gradient.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/cpu.hpp>
+#include <zerospan/optimizer/block_update.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/settings.hpp>
+
+namespace zerospan::inline v0 {
+
+namespace detail {
+
+/// The numbers of one update by Lion, the same for every element.
+struct LionRule {
+  static constexpr bool has_state = true;
+  float beta1;
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float keep;  ///< 1 - learning rate * weight decay
+  float rate;
+
+  [[gnu::always_inline]] inline float operator()(float p, float g, float& m) const noexcept {
+    const float direction = std::fma(beta1, m, one_minus_beta1 * g);
+    m = std::fma(beta2, m, one_minus_beta2 * g);
+    return std::fma(-rate, sign(direction), p * keep);
+  }
+
+  /// 1, -1, or `x` itself: zero, or NaN. Both comparisons are made, so that the choice vectorizes.
+  [[gnu::always_inline]] static float sign(float x) noexcept {
+    const bool is_positive = x > 0;
+    const bool is_negative = x < 0;
+    const float rest = is_negative ? -1.0F : x;
+    return is_positive ? 1.0F : rest;
+  }
+};
+
+}  // namespace detail
+
+/// Lion (Chen et al., arXiv 2302.06675, algorithm 2). With the scaled gradient g, for each element:
+/// @code
+/// p = (1 - lr wd) p - lr sign(beta1 m + (1 - beta1) g)
+/// m = beta2 m + (1 - beta2) g
+/// @endcode
+/// where lr = learning_rate * group.learning_rate_factor and wd = weight_decay * group.weight_decay_factor. Compared to
+/// AdamW's, its learning rate is 3 to 10 times smaller, its weight decay as many times larger (section 5). States: m,
+/// fp32: 4 bytes an element, half of AdamW's.
+struct Lion {
+  float learning_rate = 1e-4F;
+  float beta1 = 0.9F;
+  float beta2 = 0.99F;
+  float weight_decay = 0.0F;
+
+  /// @throws ConfigurationError that names the first setting without sense: a learning rate or weight decay that is
+  /// negative or not finite, a beta outside [0, 1).
+  void validate() const {
+    const detail::Settings settings{"Lion"};
+    settings.require_rate("learning_rate", learning_rate);
+    settings.require_beta("beta1", beta1);
+    settings.require_beta("beta2", beta2);
+    settings.require_rate("weight_decay", weight_decay);
+  }
+
+  /// Bytes of m for `elements` elements.
+  std::size_t state_bytes(std::size_t elements) const noexcept { return sizeof(float) * elements; }
+
+  /// One update of a run. @throws ConfigurationError if `shard.step` is not positive.
+  void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
+
+  /// The same bits, by a body of the caller's choice. @param set One that this processor has.
+  void update(const ShardUpdate& shard, InstructionSet set) const {
+    detail::Settings{"Lion"}.require_step(shard.step);
+    const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
+    const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
+    const detail::LionRule rule{.beta1 = beta1,
+                                .one_minus_beta1 = static_cast<float>(1.0 - double{beta1}),
+                                .beta2 = beta2,
+                                .one_minus_beta2 = static_cast<float>(1.0 - double{beta2}),
+                                .keep = static_cast<float>(std::fma(-rate, decay_rate, 1.0)),
+                                .rate = static_cast<float>(rate)};
+    detail::update_by_rule(shard, rule, set);
+  }
+};
+
+static_assert(Optimizer<Lion>);
+
+}  // namespace zerospan::inline v0

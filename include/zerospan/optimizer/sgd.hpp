@@ -1,0 +1,131 @@
+/// @file
+/// Stochastic gradient descent, with momentum.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/cpu.hpp>
+#include <zerospan/optimizer/block_update.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/settings.hpp>
+
+namespace zerospan::inline v0 {
+
+/// How a weight decays.
+enum class WeightDecay : std::uint8_t {
+  coupled,    ///< As a part of the gradient: L2 regularization.
+  decoupled,  ///< Beside the gradient (Loshchilov and Hutter, arXiv 1711.05101).
+};
+
+/// What a step follows.
+enum class Momentum : std::uint8_t {
+  classical,  ///< The momentum.
+  nesterov,   ///< The gradient, and where the momentum will lead (Sutskever et al., ICML 2013, in PyTorch's form).
+};
+
+namespace detail {
+
+/// The numbers of one update by Sgd, the same for every element.
+struct SgdCoefficients {
+  float coupled_decay;
+  float momentum;
+  float gradient_share;  ///< 1 - dampening; 1 in the first update.
+  float along_momentum;  ///< The step is along_momentum * momentum + along_gradient * gradient.
+  float along_gradient;
+  float keep;  ///< 1 - learning rate * decoupled decay
+  float rate;
+};
+
+struct SgdRule {
+  static constexpr bool has_state = false;
+  SgdCoefficients c;
+
+  [[gnu::always_inline]] inline float operator()(float p, float gradient) const noexcept {
+    return std::fma(-c.rate, std::fma(c.coupled_decay, p, gradient), p * c.keep);
+  }
+};
+
+struct MomentumRule {
+  static constexpr bool has_state = true;
+  SgdCoefficients c;
+
+  [[gnu::always_inline]] inline float operator()(float p, float gradient, float& b) const noexcept {
+    const float g = std::fma(c.coupled_decay, p, gradient);
+    b = std::fma(c.momentum, b, c.gradient_share * g);
+    return std::fma(-c.rate, std::fma(c.along_momentum, b, c.along_gradient * g), p * c.keep);
+  }
+};
+
+}  // namespace detail
+
+/// Stochastic gradient descent, in the form that PyTorch computes (torch.optim.SGD). With the scaled gradient g, for
+/// each element:
+/// @code
+/// g = g + wd p                                  // coupled decay
+/// b = momentum b + (1 - dampening) g            // in the first update: b = g
+/// p = p - lr b                                  // classical; without momentum: p - lr g
+/// p = p - lr (g + momentum b)                   // nesterov
+/// @endcode
+/// where lr = learning_rate * group.learning_rate_factor and wd = weight_decay * group.weight_decay_factor; decoupled
+/// decay replaces p by (1 - lr wd) p and leaves g alone. States: b, fp32: 4 bytes an element; without momentum none.
+struct Sgd {
+  float learning_rate = 1e-3F;
+  float momentum = 0.0F;  ///< Whether it is 0 is settled when parameters are declared.
+  float dampening = 0.0F;
+  Momentum kind = Momentum::classical;
+  float weight_decay = 0.0F;
+  WeightDecay decay = WeightDecay::coupled;
+
+  /// @throws ConfigurationError that names the first setting without sense: a learning rate or weight decay that is
+  /// negative or not finite, a momentum outside [0, 1), a dampening outside [0, 1]; Nesterov's momentum that is 0 or
+  /// dampened.
+  void validate() const {
+    const detail::Settings settings{"Sgd"};
+    settings.require_rate("learning_rate", learning_rate);
+    settings.require_beta("momentum", momentum);
+    settings.require(dampening >= 0 && dampening <= 1, "dampening", dampening, ", not in [0, 1]");
+    settings.require_rate("weight_decay", weight_decay);
+    if (kind == Momentum::nesterov) {
+      settings.require(momentum > 0, "momentum", momentum, ", but nesterov needs some");
+      settings.require(dampening == 0, "dampening", dampening, ", but nesterov takes none");
+    }
+  }
+
+  /// Bytes of b for `elements` elements.
+  std::size_t state_bytes(std::size_t elements) const noexcept { return momentum > 0 ? sizeof(float) * elements : 0; }
+
+  /// One update of a run. @throws ConfigurationError if `shard.step` is not positive.
+  void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
+
+  /// The same bits, by a body of the caller's choice. @param set One that this processor has.
+  void update(const ShardUpdate& shard, InstructionSet set) const {
+    detail::Settings{"Sgd"}.require_step(shard.step);
+    if (momentum > 0) {
+      detail::update_by_rule(shard, detail::MomentumRule{coefficients(shard)}, set);
+    } else {
+      detail::update_by_rule(shard, detail::SgdRule{coefficients(shard)}, set);
+    }
+  }
+
+ private:
+  detail::SgdCoefficients coefficients(const ShardUpdate& shard) const {
+    const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
+    const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
+    const bool is_coupled = decay == WeightDecay::coupled;
+    const bool looks_ahead = kind == Momentum::nesterov;
+    return {.coupled_decay = is_coupled ? static_cast<float>(decay_rate) : 0.0F,
+            .momentum = momentum,
+            .gradient_share = shard.step == 1 ? 1.0F : static_cast<float>(1.0 - double{dampening}),
+            .along_momentum = looks_ahead ? momentum : 1.0F,
+            .along_gradient = looks_ahead ? 1.0F : 0.0F,
+            .keep = is_coupled ? 1.0F : static_cast<float>(std::fma(-rate, decay_rate, 1.0)),
+            .rate = static_cast<float>(rate)};
+  }
+};
+
+static_assert(Optimizer<Sgd>);
+
+}  // namespace zerospan::inline v0
