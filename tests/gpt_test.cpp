@@ -81,22 +81,25 @@ constexpr double not_written = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
-TEST_CASE("a linear layer's gradients are those of finite differences") {
+TEST_CASE("a linear layer's gradients are those of finite differences, in one tile or several") {
   constexpr std::size_t n = 5, in = 3, out = 4;
-  Values x = random_values(n * in, 1), weight = random_values(out * in, 2), bias = random_values(out, 3);
-  const auto loss = [&] {
-    Values y(n * out, not_written);
-    gpt::linear_forward<double>(matrix(x, n, in), matrix(weight, out, in), matrix(bias, 1, out), matrix(y, n, out));
-    return project(y);
-  };
-  Values dy = random_values(n * out, 99);
-  Values dx(n * in, not_written), dweight(out * in, not_written), dbias(out, not_written);
-  gpt::linear_backward_weight<double>(matrix(x, n, in), matrix(dy, n, out), matrix(dweight, out, in));
-  gpt::linear_backward_bias<double>(matrix(dy, n, out), matrix(dbias, 1, out));
-  gpt::linear_backward_input<double>(matrix(dy, n, out), matrix(weight, out, in), matrix(dx, n, in));
-  check_gradient(x, dx, loss);
-  check_gradient(weight, dweight, loss);
-  check_gradient(bias, dbias, loss);
+  for (const std::size_t tiles : {1U, 3U}) {
+    gpt::PlainStore<double> store{2};
+    const gpt::Linear<gpt::PlainParameter<double>> linear{store, "linear", out, in, tiles, 1.0F};
+    store.entries().back().values = random_values(out, 3);  // the bias
+    gpt::Scratch<double> scratch{0};
+    Values x = random_values(n * in, 1);
+    const auto loss = [&] {
+      Values y(n * out, not_written);
+      linear.forward(matrix(x, n, in), matrix(y, n, out), scratch);
+      return project(y);
+    };
+    Values dy = random_values(n * out, 99), dx(n * in, not_written);
+    linear.backward(matrix(x, n, in), matrix(dy, n, out), matrix(dx, n, in), scratch);
+    check_gradient(x, dx, loss);
+    CHECK(store.entries().size() == tiles + 1);
+    for (auto& entry : store.entries()) check_gradient(entry.values, Values{entry.gradient}, loss);
+  }
 }
 
 TEST_CASE("layer normalization's gradients are those of finite differences, added to the residual's") {
@@ -231,7 +234,9 @@ TEST_CASE("cross-entropy's gradient is that of finite differences, and its value
 }
 
 TEST_CASE("the whole model's gradients are those of finite differences, the tied head's included") {
-  constexpr gpt::Dimensions dimensions{.layers = 2, .heads = 2, .width = 8, .context = 6};
+  gpt::Dimensions dimensions{.layers = 2, .heads = 2, .width = 8, .context = 6};
+  SUBCASE("whole") {}
+  SUBCASE("in tiles") { dimensions.tiles = 3; }
   gpt::PlainStore<double> store{7};
   gpt::Model<gpt::PlainParameter<double>> model{store, dimensions};
   for (auto& entry : store.entries()) {  // biases of zero and weights of one would hide mistakes
@@ -248,7 +253,7 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
   const double mean = model.train(batch, activations, gradients);
   const auto loss = [&] { return model.loss(batch, evaluation) / 10.0; };
   CHECK(mean == loss());
-  CHECK(store.entries().size() == 2 + 2 * 12 + 2);
+  CHECK(store.entries().size() == 2 + dimensions.layers * (8 + 4 * dimensions.tiles) + 2);
   for (auto& entry : store.entries()) {
     CAPTURE(entry.name);
     check_gradient(entry.values, Values{entry.gradient}, loss, 1e-7);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -87,6 +88,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--stage", "4"},
                                                     {"--ranks", "none"},
                                                     {"--stage", "1", "--parameters", "nvme"},
+                                                    {"--tiles", "129", "--width", "128"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -105,36 +107,46 @@ TEST_CASE("an impossible budget is refused: what, how many bytes short, what wou
   CHECK(run.errors.find("bytes short; raise the device budget") != std::string::npos);
 }
 
+/// Trains a small model. @return its metrics.
+std::vector<nlohmann::json> train_small(const zerospan_test::ScratchDirectory& scratch,
+                                        std::vector<std::string> arguments) {
+  const std::string metrics = scratch.path() + "/metrics";
+  arguments.insert(arguments.end(), {"--text",          write_text(scratch),
+                                     "--layers",        "2",
+                                     "--heads",         "2",
+                                     "--width",         "64",
+                                     "--context",       "16",
+                                     "--batch",         "2",
+                                     "--steps",         "4",
+                                     "--micro-batches", "2",
+                                     "--sample",        "20",
+                                     "--warmup",        "1",
+                                     "--eval-every",    "2",
+                                     "--trace",         scratch.path() + "/trace",
+                                     "--metrics",       metrics});
+  const Run run = train_gpt(scratch, arguments);
+  INFO(run.errors);
+  REQUIRE(run.exit_code == 0);
+  return lines(metrics);
+}
+
 TEST_CASE("stages agree, and the metrics, the sample and the timeline are there") {
   const zerospan_test::ScratchDirectory scratch;
-  const std::string text = write_text(scratch);
-  const std::string metrics = scratch.path() + "/metrics";
-  const std::string trace = scratch.path() + "/trace";
-  const auto train = [&](std::vector<std::string> arguments) {
-    arguments.insert(
-        arguments.end(),
-        {"--text",       text, "--layers",        "2",     "--heads", "2",  "--width",  "64", "--context", "16",
-         "--batch",      "2",  "--micro-batches", "2",     "--steps", "4",  "--warmup", "1",  "--sample",  "20",
-         "--eval-every", "2",  "--metrics",       metrics, "--trace", trace});
-    const Run run = train_gpt(scratch, arguments);
-    INFO(run.errors);
-    REQUIRE(run.exit_code == 0);
-    return lines(metrics);
-  };
-  const auto oracle =
-      train({"--stage", "0", "--parameters", "device", "--gradients", "device", "--optimizer", "device"});
+  const auto oracle = train_small(
+      scratch, {"--stage", "0", "--parameters", "device", "--gradients", "device", "--optimizer", "device"});
   REQUIRE(oracle.size() == 5);
   for (const char* key : {"step", "loss", "skipped", "loss_scale", "seconds", "tokens_per_second", "bytes_read",
                           "bytes_written", "hidden_transfer_share", "peak_device_bytes", "peak_host_bytes"}) {
     CHECK(oracle[0].contains(key));
   }
-  const auto disk = train({"--stage", "3", "--parameters", "nvme", "--gradients", "nvme", "--optimizer", "nvme"});
+  const auto disk =
+      train_small(scratch, {"--stage", "3", "--parameters", "nvme", "--gradients", "nvme", "--optimizer", "nvme"});
   CHECK(disk.back() == oracle.back());
   CHECK(disk[3]["loss"] == oracle[3]["loss"]);
   CHECK(disk[3]["bytes_read"] > 0);
   CHECK(oracle[3]["bytes_read"] == 0);
 
-  const auto events = nlohmann::json::parse(content(trace))["traceEvents"];
+  const auto events = nlohmann::json::parse(content(scratch.path() + "/trace"))["traceEvents"];
   for (const char* kind : {"read", "copy", "all-gather", "compute", "reduce-scatter", "update", "write"}) {
     INFO(kind);
     CHECK(std::ranges::any_of(events, [&](const nlohmann::json& e) { return e.contains("cat") && e["cat"] == kind; }));
@@ -146,6 +158,19 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
     if (half[step]["skipped"]) continue;
     CHECK(half[step]["gradient_norm"].get<double>() ==
           doctest::Approx(oracle[step]["gradient_norm"].get<double>()).epsilon(0.05));
+  }
+}
+
+TEST_CASE("linear layers in tiles train alike, within what the order of additions changes, and repeatably") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto whole = train_small(scratch, {});
+  const auto tiled = train_small(scratch, {"--tiles", "4"});
+  CHECK(train_small(scratch, {"--tiles", "1"}).back() == whole.back());
+  CHECK(train_small(scratch, {"--tiles", "4"}).back() == tiled.back());
+  CHECK(tiled.back()["parameters"] == whole.back()["parameters"]);
+  for (std::size_t step = 0; step < 4; ++step) {
+    const double loss = whole[step]["loss"].get<double>();
+    CHECK(std::abs(tiled[step]["loss"].get<double>() - loss) < 1e-6 * loss);
   }
 }
 

@@ -19,7 +19,8 @@ struct Dimensions {
   std::size_t layers;
   std::size_t heads;
   std::size_t width;
-  std::size_t context;  ///< The longest sequence.
+  std::size_t context;    ///< The longest sequence.
+  std::size_t tiles = 1;  ///< Into which the weight of each linear layer is cut.
 };
 
 /// One uninitialized range of scalars, dealt out as tensors.

@@ -95,6 +95,7 @@ inline void add_model(CLI::App& app, Options& o) {
   add("--heads", o.model.heads, "Attention heads of a block");
   add("--width", o.model.width, "Width of the model, a multiple of the heads");
   add("--context", o.model.context, "Length of a sequence in bytes");
+  add("--tiles", o.model.tiles, "Tiles of each linear layer's weight, gathered one after the other");
   add("--batch", o.batch, "Sequences of a rank in a micro-batch");
   add("--micro-batches", o.micro_batches, "Micro-batches in a step");
   add_choice<Precision>(app, "--precision", o.precision,

@@ -12,11 +12,11 @@
 #include "activations.hpp"
 #include "attention.hpp"
 #include "batch.hpp"
+#include "blas.hpp"
 #include "cross_entropy.hpp"
 #include "embedding.hpp"
 #include "gelu.hpp"
 #include "layer_norm.hpp"
-#include "linear.hpp"
 #include "parameters.hpp"
 #include "scratch.hpp"
 #include "tensor.hpp"
@@ -43,8 +43,7 @@ class Model {
     a.arrange(shape_of(tokens.size(), length));
     forward_embedding(tokens, length, a);
     for (std::size_t layer = 0; layer < dimensions_.layers; ++layer) {
-      forward_attention(layer, shape_of(tokens.size(), length), a);
-      forward_mlp(layer, a);
+      forward_block(layer, shape_of(tokens.size(), length), a);
     }
     forward_head(a);
   }
@@ -65,10 +64,7 @@ class Model {
     d.arrange(shape);
     cross_entropy_backward(batch.targets, a.logits, loss_scale);
     backward_head(a, d);
-    for (std::size_t layer = dimensions_.layers; layer-- > 0;) {
-      backward_mlp(layer, a, d);
-      backward_attention(layer, shape, a, d);
-    }
+    for (std::size_t layer = dimensions_.layers; layer-- > 0;) backward_block(layer, shape, a, d);
     backward_embedding(batch, d);
     return total / static_cast<double>(batch.tokens.size());
   }
@@ -78,7 +74,8 @@ class Model {
 
   /// Elements of the largest group of parameters that is gathered at once.
   static std::size_t largest_group(const Dimensions& d) {
-    return std::max(4 * d.width * d.width + 6 * d.width, (Dimensions::vocabulary + d.context + 2) * d.width);
+    const std::size_t tile_rows = (d.width + d.tiles - 1) / d.tiles;
+    return std::max(tile_rows * 4, Dimensions::vocabulary + d.context) * d.width;
   }
 
   AttentionShape shape_of(std::size_t tokens, std::size_t length) const {
@@ -91,75 +88,75 @@ class Model {
     embedding_forward(tokens, length, token, position, a.embedded);
   }
 
+  void forward_block(std::size_t layer, AttentionShape shape, Activations<S>& a) {
+    forward_attention(layer, shape, a);
+    forward_mlp(layer, a);
+  }
+
   void forward_attention(std::size_t layer, AttentionShape shape, Activations<S>& a) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<S>& b = a.block(layer);
-    {
-      const auto leases = gather(stream, block.norm1.weight, block.norm1.bias, block.qkv.weight, block.qkv.bias);
-      const auto [norm_weight, norm_bias, weight, bias] = scratch_.widen(leases);
-      layer_norm_forward<S>(a.stream(layer), norm_weight, norm_bias, b.normed1, b.norm1);
-      linear_forward(b.normed1, weight, bias, b.qkv);
-    }
+    forward_norm(block.norm1, a.stream(layer), b.normed1, b.norm1);
+    block.qkv.forward(b.normed1, b.qkv, scratch_);
     attention_forward(b.qkv, shape, b.weights, b.attended);
-    {
-      const auto leases = gather(stream, block.projection.weight, block.projection.bias);
-      const auto [weight, bias] = scratch_.widen(leases);
-      linear_forward(b.attended, weight, bias, b.middle);
-    }
+    block.projection.forward(b.attended, b.middle, scratch_);
     add(a.stream(layer), b.middle);
   }
 
   void forward_mlp(std::size_t layer, Activations<S>& a) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<S>& b = a.block(layer);
-    {
-      const auto leases = gather(stream, block.norm2.weight, block.norm2.bias, block.up.weight, block.up.bias);
-      const auto [norm_weight, norm_bias, weight, bias] = scratch_.widen(leases);
-      layer_norm_forward<S>(b.middle, norm_weight, norm_bias, b.normed2, b.norm2);
-      linear_forward(b.normed2, weight, bias, b.up);
-    }
+    forward_norm(block.norm2, b.middle, b.normed2, b.norm2);
+    block.up.forward(b.normed2, b.up, scratch_);
     gelu_forward(b.up, b.activated);
-    {
-      const auto leases = gather(stream, block.down.weight, block.down.bias);
-      const auto [weight, bias] = scratch_.widen(leases);
-      linear_forward(b.activated, weight, bias, b.output);
-    }
+    block.down.forward(b.activated, b.output, scratch_);
     add(b.middle, b.output);
   }
 
   void forward_head(Activations<S>& a) {
-    const auto leases = gather(stream, parameters_.norm.weight, parameters_.norm.bias, parameters_.head);
-    const auto [norm_weight, norm_bias, weight] = scratch_.widen(leases);
-    layer_norm_forward<S>(a.stream(dimensions_.layers), norm_weight, norm_bias, a.normed, a.norm);
+    forward_norm(parameters_.norm, a.stream(dimensions_.layers), a.normed, a.norm);
+    const auto leases = gather(stream, parameters_.head);
+    const auto [weight] = scratch_.widen(leases);
     multiply(a.normed, transposed(weight), a.logits);
   }
 
+  void forward_norm(const Norm<Parameter>& norm, Tensor<const S> x, Tensor<S> y, RowStatistics<S> statistics) {
+    const auto leases = gather(stream, norm.weight, norm.bias);
+    const auto [weight, bias] = scratch_.widen(leases);
+    layer_norm_forward<S>(x, weight, bias, y, statistics);
+  }
+
   void backward_head(const Activations<S>& a, ActivationGradients<S>& d) {
-    commit(parameters_.head, [&](Tensor<S> gradient) { linear_backward_weight(a.normed, a.logits, gradient); });
-    backward_input(parameters_.head, a.logits, d.narrow);
+    commit(parameters_.head, [&](Tensor<S> gradient) { multiply(transposed(a.logits), a.normed, gradient); });
+    {
+      const auto leases = gather(stream, parameters_.head);
+      const auto [weight] = scratch_.widen(leases);
+      multiply(a.logits, weight, d.narrow);
+    }
     std::fill_n(d.stream.data, d.stream.size(), S{0});
     backward_norm(parameters_.norm, a.stream(dimensions_.layers), a.norm, d);
+  }
+
+  void backward_block(std::size_t layer, AttentionShape shape, const Activations<S>& a, ActivationGradients<S>& d) {
+    backward_mlp(layer, a, d);
+    backward_attention(layer, shape, a, d);
   }
 
   void backward_mlp(std::size_t layer, const Activations<S>& a, ActivationGradients<S>& d) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<S>& b = a.block(layer);
-    commit_linear(block.down, b.activated, d.stream);
-    backward_input(block.down.weight, d.stream, d.wide);
+    block.down.backward(b.activated, d.stream, d.wide, scratch_);
     gelu_backward(b.up, d.wide);
-    commit_linear(block.up, b.normed2, d.wide);
-    backward_input(block.up.weight, d.wide, d.narrow);
+    block.up.backward(b.normed2, d.wide, d.narrow, scratch_);
     backward_norm(block.norm2, b.middle, b.norm2, d);
   }
 
   void backward_attention(std::size_t layer, AttentionShape shape, const Activations<S>& a, ActivationGradients<S>& d) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<S>& b = a.block(layer);
-    commit_linear(block.projection, b.attended, d.stream);
-    backward_input(block.projection.weight, d.stream, d.narrow);
+    block.projection.backward(b.attended, d.stream, d.narrow, scratch_);
     attention_backward(b.qkv, b.weights, d.narrow, shape, d.weights, d.qkv);
-    commit_linear(block.qkv, b.normed1, d.qkv);
-    backward_input(block.qkv.weight, d.qkv, d.narrow);
+    block.qkv.backward(b.normed1, d.qkv, d.narrow, scratch_);
     backward_norm(block.norm1, a.stream(layer), b.norm1, d);
   }
 
@@ -175,17 +172,6 @@ class Model {
     auto gradient = parameter.gradient(stream);
     scratch_.fill(*gradient, write);
     gradient.commit();
-  }
-
-  void commit_linear(const Linear<Parameter>& linear, Tensor<const S> x, Tensor<const S> dy) {
-    commit(linear.bias, [&](Tensor<S> gradient) { linear_backward_bias(dy, gradient); });
-    commit(linear.weight, [&](Tensor<S> gradient) { linear_backward_weight(x, dy, gradient); });
-  }
-
-  void backward_input(const Parameter& matrix, Tensor<const S> dy, Tensor<S> dx) {
-    const auto leases = gather(stream, matrix);
-    const auto [weight] = scratch_.widen(leases);
-    linear_backward_input(dy, weight, dx);
   }
 
   /// Takes `d.narrow`, the gradient of the normalization's output, on to `d.stream`.

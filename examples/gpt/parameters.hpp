@@ -8,14 +8,11 @@
 #include <vector>
 
 #include <zerospan/core/initializer.hpp>
-#include <zerospan/partition/parameter_store.hpp>
 
 #include "activations.hpp"
+#include "linear.hpp"
 
 namespace gpt {
-
-/// Matrices decay, vectors do not.
-inline constexpr zerospan::ParameterOptions not_decayed{.group = {.weight_decay_factor = 0.0F}};
 
 template <class Parameter>
 struct Norm {
@@ -26,17 +23,6 @@ struct Norm {
 
   Parameter weight;  // [width]
   Parameter bias;    // [width]
-};
-
-template <class Parameter>
-struct Linear {
-  template <class Engine>
-  Linear(Engine& engine, const std::string& name, std::size_t out, std::size_t in, float deviation)
-      : weight{engine, name + ".weight", {out, in}, zerospan::init::normal(deviation)},
-        bias{engine, name + ".bias", {out}, zerospan::init::zeros(), not_decayed} {}
-
-  Parameter weight;  // [out x in]
-  Parameter bias;    // [out]
 };
 
 /// GPT-2's initialization: normal values of deviation 0.02; where a layer ends on the residual stream, divided by the
@@ -52,11 +38,11 @@ struct Block {
   template <class Engine>
   Block(Engine& engine, const std::string& name, const Dimensions& d)
       : norm1{engine, name + ".norm1", d.width},
-        qkv{engine, name + ".attention.qkv", 3 * d.width, d.width, initial_deviation},
-        projection{engine, name + ".attention.projection", d.width, d.width, residual_deviation(d)},
+        qkv{engine, name + ".attention.qkv", 3 * d.width, d.width, d.tiles, initial_deviation},
+        projection{engine, name + ".attention.projection", d.width, d.width, d.tiles, residual_deviation(d)},
         norm2{engine, name + ".norm2", d.width},
-        up{engine, name + ".mlp.up", 4 * d.width, d.width, initial_deviation},
-        down{engine, name + ".mlp.down", d.width, 4 * d.width, residual_deviation(d)} {}
+        up{engine, name + ".mlp.up", 4 * d.width, d.width, d.tiles, initial_deviation},
+        down{engine, name + ".mlp.down", d.width, 4 * d.width, d.tiles, residual_deviation(d)} {}
 
   Norm<Parameter> norm1;
   Linear<Parameter> qkv;

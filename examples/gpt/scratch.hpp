@@ -34,6 +34,12 @@ class Scratch {
         leases);
   }
 
+  /// One tensor, likewise.
+  Tensor<const S> widen(Tensor<E> tensor) {
+    used_ = 0;
+    return widen_one(tensor);
+  }
+
   /// Has `write` fill a tensor of scalars, and rounds it into `target`.
   template <class Write>
   void fill(Tensor<E> target, Write write) {
