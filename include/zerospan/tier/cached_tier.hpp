@@ -87,7 +87,9 @@ class CachedTier {
     if (extent.bytes == 0) return extent;
     auto lines = std::make_shared<Lines>();
     for (std::size_t begin = 0; begin < extent.bytes; begin += line_) {
-      lines->push_back({.extent = extent, .range = {begin, begin + std::min(line_, extent.bytes - begin)}});
+      Line& line = lines->emplace_back();
+      line.extent = extent;
+      line.range = {begin, begin + std::min(line_, extent.bytes - begin)};
     }
     const std::scoped_lock lock{mutex_};
     placed_.emplace(extent.offset, std::move(lines));
