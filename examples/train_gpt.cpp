@@ -87,7 +87,7 @@ Result train(Engine& engine, Communicator& communicator, gpt::RankStorage& stora
 template <class Stage>
 Result run_rank(Communicator communicator, const Job& job) {
   const gpt::Options& options = job.options;
-  gpt::RankStorage storage{options, static_cast<std::size_t>(communicator.rank().value)};
+  gpt::RankStorage storage{options};
   zerospan::ZeroEngine engine{
       Stage{},
       communicator,

@@ -79,7 +79,7 @@ inline void add_placement(CLI::App& app, Options& o) {
              "Where the shards of parameters rest; below stage 3 on the device");
   add_choice(app, "--gradients", o.gradients, tiers, "Where accumulated gradients rest");
   add_choice(app, "--optimizer", o.optimizer, tiers, "Where master weights and moments rest");
-  app.add_option("--nvme-path", o.nvme_path, "Directories of the nvme tiers, dealt to the ranks in turn")
+  app.add_option("--nvme-path", o.nvme_path, "Directories, on disks of their own, that each rank's nvme tier is striped over")
       ->delimiter(',')
       ->check(CLI::ExistingDirectory);
   add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");

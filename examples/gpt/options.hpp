@@ -28,7 +28,7 @@ struct Options {
   TierKind parameters = TierKind::nvme;
   TierKind gradients = TierKind::host;
   TierKind optimizer = TierKind::nvme;
-  std::vector<std::filesystem::path> nvme_path;  ///< Rank r uses the r mod n-th of n.
+  std::vector<std::filesystem::path> nvme_path;  ///< Each rank's nvme tier is striped over all.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;

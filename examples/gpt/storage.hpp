@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
-#include <string>
+#include <vector>
 
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
@@ -16,6 +18,7 @@
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
+#include <zerospan/tier/striped_tier.hpp>
 
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
@@ -25,16 +28,16 @@
 
 namespace gpt {
 
-/// A disk is opened only where the options place something on it.
+/// Disks are opened only where the options place something on them; several are striped.
 class RankStorage {
  public:
-  RankStorage(const Options& options, std::size_t rank)
+  explicit RankStorage(const Options& options)
       : device_{{.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
         on_device_{device_},
         on_host_{device_} {
     const auto uses_disk = {options.parameters, options.gradients, options.optimizer};
     if (std::ranges::find(uses_disk, TierKind::nvme) != uses_disk.end()) {
-      open_disk(options.nvme_path[rank % options.nvme_path.size()].string());
+      open_disks(options.nvme_path);
     }
   }
 
@@ -50,25 +53,36 @@ class RankStorage {
   zerospan::TierCounters disk() const { return on_disk_ ? on_disk_->counters() : zerospan::TierCounters{}; }
 
  private:
+  using Paths = std::vector<std::filesystem::path>;
+
   template <class Io>
-  struct Disk {
-    explicit Disk(const std::string& directory) : tier{io, {.directory = directory}} {}
+  struct Disks {
+    explicit Disks(const Paths& paths) {
+      std::vector<zerospan::TierRef> refs;
+      for (const auto& path : paths) {
+        refs.emplace_back(tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()}));
+      }
+      if (refs.size() > 1) stripes.emplace(refs);
+    }
+    zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : tiers.front(); }
+
     Io io;
-    zerospan::NvmeTier<Io> tier;
+    std::deque<zerospan::NvmeTier<Io>> tiers;
+    std::optional<zerospan::StripedTier> stripes;
   };
 
-  void open_disk(const std::string& directory) {
+  void open_disks(const Paths& paths) {
 #if defined(ZEROSPAN_HAS_LIBAIO)
-    if (zerospan::LibaioEngine::available()) return open_disk_through<zerospan::LibaioEngine>(directory);
+    if (zerospan::LibaioEngine::available()) return open_disks_through<zerospan::LibaioEngine>(paths);
 #endif
-    open_disk_through<zerospan::ThreadedIoEngine>(directory);
+    open_disks_through<zerospan::ThreadedIoEngine>(paths);
   }
 
   template <class Io>
-  void open_disk_through(const std::string& directory) {
-    const auto disk = std::make_shared<Disk<Io>>(directory);
-    on_disk_.emplace(disk->tier);
-    disk_ = disk;
+  void open_disks_through(const Paths& paths) {
+    const auto disks = std::make_shared<Disks<Io>>(paths);
+    on_disk_.emplace(disks->tier());
+    disks_ = disks;
   }
 
   zerospan::TierRef tier(TierKind kind) {
@@ -86,7 +100,7 @@ class RankStorage {
   zerospan::HostDevice device_;
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
-  std::shared_ptr<void> disk_;
+  std::shared_ptr<void> disks_;
   std::optional<zerospan::TierRef> on_disk_;
 };
 
