@@ -6,9 +6,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <limits>
-#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -21,6 +18,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/core/when_all.hpp>
 #include <zerospan/tier/offload_tier.hpp>
+#include <zerospan/tier/striped_space.hpp>
 #include <zerospan/tier/stripes.hpp>
 
 namespace zerospan::inline v0 {
@@ -48,7 +46,7 @@ class StripedTier {
       : tiers_{std::move(tiers)},
         name_{name_of(tiers_)},
         alignment_{alignment_of(tiers_)},
-        stripes_{checked_weights(options), checked_stripe(options)},
+        space_{Stripes{checked_weights(options), checked_stripe(options)}},
         set_aside_(tiers_.size()) {}
 
   StripedTier(const StripedTier&) = delete;
@@ -62,7 +60,7 @@ class StripedTier {
   /// @throws BudgetError, or what else a tier throws that cannot set its share aside.
   void reserve(Bytes bytes, std::string_view what) {
     if (bytes.count > most_bytes - outstanding_) refuse(what, bytes, {most_bytes - outstanding_}, name_);
-    set_aside(free_shares(outstanding_ + bytes.count), what, bytes);
+    set_aside(space_.free_shares(outstanding_ + bytes.count), what, bytes);
     outstanding_ += bytes.count;
   }
 
@@ -77,13 +75,13 @@ class StripedTier {
     if (bytes == 0) return {};
     if (bytes > most_bytes) refuse("an extent", {bytes}, {most_bytes}, name_);
     const std::size_t rounded = round_up(bytes, std::max(alignment_, page));
-    const Extent extent{first_fit(rounded), rounded};
+    const Extent extent{space_.first_fit(rounded), rounded};
     const std::size_t before = outstanding_;
     const auto entry = insert(extent);
     try {
       outstanding_ -= std::min(outstanding_, bytes);
-      Shares needed = free_shares(outstanding_);
-      for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += stripes_.share(i, extent.offset, rounded);
+      Shares needed = space_.free_shares(outstanding_);
+      for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += space_.stripes().share(i, extent.offset, rounded);
       set_aside(needed, "an extent", {rounded});
       place_parts(extent, entry->second);
     } catch (...) {
@@ -97,8 +95,7 @@ class StripedTier {
 
   /// Gives an extent back; one that `place` did not deal is ignored.
   void remove(const Extent& extent) noexcept {
-    const auto entry = placed_.find(extent.offset);
-    if (entry != placed_.end() && entry->second.bytes == extent.bytes) erase(entry);
+    if (const auto entry = space_.find(extent); entry != space_.end()) erase(entry);
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
@@ -134,17 +131,11 @@ class StripedTier {
   }
 
  private:
-  using Shares = std::vector<std::size_t>;  ///< Bytes of each tier.
-
-  /// Where an extent's bytes are: one extent of each tier, some of them empty.
-  struct Placed {
-    std::size_t bytes;
-    std::vector<Extent> parts;
-  };
-  using Map = std::map<std::uint64_t, Placed>;
+  using Space = detail::StripedSpace;
+  using Shares = Space::Shares;
 
   static constexpr std::size_t page = 4096;
-  static constexpr std::size_t most_bytes = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::size_t most_bytes = Space::most_bytes;
 
   static std::string name_of(const std::vector<TierRef>& tiers) {
     std::string name = "stripes over ";
@@ -186,53 +177,19 @@ class StripedTier {
                        "raise its capacity, or choose another tier");
   }
 
-  // The range of bytes.
-
-  /// Calls `f(begin, bytes)` for each free range, in order, until it returns true.
-  template <class F>
-  void visit_gaps(F f) const {
-    std::uint64_t begin = 0;
-    for (const auto& [offset, placed] : placed_) {
-      if (offset > begin && f(begin, static_cast<std::size_t>(offset - begin))) return;
-      begin = offset + placed.bytes;
-    }
-    f(begin, most_bytes);
-  }
-
-  std::uint64_t first_fit(std::size_t bytes) const {
-    std::uint64_t found = 0;
-    visit_gaps([&](std::uint64_t begin, std::size_t free) {
-      found = begin;
-      return free >= bytes;
-    });
-    return found;
-  }
-
-  /// Each tier's share of the first `bytes` that are free.
-  Shares free_shares(std::size_t bytes) const {
-    Shares shares(tiers_.size());
-    visit_gaps([&](std::uint64_t begin, std::size_t free) {
-      const std::size_t taken = std::min(bytes, free);
-      for (std::size_t i = 0; i < shares.size(); ++i) shares[i] += stripes_.share(i, begin, taken);
-      bytes -= taken;
-      return bytes == 0;
-    });
-    return shares;
-  }
-
-  Map::iterator insert(const Extent& extent) {
+  Space::Map::iterator insert(const Extent& extent) {
     const std::scoped_lock lock{mutex_};
-    return placed_.emplace(extent.offset, Placed{extent.bytes, {}}).first;
+    return space_.insert(extent);
   }
 
-  void erase(Map::iterator entry) noexcept {
+  void erase(Space::Map::iterator entry) noexcept {
     for (std::size_t i = 0; i < entry->second.parts.size(); ++i) {
       const Extent& part = entry->second.parts[i];
       if (part.bytes != 0) tiers_[i].remove(part);
     }
     const std::scoped_lock lock{mutex_};
     for (const Extent& part : entry->second.parts) used_ -= part.bytes;
-    placed_.erase(entry);
+    space_.erase(entry);
   }
 
   // Accounts with the tiers.
@@ -269,17 +226,17 @@ class StripedTier {
   /// Sets aside what is outstanding. Where a tier refuses, it remains as it is until the next time.
   void balance() noexcept {
     try {
-      set_aside(free_shares(outstanding_), "what was reserved", {outstanding_});
+      set_aside(space_.free_shares(outstanding_), "what was reserved", {outstanding_});
     } catch (...) {
     }
   }
 
-  void place_parts(const Extent& extent, Placed& placed) {
+  void place_parts(const Extent& extent, Space::Placed& placed) {
     std::vector<Extent> parts(tiers_.size());
     const std::scoped_lock lock{mutex_};
     placed.parts = std::move(parts);
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
-      const std::size_t share = stripes_.share(i, extent.offset, extent.bytes);
+      const std::size_t share = space_.stripes().share(i, extent.offset, extent.bytes);
       placed.parts[i] = tiers_[i].place(share);
       set_aside_[i] -= share;
       used_ += placed.parts[i].bytes;
@@ -304,9 +261,9 @@ class StripedTier {
     const auto [origin, parts] = parts_of(extent, what);
     std::vector<Completion> ends;
     for (std::size_t done = 0; done < bytes;) {
-      const Stripes::Piece piece = stripes_.first_piece(extent.offset + offset + done, bytes - done);
+      const Stripes::Piece piece = space_.stripes().first_piece(extent.offset + offset + done, bytes - done);
       const TierRef tier = tiers_[piece.member];
-      const std::size_t within = stripes_.share(piece.member, origin, piece.begin - origin);
+      const std::size_t within = space_.stripes().share(piece.member, origin, piece.begin - origin);
       ends.push_back(
           started([&, part = parts[piece.member]] { return start(tier, part, within, data + done, piece.bytes); }));
       done += piece.bytes;
@@ -317,23 +274,18 @@ class StripedTier {
   /// The extent that was placed and holds `extent`: its begin and its parts.
   std::pair<std::uint64_t, std::vector<Extent>> parts_of(const Extent& extent, const std::string& what) const {
     const std::scoped_lock lock{mutex_};
-    const auto next = placed_.upper_bound(extent.offset);
-    if (next != placed_.begin()) {
-      const auto& [begin, placed] = *std::prev(next);
-      const std::uint64_t within = extent.offset - begin;
-      if (within < placed.bytes && extent.bytes <= placed.bytes - within) return {begin, placed.parts};
-    }
+    const auto entry = space_.holder(extent);
+    if (entry != space_.end()) return {entry->first, entry->second.parts};
     throw_configuration_error(what + ": the extent is not placed there");
   }
 
   std::vector<TierRef> tiers_;
   std::string name_;
   std::size_t alignment_;
-  Stripes stripes_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
-  Shares set_aside_;             ///< The same, as it is reserved on each tier.
-  mutable std::mutex mutex_;     // of what follows, which only the engine's caller changes
-  Map placed_;
+  mutable std::mutex mutex_;     // of space_ and what follows it, which only the engine's caller changes
+  Space space_;
+  Shares set_aside_;  ///< What is outstanding, as it is reserved on each tier.
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
 };
