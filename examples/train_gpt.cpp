@@ -95,7 +95,7 @@ std::optional<zerospan::DynamicLossScale> loss_scale(gpt::Precision precision) {
 template <class Stage>
 Result run_rank(Communicator communicator, const Job& job) {
   const gpt::Options& options = job.options;
-  gpt::RankStorage storage{options, static_cast<std::size_t>(communicator.rank().value)};
+  gpt::RankStorage storage{options, communicator.rank().value, job.timeline};
   zerospan::ZeroEngine engine{
       Stage{},
       communicator,

@@ -243,8 +243,8 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
     const Values noise = random_values(entry.values.size(), 5);
     for (std::size_t i = 0; i < noise.size(); ++i) entry.values[i] += 0.1 * noise[i];
   }
-  gpt::Activations<double> activations{dimensions, 2, gpt::Keep::every_block};
-  gpt::Activations<double> evaluation{dimensions, 3, gpt::Keep::last_block};
+  gpt::Activations<double> activations{dimensions, 2, dimensions.layers};
+  gpt::Activations<double> evaluation{dimensions, 3, 1};
   gpt::ActivationGradients<double> gradients{dimensions, 2};
   const std::array<std::uint8_t, 10> tokens{1, 7, 1, 255, 0, 9, 1, 7, 32, 32};
   const std::array<std::uint8_t, 10> targets{7, 1, 255, 0, 3, 1, 7, 32, 32, 10};
@@ -264,7 +264,7 @@ TEST_CASE("a new model predicts every byte alike, and decays matrices alone") {
   constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 4, .width = 32, .context = 16};
   gpt::PlainStore<float> store{1};
   gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
-  gpt::Activations<float> activations{dimensions, 1, gpt::Keep::last_block};
+  gpt::Activations<float> activations{dimensions, 1, 1};
   std::vector<std::uint8_t> tokens(dimensions.context, 'a'), targets(dimensions.context, 'b');
   const double loss = model.loss({tokens, targets, dimensions.context}, activations);
   CHECK(loss / 16 == doctest::Approx(std::log(256.0)).epsilon(0.02));
@@ -278,7 +278,7 @@ TEST_CASE("a few steps of gradient descent learn a sentence by heart") {
   constexpr gpt::Dimensions dimensions{.layers = 1, .heads = 2, .width = 16, .context = 16};
   gpt::PlainStore<float> store{1};
   gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
-  gpt::Activations<float> activations{dimensions, 1, gpt::Keep::every_block};
+  gpt::Activations<float> activations{dimensions, 1, dimensions.layers};
   gpt::ActivationGradients<float> gradients{dimensions, 1};
   const std::string sentence = "to be or not to b";
   const std::vector<std::uint8_t> bytes{sentence.begin(), sentence.end()};

@@ -107,12 +107,11 @@ TEST_CASE("an impossible budget is refused: what, how many bytes short, what wou
   CHECK(run.errors.find("bytes short; raise the device budget") != std::string::npos);
 }
 
-/// Trains a small model. @return its metrics.
-std::vector<nlohmann::json> train_small(const zerospan_test::ScratchDirectory& scratch,
-                                        std::vector<std::string> arguments) {
+/// Trains a small model, of any number of layers. @return its metrics.
+std::vector<nlohmann::json> train_layers(const zerospan_test::ScratchDirectory& scratch,
+                                         std::vector<std::string> arguments) {
   const std::string metrics = scratch.path() + "/metrics";
   arguments.insert(arguments.end(), {"--text",          write_text(scratch),
-                                     "--layers",        "2",
                                      "--heads",         "2",
                                      "--width",         "64",
                                      "--context",       "16",
@@ -128,6 +127,12 @@ std::vector<nlohmann::json> train_small(const zerospan_test::ScratchDirectory& s
   INFO(run.errors);
   REQUIRE(run.exit_code == 0);
   return lines(metrics);
+}
+
+std::vector<nlohmann::json> train_small(const zerospan_test::ScratchDirectory& scratch,
+                                        std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--layers", "2"});
+  return train_layers(scratch, std::move(arguments));
 }
 
 TEST_CASE("stages agree, and the metrics, the sample and the timeline are there") {
@@ -152,7 +157,8 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
     CHECK(std::ranges::any_of(events, [&](const nlohmann::json& e) { return e.contains("cat") && e["cat"] == kind; }));
   }
 
-  const auto half = train({"--precision", "fp16"});  // the same losses, as far as 16 bits go; the scale was divided out
+  const auto half = train_small(
+      scratch, {"--precision", "fp16"});  // the same losses, as far as 16 bits go; the scale was divided out
   CHECK(half[0]["loss_scale"] == 65536);
   for (std::size_t step = 0; step < 4; ++step) {
     if (half[step]["skipped"]) continue;
@@ -175,6 +181,35 @@ TEST_CASE("linear layers in tiles train alike, within what the order of addition
 }
 
 #if !defined(ZEROSPAN_SANITIZED)
+TEST_CASE("several directories make one striped tier, and change no bits") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory other;
+  const std::vector<std::string> on_disk{"--stage", "3",           "--parameters", "nvme",       "--gradients",
+                                         "nvme",    "--optimizer", "nvme",         "--nvme-path"};
+  std::vector<std::string> one = on_disk;
+  one.push_back(scratch.path());
+  std::vector<std::string> two = on_disk;
+  two.push_back(scratch.path() + "," + other.path());
+  const auto striped = train_small(scratch, two);
+  CHECK(striped.back() == train_small(scratch, one).back());
+  CHECK(striped[3]["bytes_read"] > 0);
+}
+
+TEST_CASE("activation checkpoints, wherever they rest, change no bits") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::vector<std::string> layers{"--layers", "5"};
+  const auto kept = train_layers(scratch, layers);
+  for (const char* place : {"device", "host", "nvme"}) {
+    for (const char* every : {"1", "2", "5"}) {
+      CAPTURE(std::string{place});
+      CAPTURE(std::string{every});
+      std::vector<std::string> arguments = layers;
+      arguments.insert(arguments.end(), {"--activations", place, "--checkpoint-every", every});
+      CHECK(train_layers(scratch, arguments).back() == kept.back());
+    }
+  }
+}
+
 TEST_CASE("states ten times the memory train within the memory") {
   const zerospan_test::ScratchDirectory scratch;
   const std::string metrics = scratch.path() + "/metrics";

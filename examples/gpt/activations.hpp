@@ -2,6 +2,7 @@
 /// What the forward pass leaves for the backward pass, in memory that is set aside once.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -57,17 +58,16 @@ struct BlockActivations {
   Tensor<S> output;     // the residual stream after the block
 };
 
-/// Whether every block's activations are kept for a backward pass, or each block's replace those of the one before.
-enum class Keep { every_block, last_block };
-
-/// Memory for up to `sequences` sequences of the full context, arranged anew for each pass.
+/// Memory for up to `sequences` sequences of the full context, arranged anew for each pass. It holds the activations of
+/// a number of blocks, a segment: those of block i replace those of block i - segment.
 template <class S>
 class Activations {
  public:
-  Activations(const Dimensions& dimensions, std::size_t sequences, Keep keep)
+  /// @param segment Every block of the model, where a backward pass is to follow without recomputation.
+  Activations(const Dimensions& dimensions, std::size_t sequences, std::size_t segment)
       : dimensions_{dimensions},
         capacity_{sequences},
-        blocks_(keep == Keep::every_block ? dimensions.layers : 1),
+        blocks_(std::min(segment, dimensions.layers)),
         slab_{sequences * dimensions.context *
               (blocks_.size() * (16 * dimensions.width + dimensions.heads * dimensions.context + 4) +
                2 * dimensions.width + 2 + Dimensions::vocabulary)} {}
@@ -79,6 +79,7 @@ class Activations {
     const std::size_t n = shape.sequences * shape.length;
     const std::size_t width = dimensions_.width;
     slab_.take_back_all();
+    resumed_ = {};
     embedded = slab_.deal(n, width);
     for (BlockActivations<S>& block : blocks_) {
       block = {.normed1 = slab_.deal(n, width),
@@ -100,8 +101,19 @@ class Activations {
 
   const BlockActivations<S>& block(std::size_t layer) const { return blocks_[layer % blocks_.size()]; }
 
+  std::size_t segment() const { return blocks_.size(); }
+
   /// The residual stream as it enters a block; past the last block, the final normalization. [n x width]
-  Tensor<S> stream(std::size_t layer) const { return layer == 0 ? embedded : block(layer - 1).output; }
+  Tensor<const S> stream(std::size_t layer) const {
+    if (resumed_.data && layer == resumed_layer_) return resumed_;
+    return layer == 0 ? embedded : block(layer - 1).output;
+  }
+
+  /// From now on `stream` is what enters `layer`, the first of a segment.
+  void resume(std::size_t layer, Tensor<const S> stream) {
+    resumed_layer_ = layer;
+    resumed_ = stream;
+  }
 
   Tensor<S> embedded;     // [n x width]
   Tensor<S> normed;       // [n x width]: after the final normalization
@@ -114,6 +126,8 @@ class Activations {
   Dimensions dimensions_;
   std::size_t capacity_;
   std::vector<BlockActivations<S>> blocks_;
+  std::size_t resumed_layer_ = 0;
+  Tensor<const S> resumed_;
   Slab<S> slab_;
 };
 

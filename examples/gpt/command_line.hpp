@@ -79,7 +79,15 @@ inline void add_placement(CLI::App& app, Options& o) {
              "Where the shards of parameters rest; below stage 3 on the device");
   add_choice(app, "--gradients", o.gradients, tiers, "Where accumulated gradients rest");
   add_choice(app, "--optimizer", o.optimizer, tiers, "Where master weights and moments rest");
-  app.add_option("--nvme-path", o.nvme_path, "Directories of the nvme tiers, dealt to the ranks in turn")
+  add_choice(app, "--activations", o.activations, tiers, "Where activation checkpoints rest");
+  app.add_option(
+         "--checkpoint-every", o.checkpoint_every,
+         "Layers from one activation checkpoint to the next, recomputed in between; 0: all activations are kept, "
+         "unless --activations is given")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--nvme-path", o.nvme_path,
+                 "Directories, on disks of their own, that each rank's nvme tier is striped over")
       ->delimiter(',')
       ->check(CLI::ExistingDirectory);
   add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");
@@ -177,6 +185,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   detail::add_training(app, options);
   app.parse(argc, argv);
   if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
+  if (app.count("--activations") > 0 && options.checkpoint_every == 0) options.checkpoint_every = 1;
   const auto temporary = std::filesystem::temp_directory_path();
   if (options.nvme_path.empty()) options.nvme_path = {temporary};
   if (options.trace.empty()) options.trace = temporary / fmt::format("train_gpt.{}.trace.json", ::getpid());

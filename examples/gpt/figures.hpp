@@ -37,6 +37,8 @@ struct Figures {
   double peak_host_bytes = 0;
   double disk_bytes = 0;
   double peak_disk_bytes = 0;
+  double activation_bytes_offloaded = 0;
+  double activation_bytes_fetched = 0;
 };
 
 template <class Engine>
@@ -44,6 +46,8 @@ Figures figures_of(const Engine& engine, RankStorage& storage) {
   const auto count = [](zerospan::Bytes bytes) { return static_cast<double>(bytes.count); };
   const auto statistics = engine.statistics();
   const auto disk = storage.disk();
+  const auto* checkpoints = storage.checkpoints();
+  const auto activations = checkpoints ? checkpoints->counters() : zerospan::ActivationCounters{};
   const auto& memory = storage.device().memory();
   const auto& host_memory = storage.device().host_memory();
   return {.bytes_read = static_cast<double>(statistics.bytes_read),
@@ -60,7 +64,9 @@ Figures figures_of(const Engine& engine, RankStorage& storage) {
           .host_bytes = count(host_memory.used()),
           .peak_host_bytes = count(host_memory.peak()),
           .disk_bytes = count(disk.used),
-          .peak_disk_bytes = count(disk.peak)};
+          .peak_disk_bytes = count(disk.peak),
+          .activation_bytes_offloaded = static_cast<double>(activations.bytes_offloaded),
+          .activation_bytes_fetched = static_cast<double>(activations.bytes_fetched)};
 }
 
 /// Every rank's value, in rank order, bit for bit: a collective. A sum in which all terms but one are zero is exact.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/core/stream.hpp>
 
 #include "activations.hpp"
@@ -21,6 +22,7 @@
 #include "scratch.hpp"
 #include "tensor.hpp"
 #include "vector_math.hpp"
+#include "zerospan_adapter.hpp"
 
 namespace gpt {
 
@@ -30,6 +32,10 @@ class Model {
  public:
   using E = typename Parameter::tensor_type::element_type;
   using S = Scalar<E>;
+  using Checkpoints = zerospan::ActivationCheckpoints;
+
+  /// Whether the scalars are of a type that checkpoints take.
+  static constexpr bool has_checkpoints = zerospan::HostTensor<Tensor<S>>;
 
   /// Declares the parameters in `engine`, which outlives the model's use.
   template <class Engine>
@@ -38,33 +44,39 @@ class Model {
 
   const Dimensions& dimensions() const { return dimensions_; }
 
-  /// Fills `a.logits`, a row for each token.
-  void forward(std::span<const std::uint8_t> tokens, std::size_t length, Activations<S>& a) {
+  /// Fills `a.logits`, a row for each token. @param checkpoints Take what enters each segment; nullptr: nothing.
+  void forward(std::span<const std::uint8_t> tokens, std::size_t length, Activations<S>& a,
+               Checkpoints* checkpoints = nullptr) {
     a.arrange(shape_of(tokens.size(), length));
     forward_embedding(tokens, length, a);
     for (std::size_t layer = 0; layer < dimensions_.layers; ++layer) {
+      if (checkpoints && layer % a.segment() == 0) push(*checkpoints, a.stream(layer));
       forward_block(layer, shape_of(tokens.size(), length), a);
     }
     forward_head(a);
   }
 
   /// @return The sum of the tokens' losses, in nats.
-  double loss(const Batch& batch, Activations<S>& a) {
-    forward(batch.tokens, batch.length, a);
+  double loss(const Batch& batch, Activations<S>& a, Checkpoints* checkpoints = nullptr) {
+    forward(batch.tokens, batch.length, a, checkpoints);
     return cross_entropy_forward(a.logits, batch.targets);
   }
 
   /// Commits the gradient of the mean loss of the batch's tokens, times `loss_scale`, parameter by parameter, last
   /// layer first.
-  /// @param a Kept every block.
+  /// @param a A segment of all blocks, where there are no checkpoints.
+  /// @param checkpoints Where what enters each segment rests; the segment is recomputed from it.
   /// @return The mean loss, in nats.
-  double train(const Batch& batch, Activations<S>& a, ActivationGradients<S>& d, float loss_scale = 1) {
+  double train(const Batch& batch, Activations<S>& a, ActivationGradients<S>& d, float loss_scale = 1,
+               Checkpoints* checkpoints = nullptr) {
     const AttentionShape shape = shape_of(batch.tokens.size(), batch.length);
-    const double total = loss(batch, a);
+    const double total = loss(batch, a, checkpoints);
     d.arrange(shape);
     cross_entropy_backward(batch.targets, a.logits, loss_scale);
     backward_head(a, d);
-    for (std::size_t layer = dimensions_.layers; layer-- > 0;) backward_block(layer, shape, a, d);
+    for (std::size_t end = dimensions_.layers; end > 0; end = (end - 1) / a.segment() * a.segment()) {
+      backward_segment(end, shape, a, d, checkpoints);
+    }
     backward_embedding(batch, d);
     return total / static_cast<double>(batch.tokens.size());
   }
@@ -135,6 +147,34 @@ class Model {
     }
     std::fill_n(d.stream.data, d.stream.size(), S{0});
     backward_norm(parameters_.norm, a.stream(dimensions_.layers), a.norm, d);
+  }
+
+  /// The blocks from the last checkpoint up to `end`. The activations of the model's last segment are still there.
+  void backward_segment(std::size_t end, AttentionShape shape, Activations<S>& a, ActivationGradients<S>& d,
+                        Checkpoints* checkpoints) {
+    const std::size_t first = (end - 1) / a.segment() * a.segment();
+    const auto backward = [&] {
+      for (std::size_t layer = end; layer-- > first;) backward_block(layer, shape, a, d);
+    };
+    if (!checkpoints) return backward();
+    pop(*checkpoints, [&](Tensor<const S> input) {
+      a.resume(first, input);
+      for (std::size_t layer = first; layer < end && end < dimensions_.layers; ++layer) forward_block(layer, shape, a);
+      backward();
+    });
+  }
+
+  static void push(Checkpoints& checkpoints, Tensor<const S> x) {
+    if constexpr (has_checkpoints) {
+      auto saved = checkpoints.push<Tensor<S>>(stream, {x.rows, x.columns});
+      std::copy_n(x.data, x.size(), saved->data);
+      saved.commit();
+    }
+  }
+
+  template <class Use>
+  static void pop(Checkpoints& checkpoints, Use use) {
+    if constexpr (has_checkpoints) use(*checkpoints.pop<Tensor<S>>(stream));
   }
 
   void backward_block(std::size_t layer, AttentionShape shape, const Activations<S>& a, ActivationGradients<S>& d) {

@@ -28,7 +28,9 @@ struct Options {
   TierKind parameters = TierKind::nvme;
   TierKind gradients = TierKind::host;
   TierKind optimizer = TierKind::nvme;
-  std::vector<std::filesystem::path> nvme_path;  ///< Rank r uses the r mod n-th of n.
+  TierKind activations = TierKind::device;  ///< Of checkpoints; what is kept besides is in ordinary memory.
+  std::size_t checkpoint_every = 0;         ///< Layers from one checkpoint to the next; 0: all activations are kept.
+  std::vector<std::filesystem::path> nvme_path;  ///< Each rank's nvme tier is striped over all.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
@@ -49,6 +51,9 @@ struct Options {
   std::size_t sample = 500;
   std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
   std::filesystem::path metrics;  ///< Where empty, none are written.
+
+  /// Blocks whose activations are in memory at once.
+  std::size_t segment() const { return checkpoint_every > 0 ? checkpoint_every : model.layers; }
 
   std::size_t tokens_a_step() const { return static_cast<std::size_t>(ranks) * micro_batches * batch * model.context; }
 };

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
-#include <string>
+#include <vector>
 
+#include <zerospan/activation/activation_checkpoints.hpp>
+#include <zerospan/core/timeline.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/arena.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -16,6 +21,7 @@
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
+#include <zerospan/tier/striped_tier.hpp>
 
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
@@ -25,17 +31,19 @@
 
 namespace gpt {
 
-/// A disk is opened only where the options place something on it.
+/// Disks are opened only where the options place something on them; several are striped.
 class RankStorage {
  public:
-  RankStorage(const Options& options, std::size_t rank)
+  /// @param timeline Outlives the storage.
+  RankStorage(const Options& options, int rank, zerospan::Timeline& timeline)
       : device_{{.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
         on_device_{device_},
         on_host_{device_} {
-    const auto uses_disk = {options.parameters, options.gradients, options.optimizer};
-    if (std::ranges::find(uses_disk, TierKind::nvme) != uses_disk.end()) {
-      open_disk(options.nvme_path[rank % options.nvme_path.size()].string());
-    }
+    const bool has_checkpoints = options.checkpoint_every > 0;
+    const auto places = {options.parameters, options.gradients, options.optimizer,
+                         has_checkpoints ? options.activations : TierKind::device};
+    if (std::ranges::find(places, TierKind::nvme) != places.end()) open_disks(options.nvme_path);
+    if (has_checkpoints) open_checkpoints(options, rank, timeline);
   }
 
   zerospan::HostDevice& device() { return device_; }
@@ -46,29 +54,56 @@ class RankStorage {
             .optimizer = tier(options.optimizer)};
   }
 
+  /// Where activations are checkpointed; nullptr: nowhere.
+  zerospan::ActivationCheckpoints* checkpoints() { return checkpoints_ ? &*checkpoints_ : nullptr; }
+
   /// What is and was placed on disk; zeros without one.
   zerospan::TierCounters disk() const { return on_disk_ ? on_disk_->counters() : zerospan::TierCounters{}; }
 
  private:
+  using Paths = std::vector<std::filesystem::path>;
+
   template <class Io>
-  struct Disk {
-    explicit Disk(const std::string& directory) : tier{io, {.directory = directory}} {}
+  struct Disks {
+    explicit Disks(const Paths& paths) {
+      std::vector<zerospan::TierRef> refs;
+      for (const auto& path : paths) {
+        refs.emplace_back(tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()}));
+      }
+      if (refs.size() > 1) stripes.emplace(refs);
+    }
+    zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : tiers.front(); }
+
     Io io;
-    zerospan::NvmeTier<Io> tier;
+    std::deque<zerospan::NvmeTier<Io>> tiers;
+    std::optional<zerospan::StripedTier> stripes;
   };
 
-  void open_disk(const std::string& directory) {
+  void open_disks(const Paths& paths) {
 #if defined(ZEROSPAN_HAS_LIBAIO)
-    if (zerospan::LibaioEngine::available()) return open_disk_through<zerospan::LibaioEngine>(directory);
+    if (zerospan::LibaioEngine::available()) return open_disks_through<zerospan::LibaioEngine>(paths);
 #endif
-    open_disk_through<zerospan::ThreadedIoEngine>(directory);
+    open_disks_through<zerospan::ThreadedIoEngine>(paths);
   }
 
   template <class Io>
-  void open_disk_through(const std::string& directory) {
-    const auto disk = std::make_shared<Disk<Io>>(directory);
-    on_disk_.emplace(disk->tier);
-    disk_ = disk;
+  void open_disks_through(const Paths& paths) {
+    const auto disks = std::make_shared<Disks<Io>>(paths);
+    on_disk_.emplace(disks->tier());
+    disks_ = disks;
+  }
+
+  /// Each is the residual stream of a micro-batch, in float; two of them are in device memory.
+  void open_checkpoints(const Options& options, int rank, zerospan::Timeline& timeline) {
+    const std::size_t bytes = options.batch * options.model.context * options.model.width * sizeof(float);
+    const std::size_t rounded = zerospan::round_up(bytes, zerospan::Arena::alignment);
+    const std::size_t count = (options.model.layers + options.checkpoint_every - 1) / options.checkpoint_every;
+    checkpoints_.emplace(device_, tier(options.activations),
+                         zerospan::ActivationOptions{.bytes = {count * rounded},
+                                                     .device_bytes = {2 * rounded},
+                                                     .staging = {2 * rounded},
+                                                     .rank = zerospan::Rank{options.ranks + rank},
+                                                     .timeline = &timeline});
   }
 
   zerospan::TierRef tier(TierKind kind) {
@@ -86,8 +121,9 @@ class RankStorage {
   zerospan::HostDevice device_;
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
-  std::shared_ptr<void> disk_;
+  std::shared_ptr<void> disks_;
   std::optional<zerospan::TierRef> on_disk_;
+  std::optional<zerospan::ActivationCheckpoints> checkpoints_;
 };
 
 }  // namespace gpt

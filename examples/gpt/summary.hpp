@@ -72,6 +72,11 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += fmt::format("storage, all ranks: {} read and {} written a step\n",
                       describe_bytes(total(s.ranks, &Figures::bytes_read) / steps),
                       describe_bytes(total(s.ranks, &Figures::bytes_written) / steps));
+  if (o.checkpoint_every > 0) {
+    text += fmt::format("activation checkpoints, all ranks: {} offloaded and {} fetched back a step\n",
+                        describe_bytes(total(s.ranks, &Figures::activation_bytes_offloaded) / steps),
+                        describe_bytes(total(s.ranks, &Figures::activation_bytes_fetched) / steps));
+  }
   text += fmt::format("gathers, all ranks: {:.0f} prefetched, {:.0f} kept in memory, {:.0f} on demand\n",
                       total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_kept),
                       total(s.ranks, &Figures::prefetch_misses));

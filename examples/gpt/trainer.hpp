@@ -52,9 +52,9 @@ class Trainer {
         rank_{static_cast<std::size_t>(communicator.rank().value)},
         ranks_{static_cast<std::size_t>(communicator.size())},
         model_{engine, options.model},
-        activations_{options.model, options.batch, Keep::every_block},
+        activations_{options.model, options.batch, options.segment()},
         gradients_{options.model, options.batch},
-        evaluation_{options.model, options.batch * options.model.layers, Keep::last_block},
+        evaluation_{options.model, options.batch * options.model.layers, 1},
         sampler_{text.train(), options.model.context, options.seed, rank_, ranks_},
         windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
 
@@ -119,7 +119,8 @@ class Trainer {
     double loss = 0;
     for (std::size_t i = 0; i < options_.micro_batches; ++i) {
       engine_.begin(zerospan::Pass::training);
-      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale());
+      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale(),
+                           storage_.checkpoints());
     }
     const zerospan::StepOutcome outcome = engine_.step();
     const auto ranks = exchange(communicator_, "step report", StepReport{loss, figures_of(engine_, storage_)});

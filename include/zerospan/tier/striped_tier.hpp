@@ -1,0 +1,295 @@
+/// @file
+/// StripedTier: several tiers as one, which has the bandwidth of them all.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/core/when_all.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+#include <zerospan/tier/striped_space.hpp>
+#include <zerospan/tier/stripes.hpp>
+
+namespace zerospan::inline v0 {
+
+struct StripedTierOptions {
+  /// What is dealt at a time; a multiple of the tiers' alignments.
+  Bytes stripe = 1_MiB;
+
+  /// How many stripes each tier gets in proportion to the others, by their bandwidths; empty: all the same.
+  std::vector<std::size_t> weights{};
+};
+
+/// Extents cut into stripes that are dealt over several tiers: several disks, or several ways to storage (MLP-Offload,
+/// arXiv 2509.02480). A transfer goes to all of them at once; it is done when its last part is, and carries the error
+/// that came first.
+///
+/// It is one range of bytes in rounds of stripes, so that small extents are spread as well; an extent is one extent of
+/// each tier. Extents begin and end at multiples of 4096 bytes, or of the tiers' alignments if those are larger. Not
+/// addressable: it works by transfers. The tiers outlive it.
+class StripedTier {
+ public:
+  /// @throws ConfigurationError if there are no tiers, if some are addressable and others are not, if the weights are
+  /// not one positive number for each, or if the stripe is not a positive multiple of the alignments.
+  explicit StripedTier(std::vector<TierRef> tiers, const StripedTierOptions& options = {})
+      : tiers_{std::move(tiers)},
+        name_{name_of(tiers_)},
+        alignment_{alignment_of(tiers_)},
+        space_{Stripes{checked_weights(options), checked_stripe(options)}},
+        set_aside_(tiers_.size()) {}
+
+  StripedTier(const StripedTier&) = delete;
+  StripedTier& operator=(const StripedTier&) = delete;
+
+  std::string_view name() const noexcept { return name_; }
+  std::size_t alignment() const noexcept { return alignment_; }
+  Addressable addressable() const noexcept { return Addressable::nowhere; }
+
+  /// Reserves each tier's share of the next free bytes, or nothing.
+  /// @throws BudgetError, or what else a tier throws that cannot set its share aside.
+  void reserve(Bytes bytes, std::string_view what) {
+    if (bytes.count > most_bytes - outstanding_) refuse(what, bytes, {most_bytes - outstanding_}, name_);
+    set_aside(space_.free_shares(outstanding_ + bytes.count), what, bytes);
+    outstanding_ += bytes.count;
+  }
+
+  void cancel(Bytes bytes) noexcept {
+    outstanding_ -= std::min(outstanding_, bytes.count);
+    balance();
+  }
+
+  /// Deals out `bytes`, rounded up; the extent tells how many they are. 0 bytes take nothing.
+  /// @throws as `reserve`, where the free space is in pieces or less was reserved; then nothing is taken.
+  Extent place(std::size_t bytes) {
+    if (bytes == 0) return {};
+    if (bytes > most_bytes) refuse("an extent", {bytes}, {most_bytes}, name_);
+    const std::size_t rounded = round_up(bytes, std::max(alignment_, page));
+    const Extent extent{space_.first_fit(rounded), rounded};
+    const std::size_t before = outstanding_;
+    const auto entry = insert(extent);
+    try {
+      outstanding_ -= std::min(outstanding_, bytes);
+      Shares needed = space_.free_shares(outstanding_);
+      for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += space_.stripes().share(i, extent.offset, rounded);
+      set_aside(needed, "an extent", {rounded});
+      place_parts(extent, entry->second);
+    } catch (...) {
+      erase(entry);
+      outstanding_ = before;
+      balance();
+      throw;
+    }
+    return extent;
+  }
+
+  /// Gives an extent back; one that `place` did not deal is ignored.
+  void remove(const Extent& extent) noexcept {
+    if (const auto entry = space_.find(extent); entry != space_.end()) erase(entry);
+  }
+
+  std::byte* view(const Extent&) const noexcept { return nullptr; }
+
+  /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
+  Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    return transfer("read", extent, offset, data, bytes,
+                    [](TierRef tier, const Extent& part, std::size_t at, std::byte* memory, std::size_t n) {
+                      return tier.read(part, at, memory, n);
+                    });
+  }
+
+  /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
+  Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
+    return transfer("write", extent, offset, data, bytes,
+                    [](TierRef tier, const Extent& part, std::size_t at, const std::byte* memory, std::size_t n) {
+                      return tier.write(part, at, memory, n);
+                    });
+  }
+
+  /// What is and was placed here, and what the tiers have transferred together.
+  TierCounters counters() const {
+    TierCounters sum;
+    for (const TierRef tier : tiers_) {
+      const TierCounters counters = tier.counters();
+      sum.read = sum.read + counters.read;
+      sum.written = sum.written + counters.written;
+    }
+    const std::scoped_lock lock{mutex_};
+    sum.used = {used_};
+    sum.peak = {peak_};
+    return sum;
+  }
+
+ private:
+  using Space = detail::StripedSpace;
+  using Shares = Space::Shares;
+
+  static constexpr std::size_t page = 4096;
+  static constexpr std::size_t most_bytes = Space::most_bytes;
+
+  static std::string name_of(const std::vector<TierRef>& tiers) {
+    std::string name = "stripes over ";
+    for (std::size_t i = 0; i < tiers.size(); ++i) name.append(i == 0 ? "" : " and ").append(tiers[i].name());
+    return name;
+  }
+
+  static std::size_t alignment_of(const std::vector<TierRef>& tiers) {
+    if (tiers.empty()) throw_configuration_error("stripes over no tiers");
+    std::size_t alignment = 1;
+    for (const TierRef tier : tiers) {
+      if (tier.addressable() != tiers.front().addressable()) {
+        throw_configuration_error(name_of(tiers) + ": some are addressable, others are not");
+      }
+      alignment = std::max(alignment, tier.alignment());
+    }
+    return alignment;
+  }
+
+  std::vector<std::size_t> checked_weights(const StripedTierOptions& options) const {
+    if (options.weights.empty()) return std::vector<std::size_t>(tiers_.size(), 1);
+    if (options.weights.size() != tiers_.size() || std::ranges::find(options.weights, 0U) != options.weights.end()) {
+      throw_configuration_error(name_ + " need one positive weight for each tier");
+    }
+    return options.weights;
+  }
+
+  std::size_t checked_stripe(const StripedTierOptions& options) const {
+    if (options.stripe.count == 0 || options.stripe.count % alignment_ != 0) {
+      throw_configuration_error("a stripe of " + std::to_string(options.stripe.count) +
+                                " bytes is not a positive multiple of " + std::to_string(alignment_) +
+                                ", the alignment of " + name_);
+    }
+    return options.stripe.count;
+  }
+
+  [[noreturn]] static void refuse(std::string_view what, Bytes requested, Bytes available, std::string_view where) {
+    throw_budget_error(std::string{what} + " on " + std::string{where}, requested, available,
+                       "raise its capacity, or choose another tier");
+  }
+
+  Space::Map::iterator insert(const Extent& extent) {
+    const std::scoped_lock lock{mutex_};
+    return space_.insert(extent);
+  }
+
+  void erase(Space::Map::iterator entry) noexcept {
+    for (std::size_t i = 0; i < entry->second.parts.size(); ++i) {
+      const Extent& part = entry->second.parts[i];
+      if (part.bytes != 0) tiers_[i].remove(part);
+    }
+    const std::scoped_lock lock{mutex_};
+    for (const Extent& part : entry->second.parts) used_ -= part.bytes;
+    space_.erase(entry);
+  }
+
+  // Accounts with the tiers.
+
+  /// Reserves and cancels until each tier has set aside as much as it should, or throws and changes nothing.
+  void set_aside(const Shares& shares, std::string_view what, Bytes bytes) {
+    const Shares before = set_aside_;
+    try {
+      for (std::size_t i = 0; i < tiers_.size(); ++i) raise(i, shares[i], what, bytes);
+    } catch (...) {
+      lower(before);
+      throw;
+    }
+    lower(shares);
+  }
+
+  void raise(std::size_t i, std::size_t share, std::string_view what, Bytes bytes) {
+    if (share <= set_aside_[i]) return;
+    try {
+      tiers_[i].reserve({share - set_aside_[i]}, what);
+    } catch (const BudgetError& error) {
+      refuse(what, bytes, {bytes.count - std::min(bytes.count, error.short_by().count)}, name_);
+    }
+    set_aside_[i] = share;
+  }
+
+  void lower(const Shares& shares) noexcept {
+    for (std::size_t i = 0; i < tiers_.size(); ++i) {
+      if (set_aside_[i] > shares[i]) tiers_[i].cancel({set_aside_[i] - shares[i]});
+      set_aside_[i] = std::min(set_aside_[i], shares[i]);
+    }
+  }
+
+  /// Sets aside what is outstanding. Where a tier refuses, it remains as it is until the next time.
+  void balance() noexcept {
+    try {
+      set_aside(space_.free_shares(outstanding_), "what was reserved", {outstanding_});
+    } catch (...) {
+    }
+  }
+
+  void place_parts(const Extent& extent, Space::Placed& placed) {
+    std::vector<Extent> parts(tiers_.size());
+    const std::scoped_lock lock{mutex_};
+    placed.parts = std::move(parts);
+    for (std::size_t i = 0; i < tiers_.size(); ++i) {
+      const std::size_t share = space_.stripes().share(i, extent.offset, extent.bytes);
+      placed.parts[i] = tiers_[i].place(share);
+      set_aside_[i] -= share;
+      used_ += placed.parts[i].bytes;
+    }
+    peak_ = std::max(peak_, used_);
+  }
+
+  // Transfers.
+
+  template <class Data, class Start>
+  Completion transfer(const char* operation, const Extent& extent, std::size_t offset, Data* data, std::size_t bytes,
+                      Start start) {
+    const std::string what = std::string{operation} + " of " + std::to_string(bytes) + " bytes at offset " +
+                             std::to_string(offset) + " of an extent of " + std::to_string(extent.bytes) +
+                             " bytes of " + name_;
+    if (offset > extent.bytes || bytes > extent.bytes - offset) throw_configuration_error(what + " leaves it");
+    if (((extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data)) & (alignment_ - 1)) != 0) {
+      throw_configuration_error(what + " is not aligned: offsets, sizes and buffers are multiples of " +
+                                std::to_string(alignment_) + " bytes");
+    }
+    if (extent.bytes == 0) return {};
+    const auto [origin, parts] = parts_of(extent, what);
+    std::vector<Completion> ends;
+    for (std::size_t done = 0; done < bytes;) {
+      const Stripes::Piece piece = space_.stripes().first_piece(extent.offset + offset + done, bytes - done);
+      const TierRef tier = tiers_[piece.member];
+      const std::size_t within = space_.stripes().share(piece.member, origin, piece.begin - origin);
+      ends.push_back(
+          started([&, part = parts[piece.member]] { return start(tier, part, within, data + done, piece.bytes); }));
+      done += piece.bytes;
+    }
+    return joined(what, ends);
+  }
+
+  /// The extent that was placed and holds `extent`: its begin and its parts.
+  std::pair<std::uint64_t, std::vector<Extent>> parts_of(const Extent& extent, const std::string& what) const {
+    const std::scoped_lock lock{mutex_};
+    const auto entry = space_.holder(extent);
+    if (entry != space_.end()) return {entry->first, entry->second.parts};
+    throw_configuration_error(what + ": the extent is not placed there");
+  }
+
+  std::vector<TierRef> tiers_;
+  std::string name_;
+  std::size_t alignment_;
+  std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
+  mutable std::mutex mutex_;     // of space_ and what follows it, which only the engine's caller changes
+  Space space_;
+  Shares set_aside_;  ///< What is outstanding, as it is reserved on each tier.
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
+};
+
+static_assert(OffloadTier<StripedTier>);
+
+}  // namespace zerospan::inline v0

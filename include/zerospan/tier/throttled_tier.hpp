@@ -1,0 +1,184 @@
+/// @file
+/// ThrottledTier: any tier behind a link of known bandwidth and latency.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <exception>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/tier/link_clock.hpp>
+#include <zerospan/tier/memory_tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0 {
+
+struct ThrottledTierOptions {
+  double bytes_per_second = std::numeric_limits<double>::infinity();  ///< Of each direction.
+  std::chrono::nanoseconds latency{0};
+
+  /// How long the destructor waits for transfers whose end the other tier has not reported.
+  std::chrono::milliseconds drain_timeout = std::chrono::seconds{10};
+};
+
+namespace detail {
+
+/// What a ThrottledTier shares with its transfers and its timer thread.
+class ThrottledEnds {
+ public:
+  using Time = LinkClock::Time;
+
+  struct Ending {
+    std::shared_ptr<Promise> promise;
+    std::exception_ptr error;
+
+    void end() const {
+      if (error) return promise->fail(error);
+      promise->succeed();
+    }
+  };
+
+  void begin() {
+    const std::scoped_lock lock{mutex_};
+    ++under_way_;
+  }
+
+  /// Takes a transfer that the other tier has ended: the timer ends it when it is due, or nobody is left to wait.
+  void arrive(Time due, Ending ending) {
+    std::unique_lock lock{mutex_};
+    --under_way_;
+    if (!is_closed_) endings_.emplace(due, std::exchange(ending, {}));
+    changed_.notify_all();
+    lock.unlock();
+    if (ending.promise) ending.end();
+  }
+
+  /// Ends what is due, until `close` was called and nothing is left.
+  void run() {
+    std::unique_lock lock{mutex_};
+    while (!is_closed_ || !endings_.empty()) {
+      if (endings_.empty()) {
+        changed_.wait(lock);
+      } else if (const Time due = endings_.begin()->first; due > std::chrono::steady_clock::now()) {
+        changed_.wait_until(lock, due);
+      } else {
+        const auto next = endings_.extract(endings_.begin());
+        lock.unlock();
+        next.mapped().end();
+        lock.lock();
+      }
+    }
+  }
+
+  /// Waits for the other tier, but not for ever.
+  void close(std::chrono::milliseconds timeout) {
+    std::unique_lock lock{mutex_};
+    changed_.wait_for(lock, timeout, [&] { return under_way_ == 0; });
+    is_closed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t under_way_ = 0;  ///< With the other tier.
+  std::multimap<Time, Ending> endings_;
+  bool is_closed_ = false;
+};
+
+}  // namespace detail
+
+/// Passes everything on to another tier, which outlives it, and delays the ends of transfers, as if that tier were
+/// reached over a link: for measurements of how partitions use bandwidth, and for tests of what is slow.
+///
+/// Reads share one direction of the link, writes the other. A transfer ends no earlier than the link allows, and not
+/// before the other tier's; completions end on a thread of this tier. It is not addressable, whatever the other tier
+/// is: bytes must flow. A tier that is destroyed waits for its transfers.
+template <OffloadTier T>
+class ThrottledTier {
+ public:
+  /// @throws ConfigurationError if the link has no bandwidth or less than no latency.
+  explicit ThrottledTier(T& inner, const ThrottledTierOptions& options = {})
+      : inner_{&inner},
+        name_{"link to " + std::string{inner.name()}},
+        drain_timeout_{options.drain_timeout},
+        read_link_{options.bytes_per_second, options.latency},
+        write_link_{read_link_} {
+    if (!(options.bytes_per_second > 0) || options.latency.count() < 0) {
+      throw_configuration_error("a " + name_ + " needs a positive bandwidth and a latency that is not negative");
+    }
+    timer_ = std::thread{[ends = ends_] { ends->run(); }};
+  }
+
+  ThrottledTier(const ThrottledTier&) = delete;
+  ThrottledTier& operator=(const ThrottledTier&) = delete;
+
+  ~ThrottledTier() {
+    ends_->close(drain_timeout_);
+    timer_.join();
+  }
+
+  std::string_view name() const noexcept { return name_; }
+  std::size_t alignment() const { return inner_->alignment(); }
+  Addressable addressable() const noexcept { return Addressable::nowhere; }
+
+  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
+  Extent place(std::size_t bytes) { return inner_->place(bytes); }
+  void remove(const Extent& extent) noexcept { inner_->remove(extent); }
+  std::byte* view(const Extent&) const noexcept { return nullptr; }
+
+  /// @throws what the other tier throws; a transfer that it refuses does not take the link.
+  Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    const auto start = std::chrono::steady_clock::now();
+    return delayed(read_link_, start, bytes, inner_->read(extent, offset, data, bytes));
+  }
+
+  /// @throws as `read`.
+  Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
+    const auto start = std::chrono::steady_clock::now();
+    return delayed(write_link_, start, bytes, inner_->write(extent, offset, data, bytes));
+  }
+
+  TierCounters counters() const { return inner_->counters(); }
+
+ private:
+  Completion delayed(LinkClock& link, LinkClock::Time start, std::size_t bytes, const Completion& transfer) {
+    if (bytes == 0) return transfer;
+    const auto promise = std::make_shared<Promise>("transfer of " + std::to_string(bytes) + " bytes over the " + name_);
+    const auto due = [&] {
+      const std::scoped_lock lock{mutex_};
+      return link.transfer(start, bytes);
+    }();
+    ends_->begin();
+    transfer.then([ends = ends_, due, promise](std::exception_ptr error) {
+      ends->arrive(due, {promise, std::move(error)});
+    });
+    return promise->completion();
+  }
+
+  T* inner_;
+  std::string name_;
+  std::chrono::milliseconds drain_timeout_;
+  std::mutex mutex_;  // of the links
+  LinkClock read_link_;
+  LinkClock write_link_;
+  std::shared_ptr<detail::ThrottledEnds> ends_ = std::make_shared<detail::ThrottledEnds>();
+  std::thread timer_;
+};
+
+static_assert(OffloadTier<ThrottledTier<MemoryTier>>);
+
+}  // namespace zerospan::inline v0
