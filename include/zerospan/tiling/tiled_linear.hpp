@@ -72,7 +72,8 @@ struct NoBias {
 /// of outputs, gradients and weights depends on the tiling. The gradient norm alone sums up tile by tile: with
 /// clipping, tilings agree within rounding.
 ///
-/// A tile within the engine's `persistence_threshold` stays gathered: tiles that small save no memory.
+/// A tile within the engine's `persistence_threshold` stays gathered, as any parameter: a layer cut as finely as that
+/// is whole in device memory all the time.
 template <LeasedParameter P>
 class BasicTiledLinear {
  public:
