@@ -70,6 +70,27 @@ namespace detail {
 template <TypedTensor T>
 inline constexpr ElementType element_type_of = ElementTraits<typename TensorTraits<T>::element_type>::type;
 
+/// Stops the compilation with what is wrong with the adaptation of `T`, if it is no HostTensor.
+template <class T>
+consteval bool check_adaptation() {
+  if constexpr (!requires { sizeof(TensorTraits<T>); }) {
+    static_assert(HostTensor<T>, "zerospan: TensorTraits is not specialized for this tensor type");
+  } else if constexpr (requires { typename TensorTraits<T>::element_type; }) {
+    static_assert(Element<typename TensorTraits<T>::element_type>,
+                  "zerospan: the element_type of this TensorTraits is no known format (float, bfloat16, or a 16-bit "
+                  "type with ElementTraits)");
+    static_assert(
+        TypedTensor<T>,
+        "zerospan: this TensorTraits lacks unbound(shape), bind(tensor, element_type*) or data(tensor), which "
+        "returns element_type*");
+  } else {
+    static_assert(RuntimeTypedTensor<T>,
+                  "zerospan: this TensorTraits lacks unbound(shape, type), bind(tensor, std::byte*) or data(tensor), "
+                  "which returns std::byte*; or it lacks an element_type");
+  }
+  return true;
+}
+
 /// What a HostTensor's element type and pointers look like to code that works on bytes.
 template <HostTensor T>
 struct TensorBinding {

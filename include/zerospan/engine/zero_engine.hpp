@@ -31,8 +31,13 @@ namespace zerospan::inline v0 {
 /// later call throws it.
 ///
 /// Whatever the stage, placement, budgets and prefetch, training gives the same bits for the same world size.
-template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
+template <class S, class C, class D, class O>
 class ZeroEngine {
+  static_assert(Stage<S>, "zerospan: the first argument of ZeroEngine is no Stage; pass Stage0{} to Stage3{}");
+  static_assert(TrainingCommunicator<C>, "zerospan: this communicator lacks a collective that ZeroEngine needs");
+  static_assert(Device<D>, "zerospan: this is no Device: it lacks memory(), host_memory() or a lanes_type");
+  static_assert(Optimizer<O>, "zerospan: this is no Optimizer: it lacks state_bytes(elements) or update(shard)");
+
  public:
   /// A collective: the communicator is duplicated.
   /// @throws ConfigurationError if stage, placement and options contradict each other; BudgetError if the staging

@@ -1,5 +1,22 @@
 /// @file
 /// Leases: the only way into a partitioned tensor.
+///
+/// The lifetime contract. A lease's tensor points at the store's memory from the moment the lease is made until it is
+/// released or destroyed; then the memory is dealt out again. Nothing taken from the tensor may be used on the host
+/// after that, and no lease may be held over a step:
+/// @code
+/// float* data = weight.gather(stream)->data;     // wrong: the lease ends with the expression, data dangles
+/// const auto full = weight.gather(stream);       // right: the tensor is whole while `full` is in scope
+/// use(full->data);
+///
+/// use(*weight.gather(stream));                   // right: the lease lasts as long as the call
+///
+/// auto gradient = weight.gradient(stream);
+/// engine.step();                                 // wrong: throws LeaseError, a lease is held
+/// gradient.commit();                             // right: it ends the lease, so
+/// engine.step();                                 // the step may follow
+/// @endcode
+/// What is enqueued on the lease's stream before the lease ends may still use the memory.
 #pragma once
 
 #include <cstddef>
@@ -58,6 +75,8 @@ class BoundLease {
       : lease_{std::move(lease)}, tensor_{TensorBinding<T>::unbound(shape, type)}, data_{data} {
     TensorBinding<T>::bind(tensor_, data_);
   }
+  BoundLease(const BoundLease&) = delete;  // zerospan: a lease is held once: move it
+  BoundLease& operator=(const BoundLease&) = delete;
   BoundLease(BoundLease&&) = default;
   BoundLease& operator=(BoundLease&&) = default;
   ~BoundLease() { release(); }

@@ -29,7 +29,7 @@ concept ParameterHost = requires(E& engine) {
   { engine.store() } -> std::same_as<std::shared_ptr<ParameterStore>>;
 };
 
-template <HostTensor T>
+template <class T>
 class PartitionedParameter;
 
 namespace detail {
@@ -44,11 +44,12 @@ template <HostTensor... Ts>
 /// A parameter of the model, of the host's tensor type. Its elements are partitioned over the ranks and rest on the
 /// engine's tiers (ZeRO, arXiv 1910.02054, section 5.3); only leases make it whole.
 ///
-/// The lifetime contract: the tensor of a lease points at the store's memory from the moment the lease is made until
-/// it is released; without a lease there is no tensor to use. A parameter may outlive its engine; every call on it
-/// then throws LeaseError.
-template <HostTensor T>
+/// A parameter may outlive its engine; every call on it then throws LeaseError.
+/// @see zerospan/partition/lease.hpp for the lifetime contract.
+template <class T>
 class PartitionedParameter {
+  static_assert(detail::check_adaptation<T>());
+
  public:
   using tensor_type = T;
 
@@ -70,6 +71,11 @@ class PartitionedParameter {
                        ParameterOptions options = {})
       : PartitionedParameter{engine.store(), std::move(name), std::move(shape), type, std::move(initializer), options} {
   }
+
+  template <ParameterHost E>
+    requires RuntimeTypedTensor<T>
+  PartitionedParameter(E&, std::string, Shape, Initializer,  // zerospan: pass an ElementType after the Shape
+                       ParameterOptions = {}) = delete;
 
   /// A further use of the same values elsewhere in the model (a tied head). Its gradient accumulates apart; both are
   /// added, in declaration order, at the step. @throws as the constructor.

@@ -73,6 +73,14 @@ class TierRef {
     requires(!std::same_as<T, TierRef>)
   TierRef(T& tier) noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
 
+  template <OffloadTier T>
+    requires(!std::same_as<T, TierRef>)
+  TierRef(const T&& tier) = delete;  // zerospan: a temporary tier is gone before the engine that would use it
+
+  template <class T>
+    requires(!OffloadTier<T>)
+  TierRef(T& tier) = delete;  // zerospan: this is no OffloadTier; static_assert(OffloadTier<...>) says what it lacks
+
   std::string_view name() const { return calls_->name(tier_); }
   std::size_t alignment() const { return calls_->alignment(tier_); }
   Addressable addressable() const { return calls_->addressable(tier_); }

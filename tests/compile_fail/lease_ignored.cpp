@@ -1,0 +1,9 @@
+// Expected: ignoring return value
+#include "setting.hpp"
+
+void read(const Parameter& weight) {
+#if defined(FIXED)
+  const auto full =
+#endif
+      weight.gather(zerospan::calling_thread);
+}
