@@ -3,11 +3,15 @@
 #pragma once
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
-#include <string>
+#include <fstream>
+#include <stdexcept>
 #include <system_error>
+
+#include <ATen/ATen.h>
 
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/engine/options.hpp>
@@ -18,12 +22,24 @@
 
 #include "options.hpp"
 
-/// Caps what the process may map privately and write to: heap, anonymous mappings, stacks of threads. A device's
-/// budgets count in full from the start, though their pages come as they are touched.
-/// @param bytes 0: no cap.
+/// Bytes that the process maps privately and may write to: heap, anonymous mappings, stacks of threads.
+inline std::uint64_t mapped_bytes() {
+  std::uint64_t pages = 0;
+  std::ifstream file{"/proc/self/statm"};
+  for (int field = 0; field < 6; ++field) file >> pages;  // the sixth: data and stack
+  if (!file) throw std::runtime_error{"cannot read /proc/self/statm"};
+  return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// Caps what the process may map so from now on. A device's budgets count in full from the start, though their pages
+/// come as they are touched.
+/// @param bytes Beside what libtorch has taken for itself; 0: no cap.
 inline void cap_memory(std::uint64_t bytes) {
   if (bytes == 0) return;
-  const ::rlimit limit{.rlim_cur = bytes, .rlim_max = bytes};
+  // OpenBLAS takes its buffers at the first large product, and waits forever for them where there is no memory left.
+  static_cast<void>(at::ones({512, 512}).matmul(at::ones({512, 512})));
+  const std::uint64_t most = mapped_bytes() + bytes;
+  const ::rlimit limit{.rlim_cur = most, .rlim_max = most};
   if (::setrlimit(RLIMIT_DATA, &limit) != 0) {
     throw std::system_error{errno, std::generic_category(), "setrlimit(RLIMIT_DATA)"};
   }

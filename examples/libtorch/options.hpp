@@ -32,7 +32,7 @@ struct Options {
 
   int ranks = 1;
   TierKind parameters = TierKind::nvme;
-  TierKind gradients = TierKind::host;
+  TierKind gradients = TierKind::nvme;
   TierKind optimizer = TierKind::nvme;
   std::filesystem::path nvme_path = std::filesystem::temp_directory_path();
   std::uint64_t device_budget = std::uint64_t{32} << 20;
@@ -86,7 +86,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   add_bytes("--device-budget", o.device_budget, "Device memory of a rank: what is gathered at a time");
   add_bytes("--host-budget", o.host_budget, "Host memory of a rank, staging included");
   add_bytes("--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
-  add_bytes("--memory-cap", o.memory_cap, "Bytes of private memory that the process may map; 0: no cap");
+  add_bytes("--memory-cap", o.memory_cap, "Bytes that may be mapped beside what libtorch takes for itself; 0: no cap");
   app.parse(argc, argv);
   return o;
 }

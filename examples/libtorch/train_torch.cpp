@@ -3,14 +3,16 @@
 /// in a zerospan engine.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <mutex>
+#include <new>
+#include <span>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -107,8 +109,8 @@ void run(const Options& options) {
   if (text.train().size() <= context) zerospan::throw_configuration_error("the text is too short for --context");
   const zerospan::AdamW adamw{.learning_rate = options.learning_rate};
 
-  cap_memory(options.memory_cap);
   torch::set_num_threads(options.threads);
+  cap_memory(options.memory_cap);
   const auto begin = std::chrono::steady_clock::now();
   options.plain ? train_plain(options, text, adamw) : train_wrapped(options, text, adamw);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
