@@ -5,7 +5,9 @@ set(CMAKE_COMPILE_WARNING_AS_ERROR ON)
 
 add_library(zerospan_development INTERFACE)
 target_link_libraries(zerospan_development INTERFACE zerospan::zerospan)
-foreach(part IN LISTS ZEROSPAN_PARTS)
+set(parts ${ZEROSPAN_PARTS})
+list(REMOVE_ITEM parts torch)  # linked where it is used alone: it is large, and half a second to load
+foreach(part IN LISTS parts)
   target_link_libraries(zerospan_development INTERFACE zerospan::${part})
 endforeach()
 target_compile_options(zerospan_development INTERFACE
@@ -21,4 +23,11 @@ endif()
 if(ZEROSPAN_SANITIZER)
   target_compile_options(zerospan_development INTERFACE ${sanitizers} -fno-omit-frame-pointer)
   target_link_options(zerospan_development INTERFACE ${sanitizers})
+endif()
+
+# libtorch 1.13 is C++14: as C++20 its headers compile with GCC, but not with Clang and GCC's library. It is not
+# instrumented for sanitizers.
+set(ZEROSPAN_USES_TORCH OFF)
+if(TARGET zerospan_torch AND NOT ZEROSPAN_SANITIZER AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(ZEROSPAN_USES_TORCH ON)
 endif()

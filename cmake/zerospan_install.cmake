@@ -26,5 +26,6 @@ install(
   FILES
     "${CMAKE_CURRENT_BINARY_DIR}/zerospanConfig.cmake"
     "${CMAKE_CURRENT_BINARY_DIR}/zerospanConfigVersion.cmake"
+    cmake/Finddlpack.cmake
     cmake/Findlibaio.cmake
   DESTINATION "${package_directory}")

@@ -78,7 +78,16 @@ class BoundLease {
   BoundLease(const BoundLease&) = delete;  // zerospan: a lease is held once: move it
   BoundLease& operator=(const BoundLease&) = delete;
   BoundLease(BoundLease&&) = default;
-  BoundLease& operator=(BoundLease&&) = default;
+  BoundLease& operator=(BoundLease&& other) noexcept {
+    if (this != &other) {
+      release();
+      lease_ = std::move(other.lease_);
+      std::destroy_at(&tensor_);  // assigning a view may copy elements (Eigen's does): it is constructed anew
+      std::construct_at(&tensor_, std::move(other.tensor_));
+      data_ = other.data_;
+    }
+    return *this;
+  }
   ~BoundLease() { release(); }
 
   /// Ends the lease now, on the stream that it was taken on; the tensor is unbound. Leases end in any order.
