@@ -3,6 +3,7 @@
 /// alone; headers named after a dependency (`zerospan/io/libaio_engine.hpp`) are included beside it.
 #pragma once
 
+#include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/self_communicator.hpp>
@@ -19,7 +20,13 @@
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/lion.hpp>
+#include <zerospan/optimizer/sgd.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
+#include <zerospan/tier/cached_tier.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
+#include <zerospan/tier/striped_tier.hpp>
+#include <zerospan/tiling/tiled_linear.hpp>
+#include <zerospan/version.hpp>

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include <zerospan/tier/cached_tier.hpp>
+#include <zerospan/tier/striped_tier.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "replicated_training.hpp"
@@ -111,6 +114,34 @@ std::uint64_t hash_masters(Engine& engine) {
   return hash.value();
 }
 
+/// What stands where the disk is: the disk itself, two striped, or one with a part of it cached in host memory.
+enum class Disk : std::uint8_t { plain, striped, cached };
+
+template <zerospan::IoEngine Io>
+class DiskStack {
+ public:
+  static constexpr zerospan::Bytes cache{std::size_t{48} << 10};
+
+  DiskStack(Io& io, Memory<Io>& memory, Disk kind) : disk_{memory.on_nvme} {
+    if (kind == Disk::striped) {
+      second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
+      const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
+      disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = {std::size_t{8} << 10}, .weights = {2, 1}});
+    } else if (kind == Disk::cached) {
+      disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
+                              zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+    }
+  }
+
+  zerospan::TierRef tier() const { return disk_; }
+
+ private:
+  zerospan::TierRef disk_;
+  std::optional<zerospan::NvmeTier<Io>> second_;
+  std::optional<zerospan::StripedTier> striped_;
+  std::optional<zerospan::CachedTier<zerospan::NvmeTier<Io>>> cached_;
+};
+
 enum class Budget : std::uint8_t { roomy, tight };
 enum class Prefetch : std::uint8_t { off, on };
 
@@ -129,11 +160,14 @@ struct Configuration {
   Prefetch prefetch = Prefetch::on;
   Budget budget = Budget::roomy;
   Typing typing = Typing::compile_time;
+  Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
   zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
 
   /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
   bool is_possible() const {
+    const bool has_disk = parameters == Place::nvme || gradients == Place::nvme || optimizer == Place::nvme;
+    if (disk != Disk::plain && !has_disk) return false;
     const bool partitions = parameters != Place::device || partition == zerospan::PartitionStrategy::owners;
     return (stage == 3 || !partitions) && (stage >= 2 || gradients != Place::nvme);
   }
@@ -146,6 +180,8 @@ struct Configuration {
     text.append(", optimizer on ").append(to_string(optimizer));
     text.append(prefetch == Prefetch::on ? ", prefetching, " : ", on demand, ");
     text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
+    if (disk == Disk::striped) text.append("striped disks, ");
+    if (disk == Disk::cached) text.append("cached disk, ");
     if (typing == Typing::run_time) text.append("typed at run time, ");
     text.append(std::to_string(training.ranks)).append(" ranks, ");
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
@@ -167,6 +203,7 @@ class Needs {
     for (const TiedUse& tied : tied_uses) count_gradient(tied.layer);
     device_ += working_;
     host_ += std::size_t{64} << 10;
+    if (c_.disk == Disk::cached) host_ += DiskStack<zerospan::ThreadedIoEngine>::cache.count;
   }
 
   zerospan::Bytes device() const { return {device_}; }
@@ -281,11 +318,13 @@ TrainingResult train_on(Communicator& communicator, const Configuration& c) {
   const bool is_tight = c.budget == Budget::tight;
   const zerospan::Bytes roomy{std::size_t{64} << 20};
   Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
+  const DiskStack<Io> disk{io, memory, c.disk};
+  const auto tier = [&](Place place) { return place == Place::nvme ? disk.tier() : memory.tier(place); };
   const TrainingResult result = with_stage(c.stage, [&](auto stage) {
     zerospan::ZeroEngine engine{stage,
                                 communicator,
                                 memory.device,
-                                memory.placement(c.parameters, c.gradients, c.optimizer),
+                                zerospan::Placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)},
                                 c.training.optimizer,
                                 engine_options(c)};
     return with_element(

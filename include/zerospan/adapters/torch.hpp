@@ -17,7 +17,7 @@ namespace zerospan::inline v0 {
 
 /// libtorch's name of a storage format.
 constexpr at::ScalarType torch_type(ElementType type) noexcept {
-  return type == ElementType::bfloat16 ? at::kBFloat16 : at::kFloat;
+  return type == ElementType::bfloat16 ? at::kBFloat16 : type == ElementType::float16 ? at::kHalf : at::kFloat;
 }
 
 /// Binds and unbinds in place, below autograd: the tensor object, everything that holds it, its version counter and its
