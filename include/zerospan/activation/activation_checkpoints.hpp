@@ -51,7 +51,7 @@ namespace zerospan::inline v0 {
 /// is refused before anything has changed. An engine takes what device memory is left at its first gather: make the
 /// checkpoints before it.
 ///
-/// The lifetime contract. Device and tier outlive the checkpoints and their leases. A lease that outlives the
+/// Lifetimes are those of zerospan/partition/lease.hpp; device and tier outlive the checkpoints and their leases. A lease that outlives the
 /// checkpoints keeps its memory; releasing it does nothing, committing it throws LeaseError. One thread at a time, any
 /// one. The first error of a transfer is kept: every later call throws it.
 class ActivationCheckpoints {

@@ -24,11 +24,10 @@ namespace zerospan::inline v0 {
 /// One rank's part of partitioned training. Declare parameters in it, then repeat: gather and compute forward and
 /// backward, commit gradients, `step()`.
 ///
-/// The lifetime contract. Communicator, device and tiers outlive the engine. Each rank has a device and tiers of its
-/// own, and one engine at a time uses a device's memory. Parameters and leases may outlive it: they
-/// keep its memory alive, releasing them does nothing, and every other call on them throws LeaseError. The engine and
-/// its parameters may be used by any one thread at a time. The first error of anything asynchronous is kept: every
-/// later call throws it.
+/// Each rank has a device and tiers of its own, and one engine at a time uses a device's memory. The engine and its
+/// parameters may be used by any one thread at a time. The first error of anything asynchronous is kept: every later
+/// call throws it.
+/// @see zerospan/partition/lease.hpp for the lifetime contract.
 ///
 /// Whatever the stage, placement, budgets and prefetch, training gives the same bits for the same world size.
 template <class S, class C, class D, class O>

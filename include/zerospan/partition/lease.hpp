@@ -17,6 +17,15 @@
 /// engine.step();                                 // the step may follow
 /// @endcode
 /// What is enqueued on the lease's stream before the lease ends may still use the memory.
+///
+/// Communicators, devices and tiers outlive the engine:
+/// @code
+/// ZeroEngine engine{Stage3{}, ranks, device, {HostTier{device}, host, host}, AdamW{}};  // refused: a tier that is gone
+/// HostTier host{device};                                                                // right: declared before
+/// ZeroEngine engine{Stage3{}, ranks, device, {host, host, host}, AdamW{}};
+/// @endcode
+/// Parameters and leases may outlive it: they keep its memory alive, releasing them does nothing, and every other call
+/// on them throws LeaseError.
 #pragma once
 
 #include <cstddef>
