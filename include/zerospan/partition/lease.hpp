@@ -20,9 +20,9 @@
 ///
 /// Communicators, devices and tiers outlive the engine:
 /// @code
-/// ZeroEngine engine{Stage3{}, ranks, device, {HostTier{device}, host, host}, AdamW{}};  // refused: a tier that is gone
-/// HostTier host{device};                                                                // right: declared before
-/// ZeroEngine engine{Stage3{}, ranks, device, {host, host, host}, AdamW{}};
+/// Placement gone{HostTier{device}, host, host};  // wrong, and refused by the compiler: a tier that ends at once
+/// HostTier host{device};                         // right: declared before the engine, destroyed after it
+/// ZeroEngine engine{Stage3{}, ranks, device, Placement{host, host, host}, AdamW{}};
 /// @endcode
 /// Parameters and leases may outlive it: they keep its memory alive, releasing them does nothing, and every other call
 /// on them throws LeaseError.
