@@ -236,17 +236,19 @@ void train_layer(Engine& engine, const Layer& layer, LinearExtents extents) {
 
 TEST_CASE("working memory is that of one tile, or of one tile's gradient, and of what is prefetched") {
   // Extents that divide by the tiles, whole blocks: a tile takes 4 outputs inputs / tiles bytes, its gradient as much.
-  // They are leased one after the other. The longest look-ahead finds one further use of each tile in the pass.
+  // They are leased one after the other. The longest look-ahead finds one further use of each tile in the pass. Memory
+  // beyond that would be used too, for tiles that stay between their uses: so there is none.
   constexpr LinearExtents extents{.outputs = 512, .inputs = 256};
   constexpr std::size_t matrix_bytes = 4 * extents.outputs * extents.inputs;
   for (const TileCounts tiles : {TileCounts{}, {.outputs = 4}, {.outputs = 4, .inputs = 4}, {.inputs = 16}}) {
     const std::size_t tile_bytes = matrix_bytes / (tiles.outputs * tiles.inputs);
     for (const std::size_t prefetch : {std::size_t{0}, tile_bytes, 3 * tile_bytes}) {
-      Rig rig{{.prefetch = {prefetch}}};
+      const std::size_t predicted = tile_bytes + std::min(prefetch, matrix_bytes);
+      Rig rig{{.prefetch = {prefetch}}, {predicted}};
       const Layer layer{*rig.engine, "layer", extents, tiles};
       for (int step = 0; step < 3; ++step) train_layer(*rig.engine, layer, extents);
       CAPTURE(prefetch);
-      CHECK(rig.memory.device.memory().peak().count == tile_bytes + std::min(prefetch, matrix_bytes));
+      CHECK(rig.memory.device.memory().peak().count == predicted);
     }
   }
 }
@@ -280,7 +282,7 @@ TEST_CASE("from the second pass on every tile is prefetched, where there is room
     constexpr std::uint64_t gathers = 1 + 2 * 8;  // the bias, and each tile in forward and in backward
     const auto counters = rig.engine->statistics().prefetch;
     CHECK(counters.misses == gathers);
-    CHECK(counters.hits == (steps - 1) * gathers);
+    CHECK(counters.hits + counters.kept == (steps - 1) * gathers);
     CHECK(counters.mended == 0);
   }
 }

@@ -16,6 +16,7 @@ class Communicator {
 #if defined(FIXED)
   void reduce_scatter(zerospan::Collective what, const zerospan::Reduction& reduction);
 #endif
+  void reduce(zerospan::Collective what, const zerospan::Reduction& reduction, zerospan::Rank root);
   void all_reduce(zerospan::Collective what, const zerospan::Reduction& reduction);
   void all_reduce(zerospan::Collective what, std::span<std::int64_t> integers);
   void broadcast(zerospan::Collective what, std::span<std::byte> bytes, zerospan::Rank root);

@@ -15,17 +15,17 @@
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/tensor_traits.hpp>
 
+namespace zerospan::inline v0 {
+
 template <>
-struct zerospan::ElementTraits<Eigen::bfloat16> {
+struct ElementTraits<Eigen::bfloat16> {
   static constexpr ElementType type = ElementType::bfloat16;
 };
 
 template <>
-struct zerospan::ElementTraits<Eigen::half> {
+struct ElementTraits<Eigen::half> {
   static constexpr ElementType type = ElementType::float16;
 };
-
-namespace zerospan::inline v0 {
 
 /// A matrix or vector that lies in memory as zerospan's tensors do: row-major, of a known element type.
 template <class M>
