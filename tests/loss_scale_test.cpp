@@ -316,18 +316,23 @@ TEST_CASE("an engine refuses a rule without sense") {
                        doctest::Contains("loss scale: initial is 1000"), zerospan::ConfigurationError);
 }
 
-TEST_CASE("an optimizer whose states change their size is refused before anything is updated") {
+TEST_CASE("an optimizer whose states change their size is refused before anything is placed or updated") {
   zerospan::ThreadedIoEngine io;
   Memory<zerospan::ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
   zerospan::SelfCommunicator self;
   zerospan::ZeroEngine engine{zerospan::Stage3{}, self, memory.device,
                               memory.placement(Place::host, Place::host, Place::host), zerospan::Sgd{}};
-  const zerospan::PartitionedParameter<Array<float>> weight{engine, "weight", {5000}, zerospan::init::ones()};
+  using Parameter = zerospan::PartitionedParameter<Array<float>>;
+  const auto refused = [&](auto call) {
+    engine.optimizer().momentum = 0.9F;
+    CHECK_THROWS_WITH_AS(call(), doctest::Contains("states have changed their size"), zerospan::ConfigurationError);
+    engine.optimizer().momentum = 0;
+  };
+  refused([&] { const Parameter weight{engine, "weight", {5000}, zerospan::init::ones()}; });
+  const Parameter weight{engine, "weight", {5000}, zerospan::init::ones()};
+  refused([&] { static_cast<void>(weight.gather(calling_thread)); });
   static_cast<void>(weight.gather(calling_thread));
-  engine.optimizer().momentum = 0.9F;
-  CHECK_THROWS_WITH_AS(engine.step(), doctest::Contains("states have changed their size"),
-                       zerospan::ConfigurationError);
-  engine.optimizer().momentum = 0;
+  refused([&] { engine.step(); });
   CHECK(engine.step().step == 1);
 }
 

@@ -61,7 +61,7 @@ class Rig {
       : buffer_{zerospan::round_up(units * unit, Arena::alignment)},
         arena_{"device memory", std::shared_ptr<std::byte>{std::shared_ptr<void>{}, buffer_.data()},
                Bytes{units * unit}},
-        pipeline_{WorkingMemory{arena_, arena_.allocate_working(arena_.capacity())}, Bytes{look_ahead * unit},
+        pipeline_{WorkingMemory{arena_.allocate_working(arena_.capacity())}, Bytes{look_ahead * unit},
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                     log_.push_back({static_cast<std::uint32_t>(key), offset(data), tickets(after)});
                     promises_.emplace_back(std::string{"gather "} + std::to_string(log_.back().key), log_.size());

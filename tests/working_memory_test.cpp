@@ -46,12 +46,12 @@ struct Fixture {
   explicit Fixture(std::size_t units) : arena{make_arena(units * unit)} {}
 
   Arena arena;
-  WorkingMemory memory{arena, arena.allocate_working(arena.capacity())};
+  WorkingMemory memory{arena.allocate_working(arena.capacity())};
 };
 
 TEST_CASE("the capacity is what whole units fit into") {
   Arena arena = make_arena(1000);
-  const WorkingMemory memory{arena, arena.allocate_working({1000})};
+  const WorkingMemory memory{arena.allocate_working({1000})};
   CHECK(memory.capacity() == 960);
   CHECK(memory.largest_free() == 960);
   CHECK(memory.data(unit) == memory.data(0) + unit);
@@ -63,7 +63,7 @@ TEST_CASE("the capacity is what whole units fit into") {
 TEST_CASE("there may be none") {
   Arena arena = make_arena(4096);
   const auto all = arena.allocate({4096}, "all");
-  const WorkingMemory memory{arena, arena.allocate_working({4096})};
+  const WorkingMemory memory{arena.allocate_working({4096})};
   CHECK(memory.capacity() == 0);
   CHECK(memory.largest_free() == 0);
   CHECK_FALSE(memory.find(unit));

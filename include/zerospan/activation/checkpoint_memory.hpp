@@ -25,7 +25,7 @@ class CheckpointMemory {
       : space_{tier, options.bytes, options.name},
         owned_{in_place() ? Allocation{} : device.memory().allocate(options.device_bytes, options.name)},
         arena_{options.name, storage(), in_place() ? options.bytes : options.device_bytes},
-        working_{arena_, arena_.allocate_working(arena_.capacity())} {}
+        working_{arena_.allocate_working(arena_.capacity())} {}
 
   bool in_place() const { return space_.tier().addressable() == Addressable::on_device; }
 

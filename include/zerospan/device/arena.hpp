@@ -32,6 +32,10 @@ class Allocation {
   /// Leaves the range taken for as long as the arena lives: something may still write to it.
   void forfeit() noexcept { ranges_ = nullptr; }
 
+  /// Counts so much more, or less, of working memory as used; the rest of it returns when the object dies.
+  inline void charge(Bytes bytes) noexcept;
+  inline void discharge(Bytes bytes) noexcept;
+
   std::byte* data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
 
@@ -44,13 +48,13 @@ class Allocation {
     std::swap(ranges_, other.ranges_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
-    std::swap(counted_, other.counted_);
+    std::swap(charged_, other.charged_);
   }
 
   std::shared_ptr<Ranges> ranges_;
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
-  bool counted_ = true;
+  std::size_t charged_ = 0;
 };
 
 struct Allocation::Ranges {
@@ -59,11 +63,6 @@ struct Allocation::Ranges {
   std::size_t used = 0;
   std::size_t peak = 0;
   std::map<std::size_t, std::size_t> taken;  // offset -> bytes
-
-  void charge(std::size_t bytes) noexcept {
-    used += bytes;
-    peak = std::max(peak, used);
-  }
 };
 
 /// A contiguous range of memory of fixed capacity: the byte budget. Allocation is first-fit by address, so that it
@@ -92,22 +91,16 @@ class Arena {
       throw_budget_error(std::string{what} + " in " + name_, bytes, {largest_free()}, "raise its budget");
     }
     Allocation result = take(offset, bytes.count);
-    ranges_->charge(bytes.count);
+    result.charge(bytes);
     return result;
   }
 
   /// The largest free range, or `limit` bytes of it: memory that its owner deals out further. It is counted as used
-  /// only as far as the owner says so (`charge`, `discharge`). It may be empty.
+  /// only as far as the owner says so (`Allocation::charge`, `discharge`). It may be empty.
   Allocation allocate_working(Bytes limit) {
     const std::size_t bytes = std::min(limit.count, largest_free());
-    if (bytes == 0) return {};
-    Allocation result = take(find(bytes), bytes);
-    result.counted_ = false;
-    return result;
+    return bytes == 0 ? Allocation{} : take(find(bytes), bytes);
   }
-
-  void charge(Bytes bytes) noexcept { ranges_->charge(bytes.count); }
-  void discharge(Bytes bytes) noexcept { ranges_->used -= bytes.count; }
 
   const std::string& name() const noexcept { return name_; }
   Bytes capacity() const noexcept { return {ranges_->capacity}; }
@@ -157,10 +150,21 @@ class Arena {
   std::shared_ptr<Allocation::Ranges> ranges_;
 };
 
+inline void Allocation::charge(Bytes bytes) noexcept {
+  charged_ += bytes.count;
+  ranges_->used += bytes.count;
+  ranges_->peak = std::max(ranges_->peak, ranges_->used);
+}
+
+inline void Allocation::discharge(Bytes bytes) noexcept {
+  charged_ -= bytes.count;
+  ranges_->used -= bytes.count;
+}
+
 inline Allocation::~Allocation() {
   if (!ranges_) return;
   ranges_->taken.erase(static_cast<std::size_t>(data_ - ranges_->storage.get()));
-  if (counted_) ranges_->used -= bytes_;
+  ranges_->used -= charged_;
 }
 
 }  // namespace zerospan::inline v0

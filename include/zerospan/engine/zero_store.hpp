@@ -147,9 +147,7 @@ class ZeroStore final : public ParameterStore {
     const Call call{*this};
     seal();
     leases_.check_nothing_held("step()");
-    if (optimizer_.state_bytes(block_elements) != state_bytes_) {
-      throw_configuration_error("the optimizer's states have changed their size since the engine was made");
-    }
+    check_states_size();
     pipeline_->end_pass();
     gradients_.join_uses();
     const double norm = gradient_norm();
@@ -230,11 +228,12 @@ class ZeroStore final : public ParameterStore {
   /// Ends declaration, at the first use of the model.
   void seal() {
     if (pipeline_) return;
+    check_states_size();
     try {
       core_.check_options_agree();
       birth_.place(core_.least_over_ranks(birth_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
-      pipeline_.emplace(WorkingMemory{memory_, memory_.allocate_working({bytes})}, core_.options.prefetch,
+      pipeline_.emplace(WorkingMemory{memory_.allocate_working({bytes})}, core_.options.prefetch,
                         [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                           return gathers_.fetch(key, data, after);
                         });
@@ -249,7 +248,15 @@ class ZeroStore final : public ParameterStore {
     }
   }
 
+  /// Space is reserved, placed and updated by this size.
+  void check_states_size() const {
+    if (optimizer_.state_bytes(block_elements) != state_bytes_) {
+      throw_configuration_error("the optimizer's states have changed their size since the engine was made");
+    }
+  }
+
   void check_declaring(const std::string& name) {
+    check_states_size();
     if (pipeline_) throw_configuration_error("parameter " + name + " is declared after the first gather");
     const bool is_taken =
         std::ranges::any_of(core_.states.uses, [&](const ParameterUse& use) { return use.name == name; });

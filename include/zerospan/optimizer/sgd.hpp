@@ -73,7 +73,7 @@ struct MomentumRule {
 /// decay replaces p by (1 - lr wd) p and leaves g alone. States: b, fp32: 4 bytes an element; without momentum none.
 struct Sgd {
   float learning_rate = 1e-3F;
-  float momentum = 0.0F;  ///< Whether it is 0 is settled when parameters are declared.
+  float momentum = 0.0F;  ///< Whether it is 0 is settled when the engine is made.
   float dampening = 0.0F;
   Momentum kind = Momentum::classical;
   float weight_decay = 0.0F;

@@ -23,8 +23,8 @@ class WorkingMemory {
  public:
   static constexpr std::size_t alignment = 64;
 
-  /// @param arena Where what is in use is counted.
-  WorkingMemory(Arena& arena, Allocation memory) : arena_{&arena}, memory_{std::move(memory)} {}
+  /// @param memory Of an arena, which counts what is in use.
+  explicit WorkingMemory(Allocation memory) : memory_{std::move(memory)} {}
 
   std::size_t capacity() const noexcept { return memory_.bytes() / alignment * alignment; }
   std::byte* data(std::size_t offset) const noexcept { return memory_.data() + offset; }
@@ -49,19 +49,18 @@ class WorkingMemory {
   /// Takes a free range (a multiple of `alignment`). @return What its first use waits for.
   std::vector<Completion> take(std::size_t offset, std::size_t bytes) {
     live_.insert(offset, bytes);
-    arena_->charge({bytes});
+    memory_.charge({bytes});
     return former_.overwrite(offset, bytes);
   }
 
   /// Gives a range back; `last_uses` are the ends of what still uses it.
   void give_back(std::size_t offset, std::vector<Completion> last_uses) {
     const std::size_t bytes = live_.erase(offset);
-    arena_->discharge({bytes});
+    memory_.discharge({bytes});
     for (Completion& last_use : last_uses) former_.record(offset, bytes, std::move(last_use));
   }
 
  private:
-  Arena* arena_;
   Allocation memory_;
   AddressRanges live_;
   FormerUses former_;
