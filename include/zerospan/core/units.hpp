@@ -13,6 +13,7 @@ namespace zerospan::inline v0 {
 struct Bytes {
   std::size_t count = 0;
 
+  friend constexpr bool operator==(Bytes, Bytes) = default;
   friend constexpr auto operator<=>(Bytes, Bytes) = default;
   friend constexpr Bytes operator+(Bytes a, Bytes b) noexcept { return {a.count + b.count}; }
 };
@@ -21,6 +22,7 @@ struct Bytes {
 struct Rank {
   int value = 0;
 
+  friend constexpr bool operator==(Rank, Rank) = default;
   friend constexpr auto operator<=>(Rank, Rank) = default;
 };
 

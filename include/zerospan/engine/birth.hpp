@@ -163,7 +163,8 @@ class Birth {
   /// Elements to which shards are aligned in their spaces, so that each begins at a transfer's boundary on any tier.
   std::size_t alignment() const {
     std::size_t bytes = 1;
-    for (const TierRef tier : {core_.placement.parameters, core_.placement.gradients, core_.placement.optimizer}) {
+    const TierRef tiers[]{core_.placement.parameters, core_.placement.gradients, core_.placement.optimizer};
+    for (const TierRef tier : tiers) {
       if (tier.addressable() == Addressable::nowhere) bytes = std::max(bytes, tier.alignment());
     }
     return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);

@@ -88,7 +88,8 @@ class ZeroEngine {
       throw_configuration_error("below stage 2 every rank keeps whole gradients in memory; they cannot rest on " +
                                 std::string{placement.gradients.name()});
     }
-    for (const TierRef tier : {placement.parameters, placement.gradients, placement.optimizer}) {
+    const TierRef tiers[]{placement.parameters, placement.gradients, placement.optimizer};
+    for (const TierRef tier : tiers) {
       if (tier.addressable() == Addressable::nowhere && tier.alignment() > Arena::alignment) {
         throw_configuration_error(std::string{tier.name()} + " wants transfers aligned to " +
                                   std::to_string(tier.alignment()) + " bytes; at most 4096 are supported");
