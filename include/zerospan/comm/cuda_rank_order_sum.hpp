@@ -36,19 +36,14 @@ struct CudaRankOrderSum {
   __host__ __device__ void operator()(std::size_t first, std::size_t stride) const {
     std::array<Floats<Width>, Count> sums;
     const auto rank_0 = load_packs<Input, Width, Count>(inputs[0], first, stride);
-#pragma unroll
     for (std::size_t k = 0; k < Count; ++k) sums[k] = to_floats<Input>(rank_0[k]);
-#pragma unroll 4
     for (std::size_t rank = 1; rank < count; ++rank) {
       const auto addends = load_packs<Input, Width, Count>(inputs[rank], first, stride);
-#pragma unroll
       for (std::size_t k = 0; k < Count; ++k) {
         const Floats<Width> values = to_floats<Input>(addends[k]);
-#pragma unroll
         for (std::size_t i = 0; i < Width; ++i) sums[k][i] += values[i];
       }
     }
-#pragma unroll
     for (std::size_t k = 0; k < Count; ++k) {
       store_pack<Output, Width>(output, first + k * stride, to_elements<Output>(sums[k]));
     }

@@ -28,7 +28,6 @@ struct CudaConversion {
   __host__ __device__ void operator()(std::size_t first, std::size_t stride) const {
     const auto elements = load_packs<From, Width, Count>(from, first, stride);
     finish_loads();
-#pragma unroll
     for (std::size_t k = 0; k < Count; ++k) {
       store_pack<To, Width>(to, first + k * stride, to_elements<To>(to_floats<From>(elements[k])));
     }

@@ -68,7 +68,6 @@ template <ElementType Type, std::size_t Width, std::size_t Count>
 __host__ __device__ std::array<Pack<Type, Width>, Count> load_packs(const std::byte* data, std::size_t first,
                                                                     std::size_t stride) {
   std::array<Pack<Type, Width>, Count> packs;
-#pragma unroll
   for (std::size_t k = 0; k < Count; ++k) packs[k] = load_pack<Type, Width>(data, first + k * stride);
   return packs;
 }
@@ -83,7 +82,6 @@ __host__ __device__ inline void finish_loads() {
 template <ElementType Type, std::size_t Width>
 __host__ __device__ Floats<Width> to_floats(const Pack<Type, Width>& elements) {
   Floats<Width> values;
-#pragma unroll
   for (std::size_t i = 0; i < Width; ++i) values[i] = static_cast<float>(elements[i]);
   return values;
 }
@@ -92,7 +90,6 @@ __host__ __device__ Floats<Width> to_floats(const Pack<Type, Width>& elements) {
 template <ElementType Type, std::size_t Width>
 __host__ __device__ Pack<Type, Width> to_elements(const Floats<Width>& values) {
   Pack<Type, Width> elements;
-#pragma unroll
   for (std::size_t i = 0; i < Width; ++i) elements[i] = Stored<Type>(values[i]);
   return elements;
 }

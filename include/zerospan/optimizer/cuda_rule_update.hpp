@@ -50,15 +50,12 @@ struct CudaRun {
     const auto gradients = load_packs<Gradient, Width, Count>(gradient, first, stride);
     auto weights = load_packs<ElementType::float32, Width, Count>(master, first, stride);
     std::array<States<Width>, Count> old;
-#pragma unroll
     for (std::size_t k = 0; k < Count; ++k) {
-#pragma unroll
       for (std::size_t s = 0; s != Rule::states; ++s) {
         old[k][s] = load_pack<ElementType::float32, Width>(states[s], first + k * stride);
       }
     }
     finish_loads();
-#pragma unroll
     for (std::size_t k = 0; k < Count; ++k) {
       update(first + k * stride, weights[k], old[k], to_floats<Gradient>(gradients[k]));
     }
@@ -78,7 +75,6 @@ struct CudaRun {
   template <std::size_t Width>
   __host__ __device__ void update(std::size_t first, Floats<Width>& weights, States<Width>& values,
                                   const Floats<Width>& gradients) const {
-#pragma unroll
     for (std::size_t i = 0; i < Width; ++i) {
       const float g = product(gradients[i], gradient_scale);
       if constexpr (Rule::states == 0) {
@@ -89,7 +85,6 @@ struct CudaRun {
         weights[i] = rule(weights[i], g, values[0][i], values[1][i]);
       }
     }
-#pragma unroll
     for (std::size_t s = 0; s != Rule::states; ++s) store_pack<ElementType::float32, Width>(states[s], first, values[s]);
     store_pack<ElementType::float32, Width>(master, first, weights);
     store_pack<Parameter, Width>(parameter, first, to_elements<Parameter>(weights));
