@@ -37,12 +37,13 @@ struct TileAlignment {
 /// What a kernel does with a range of elements.
 ///
 /// @concept
-/// - `Work::width` is the number of elements of a vector access, `Work::packs` how many vectors a thread treats at once;
+/// - `Work::width` is the number of elements of a vector access, `Work::packs` how many vectors a thread treats at
+/// once;
 /// - `work.alignment()` takes account of its operands;
 /// - `work.template operator()<Width, Count>(first, stride)` treats `Count` packs of `Width` elements that begin at
 ///   `first + k * stride`. It loads all of them before it stores any.
 template <class Work>
-inline constexpr std::size_t tile_elements = tile_threads * Work::packs * Work::width;
+inline constexpr std::size_t tile_elements = tile_threads* Work::packs* Work::width;
 
 /// The tiles of `elements` elements. Tiles begin at vector boundaries: the first may be short as well as the last.
 template <class Work>

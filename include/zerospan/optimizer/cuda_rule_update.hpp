@@ -85,7 +85,8 @@ struct CudaRun {
         weights[i] = rule(weights[i], g, values[0][i], values[1][i]);
       }
     }
-    for (std::size_t s = 0; s != Rule::states; ++s) store_pack<ElementType::float32, Width>(states[s], first, values[s]);
+    for (std::size_t s = 0; s != Rule::states; ++s)
+      store_pack<ElementType::float32, Width>(states[s], first, values[s]);
     store_pack<ElementType::float32, Width>(master, first, weights);
     store_pack<Parameter, Width>(parameter, first, to_elements<Parameter>(weights));
   }

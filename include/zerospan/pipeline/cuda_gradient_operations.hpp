@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(addition_threads, addition_residency)
        first += gridDim.x * addition_warps * WarpChunk::pair_elements) {
     const Pair pair{what, first};
     const double sum = access == Access::vector && pair.is_whole() ? add_pair<Pair, Pair::width>(pair, chunk, thread)
-                                                     : add_pair<Pair, 1>(pair, chunk, thread);
+                                                                   : add_pair<Pair, 1>(pair, chunk, thread);
     if (thread % WarpChunk::lanes == 0) add_digits(digits.data(), sum);
   }
 
@@ -105,8 +105,8 @@ void visit_pair(const GradientAddition& what, Use use) {
 }  // namespace detail
 
 /// The bits of `add_gradient` on the CPU: of the accumulator (of a NaN that was added, that it is one), and of the norm
-/// that the digits amount to; the digits themselves are not carried. Every operand, and the digits, are in device memory
-/// or pinned memory, and aligned to their types.
+/// that the digits amount to; the digits themselves are not carried. Every operand, and the digits, are in device
+/// memory or pinned memory, and aligned to their types.
 /// @note Enqueued. @throws CudaError if it cannot be.
 inline void add_gradient(const CudaStream& stream, const GradientAddition& what) {
   const bool has_norm = what.norm_begin < what.norm_end;

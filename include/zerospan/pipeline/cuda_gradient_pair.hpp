@@ -16,7 +16,8 @@
 namespace zerospan::inline v0::detail {
 
 /// Two logical blocks of an addition, chunk by chunk. Thread t of the warp treats, of each chunk, the packs t, t + 32,
-/// ...: `load` brings them into registers, `finish` stores the results, and leaves what is to be squared in `WarpChunk`.
+/// ...: `load` brings them into registers, `finish` stores the results, and leaves what is to be squared in
+/// `WarpChunk`.
 template <ElementType Type, ElementType Source, Addition Kind>
 class GradientPair {
  public:
