@@ -259,6 +259,7 @@ class FakeRuntime {
     return std::chrono::duration<double>(end.mark()->time() - begin.mark()->time()).count();
   }
   void synchronize(zerospan::StreamRef stream) { FakeStream{stream}.synchronize(); }
+  std::string range(const std::string& name) const { return name; }
 
  private:
   std::shared_ptr<FakeGpu> gpu_;
