@@ -11,12 +11,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <zerospan/device/cuda_device.hpp>
-#include <zerospan/device/cuda_error.hpp>
-#include <zerospan/device/cuda_runtime.hpp>
-#include <zerospan/device/cuda_stream.hpp>
-#include <zerospan/optimizer/cuda_sgd.hpp>
-#include <zerospan/pipeline/cuda_gradient_operations.hpp>
+#include <zerospan/cuda.hpp>
 #include <zerospan/zerospan.hpp>
 
 namespace {
@@ -157,7 +152,7 @@ std::vector<double> time_gathers() {
                          zerospan::init::normal(1.0F));
   }
   const auto owner = device.runtime().make_stream(zerospan::StreamPriority::normal);
-  const zerospan::StreamRef stream = owner.ref();
+  const zerospan::StreamRef stream{owner.ref()};
   std::vector<double> times;
   for (std::size_t pass = 0; pass < passes; ++pass) {
     engine.begin(zerospan::Pass::evaluation);
