@@ -24,7 +24,7 @@ struct CudaStream {
     if (stream.is_calling_thread()) throw_configuration_error("a CUDA stream is needed, not the calling thread");
   }
 
-  operator StreamRef() const noexcept { return StreamRef{static_cast<void*>(handle)}; }
+  explicit operator StreamRef() const noexcept { return StreamRef{static_cast<void*>(handle)}; }
 
   cudaStream_t handle;
 };
