@@ -2,7 +2,6 @@
 /// AnyExchange: a ByteExchange whose type is forgotten.
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -20,8 +19,9 @@ namespace zerospan::inline v0::detail {
 class AnyExchange {
  public:
   template <ByteExchange E>
-  requires(!std::same_as<E, AnyExchange>) explicit AnyExchange(E exchange)
-      : model_{std::make_shared<Model<E>>(std::move(exchange))} {}
+  static AnyExchange of(E exchange) {
+    return AnyExchange{std::make_shared<Model<E>>(std::move(exchange))};
+  }
 
   Rank rank() const { return model_->rank(); }
   int size() const { return model_->size(); }

@@ -55,8 +55,9 @@ class BasicNcclCommunicator {
   /// communicator.
   /// @throws ConfigurationError for options that differ between ranks or make no sense; what the exchange throws.
   template <ByteExchange E>
-  explicit BasicNcclCommunicator(E exchange, const NcclOptions& options = {}, Api api = {})
-      : BasicNcclCommunicator{detail::NcclRank<Api>::make(api, detail::AnyExchange{std::move(exchange)}, options)} {}
+  BasicNcclCommunicator(E exchange, const NcclOptions& options, Api api = {})
+      : BasicNcclCommunicator{detail::NcclRank<Api>::make(api, detail::AnyExchange::of(std::move(exchange)), options)} {
+  }
 
   /// A collective: a communicator of the same ranks as the host's own one, on which nothing is under way. That one is
   /// read and stays the host's. If it is blocking, NCCL blocks in this call, whatever the timeout.
@@ -64,7 +65,7 @@ class BasicNcclCommunicator {
   template <ByteExchange E>
   static BasicNcclCommunicator duplicate_of(Handle host, E exchange, const NcclOptions& options = {}, Api api = {}) {
     return BasicNcclCommunicator{
-        detail::NcclRank<Api>::make_from(api, host, detail::AnyExchange{std::move(exchange)}, options)};
+        detail::NcclRank<Api>::make_from(api, host, detail::AnyExchange::of(std::move(exchange)), options)};
   }
 
   Rank rank() const noexcept { return rank_->rank(); }
@@ -86,7 +87,7 @@ class BasicNcclCommunicator {
   /// Registers memory that collectives will use often, where NCCL can, until the communicator ends. Duplicates made
   /// later register it too. The memory outlives them all.
   /// @throws NcclError
-  void register_memory(std::byte* memory, Bytes bytes) { rank_->register_memory({memory, bytes}); }
+  void register_memory(std::byte* data, Bytes bytes) { rank_->register_memory({data, bytes}); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) {
     rank_->run({.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts}, what.stream, [&] {
