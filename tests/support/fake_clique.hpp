@@ -70,6 +70,12 @@ struct World {
   std::uint64_t ids = 0;
   std::vector<std::unique_ptr<Communicator>> all;  // work on a stream may outlive a communicator's end
 
+  /// Whether a rank has ended or aborted any of its communicators.
+  bool has_ended(Rank rank) {
+    const std::scoped_lock lock{mutex};
+    return std::ranges::any_of(all, [&](const auto& one) { return one->rank == rank && one->aborted; });
+  }
+
   /// Makes NCCL report an error on a rank.
   void set_error(Rank rank, NcclResult error) {
     const std::scoped_lock lock{mutex};

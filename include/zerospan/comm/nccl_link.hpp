@@ -158,29 +158,28 @@ class NcclLink {
   void close(Before before) noexcept {
     try {
       wait_idle();
-      {
+      if (exists()) {
+        {
+          const std::scoped_lock lock{mutex_};
+          before(handle_);
+          sequence_.close();
+        }
+        make("ncclCommFinalize", [this](Communicator& handle) { return api_.finalize(handle); });
         const std::scoped_lock lock{mutex_};
-        before(handle_);
-        sequence_.close();
+        if (!is_aborted_) api_.destroy(std::exchange(handle_, Communicator{}));
       }
-      make("ncclCommFinalize", [this](Communicator& handle) { return api_.finalize(handle); });
-      const std::scoped_lock lock{mutex_};
-      if (handle_ != Communicator{}) api_.destroy(std::exchange(handle_, Communicator{}));
     } catch (...) {
       abort();
     }
     end();
   }
 
-  /// The handle, for calls that are made one at a time under the mutex.
-  template <class Call>
-  NcclResult call(Call call) {
+ private:
+  bool exists() const {
     const std::scoped_lock lock{mutex_};
-    require_usable();
-    return call(handle_);
+    return handle_ != Communicator{};
   }
 
- private:
   void begin(const CollectiveCall& call, StreamRef stream) {
     const std::scoped_lock lock{mutex_};
     require_usable();
