@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <exception>
 #include <future>
 #include <memory>
@@ -11,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
 #include <cuda_runtime_api.h>
@@ -199,12 +197,4 @@ TEST_CASE("a rank that does not arrive is a timeout on every rank") {
     CHECK_THROWS_AS(std::rethrow_exception(error), zerospan::RankTimeoutError);
     place.synchronize();
   });
-}
-
-int main(int argc, char** argv) {
-  if (device_count() == 0) {
-    std::puts("skipped: there is no CUDA device");
-    return 77;
-  }
-  return doctest::Context{argc, argv}.run();
 }
