@@ -111,6 +111,18 @@ struct EngineCore {
                       });
   }
 
+  /// Has the ranks compare their calls so far, where the communicator does not do so at each; waits for it.
+  void verify_calls() {
+    if constexpr (VerifiesCalls<C>) {
+      const Operation operation{OperationKind::barrier, "the calls of all ranks"};
+      const Completion done = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
+        communicator.verify();
+        return {};
+      });
+      lanes.wait(calling_thread, done, operation);
+    }
+  }
+
   /// Sums integers over ranks, exactly, and waits for it.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (ranks() == 1) return;
@@ -186,13 +198,9 @@ struct EngineCore {
   static constexpr Bytes least_staging = 64_KiB;
 
   static Bytes staging_bytes(D& device, const Placement& where, const EngineOptions& how) {
-    const TierRef tiers[]{where.parameters, where.gradients, where.optimizer};
-    const auto any = [&](Addressable kind) {
-      return std::ranges::any_of(tiers, [kind](TierRef tier) { return tier.addressable() == kind; });
-    };
-    if (!any(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
+    if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
-    const std::size_t most = any(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
+    const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
     return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };
