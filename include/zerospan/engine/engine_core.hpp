@@ -68,6 +68,12 @@ struct EngineCore {
     }
   }
 
+  EngineCore(const EngineCore&) = delete;
+  EngineCore& operator=(const EngineCore&) = delete;
+  ~EngineCore() {
+    if constexpr (ReportsFailures<C>) communicator.on_failure({});
+  }
+
   std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
   std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
 
