@@ -4,11 +4,9 @@
 
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 
-#include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
@@ -20,22 +18,21 @@ inline Failure has_returned(Rank rank) { return {Failure::Kind::rank_failed, ran
 
 /// Ranks that stay away past the deadline.
 /// @param missing In rank order; at least one.
-inline Failure not_arrived(std::span<const Rank> missing, const CollectiveCall& call, std::uint64_t number,
-                           std::chrono::milliseconds timeout) {
+/// @param call Described.
+inline Failure not_arrived(std::span<const Rank> missing, const std::string& call, std::chrono::milliseconds timeout) {
   std::string names = missing.size() == 1 ? "rank" : "ranks";
   for (const Rank rank : missing) {
     names.append(rank == missing.front() ? " " : ", ").append(std::to_string(rank.value));
   }
-  return {
-      Failure::Kind::timeout, missing.front(),
-      names + " did not arrive at " + describe(call, number) + " within " + std::to_string(timeout.count()) + " ms,"};
+  return {Failure::Kind::timeout, missing.front(),
+          names + " did not arrive at " + call + " within " + std::to_string(timeout.count()) + " ms,"};
 }
 
 /// What each rank called. At fault is the lowest rank that differs from the majority, or from rank 0 if there is none.
-/// @param calls One a rank.
+/// @param calls Each rank's, described.
 /// @param agree `agree(a, b)`: whether the calls at these places mean the same collective; not all of them do.
 template <class Agree>
-Failure divergence(std::span<const CollectiveCall> calls, std::uint64_t number, Agree agree) {
+Failure divergence(std::span<const std::string> calls, Agree agree) {
   const auto supporters = [&](std::size_t a) {
     std::size_t count = 0;
     for (std::size_t b = 0; b < calls.size(); ++b) count += agree(a, b) ? 1 : 0;
@@ -49,16 +46,17 @@ Failure divergence(std::span<const CollectiveCall> calls, std::uint64_t number, 
 
   std::string text = "ranks diverge: ";
   for (std::size_t rank = 0; rank < calls.size(); ++rank) {
-    text += std::string{rank == 0 ? "rank " : "; rank "} + std::to_string(rank) + ": " + describe(calls[rank], number);
+    text.append(rank == 0 ? "" : "; ").append(describe(Rank{static_cast<int>(rank)})).append(": ").append(calls[rank]);
   }
   return {Failure::Kind::divergence, Rank{static_cast<int>(culprit)}, text};
 }
 
 /// Where a rank stands that throws the failure.
+/// @param call What it waits in, described.
 /// @return Nothing for a divergence, which lists what every rank called.
-inline std::string standing(const Failure& failure, Rank rank, const CollectiveCall& call, std::uint64_t number) {
+inline std::string standing(const Failure& failure, Rank rank, const std::string& call) {
   if (failure.kind == Failure::Kind::divergence) return {};
-  return " while " + describe(rank) + " waits in " + describe(call, number);
+  return " while " + describe(rank) + " waits in " + call;
 }
 
 }  // namespace zerospan::inline v0::detail

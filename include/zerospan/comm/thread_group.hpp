@@ -73,6 +73,7 @@ class ThreadGroup {
   bool waits_for_finished(std::uint64_t number) const;
   Failure find_failure(const CollectiveCall& call, std::uint64_t number) const;
   bool all_agree() const noexcept;
+  Failure find_divergence(std::uint64_t number) const;
 
   std::shared_ptr<RankFamily> family_;
   std::chrono::milliseconds timeout_;
@@ -94,10 +95,7 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   calls_[index(me)] = call;
   ++entered_[index(me)];
   if (++arrived_ == calls_.size()) {
-    if (!all_agree()) {
-      const auto same = [&](std::size_t a, std::size_t b) { return agree(calls_[a], calls_[b]); };
-      throw_failure(family_->fail(divergence(calls_, number, same)), {});
-    }
+    if (!all_agree()) throw_failure(family_->fail(find_divergence(number)), {});
     arrived_ = 0;
     begun_.store(number + 1, std::memory_order_release);
     family_->changed.notify_all();
@@ -114,7 +112,7 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
                               [&] { return has_begun() || family_->failure || waits_for_finished(number); });
   if (has_begun()) return;
   if (!family_->failure) family_->fail(find_failure(call, number));
-  throw_failure(*family_->failure, standing(*family_->failure, me, call, number));
+  throw_failure(*family_->failure, standing(*family_->failure, me, describe(call, number)));
 }
 
 inline void ThreadGroup::meet() {
@@ -160,11 +158,17 @@ inline Failure ThreadGroup::find_failure(const CollectiveCall& call, std::uint64
     if (family_->finished[i]) return has_returned(rank);
     missing.push_back(rank);
   }
-  return not_arrived(missing, call, number, timeout_);
+  return not_arrived(missing, describe(call, number), timeout_);
 }
 
 inline bool ThreadGroup::all_agree() const noexcept {
   return std::ranges::all_of(calls_, [&](const CollectiveCall& call) { return agree(call, calls_.front()); });
+}
+
+inline Failure ThreadGroup::find_divergence(std::uint64_t number) const {
+  std::vector<std::string> descriptions;
+  for (const CollectiveCall& call : calls_) descriptions.push_back(describe(call, number));
+  return divergence(descriptions, [&](std::size_t a, std::size_t b) { return agree(calls_[a], calls_[b]); });
 }
 
 }  // namespace zerospan::inline v0::detail
