@@ -28,8 +28,8 @@ class MpiPatience {
 
   /// Between two polls that found nothing.
   void pause() {
-    constexpr int spins = 32;
-    constexpr int yields = 1000;
+    constexpr std::uint64_t spins = 32;
+    constexpr std::uint64_t yields = 1000;
     if (++polls_ <= spins) return;
     if (polls_ <= yields || awaited_ == MpiAwaited::messages) {
       std::this_thread::yield();
@@ -46,7 +46,7 @@ class MpiPatience {
   static constexpr std::chrono::microseconds longest_sleep{200};
 
   MpiAwaited awaited_;
-  int polls_ = 0;
+  std::uint64_t polls_ = 0;
   Clock::time_point began_;
 };
 

@@ -1,0 +1,254 @@
+/// @file
+/// Where the processes of one MpiCommunicator meet.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/collective_failure.hpp>
+#include <zerospan/comm/mpi_call_header.hpp>
+#include <zerospan/comm/mpi_family.hpp>
+#include <zerospan/comm/mpi_link.hpp>
+#include <zerospan/comm/mpi_messages.hpp>
+#include <zerospan/comm/mpi_patience.hpp>
+#include <zerospan/comm/rank_family.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// The rendezvous of P processes: each tells every other which collective it calls, and waits for what they say. Few
+/// bytes travel with it; more move in messages afterwards, when all ranks are known to expect them.
+class MpiChannel {
+ public:
+  /// What the call of a collective can carry to each rank.
+  static constexpr std::size_t longest_payload = 1024;
+
+  /// @param channel Its tags are its own among the family's channels, on every rank.
+  /// @throws ConfigurationError for more channels than MPI has tags for.
+  MpiChannel(std::shared_ptr<MpiFamily> family, std::uint64_t channel)
+      : family_{std::move(family)},
+        first_tag_{first_tag(channel, family_->link().largest_tag())},
+        mail_{MpiMessages{family_->link()}, slots(), slots()} {}
+  MpiChannel(const MpiChannel&) = delete;
+  MpiChannel& operator=(const MpiChannel&) = delete;
+  ~MpiChannel() { leave(); }
+
+  MpiLink& link() const noexcept { return family_->link(); }
+  Rank rank() const noexcept { return family_->rank(); }
+  int size() const noexcept { return family_->size(); }
+
+  /// The tags of what moves within a collective: first of the operands, then of results.
+  int operand_tag() const noexcept { return first_tag_ + 1; }
+  int result_tag() const noexcept { return first_tag_ + 2; }
+
+  /// Says what this rank calls, and waits for the others' words.
+  /// @param pack `pack(peer, to)` writes at most `longest_payload` bytes for a peer, and returns how many.
+  /// @throws RankFailedError, RankTimeoutError, DivergenceError
+  template <class Pack>
+  void begin(const CollectiveCall& call, Pack pack, std::uint64_t offer = 0);
+
+  /// The `pack` of a call that carries nothing.
+  static std::size_t nothing(int, std::byte*) noexcept { return 0; }
+
+  /// What a peer's call carried, until the next collective. It is not aligned.
+  const std::byte* payload(int peer) const noexcept {
+    return mail_.inbox.data() + slot(peer) + sizeof(MpiCallHeader) + header(peer).text_bytes;
+  }
+  std::uint64_t offer_of(Rank rank) const noexcept { return header(rank.value).offer; }
+
+  /// Waits until the messages of the collective that has begun are done.
+  /// @throws RankTimeoutError if none ends for as long as the timeout, RankFailedError if a rank has failed meanwhile
+  ///   and they do not end soon. The memory of messages that have not ended is MPI's as long as the process lives.
+  void finish(MpiMessages& messages);
+
+  /// The next collective is number 0 again.
+  void restart_count() noexcept { begun_ = 0; }
+
+  /// Calls `act(to, from)` for every distance: to which peer this rank sends, from which it receives.
+  template <class Act>
+  void for_each_distance(Act act) const {
+    for (int i = 1; i < size(); ++i) act((rank().value + i) % size(), (rank().value + size() - i) % size());
+  }
+
+ private:
+  static constexpr std::size_t longest_text = 256;
+  static constexpr std::size_t slot_bytes = round_up(sizeof(MpiCallHeader) + longest_text + longest_payload, 64);
+  static constexpr std::uint64_t tags_each = 3;
+
+  static int first_tag(std::uint64_t channel, int largest_tag) {
+    const auto largest = static_cast<std::uint64_t>(largest_tag);
+    if (channel >= largest / tags_each) {
+      throw_configuration_error("this MPI has tags for " + std::to_string(largest / tags_each) +
+                                " communicators of a family, duplicates included");
+    }
+    return static_cast<int>(1 + channel * tags_each);
+  }
+
+  std::vector<std::byte> slots() const { return std::vector<std::byte>(slot_bytes * static_cast<std::size_t>(size())); }
+  static std::size_t slot(int rank) noexcept { return static_cast<std::size_t>(rank) * slot_bytes; }
+  MpiCallHeader header(int peer) const noexcept {
+    MpiCallHeader header;
+    std::memcpy(&header, mail_.inbox.data() + slot(peer), sizeof header);
+    return header;
+  }
+
+  static std::uint32_t length_of(std::string_view text) noexcept { return static_cast<std::uint32_t>(text.size()); }
+
+  /// Begins a rank's slot of a box. @return Where the payload goes.
+  static std::byte* write(const MpiCallHeader& header, std::string_view text, std::vector<std::byte>& box,
+                          int rank) noexcept;
+  void meet();
+  bool all_agree() const noexcept;
+  Failure find_missing() const;
+  Failure find_divergence() const;
+  Failure find_stalled(const MpiMessages& messages) const;
+  [[noreturn]] void give_up(const Failure& failure);
+  void leave() noexcept;
+
+  std::shared_ptr<MpiFamily> family_;
+  int first_tag_;
+  MpiMail mail_;
+  std::uint64_t begun_ = 0;
+  std::string call_;                             // described
+  int exceptions_ = std::uncaught_exceptions();  // under way when this was made
+};
+
+template <class Pack>
+void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offer) {
+  call_ = describe(call, begun_);
+  if (family_->has_failed()) throw_failure(family_->failure(), " before " + describe(rank()) + " called " + call_);
+  const std::string_view text = std::string_view{call_}.substr(0, longest_text);
+  const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer, .text_bytes = length_of(text)};
+  write(header, text, mail_.inbox, rank().value);
+  for_each_distance([&](int to, int from) {
+    mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
+    std::byte* const payload = write(header, text, mail_.outbox, to);
+    const std::size_t bytes = pack(to, payload);
+    std::byte* const first = mail_.outbox.data() + slot(to);
+    mail_.messages.send(to, first_tag_, first, static_cast<std::size_t>(payload + bytes - first));
+  });
+  meet();
+  if (!all_agree()) give_up(family_->fail(find_divergence()));
+  ++begun_;
+}
+
+inline std::byte* MpiChannel::write(const MpiCallHeader& header, std::string_view text, std::vector<std::byte>& box,
+                                    int rank) noexcept {
+  std::byte* const words = box.data() + slot(rank) + sizeof header;
+  std::memcpy(box.data() + slot(rank), &header, sizeof header);
+  std::memcpy(words, text.data(), text.size());
+  return words + text.size();
+}
+
+inline void MpiChannel::meet() {
+  const auto deadline = moment_after(family_->options().timeout);
+  MpiPatience patience{MpiAwaited::ranks};
+  while (!mail_.messages.is_done()) {
+    std::optional<Rank> gone;
+    const int ended = mail_.messages.poll([&](int peer) {
+      if (header(peer).news == MpiCallHeader::News::goodbye) gone = Rank{peer};
+    });
+    if (gone) give_up(family_->fail(has_returned(*gone)));
+    if (ended > 0) continue;
+    if (patience.looks_around()) family_->listen();
+    if (family_->has_failed()) give_up(family_->failure());
+    if (MpiPatience::Clock::now() > deadline) give_up(family_->fail(find_missing()));
+    patience.pause();
+  }
+  // Whoever was too late for the others has their words here by now.
+  if (size() > 1) family_->listen();
+  if (family_->has_failed()) give_up(family_->failure());
+}
+
+inline void MpiChannel::give_up(const Failure& failure) {
+  mail_.abandon();
+  throw_failure(failure, standing(failure, rank(), call_));
+}
+
+inline Failure MpiChannel::find_missing() const {
+  std::vector<Rank> missing;
+  for (const int peer : mail_.messages.awaited_peers()) missing.push_back(Rank{peer});
+  return not_arrived(missing, call_, family_->options().timeout);
+}
+
+inline bool MpiChannel::all_agree() const noexcept {
+  const std::uint64_t own = header(rank().value).fingerprint;
+  for (int peer = 0; peer < size(); ++peer) {
+    if (header(peer).fingerprint != own) return false;
+  }
+  return true;
+}
+
+inline Failure MpiChannel::find_divergence() const {
+  std::vector<std::string> calls;
+  std::vector<std::uint64_t> fingerprints;
+  for (int peer = 0; peer < size(); ++peer) {
+    const MpiCallHeader said = header(peer);
+    fingerprints.push_back(said.fingerprint);
+    calls.emplace_back(reinterpret_cast<const char*>(mail_.inbox.data() + slot(peer) + sizeof said), said.text_bytes);
+  }
+  return divergence(calls, [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
+}
+
+inline void MpiChannel::finish(MpiMessages& messages) {
+  auto deadline = moment_after(family_->options().timeout);
+  bool has_failed = false;
+  MpiPatience patience{MpiAwaited::messages};
+  while (!messages.is_done()) {
+    if (messages.poll() > 0) {
+      if (!has_failed) deadline = moment_after(family_->options().timeout);
+      patience.renew();
+      continue;
+    }
+    if (patience.looks_around()) family_->listen();
+    if (!has_failed && family_->has_failed()) {  // all ranks have met, and most likely end what they have begun
+      has_failed = true;
+      deadline = std::min(deadline, moment_after(std::chrono::seconds{1}));
+    }
+    if (MpiPatience::Clock::now() > deadline) {
+      const Failure& failure = family_->fail(find_stalled(messages));
+      messages.abandon();
+      throw_failure(failure, standing(failure, rank(), call_));
+    }
+    patience.pause();
+  }
+}
+
+inline Failure MpiChannel::find_stalled(const MpiMessages& messages) const {
+  const Rank peer{messages.awaited_peers().front()};
+  return {Failure::Kind::timeout, peer,
+          describe(peer) + " did not go on with " + call_ + " for " +
+              std::to_string(family_->options().timeout.count()) + " ms,"};
+}
+
+/// Says goodbye, and leaves the others' to the family.
+inline void MpiChannel::leave() noexcept {
+  if (MpiLink::is_finalized() || family_->has_failed()) return;
+  if (std::uncaught_exceptions() > exceptions_) return family_->abort("its communicator was destroyed by an exception");
+  try {
+    const MpiCallHeader goodbye{.news = MpiCallHeader::News::goodbye};
+    for_each_distance([&](int to, int from) {
+      mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
+      write(goodbye, {}, mail_.outbox, to);
+      mail_.messages.send(to, first_tag_, mail_.outbox.data() + slot(to), sizeof goodbye);
+    });
+    family_->close(std::move(mail_));
+  } catch (...) {  // the others wait until their deadline
+    mail_.abandon();
+  }
+}
+
+}  // namespace zerospan::inline v0::detail
