@@ -52,15 +52,14 @@ inline std::uint64_t fingerprint(const CollectiveCall& call) noexcept {
   return print.bits();
 }
 
-/// What a rank sends at the beginning of a collective, before the words for its call. Ranks are processes of one
-/// program, on machines of one byte order.
+/// What a rank sends at the beginning of a collective. Ranks are processes of one program, on machines of one byte
+/// order.
 struct MpiCallHeader {
-  enum class News : std::uint32_t { call, goodbye };
+  enum class News : std::uint64_t { call, goodbye };
 
   std::uint64_t fingerprint = 0;
   std::uint64_t offer = 0;  ///< Of a duplicate: the channel that this rank would choose.
   News news = News::call;
-  std::uint32_t text_bytes = 0;  ///< That follow: the call in words.
 };
 static_assert(std::has_unique_object_representations_v<MpiCallHeader>);
 

@@ -11,7 +11,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -41,7 +40,8 @@ class MpiChannel {
   MpiChannel(std::shared_ptr<MpiFamily> family, std::uint64_t channel)
       : family_{std::move(family)},
         first_tag_{first_tag(channel, family_->link().largest_tag())},
-        mail_{MpiMessages{family_->link()}, slots(), slots()} {}
+        mail_{MpiMessages{family_->link()}, slots(), slots()},
+        transfer_{family_->link()} {}
   MpiChannel(const MpiChannel&) = delete;
   MpiChannel& operator=(const MpiChannel&) = delete;
   ~MpiChannel() { leave(); }
@@ -64,10 +64,11 @@ class MpiChannel {
   static std::size_t nothing(int, std::byte*) noexcept { return 0; }
 
   /// What a peer's call carried, until the next collective. It is not aligned.
-  const std::byte* payload(int peer) const noexcept {
-    return mail_.inbox.data() + slot(peer) + sizeof(MpiCallHeader) + header(peer).text_bytes;
-  }
+  const std::byte* payload(int peer) const noexcept { return mail_.inbox.data() + slot(peer) + sizeof(MpiCallHeader); }
   std::uint64_t offer_of(Rank rank) const noexcept { return header(rank.value).offer; }
+
+  /// Messages for one collective at a time: none is under way between collectives.
+  MpiMessages& transfer() noexcept { return transfer_; }
 
   /// Waits until the messages of the collective that has begun are done.
   /// @throws RankTimeoutError if none ends for as long as the timeout, RankFailedError if a rank has failed meanwhile
@@ -84,8 +85,7 @@ class MpiChannel {
   }
 
  private:
-  static constexpr std::size_t longest_text = 256;
-  static constexpr std::size_t slot_bytes = round_up(sizeof(MpiCallHeader) + longest_text + longest_payload, 64);
+  static constexpr std::size_t slot_bytes = round_up(sizeof(MpiCallHeader) + longest_payload, 64);
   static constexpr std::uint64_t tags_each = 3;
 
   static int first_tag(std::uint64_t channel, int largest_tag) {
@@ -105,15 +105,15 @@ class MpiChannel {
     return header;
   }
 
-  static std::uint32_t length_of(std::string_view text) noexcept { return static_cast<std::uint32_t>(text.size()); }
-
-  /// Begins a rank's slot of a box. @return Where the payload goes.
-  static std::byte* write(const MpiCallHeader& header, std::string_view text, std::vector<std::byte>& box,
-                          int rank) noexcept;
+  static void write(const MpiCallHeader& header, std::vector<std::byte>& box, int rank) noexcept {
+    std::memcpy(box.data() + slot(rank), &header, sizeof header);
+  }
+  std::string described() const { return describe(call_, number_); }
   void meet();
   bool all_agree() const noexcept;
   Failure find_missing() const;
-  Failure find_divergence() const;
+  Failure find_divergence();
+  std::vector<std::string> exchange_descriptions();
   Failure find_stalled(const MpiMessages& messages) const;
   [[noreturn]] void give_up(const Failure& failure);
   void leave() noexcept;
@@ -121,36 +121,30 @@ class MpiChannel {
   std::shared_ptr<MpiFamily> family_;
   int first_tag_;
   MpiMail mail_;
+  MpiMessages transfer_;
   std::uint64_t begun_ = 0;
-  std::string call_;                             // described
+  CollectiveCall call_;                          // the latest
+  std::uint64_t number_ = 0;                     // collectives begun before it
   int exceptions_ = std::uncaught_exceptions();  // under way when this was made
 };
 
 template <class Pack>
 void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offer) {
-  call_ = describe(call, begun_);
-  if (family_->has_failed()) throw_failure(family_->failure(), " before " + describe(rank()) + " called " + call_);
-  const std::string_view text = std::string_view{call_}.substr(0, longest_text);
-  const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer, .text_bytes = length_of(text)};
-  write(header, text, mail_.inbox, rank().value);
+  call_ = call;
+  number_ = begun_;
+  if (family_->has_failed())
+    throw_failure(family_->failure(), " before " + describe(rank()) + " called " + described());
+  const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer};
+  write(header, mail_.inbox, rank().value);
   for_each_distance([&](int to, int from) {
     mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
-    std::byte* const payload = write(header, text, mail_.outbox, to);
-    const std::size_t bytes = pack(to, payload);
-    std::byte* const first = mail_.outbox.data() + slot(to);
-    mail_.messages.send(to, first_tag_, first, static_cast<std::size_t>(payload + bytes - first));
+    write(header, mail_.outbox, to);
+    std::byte* const words = mail_.outbox.data() + slot(to);
+    mail_.messages.send(to, first_tag_, words, sizeof header + pack(to, words + sizeof header));
   });
   meet();
   if (!all_agree()) give_up(family_->fail(find_divergence()));
   ++begun_;
-}
-
-inline std::byte* MpiChannel::write(const MpiCallHeader& header, std::string_view text, std::vector<std::byte>& box,
-                                    int rank) noexcept {
-  std::byte* const words = box.data() + slot(rank) + sizeof header;
-  std::memcpy(box.data() + slot(rank), &header, sizeof header);
-  std::memcpy(words, text.data(), text.size());
-  return words + text.size();
 }
 
 inline void MpiChannel::meet() {
@@ -163,9 +157,11 @@ inline void MpiChannel::meet() {
     });
     if (gone) give_up(family_->fail(has_returned(*gone)));
     if (ended > 0) continue;
-    if (patience.looks_around()) family_->listen();
+    if (patience.looks_around()) {
+      family_->listen();
+      if (MpiPatience::Clock::now() > deadline) give_up(family_->fail(find_missing()));
+    }
     if (family_->has_failed()) give_up(family_->failure());
-    if (MpiPatience::Clock::now() > deadline) give_up(family_->fail(find_missing()));
     patience.pause();
   }
   // Whoever was too late for the others has their words here by now.
@@ -175,13 +171,13 @@ inline void MpiChannel::meet() {
 
 inline void MpiChannel::give_up(const Failure& failure) {
   mail_.abandon();
-  throw_failure(failure, standing(failure, rank(), call_));
+  throw_failure(failure, standing(failure, rank(), described()));
 }
 
 inline Failure MpiChannel::find_missing() const {
   std::vector<Rank> missing;
   for (const int peer : mail_.messages.awaited_peers()) missing.push_back(Rank{peer});
-  return not_arrived(missing, call_, family_->options().timeout);
+  return not_arrived(missing, described(), family_->options().timeout);
 }
 
 inline bool MpiChannel::all_agree() const noexcept {
@@ -192,36 +188,57 @@ inline bool MpiChannel::all_agree() const noexcept {
   return true;
 }
 
-inline Failure MpiChannel::find_divergence() const {
-  std::vector<std::string> calls;
+inline Failure MpiChannel::find_divergence() {
   std::vector<std::uint64_t> fingerprints;
-  for (int peer = 0; peer < size(); ++peer) {
-    const MpiCallHeader said = header(peer);
-    fingerprints.push_back(said.fingerprint);
-    calls.emplace_back(reinterpret_cast<const char*>(mail_.inbox.data() + slot(peer) + sizeof said), said.text_bytes);
+  for (int peer = 0; peer < size(); ++peer) fingerprints.push_back(header(peer).fingerprint);
+  return divergence(exchange_descriptions(),
+                    [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
+}
+
+/// What each rank calls, in its own words; all ranks know by now that they diverge.
+inline std::vector<std::string> MpiChannel::exchange_descriptions() {
+  const std::string own = described().substr(0, slot_bytes - 1);
+  std::ranges::fill(mail_.inbox, std::byte{});
+  std::memcpy(mail_.inbox.data() + slot(rank().value), own.data(), own.size());
+  for_each_distance([&](int to, int from) {
+    mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
+    std::memcpy(mail_.outbox.data() + slot(to), own.data(), own.size());
+    mail_.messages.send(to, first_tag_, mail_.outbox.data() + slot(to), own.size());
+  });
+  const auto deadline = moment_after(family_->options().timeout);
+  MpiPatience patience{MpiAwaited::ranks};
+  while (!mail_.messages.is_done() && MpiPatience::Clock::now() < deadline) {
+    if (mail_.messages.poll() == 0) patience.pause();
   }
-  return divergence(calls, [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
+  std::vector<std::string> descriptions;
+  for (int peer = 0; peer < size(); ++peer) {
+    descriptions.emplace_back(reinterpret_cast<const char*>(mail_.inbox.data() + slot(peer)));
+  }
+  return descriptions;
 }
 
 inline void MpiChannel::finish(MpiMessages& messages) {
-  auto deadline = moment_after(family_->options().timeout);
-  bool has_failed = false;
+  constexpr std::chrono::milliseconds after_failure{1000};  // all ranks have met, and most likely end what they began
+  std::chrono::milliseconds timeout = family_->options().timeout;
+  auto deadline = moment_after(timeout);
   MpiPatience patience{MpiAwaited::messages};
   while (!messages.is_done()) {
     if (messages.poll() > 0) {
-      if (!has_failed) deadline = moment_after(family_->options().timeout);
+      deadline = moment_after(timeout);
       patience.renew();
       continue;
     }
-    if (patience.looks_around()) family_->listen();
-    if (!has_failed && family_->has_failed()) {  // all ranks have met, and most likely end what they have begun
-      has_failed = true;
-      deadline = std::min(deadline, moment_after(std::chrono::seconds{1}));
-    }
-    if (MpiPatience::Clock::now() > deadline) {
-      const Failure& failure = family_->fail(find_stalled(messages));
-      messages.abandon();
-      throw_failure(failure, standing(failure, rank(), call_));
+    if (patience.looks_around()) {
+      family_->listen();
+      if (family_->has_failed() && timeout > after_failure) {
+        timeout = after_failure;
+        deadline = moment_after(timeout);
+      }
+      if (MpiPatience::Clock::now() > deadline) {
+        const Failure& failure = family_->fail(find_stalled(messages));
+        messages.abandon();
+        throw_failure(failure, standing(failure, rank(), described()));
+      }
     }
     patience.pause();
   }
@@ -230,7 +247,7 @@ inline void MpiChannel::finish(MpiMessages& messages) {
 inline Failure MpiChannel::find_stalled(const MpiMessages& messages) const {
   const Rank peer{messages.awaited_peers().front()};
   return {Failure::Kind::timeout, peer,
-          describe(peer) + " did not go on with " + call_ + " for " +
+          describe(peer) + " did not go on with " + described() + " for " +
               std::to_string(family_->options().timeout.count()) + " ms,"};
 }
 
@@ -242,7 +259,7 @@ inline void MpiChannel::leave() noexcept {
     const MpiCallHeader goodbye{.news = MpiCallHeader::News::goodbye};
     for_each_distance([&](int to, int from) {
       mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
-      write(goodbye, {}, mail_.outbox, to);
+      write(goodbye, mail_.outbox, to);
       mail_.messages.send(to, first_tag_, mail_.outbox.data() + slot(to), sizeof goodbye);
     });
     family_->close(std::move(mail_));

@@ -177,7 +177,7 @@ inline void MpiCommunicator::gather_by_call(const detail::CollectiveCall& call) 
 
 inline void MpiCommunicator::gather_by_messages(std::span<const GatherPart> parts) {
   constexpr std::size_t most_at_once = 256;
-  detail::MpiMessages messages{family_->link()};
+  detail::MpiMessages& messages = channel_->transfer();
   channel_->for_each_distance([&](int to, int from) {
     for (const auto& [buffer, bytes] : parts) {
       messages.receive(from, channel_->operand_tag(), buffer + static_cast<std::size_t>(from) * bytes, bytes);
@@ -302,7 +302,7 @@ inline void MpiCommunicator::spread(std::span<std::byte> bytes, Rank root) {
     return bytes.subspan(first, count);
   };
   const std::span own = slice(rank().value);
-  detail::MpiMessages messages{family_->link()};
+  detail::MpiMessages& messages = channel_->transfer();
   if (rank() != root) {
     messages.receive(root.value, channel_->operand_tag(), own.data(), own.size());
     channel_->finish(messages);

@@ -15,8 +15,8 @@ namespace zerospan::inline v0::detail {
 /// it is asked about them.
 enum class MpiAwaited : std::uint8_t { ranks, messages };
 
-/// Spins at first; soon yields to the threads that compute; sleeps, a sixteenth of the time waited, when ranks take
-/// long.
+/// Spins at first, for as long as what is awaited usually takes if nobody else needs this core; then yields to the
+/// threads that compute; sleeps, a sixteenth of the time waited, when ranks take long.
 class MpiPatience {
  public:
   using Clock = std::chrono::steady_clock;
@@ -24,30 +24,38 @@ class MpiPatience {
   explicit MpiPatience(MpiAwaited awaited) noexcept : awaited_{awaited} {}
 
   /// Something happened.
-  void renew() noexcept { polls_ = 0; }
+  void renew() noexcept {
+    polls_ = 0;
+    waited_ = {};
+  }
+
+  /// Whether to look, after a poll that found nothing, at what is seldom there, and at the clock.
+  bool looks_around() const noexcept { return polls_ % 16 == 15 || waited_ > yield; }
 
   /// Between two polls that found nothing.
   void pause() {
-    constexpr std::uint64_t spins = 32;
-    constexpr std::uint64_t yields = 1000;
-    if (++polls_ <= spins) return;
-    if (polls_ <= yields || awaited_ == MpiAwaited::messages) {
+    if (++polls_ < 16) return;
+    const Clock::time_point now = Clock::now();
+    if (polls_ == 16) began_ = now;
+    waited_ = now - began_;
+    if (waited_ < (awaited_ == MpiAwaited::ranks ? spin_for_ranks : spin_for_messages)) return;
+    if (waited_ < yield || awaited_ == MpiAwaited::messages) {
       std::this_thread::yield();
-      return;
+    } else {
+      std::this_thread::sleep_for(std::min<Clock::duration>(waited_ / 16, longest_sleep));
     }
-    if (polls_ == yields + 1) began_ = Clock::now();
-    std::this_thread::sleep_for(std::min<Clock::duration>((Clock::now() - began_) / 16, longest_sleep));
   }
 
-  /// Whether to look, now, at what is seldom there.
-  bool looks_around() const noexcept { return polls_ % 16 == 0 || polls_ > 1000; }
-
  private:
+  static constexpr std::chrono::microseconds spin_for_ranks{10};
+  static constexpr std::chrono::microseconds spin_for_messages{100};
+  static constexpr std::chrono::milliseconds yield{1};
   static constexpr std::chrono::microseconds longest_sleep{200};
 
   MpiAwaited awaited_;
   std::uint64_t polls_ = 0;
   Clock::time_point began_;
+  Clock::duration waited_{};
 };
 
 /// @return The moment at which so much time will have passed, if that is less than a year.
