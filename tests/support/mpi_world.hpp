@@ -26,13 +26,13 @@ class Packed {
   const std::vector<std::byte>& bytes() const { return bytes_; }
 
   template <class T>
-  requires std::is_trivially_copyable_v<T>
+    requires std::is_trivially_copyable_v<T>
   void put(const T& value) {
     const auto* const first = reinterpret_cast<const std::byte*>(&value);
     bytes_.insert(bytes_.end(), first, first + sizeof value);
   }
   template <class T>
-  requires std::is_trivially_copyable_v<T>
+    requires std::is_trivially_copyable_v<T>
   void take(T& value) {
     std::memcpy(&value, bytes_.data() + taken_, sizeof value);
     taken_ += sizeof value;
@@ -50,13 +50,13 @@ class Packed {
   }
 
   template <class Container>
-  requires requires(Container& c) { c.resize(1); }
+    requires requires(Container& c) { c.resize(1); }
   void put(const Container& values) {
     put(values.size());
     for (const auto& value : values) put(value);
   }
   template <class Container>
-  requires requires(Container& c) { c.resize(1); }
+    requires requires(Container& c) { c.resize(1); }
   void take(Container& values) {
     std::size_t size = 0;
     take(size);

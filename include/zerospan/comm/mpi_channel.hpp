@@ -19,6 +19,7 @@
 #include <zerospan/comm/mpi_call_header.hpp>
 #include <zerospan/comm/mpi_family.hpp>
 #include <zerospan/comm/mpi_link.hpp>
+#include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_messages.hpp>
 #include <zerospan/comm/mpi_patience.hpp>
 #include <zerospan/comm/rank_family.hpp>
@@ -40,7 +41,7 @@ class MpiChannel {
   MpiChannel(std::shared_ptr<MpiFamily> family, std::uint64_t channel)
       : family_{std::move(family)},
         first_tag_{first_tag(channel, family_->link().largest_tag())},
-        mail_{MpiMessages{family_->link()}, slots(), slots()},
+        mail_{family_->link(), slot_bytes},
         transfer_{family_->link()} {}
   MpiChannel(const MpiChannel&) = delete;
   MpiChannel& operator=(const MpiChannel&) = delete;
@@ -64,8 +65,8 @@ class MpiChannel {
   static std::size_t nothing(int, std::byte*) noexcept { return 0; }
 
   /// What a peer's call carried, until the next collective. It is not aligned.
-  const std::byte* payload(int peer) const noexcept { return mail_.inbox.data() + slot(peer) + sizeof(MpiCallHeader); }
-  std::uint64_t offer_of(Rank rank) const noexcept { return header(rank.value).offer; }
+  const std::byte* payload(int peer) const noexcept { return mail_.from(peer) + sizeof(MpiCallHeader); }
+  std::uint64_t offer_of(Rank rank) const noexcept { return mail_.header_from(rank.value).offer; }
 
   /// Messages for one collective at a time: none is under way between collectives.
   MpiMessages& transfer() noexcept { return transfer_; }
@@ -97,17 +98,6 @@ class MpiChannel {
     return static_cast<int>(1 + channel * tags_each);
   }
 
-  std::vector<std::byte> slots() const { return std::vector<std::byte>(slot_bytes * static_cast<std::size_t>(size())); }
-  static std::size_t slot(int rank) noexcept { return static_cast<std::size_t>(rank) * slot_bytes; }
-  MpiCallHeader header(int peer) const noexcept {
-    MpiCallHeader header;
-    std::memcpy(&header, mail_.inbox.data() + slot(peer), sizeof header);
-    return header;
-  }
-
-  static void write(const MpiCallHeader& header, std::vector<std::byte>& box, int rank) noexcept {
-    std::memcpy(box.data() + slot(rank), &header, sizeof header);
-  }
   std::string described() const { return describe(call_, number_); }
   void meet();
   bool all_agree() const noexcept;
@@ -135,12 +125,11 @@ void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offe
   if (family_->has_failed())
     throw_failure(family_->failure(), " before " + describe(rank()) + " called " + described());
   const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer};
-  write(header, mail_.inbox, rank().value);
+  std::memcpy(mail_.from(rank().value), &header, sizeof header);
   for_each_distance([&](int to, int from) {
-    mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
-    write(header, mail_.outbox, to);
-    std::byte* const words = mail_.outbox.data() + slot(to);
-    mail_.messages.send(to, first_tag_, words, sizeof header + pack(to, words + sizeof header));
+    mail_.receive(from, first_tag_);
+    std::memcpy(mail_.to(to), &header, sizeof header);
+    mail_.send(to, first_tag_, sizeof header + pack(to, mail_.to(to) + sizeof header));
   });
   meet();
   if (!all_agree()) give_up(family_->fail(find_divergence()));
@@ -150,10 +139,10 @@ void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offe
 inline void MpiChannel::meet() {
   const auto deadline = moment_after(family_->options().timeout);
   MpiPatience patience{MpiAwaited::ranks};
-  while (!mail_.messages.is_done()) {
+  while (!mail_.messages().is_done()) {
     std::optional<Rank> gone;
-    const int ended = mail_.messages.poll([&](int peer) {
-      if (header(peer).news == MpiCallHeader::News::goodbye) gone = Rank{peer};
+    const int ended = mail_.messages().poll([&](int peer) {
+      if (mail_.header_from(peer).news == MpiCallHeader::News::goodbye) gone = Rank{peer};
     });
     if (gone) give_up(family_->fail(has_returned(*gone)));
     if (ended > 0) continue;
@@ -176,21 +165,21 @@ inline void MpiChannel::give_up(const Failure& failure) {
 
 inline Failure MpiChannel::find_missing() const {
   std::vector<Rank> missing;
-  for (const int peer : mail_.messages.awaited_peers()) missing.push_back(Rank{peer});
+  for (const int peer : mail_.messages().awaited_peers()) missing.push_back(Rank{peer});
   return not_arrived(missing, described(), family_->options().timeout);
 }
 
 inline bool MpiChannel::all_agree() const noexcept {
-  const std::uint64_t own = header(rank().value).fingerprint;
+  const std::uint64_t own = mail_.header_from(rank().value).fingerprint;
   for (int peer = 0; peer < size(); ++peer) {
-    if (header(peer).fingerprint != own) return false;
+    if (mail_.header_from(peer).fingerprint != own) return false;
   }
   return true;
 }
 
 inline Failure MpiChannel::find_divergence() {
   std::vector<std::uint64_t> fingerprints;
-  for (int peer = 0; peer < size(); ++peer) fingerprints.push_back(header(peer).fingerprint);
+  for (int peer = 0; peer < size(); ++peer) fingerprints.push_back(mail_.header_from(peer).fingerprint);
   return divergence(exchange_descriptions(),
                     [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
 }
@@ -198,21 +187,21 @@ inline Failure MpiChannel::find_divergence() {
 /// What each rank calls, in its own words; all ranks know by now that they diverge.
 inline std::vector<std::string> MpiChannel::exchange_descriptions() {
   const std::string own = described().substr(0, slot_bytes - 1);
-  std::ranges::fill(mail_.inbox, std::byte{});
-  std::memcpy(mail_.inbox.data() + slot(rank().value), own.data(), own.size());
+  std::memcpy(mail_.from(rank().value), own.c_str(), own.size() + 1);
   for_each_distance([&](int to, int from) {
-    mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
-    std::memcpy(mail_.outbox.data() + slot(to), own.data(), own.size());
-    mail_.messages.send(to, first_tag_, mail_.outbox.data() + slot(to), own.size());
+    mail_.from(from)[0] = {};  // no words yet
+    mail_.receive(from, first_tag_);
+    std::memcpy(mail_.to(to), own.c_str(), own.size() + 1);
+    mail_.send(to, first_tag_, own.size() + 1);
   });
   const auto deadline = moment_after(family_->options().timeout);
   MpiPatience patience{MpiAwaited::ranks};
-  while (!mail_.messages.is_done() && MpiPatience::Clock::now() < deadline) {
-    if (mail_.messages.poll() == 0) patience.pause();
+  while (!mail_.messages().is_done() && MpiPatience::Clock::now() < deadline) {
+    if (mail_.messages().poll() == 0) patience.pause();
   }
   std::vector<std::string> descriptions;
   for (int peer = 0; peer < size(); ++peer) {
-    descriptions.emplace_back(reinterpret_cast<const char*>(mail_.inbox.data() + slot(peer)));
+    descriptions.emplace_back(reinterpret_cast<const char*>(mail_.from(peer)));
   }
   return descriptions;
 }
@@ -258,9 +247,9 @@ inline void MpiChannel::leave() noexcept {
   try {
     const MpiCallHeader goodbye{.news = MpiCallHeader::News::goodbye};
     for_each_distance([&](int to, int from) {
-      mail_.messages.receive(from, first_tag_, mail_.inbox.data() + slot(from), slot_bytes);
-      write(goodbye, mail_.outbox, to);
-      mail_.messages.send(to, first_tag_, mail_.outbox.data() + slot(to), sizeof goodbye);
+      mail_.receive(from, first_tag_);
+      std::memcpy(mail_.to(to), &goodbye, sizeof goodbye);
+      mail_.send(to, first_tag_, sizeof goodbye);
     });
     family_->close(std::move(mail_));
   } catch (...) {  // the others wait until their deadline

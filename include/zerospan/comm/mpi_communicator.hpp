@@ -7,7 +7,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -22,12 +21,11 @@
 #include <zerospan/comm/mpi_add.hpp>
 #include <zerospan/comm/mpi_channel.hpp>
 #include <zerospan/comm/mpi_family.hpp>
-#include <zerospan/comm/mpi_messages.hpp>
+#include <zerospan/comm/mpi_moves.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/comm/mpi_scratch.hpp>
-#include <zerospan/comm/mpi_slice_sum.hpp>
+#include <zerospan/comm/mpi_sum.hpp>
 #include <zerospan/comm/mpi_sum_task.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -89,7 +87,7 @@ class MpiCommunicator {
   /// Calls `f`, and returns what it does, while no communicator of this family calls MPI, if MPI serves one thread at a
   /// time. `f` waits for nothing that another rank does only after a collective with this one.
   template <class F>
-  requires std::invocable<F&>
+    requires std::invocable<F&>
   decltype(auto) exclusive(F&& f) {
     const std::lock_guard turn{family_->link().turn()};
     return std::invoke(f);
@@ -114,23 +112,13 @@ class MpiCommunicator {
     }
   }
 
-  static std::byte* append(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-    if (bytes != 0) std::memcpy(to, from, bytes);
-    return to + bytes;
+  template <class Add>
+  void sum(const detail::CollectiveCall& call, const detail::MpiSumTask& task, Add add) {
+    guard([&] { detail::sum(*channel_, scratch_, call, task, add); });
   }
-
-  void gather_by_call(const detail::CollectiveCall& call);
-  void gather_by_messages(std::span<const GatherPart> parts);
-
-  /// @param add `add(inputs, output, elements)` sums operands in rank order; the output may be one of them.
-  template <class Add>
-  void sum(const detail::CollectiveCall& call, const detail::MpiSumTask& task, Add add);
-  template <class Add>
-  void sum_by_call(const detail::CollectiveCall& call, const detail::MpiSumTask& task, Add add);
 
   /// The sums of all elements, for one rank or for every rank.
   void sum_all(const detail::CollectiveCall& call, detail::MpiSumTask::Audience audience);
-  void spread(std::span<std::byte> bytes, Rank root);
 
   std::shared_ptr<detail::MpiFamily> family_;
   std::unique_ptr<Channel> channel_;
@@ -148,46 +136,7 @@ inline MpiCommunicator MpiCommunicator::duplicate() {
 
 inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherPart> parts) {
   const detail::CollectiveCall call{.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts};
-  std::size_t bytes = 0;
-  for (const GatherPart& part : parts) bytes += part.shard_bytes;
-  guard([&] {
-    if (bytes <= Channel::longest_payload) return gather_by_call(call);
-    channel_->begin(call, Channel::nothing);
-    gather_by_messages(parts);
-  });
-}
-
-inline void MpiCommunicator::gather_by_call(const detail::CollectiveCall& call) {
-  const auto shard = [](const GatherPart& part, int of) {
-    return part.buffer + static_cast<std::size_t>(of) * part.shard_bytes;
-  };
-  channel_->begin(call, [&](int, std::byte* to) {
-    std::byte* end = to;
-    for (const GatherPart& part : call.parts) end = append(end, shard(part, rank().value), part.shard_bytes);
-    return static_cast<std::size_t>(end - to);
-  });
-  channel_->for_each_distance([&](int, int from) {
-    const std::byte* bytes = channel_->payload(from);
-    for (const GatherPart& part : call.parts) {
-      append(shard(part, from), bytes, part.shard_bytes);
-      bytes += part.shard_bytes;
-    }
-  });
-}
-
-inline void MpiCommunicator::gather_by_messages(std::span<const GatherPart> parts) {
-  constexpr std::size_t most_at_once = 256;
-  detail::MpiMessages& messages = channel_->transfer();
-  channel_->for_each_distance([&](int to, int from) {
-    for (const auto& [buffer, bytes] : parts) {
-      messages.receive(from, channel_->operand_tag(), buffer + static_cast<std::size_t>(from) * bytes, bytes);
-    }
-    for (const auto& [buffer, bytes] : parts) {
-      messages.send(to, channel_->operand_tag(), buffer + static_cast<std::size_t>(rank().value) * bytes, bytes);
-    }
-    if (messages.size() >= most_at_once) channel_->finish(messages);
-  });
-  channel_->finish(messages);
+  guard([&] { detail::gather(*channel_, call); });
 }
 
 inline void MpiCommunicator::reduce_scatter(Collective what, const Reduction& reduction) {
@@ -248,71 +197,11 @@ inline void MpiCommunicator::all_reduce(Collective what, std::span<std::int64_t>
       detail::IntegerSum{});
 }
 
-template <class Add>
-void MpiCommunicator::sum(const detail::CollectiveCall& call, const detail::MpiSumTask& task, Add add) {
-  if (task.largest_operand() <= Channel::longest_payload) return guard([&] { sum_by_call(call, task, add); });
-  detail::MpiSliceSum by_messages{*channel_, scratch_, task, add};
-  guard([&] {
-    channel_->begin(call, Channel::nothing);
-    by_messages.run();
-  });
-}
-
-template <class Add>
-void MpiCommunicator::sum_by_call(const detail::CollectiveCall& call, const detail::MpiSumTask& task, Add add) {
-  const auto summands_of = [&](int of) {
-    const auto [first, elements] = task.summands_of(of);
-    return std::span{task.input + first * task.input_width, elements * task.input_width};
-  };
-  channel_->begin(call, [&](int peer, std::byte* to) {
-    const std::span summands = summands_of(peer);
-    append(to, summands.data(), summands.size());
-    return summands.size();
-  });
-  std::vector<const std::byte*> operands;
-  for (int i = 0; i < size(); ++i) {
-    operands.push_back(i == rank().value ? summands_of(i).data() : channel_->payload(i));
-  }
-  const std::size_t elements = task.summands_of(rank().value).elements;
-  if (elements > 0) add(operands, task.output, elements);
-}
-
 inline void MpiCommunicator::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
   const detail::CollectiveCall call{
       .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
   detail::require_valid_root(call, size());
-  guard([&] {
-    if (bytes.size() > Channel::longest_payload) {
-      channel_->begin(call, Channel::nothing);
-      return spread(bytes, root);
-    }
-    channel_->begin(call, [&](int, std::byte* to) {
-      if (rank() == root) append(to, bytes.data(), bytes.size());
-      return rank() == root ? bytes.size() : 0;
-    });
-    if (rank() != root) append(bytes.data(), channel_->payload(root.value), bytes.size());
-  });
-}
-
-/// The root gives every rank a slice, which that rank gives to the others.
-inline void MpiCommunicator::spread(std::span<std::byte> bytes, Rank root) {
-  const std::vector<detail::MpiSlice> slices = detail::even_slices(bytes.size(), size());
-  const auto slice = [&](int of) {
-    const auto [first, count] = slices[static_cast<std::size_t>(of)];
-    return bytes.subspan(first, count);
-  };
-  const std::span own = slice(rank().value);
-  detail::MpiMessages& messages = channel_->transfer();
-  if (rank() != root) {
-    messages.receive(root.value, channel_->operand_tag(), own.data(), own.size());
-    channel_->finish(messages);
-  }
-  channel_->for_each_distance([&](int to, int from) {
-    if (rank() == root) messages.send(to, channel_->operand_tag(), slice(to).data(), slice(to).size());
-    if (rank() != root) messages.receive(from, channel_->result_tag(), slice(from).data(), slice(from).size());
-    if (to != root.value) messages.send(to, channel_->result_tag(), own.data(), own.size());
-  });
-  channel_->finish(messages);
+  guard([&] { detail::broadcast(*channel_, call); });
 }
 
 static_assert(TrainingCommunicator<MpiCommunicator>);

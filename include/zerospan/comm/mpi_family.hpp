@@ -12,15 +12,13 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/mpi_call_header.hpp>
-#include <zerospan/comm/mpi_error.hpp>
 #include <zerospan/comm/mpi_link.hpp>
-#include <zerospan/comm/mpi_messages.hpp>
+#include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/comm/mpi_patience.hpp>
 #include <zerospan/comm/rank_family.hpp>
@@ -28,20 +26,6 @@
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// Messages with the memory that they lie in, one slot a rank.
-struct MpiMail {
-  MpiMessages messages;
-  std::vector<std::byte> inbox;
-  std::vector<std::byte> outbox;
-
-  /// Ends with messages that MPI does not give up: their memory stays for ever.
-  void abandon() noexcept {
-    if (messages.abandon()) return;
-    static_cast<void>(new (std::nothrow) std::vector<std::byte>(std::move(inbox)));
-    static_cast<void>(new (std::nothrow) std::vector<std::byte>(std::move(outbox)));
-  }
-};
 
 /// One process's share in a family of communicators. The first failure that a rank finds or hears of is the one that
 /// it keeps; what it finds itself it tells all others. A family of which nobody failed ends by goodbyes, after which
@@ -127,15 +111,14 @@ inline void MpiFamily::announce() {
   constexpr std::size_t longest_text = 2048;  // short enough for MPI to send it at once
   const MpiAnnouncement head{static_cast<std::int32_t>(failure().kind), failure().culprit.value};
   const std::string text = failure().text.substr(0, longest_text);
-  std::vector<std::byte> bytes(sizeof head + text.size());
-  std::memcpy(bytes.data(), &head, sizeof head);
-  std::memcpy(bytes.data() + sizeof head, text.data(), text.size());
-  announcement_ = std::make_unique<MpiMail>(MpiMail{MpiMessages{link_}, {}, std::move(bytes)});
+  announcement_ = std::make_unique<MpiMail>(link_, sizeof head + text.size());
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == link_.rank()) continue;
-    announcement_->messages.send(peer, announcement_tag, announcement_->outbox.data(), announcement_->outbox.size());
+    std::memcpy(announcement_->to(peer), &head, sizeof head);
+    std::memcpy(announcement_->to(peer) + sizeof head, text.data(), text.size());
+    announcement_->send(peer, announcement_tag, announcement_->slot_bytes());
   }
-  announcement_->messages.poll();
+  announcement_->messages().poll();
 }
 
 inline void MpiFamily::listen() {
@@ -166,13 +149,9 @@ inline bool MpiFamily::await_goodbyes() noexcept {
     for (MpiMail& mail : closing_) {
       bool all_leave = true;
       MpiPatience patience{MpiAwaited::ranks};
-      while (!mail.messages.is_done()) {
-        const int ended = mail.messages.poll([&](int peer) {
-          MpiCallHeader header;
-          const std::size_t slot = mail.inbox.size() / static_cast<std::size_t>(size());
-          std::memcpy(&header, mail.inbox.data() + static_cast<std::size_t>(peer) * slot, sizeof header);
-          all_leave = all_leave && header.news == MpiCallHeader::News::goodbye;
-        });
+      while (!mail.messages().is_done()) {
+        const int ended = mail.messages().poll(
+            [&](int peer) { all_leave = all_leave && mail.header_from(peer).news == MpiCallHeader::News::goodbye; });
         if (!all_leave || MpiPatience::Clock::now() > deadline) return false;
         if (ended == 0) patience.pause();
       }

@@ -45,7 +45,7 @@ namespace detail {
 /// @param f Takes an MpiCommunicator by value or rvalue reference.
 /// @note Never throws what `f` throws. Refusals of the communicator itself (MPI is not initialized) are thrown.
 template <class F>
-requires std::invocable<F&, MpiCommunicator>
+  requires std::invocable<F&, MpiCommunicator>
 auto run_mpi_rank(MPI_Comm host, F&& f, const RunMpiRankOptions& options = {}) {
   using Result = std::invoke_result_t<F&, MpiCommunicator>;
   static_assert(!std::is_reference_v<Result>,
