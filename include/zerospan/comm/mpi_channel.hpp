@@ -22,6 +22,8 @@
 #include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_messages.hpp>
 #include <zerospan/comm/mpi_patience.hpp>
+#include <zerospan/comm/mpi_progress.hpp>
+#include <zerospan/comm/mpi_tags.hpp>
 #include <zerospan/comm/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -40,7 +42,9 @@ class MpiChannel {
   /// @throws ConfigurationError for more channels than MPI has tags for.
   MpiChannel(std::shared_ptr<MpiFamily> family, std::uint64_t channel)
       : family_{std::move(family)},
-        first_tag_{first_tag(channel, family_->link().largest_tag())},
+        channel_{channel},
+        tags_{MpiTags::of_channel(channel, family_->link().largest_tag())},
+        begun_{family_->open(channel)},
         mail_{family_->link(), slot_bytes},
         transfer_{family_->link()} {}
   MpiChannel(const MpiChannel&) = delete;
@@ -51,9 +55,7 @@ class MpiChannel {
   Rank rank() const noexcept { return family_->rank(); }
   int size() const noexcept { return family_->size(); }
 
-  /// The tags of what moves within a collective: first of the operands, then of results.
-  int operand_tag() const noexcept { return first_tag_ + 1; }
-  int result_tag() const noexcept { return first_tag_ + 2; }
+  const MpiTags& tags() const noexcept { return tags_; }
 
   /// Says what this rank calls, and waits for the others' words.
   /// @param pack `pack(peer, to)` writes at most `longest_payload` bytes for a peer, and returns how many.
@@ -76,8 +78,8 @@ class MpiChannel {
   ///   and they do not end soon. The memory of messages that have not ended is MPI's as long as the process lives.
   void finish(MpiMessages& messages);
 
-  /// The next collective is number 0 again.
-  void restart_count() noexcept { begun_ = 0; }
+  /// Messages number collectives from here.
+  void count_from_here() noexcept { first_shown_ = *begun_; }
 
   /// Calls `act(to, from)` for every distance: to which peer this rank sends, from which it receives.
   template <class Act>
@@ -87,18 +89,8 @@ class MpiChannel {
 
  private:
   static constexpr std::size_t slot_bytes = round_up(sizeof(MpiCallHeader) + longest_payload, 64);
-  static constexpr std::uint64_t tags_each = 3;
 
-  static int first_tag(std::uint64_t channel, int largest_tag) {
-    const auto largest = static_cast<std::uint64_t>(largest_tag);
-    if (channel >= largest / tags_each) {
-      throw_configuration_error("this MPI has tags for " + std::to_string(largest / tags_each) +
-                                " communicators of a family, duplicates included");
-    }
-    return static_cast<int>(1 + channel * tags_each);
-  }
-
-  std::string described() const { return describe(call_, number_); }
+  std::string described() const { return describe(call_, number_ - first_shown_); }
   void meet();
   bool all_agree() const noexcept;
   Failure find_missing() const;
@@ -109,31 +101,32 @@ class MpiChannel {
   void leave() noexcept;
 
   std::shared_ptr<MpiFamily> family_;
-  int first_tag_;
+  std::uint64_t channel_;
+  MpiTags tags_;
+  std::shared_ptr<MpiProgress::Counter> begun_;
   MpiMail mail_;
   MpiMessages transfer_;
-  std::uint64_t begun_ = 0;
-  CollectiveCall call_;                          // the latest
-  std::uint64_t number_ = 0;                     // collectives begun before it
+  CollectiveCall call_;       // the latest
+  std::uint64_t number_ = 0;  // of those begun before it
+  std::uint64_t first_shown_ = 0;
   int exceptions_ = std::uncaught_exceptions();  // under way when this was made
 };
 
 template <class Pack>
 void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offer) {
   call_ = call;
-  number_ = begun_;
-  if (family_->has_failed())
+  number_ = *begun_;
+  if (family_->has_failed()) {
     throw_failure(family_->failure(), " before " + describe(rank()) + " called " + described());
+  }
   const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer};
   std::memcpy(mail_.from(rank().value), &header, sizeof header);
   for_each_distance([&](int to, int from) {
-    mail_.receive(from, first_tag_);
+    mail_.receive(from, tags_.calls);
     std::memcpy(mail_.to(to), &header, sizeof header);
-    mail_.send(to, first_tag_, sizeof header + pack(to, mail_.to(to) + sizeof header));
+    mail_.send(to, tags_.calls, sizeof header + pack(to, mail_.to(to) + sizeof header));
   });
   meet();
-  if (!all_agree()) give_up(family_->fail(find_divergence()));
-  ++begun_;
 }
 
 inline void MpiChannel::meet() {
@@ -150,12 +143,13 @@ inline void MpiChannel::meet() {
       family_->listen();
       if (MpiPatience::Clock::now() > deadline) give_up(family_->fail(find_missing()));
     }
-    if (family_->has_failed()) give_up(family_->failure());
+    if (family_->prevents(channel_, number_)) give_up(family_->failure());
     patience.pause();
   }
-  // Whoever was too late for the others has their words here by now.
-  if (size() > 1) family_->listen();
-  if (family_->has_failed()) give_up(family_->failure());
+  if (!all_agree()) give_up(family_->fail(find_divergence()));
+  if (size() > 1) family_->listen();  // whoever was too late for the others has their words here by now
+  ++*begun_;                          // before the last look: who fails now counts this one
+  if (family_->prevents(channel_, number_)) give_up(family_->failure());
 }
 
 inline void MpiChannel::give_up(const Failure& failure) {
@@ -190,14 +184,16 @@ inline std::vector<std::string> MpiChannel::exchange_descriptions() {
   std::memcpy(mail_.from(rank().value), own.c_str(), own.size() + 1);
   for_each_distance([&](int to, int from) {
     mail_.from(from)[0] = {};  // no words yet
-    mail_.receive(from, first_tag_);
+    mail_.receive(from, tags_.calls);
     std::memcpy(mail_.to(to), own.c_str(), own.size() + 1);
-    mail_.send(to, first_tag_, own.size() + 1);
+    mail_.send(to, tags_.calls, own.size() + 1);
   });
   const auto deadline = moment_after(family_->options().timeout);
   MpiPatience patience{MpiAwaited::ranks};
-  while (!mail_.messages().is_done() && MpiPatience::Clock::now() < deadline) {
-    if (mail_.messages().poll() == 0) patience.pause();
+  while (!mail_.messages().is_done() && !family_->has_failed() && MpiPatience::Clock::now() < deadline) {
+    if (mail_.messages().poll() > 0) continue;
+    if (patience.looks_around()) family_->listen();  // a rank that fails otherwise at this moment says nothing here
+    patience.pause();
   }
   std::vector<std::string> descriptions;
   for (int peer = 0; peer < size(); ++peer) {
@@ -247,9 +243,9 @@ inline void MpiChannel::leave() noexcept {
   try {
     const MpiCallHeader goodbye{.news = MpiCallHeader::News::goodbye};
     for_each_distance([&](int to, int from) {
-      mail_.receive(from, first_tag_);
+      mail_.receive(from, tags_.calls);
       std::memcpy(mail_.to(to), &goodbye, sizeof goodbye);
-      mail_.send(to, first_tag_, sizeof goodbye);
+      mail_.send(to, tags_.calls, sizeof goodbye);
     });
     family_->close(std::move(mail_));
   } catch (...) {  // the others wait until their deadline

@@ -63,7 +63,7 @@ class MpiCommunicator {
     const std::string name = "a new MpiCommunicator, up to " + std::to_string(options.largest_message.count) +
                              " bytes a message, " + std::to_string(options.scratch.count) + " bytes of scratch";
     channel_->begin({.kind = detail::CollectiveKind::barrier, .name = name}, Channel::nothing);
-    channel_->restart_count();
+    channel_->count_from_here();
   }
   MpiCommunicator(MpiCommunicator&&) noexcept = default;
   MpiCommunicator& operator=(MpiCommunicator&&) noexcept = default;

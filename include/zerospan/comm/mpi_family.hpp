@@ -9,18 +9,20 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <zerospan/comm/mpi_announcement.hpp>
 #include <zerospan/comm/mpi_call_header.hpp>
 #include <zerospan/comm/mpi_link.hpp>
 #include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/comm/mpi_patience.hpp>
+#include <zerospan/comm/mpi_progress.hpp>
+#include <zerospan/comm/mpi_tags.hpp>
 #include <zerospan/comm/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
@@ -48,10 +50,20 @@ class MpiFamily {
   Rank rank() const noexcept { return Rank{link_.rank()}; }
   int size() const noexcept { return link_.size(); }
 
-  bool has_failed() const noexcept { return has_failed_.load(std::memory_order_acquire); }
+  bool has_failed() const noexcept { return has_failed_.load(); }
 
   /// @return The failure kept, which never changes. There is one.
-  const Failure& failure() const noexcept { return *kept_.failure; }
+  const Failure& failure() const {
+    const std::scoped_lock lock{kept_.mutex};
+    return *kept_.failure;
+  }
+
+  /// Whether a collective does not take place, because of a failure that came before all ranks had called it.
+  bool prevents(std::uint64_t channel, std::uint64_t number) const {
+    if (!has_failed()) return false;
+    const std::scoped_lock lock{kept_.mutex};
+    return !progress_.had_begun(channel, number);
+  }
 
   /// Keeps the failure and tells the others, unless one is kept already. @return The one kept.
   const Failure& fail(Failure first) {
@@ -64,7 +76,7 @@ class MpiFamily {
       fail({Failure::Kind::rank_failed, rank(), describe(rank()) + " failed (" + reason + ")"});
     } catch (...) {  // no memory for the reason, or MPI does not send it: what this rank does next fails
       kept_.abort(rank(), {});
-      has_failed_.store(true, std::memory_order_release);
+      has_failed_.store(true);
     }
   }
 
@@ -74,6 +86,12 @@ class MpiFamily {
   /// A channel that no communicator of this rank has yet.
   std::uint64_t offer_channel() noexcept { return next_channel_.fetch_add(1, std::memory_order_relaxed); }
 
+  /// Counts the collectives of a channel that have begun.
+  std::shared_ptr<MpiProgress::Counter> open(std::uint64_t channel) {
+    const std::scoped_lock lock{kept_.mutex};
+    return progress_.open(channel);
+  }
+
   /// Takes over goodbyes that are under way.
   void close(MpiMail mail) {
     const std::scoped_lock lock{kept_.mutex};
@@ -81,42 +99,37 @@ class MpiFamily {
   }
 
  private:
-  static constexpr int announcement_tag = 0;
-
   bool keep(Failure failure) {
     const std::scoped_lock lock{kept_.mutex};
     if (kept_.failure) return false;
+    has_failed_.store(true);  // before the counts are read: who counts later sees it
     kept_.fail(std::move(failure));
-    has_failed_.store(true, std::memory_order_release);
+    progress_.learn(progress_.latest(MpiAnnouncement::most_channels));
     return true;
   }
   void announce();
   bool await_goodbyes() noexcept;
 
   MpiLink link_;
-  RankFamily kept_;
+  mutable RankFamily kept_;
+  MpiProgress progress_;
   std::atomic<bool> has_failed_ = false;
   std::atomic<std::uint64_t> next_channel_ = 1;
   std::unique_ptr<MpiMail> announcement_;
   std::vector<MpiMail> closing_;
 };
 
-/// A failure as it is sent.
-struct MpiAnnouncement {
-  std::int32_t kind;
-  std::int32_t culprit;
-};
-
 inline void MpiFamily::announce() {
-  constexpr std::size_t longest_text = 2048;  // short enough for MPI to send it at once
-  const MpiAnnouncement head{static_cast<std::int32_t>(failure().kind), failure().culprit.value};
-  const std::string text = failure().text.substr(0, longest_text);
-  announcement_ = std::make_unique<MpiMail>(link_, sizeof head + text.size());
+  std::vector<std::byte> bytes;
+  {
+    const std::scoped_lock lock{kept_.mutex};
+    bytes = to_bytes({*kept_.failure, progress_.known()});
+  }
+  announcement_ = std::make_unique<MpiMail>(link_, bytes.size());
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == link_.rank()) continue;
-    std::memcpy(announcement_->to(peer), &head, sizeof head);
-    std::memcpy(announcement_->to(peer) + sizeof head, text.data(), text.size());
-    announcement_->send(peer, announcement_tag, announcement_->slot_bytes());
+    std::ranges::copy(bytes, announcement_->to(peer));
+    announcement_->send(peer, mpi_announcement_tag, bytes.size());
   }
   announcement_->messages().poll();
 }
@@ -127,7 +140,7 @@ inline void MpiFamily::listen() {
   link_.ask("MPI_Improbe", [&] {
     MPI_Message message = MPI_MESSAGE_NULL;
     MPI_Status status;
-    const int code = MPI_Improbe(MPI_ANY_SOURCE, announcement_tag, link_.handle(), &is_there, &message, &status);
+    const int code = MPI_Improbe(MPI_ANY_SOURCE, mpi_announcement_tag, link_.handle(), &is_there, &message, &status);
     if (code != MPI_SUCCESS || is_there == 0) return code;
     int count = 0;
     MPI_Get_count(&status, MPI_BYTE, &count);
@@ -135,10 +148,12 @@ inline void MpiFamily::listen() {
     return MPI_Mrecv(bytes.data(), count, MPI_BYTE, &message, MPI_STATUS_IGNORE);
   });
   if (is_there == 0) return;
-  MpiAnnouncement head{};
-  std::memcpy(&head, bytes.data(), sizeof head);
-  keep({static_cast<Failure::Kind>(head.kind), Rank{head.culprit},
-        std::string(reinterpret_cast<const char*>(bytes.data()) + sizeof head, bytes.size() - sizeof head)});
+  MpiAnnouncement heard = announcement_of(bytes);
+  const std::scoped_lock lock{kept_.mutex};
+  progress_.learn(heard.begun);
+  if (kept_.failure) return;
+  kept_.fail(std::move(heard.failure));
+  has_failed_.store(true);
 }
 
 /// Waits briefly for the others to end too. @return Whether all have, so that nothing more will be said.

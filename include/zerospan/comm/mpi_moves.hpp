@@ -50,10 +50,10 @@ inline void gather_by_messages(MpiChannel& channel, const CollectiveCall& call) 
   MpiMessages& messages = channel.transfer();
   channel.for_each_distance([&](int to, int from) {
     for (const GatherPart& part : call.parts) {
-      messages.receive(from, channel.operand_tag(), shard_of(part, from), part.shard_bytes);
+      messages.receive(from, channel.tags().operands, shard_of(part, from), part.shard_bytes);
     }
     for (const GatherPart& part : call.parts) {
-      messages.send(to, channel.operand_tag(), shard_of(part, channel.rank().value), part.shard_bytes);
+      messages.send(to, channel.tags().operands, shard_of(part, channel.rank().value), part.shard_bytes);
     }
     if (messages.size() >= most_at_once) channel.finish(messages);
   });
@@ -90,13 +90,13 @@ inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& cal
   channel.begin(call, MpiChannel::nothing);
   MpiMessages& messages = channel.transfer();
   if (!is_root) {
-    messages.receive(call.root.value, channel.operand_tag(), own.data(), own.size());
+    messages.receive(call.root.value, channel.tags().operands, own.data(), own.size());
     channel.finish(messages);
   }
   channel.for_each_distance([&](int to, int from) {
-    if (is_root) messages.send(to, channel.operand_tag(), slice(to).data(), slice(to).size());
-    if (!is_root) messages.receive(from, channel.result_tag(), slice(from).data(), slice(from).size());
-    if (to != call.root.value) messages.send(to, channel.result_tag(), own.data(), own.size());
+    if (is_root) messages.send(to, channel.tags().operands, slice(to).data(), slice(to).size());
+    if (!is_root) messages.receive(from, channel.tags().results, slice(from).data(), slice(from).size());
+    if (to != call.root.value) messages.send(to, channel.tags().results, own.data(), own.size());
   });
   channel.finish(messages);
 }

@@ -94,10 +94,11 @@ class MpiSliceSum {
   void exchange(std::size_t round) {
     MpiMessages& messages = operands_[round % rounds_at_once];
     channel_.for_each_distance([&](int to, int from) {
-      messages.receive(from, channel_.operand_tag(), place(static_cast<std::size_t>(from), round),
+      messages.receive(from, channel_.tags().operands, place(static_cast<std::size_t>(from), round),
                        piece(me_, round).elements * task_.input_width);
       const auto [first, elements] = piece(to, round);
-      messages.send(to, channel_.operand_tag(), task_.input + first * task_.input_width, elements * task_.input_width);
+      messages.send(to, channel_.tags().operands, task_.input + first * task_.input_width,
+                    elements * task_.input_width);
     });
   }
 
@@ -115,11 +116,11 @@ class MpiSliceSum {
     channel_.for_each_distance([&](int to, int from) {
       if (task_.gets_all(channel_.rank().value)) {
         const auto [first, elements] = piece(from, round);
-        messages.receive(from, channel_.result_tag(), task_.output + first * task_.output_width,
+        messages.receive(from, channel_.tags().results, task_.output + first * task_.output_width,
                          elements * task_.output_width);
       }
       if (task_.gets_all(to)) {
-        messages.send(to, channel_.result_tag(), sums(round), piece(me_, round).elements * task_.output_width);
+        messages.send(to, channel_.tags().results, sums(round), piece(me_, round).elements * task_.output_width);
       }
     });
   }
