@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
+#include <future>
 #include <latch>
 #include <limits>
 #include <memory>
@@ -271,17 +273,21 @@ TEST_CASE("a rank that throws in backward fails the others") {
 
 TEST_CASE("an error that NCCL finds in a collective is the rank's own, and its failure to the others") {
   Cluster cluster;
-  std::latch error_is_set{1};
+  std::latch error_is_known{1};
   const auto ends = cluster.run([&](FakeNcclCommunicator& communicator, FakeNode& node, fake::World& world) {
     Rig rig{node, communicator};
     rig.train_step();
     rig.forward();
     rig.backward(2, [&] {
-      if (communicator.rank() == Rank{0}) error_is_set.wait();
+      if (communicator.rank() == Rank{0}) error_is_known.wait();
     });
     if (communicator.rank() == Rank{1}) {
+      std::promise<void> told;
+      communicator.on_failure([&](const std::exception_ptr&) { told.set_value(); });
       while (!world.set_error_where_waiting(Rank{1}, zerospan::NcclResult::internal_error)) std::this_thread::yield();
-      error_is_set.count_down();
+      told.get_future().wait();
+      communicator.on_failure({});
+      error_is_known.count_down();
     }
     rig.train_on();
   });
