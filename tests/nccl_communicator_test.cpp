@@ -8,6 +8,7 @@
 #include <exception>
 #include <functional>
 #include <future>
+#include <latch>
 #include <memory>
 #include <span>
 #include <string>
@@ -367,6 +368,30 @@ TEST_CASE("after the deadline every rank knows who did not arrive, and where all
     CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
     c.on_failure({});
   });
+}
+
+TEST_CASE("a rank that learns of a failure by the exchange alone throws what the others do") {
+  const auto world = std::make_shared<fake::World>();
+  std::latch other_has_failed{1};
+  const std::vector<std::string> errors = zerospan::run_ranks(2, [&](ThreadCommunicator threads) {
+    StreamPlace place;
+    const bool waits = threads.rank() == Rank{0};
+    const NcclOptions options = waits ? hasty : NcclOptions{.timeout = 10min, .poll = 1h};
+    Communicator<> c{ThreadExchange{std::move(threads)}, options, fake::Api{world, place.gpu_}};
+    if (!waits) {
+      other_has_failed.wait();
+      return thrown_by([&] { c.verify(); });
+    }
+    Told told{c};
+    gather(c, place, place.buffer());
+    const std::string text = thrown(told.wait());
+    place.synchronize();
+    CHECK(begins_with(thrown_by([&] { c.verify(); }), "RankTimeoutError -1: "));
+    other_has_failed.count_down();
+    return text;
+  });
+  CHECK(begins_with(errors[0], "RankTimeoutError -1: all-gather 'w' of 16 bytes a rank (#0) did not end on rank 0"));
+  CHECK(errors[1] == errors[0]);
 }
 
 TEST_CASE("without a board the deadline still ends the wait") {

@@ -47,19 +47,20 @@ class FakeCompute {
 inline constexpr std::size_t staged_on_host = std::size_t{512} << 10;
 inline constexpr std::size_t staged_on_device = std::size_t{32} << 10;
 
+inline zerospan::StreamDeviceOptions tight_budgets(const Needs& needs) {
+  return {.device_budget = needs.device() + zerospan::Bytes{staged_on_device},
+          .host_budget = needs.host() + zerospan::Bytes{staged_on_host}};
+}
+
 /// One rank of a training run, on a device of its own. @throws if a peak passes a budget.
 inline TrainingResult train_on_fake_gpu(const std::shared_ptr<FakeGpu>& gpu, zerospan::ThreadCommunicator threads,
                                         const Configuration& c) {
   zerospan::ThreadedIoEngine io;
   const Needs needs{c, threads.rank()};
-  const bool is_tight = c.budget == Budget::tight;
   const zerospan::Bytes roomy{std::size_t{64} << 20};
-  Memory<zerospan::ThreadedIoEngine, FakeDevice> memory{
-      io, [&] {
-        return FakeDevice{FakeRuntime{gpu},
-                          {.device_budget = is_tight ? needs.device() + zerospan::Bytes{staged_on_device} : roomy,
-                           .host_budget = is_tight ? needs.host() + zerospan::Bytes{staged_on_host} : roomy}};
-      }};
+  const zerospan::StreamDeviceOptions budgets =
+      c.budget == Budget::tight ? tight_budgets(needs) : zerospan::StreamDeviceOptions{roomy, roomy};
+  Memory<zerospan::ThreadedIoEngine, FakeDevice> memory{io, [&] { return FakeDevice{FakeRuntime{gpu}, budgets}; }};
   FakeCommunicator communicator{std::move(threads), memory.device};
   return train_on(io, memory, communicator, c, FakeCompute{gpu});
 }

@@ -90,6 +90,11 @@ class BasicApi : public CudaCalls {
   NcclResult destroy(Communicator communicator) { return end(communicator); }
   NcclResult abort(Communicator communicator) {
     ++world().aborts;
+    {
+      const std::scoped_lock lock{communicator->clique->mutex};
+      world().registrations -= static_cast<int>(communicator->registered.size());
+      communicator->registered.clear();
+    }
     return end(communicator);
   }
 

@@ -44,6 +44,7 @@ struct Communicator {
   Rank rank;
   std::atomic<bool> aborted = false;
   NcclResult error = NcclResult::success;  // guarded by the clique's mutex, as all below
+  bool is_waiting = false;                 // for a message
   int polls = 0;
   std::vector<std::function<void()>> launches;
   std::map<void*, std::size_t> registered;
@@ -72,6 +73,18 @@ struct World {
   bool has_ended(Rank rank) {
     const std::scoped_lock lock{mutex};
     return std::ranges::any_of(all, [&](const auto& one) { return one->rank == rank && one->aborted; });
+  }
+
+  /// Makes NCCL report an error on a rank where it waits for another one; false if it does so nowhere.
+  bool set_error_where_waiting(Rank rank, NcclResult error) {
+    const std::scoped_lock lock{mutex};
+    for (const auto& communicator : all) {
+      const std::scoped_lock each{communicator->clique->mutex};
+      if (communicator->rank != rank || !communicator->is_waiting) continue;
+      communicator->error = error;
+      return true;
+    }
+    return false;
   }
 
   /// Makes NCCL report an error on a rank.
@@ -119,8 +132,10 @@ inline void execute(Communicator& communicator, std::vector<Call>& calls) {
   for (Call& call : calls) {
     for (const Transfer& receive : call.operation.receives) {
       auto& queue = clique.queue(receive.peer, me);
+      communicator.is_waiting = true;
       clique.changed.wait(
           lock, [&] { return communicator.aborted || (!queue.empty() && queue.front().size() == receive.bytes); });
+      communicator.is_waiting = false;
       if (communicator.aborted) return;
       std::ranges::copy(queue.front(), receive.data);
       queue.pop_front();

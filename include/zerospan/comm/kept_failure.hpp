@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <map>
@@ -95,12 +96,32 @@ class KeptFailure {
     changed_.notify_all();
   }
 
-  /// Returns after `time`, or when there is a failure to tell somebody of. False once stopped.
+  /// Returns after `time`, or when there is a failure to tell somebody of, or somebody waits for a look. False once
+  /// stopped.
   /// @param told Whether the failure has been dealt with, so that only late listeners matter.
   bool wait(std::chrono::milliseconds time, bool told) {
     std::unique_lock lock{mutex_};
-    changed_.wait_for(lock, time, [&] { return stopping_ || (exists() && (!told || untold_)); });
+    const auto has_news = [&] { return exists() ? !told || untold_ : wanted_looks_ > looks_; };
+    changed_.wait_for(lock, time, [&] { return stopping_ || has_news(); });
+    begun_looks_ = wanted_looks_;
     return !stopping_;
+  }
+
+  /// Whoever waits has looked for failures since `wait` returned.
+  void looked() noexcept {
+    {
+      const std::scoped_lock lock{mutex_};
+      looks_ = begun_looks_;
+    }
+    changed_.notify_all();
+  }
+
+  /// Returns when whoever waits has looked once more, or there is a failure.
+  void look_again() noexcept {
+    std::unique_lock lock{mutex_};
+    const std::uint64_t look = ++wanted_looks_;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return stopping_ || exists() || looks_ >= look; });
   }
 
  private:
@@ -114,6 +135,9 @@ class KeptFailure {
   std::map<const void*, Listener> listeners_;
   bool untold_ = false;
   bool stopping_ = false;
+  std::uint64_t wanted_looks_ = 0;
+  std::uint64_t begun_looks_ = 0;
+  std::uint64_t looks_ = 0;
 };
 
 /// Keeps the exception being handled, as which this rank fails.

@@ -68,6 +68,7 @@ class NcclFamily {
     while (failure_->wait(time, aborted)) {
       attempt([&] { api_.use_device(device_); });
       if (!failure_->exists()) attempt([&] { look(); });
+      failure_->looked();
       attempt([&] { show(); });
       if (!failure_->exists()) continue;
       failure_->tell();

@@ -119,6 +119,7 @@ class NcclRank {
       for (const MemoryRange& range : registered_) twin->register_memory(range);
       return twin;
     } catch (...) {
+      family_->failure()->look_again();  // an exchange that was aborted does not tell why
       link_->failed();
     }
   }
@@ -142,6 +143,7 @@ class NcclRank {
       for (const SequenceRecord& record : all) ranks.push_back(&record);
       if (const auto divergence = find_divergence(ranks, at_one_place)) family_->failure()->keep(*divergence);
     } catch (...) {
+      family_->failure()->look_again();  // an exchange that was aborted does not tell why
       link_->failed();
     }
     family_->failure()->check();
