@@ -89,6 +89,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--ranks", "none"},
                                                     {"--stage", "1", "--parameters", "nvme"},
                                                     {"--tiles", "129", "--width", "128"},
+                                                    {"--comm", "nccl"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());

@@ -7,17 +7,11 @@
 #include <cstddef>
 
 #include "blas.hpp"
+#include "dimensions.hpp"
 #include "tensor.hpp"
 #include "vector_math.hpp"
 
 namespace gpt {
-
-/// How the rows of activations are cut: `sequences` of `length` positions, each with `heads` heads.
-struct AttentionShape {
-  std::size_t sequences;
-  std::size_t length;
-  std::size_t heads;
-};
 
 namespace detail {
 

@@ -69,6 +69,8 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += detail::describe_memory("host", s.ranks, &Figures::host_bytes, &Figures::peak_host_bytes,
                                   static_cast<double>(o.host_budget));
   text += detail::describe_memory("nvme", s.ranks, &Figures::disk_bytes, &Figures::peak_disk_bytes, 0);
+  text += fmt::format("  {:<18}{}, beside the budgets\n", "activations",
+                      describe_bytes(largest(s.ranks, &Figures::activation_bytes)));
   text += fmt::format("storage, all ranks: {} read and {} written a step\n",
                       describe_bytes(total(s.ranks, &Figures::bytes_read) / steps),
                       describe_bytes(total(s.ranks, &Figures::bytes_written) / steps));

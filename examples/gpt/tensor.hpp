@@ -77,12 +77,14 @@ struct Tensor {
   Tensor column_range(std::size_t first, std::size_t count) const { return {data + first, rows, count, stride}; }
   Tensor row_range(std::size_t first, std::size_t count) const { return {row(first), count, columns, stride}; }
 
-  operator Tensor<const E>() const
-    requires(!std::is_const_v<E>)
-  {
-    return {data, rows, columns, stride};
-  }
+  operator Tensor<const E>() const requires(!std::is_const_v<E>) { return {data, rows, columns, stride}; }
 };
+
+/// The columns of a range of `first` and `count`.
+template <class E, class Range>
+Tensor<E> columns(Tensor<E> matrix, const Range& range) {
+  return matrix.column_range(range.first, range.count);
+}
 
 /// An operand that is only read; it takes no part in deducing the scalar, so that a `Tensor<S>` converts.
 template <class S>
