@@ -54,7 +54,9 @@ constexpr std::array all_lanes{Lane::read, Lane::copy, Lane::communicate, Lane::
 // Near misses: a drain that may throw, work that returns nothing, no way to record, no error to check.
 struct SoundLanes {
   using stream_type = StreamRef;
+  static constexpr bool is_unified = true;
   Completion post(Lane, std::vector<Completion>, const Operation&, std::function<Completion(StreamRef&)>);
+  Completion post_host(Lane, std::vector<Completion>, const Operation&, std::function<Completion()>);
   void wait(StreamRef, const Completion&, const Operation&);
   Completion record(StreamRef);
   void check() const;

@@ -48,6 +48,7 @@ using zerospan::Operation;
 using zerospan::OperationKind;
 using zerospan::PostedWork;
 using zerospan::Promise;
+using zerospan::Site;
 using zerospan::Staging;
 using zerospan::TierRef;
 
@@ -269,10 +270,10 @@ using Log = std::vector<std::string>;
 TEST_CASE("slots are whole pages of the ring; addressable operands take none") {
   Rig rig{16};
   CHECK(rig.staging->capacity() == 16 * page);
-  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, 1) == page);
-  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, page) == page);
-  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, page + 1) == 2 * page);
-  CHECK(Staging<HostLanes>::slot_bytes(rig.memory, 100 * page) == 0);
+  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, 1, Site::device) == page);
+  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, page, Site::device) == page);
+  CHECK(Staging<HostLanes>::slot_bytes(rig.slow, page + 1, Site::device) == 2 * page);
+  CHECK(Staging<HostLanes>::slot_bytes(rig.memory, 100 * page, Site::device) == 0);
 }
 
 TEST_CASE("a piece is small enough for several to be under way") {
@@ -521,7 +522,7 @@ class RandomWork {
     for (std::size_t tries = 1 + random_() % 4; tries > 0; --tries) {
       const std::size_t i = random_() % items_.size();
       Item& item = items_[i];
-      const std::size_t slot = Staging<HostLanes>::slot_bytes(item.tier, item.extent.bytes);
+      const std::size_t slot = Staging<HostLanes>::slot_bytes(item.tier, item.extent.bytes, Site::device);
       if (slots + slot > pages_ * page || std::ranges::count(chosen, i) > 0) continue;
       slots += slot;
       const auto access = static_cast<Access>(random_() % 3);

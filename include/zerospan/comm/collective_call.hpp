@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -39,6 +40,7 @@ struct CollectiveCall {
   std::span<std::int64_t> integers{};
   std::span<std::byte> bytes{};
   Rank root{};
+  std::array<const void*, 2> fences{};  ///< What a user of the operands waits for, in each phase in turn.
 };
 
 /// Whether two ranks that make these calls mean the same collective. Operands' addresses do not matter.

@@ -5,9 +5,12 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -51,6 +54,9 @@ struct Reduction {
 ///
 /// Every rank calls the same collectives in the same order with the same sizes; a communicator that can see that they
 /// do not throws DivergenceError, RankFailedError or RankTimeoutError on every rank, instead of hanging.
+///
+/// Operands are device memory, except integers, which are the host's. On the calling thread a collective is done when
+/// it returns, on a device's stream it is enqueued; of integers it is done in any case.
 template <class C>
 concept Communicator = std::movable<C> && requires(C& communicator, const C& constant, const std::string& reason) {
   { constant.rank() } -> std::same_as<Rank>;
@@ -95,6 +101,23 @@ concept Broadcasts = Communicator<C> && requires(C& c, Collective what, std::spa
 /// `barrier(collective)`: no rank leaves before every rank has entered.
 template <class C>
 concept Barriers = Communicator<C> && requires(C& c, Collective what) { c.barrier(what); };
+
+/// `on_failure(told)`: calls `told(error)` once, on any thread, for a failure that is found after the collective has
+/// returned, before anything that ends with it ends: for collectives that are enqueued on a device's stream.
+template <class C>
+concept ReportsFailures = Communicator<C> && requires(C& c, std::function<void(std::exception_ptr)> told) {
+  c.on_failure(std::move(told));
+};
+
+/// `register_memory(data, bytes)`: collectives on that memory, which outlives the communicator, may go faster.
+template <class C>
+concept RegistersMemory =
+    Communicator<C> && requires(C& c, std::byte* data, Bytes bytes) { c.register_memory(data, bytes); };
+
+/// `verify()`: a collective that throws DivergenceError unless all ranks have made the same calls so far; for
+/// communicators that cannot see it at each call.
+template <class C>
+concept VerifiesCalls = Communicator<C> && requires(C& c) { c.verify(); };
 
 /// What the engine needs.
 template <class C>

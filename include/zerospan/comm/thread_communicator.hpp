@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,11 +17,13 @@
 #include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/rank_family.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
+#include <zerospan/comm/thread_execution.hpp>
 #include <zerospan/comm/thread_group.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/stream_operations.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -29,8 +32,9 @@ struct ThreadGroupOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes{5};
 };
 
-/// One rank of a group of threads. Collectives copy and sum straight from the peers' buffers, on the calling thread,
-/// and are done when they return (the stream plays no part). All reductions are sums in rank order.
+/// One rank of a group of threads. Collectives copy and sum straight from the peers' buffers. All reductions are sums
+/// in rank order. On the host (`ThreadCommunicator`) they are done when they return, and the stream plays no part; on a
+/// device they are enqueued, and streams wait for the peers' streams.
 ///
 /// Each rank's communicator serves one thread at a time; `abort` may be called from any thread meanwhile. The
 /// communicators of a group and of all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
@@ -40,18 +44,30 @@ struct ThreadGroupOptions {
 ///
 /// @throws RankFailedError, RankTimeoutError, DivergenceError from every collective, and ConfigurationError for
 ///   operands that no collective has.
-class ThreadCommunicator {
+template <ThreadExecution E>
+class BasicThreadCommunicator {
  public:
   /// Built by `make_thread_communicators`, `run_ranks` and `duplicate`.
-  ThreadCommunicator(std::shared_ptr<detail::ThreadGroup> group, std::shared_ptr<detail::RankMembership> member)
-      : group_{std::move(group)}, member_{std::move(member)}, operands_(static_cast<std::size_t>(group_->size())) {}
-  ThreadCommunicator(ThreadCommunicator&&) noexcept = default;
-  ThreadCommunicator& operator=(ThreadCommunicator&&) noexcept = default;
+  BasicThreadCommunicator(std::shared_ptr<detail::ThreadGroup> group, std::shared_ptr<detail::RankMembership> member,
+                          E execution = {})
+      : group_{std::move(group)},
+        member_{std::move(member)},
+        execution_{std::move(execution)},
+        operands_(static_cast<std::size_t>(group_->size())) {}
+
+  /// The same rank, on other memory. @param host Of no use any more.
+  template <ThreadExecution Other>
+    requires(!std::same_as<Other, E>)
+  BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
+      : BasicThreadCommunicator{std::move(host.group_), std::move(host.member_), std::move(execution)} {}
+
+  BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
+  BasicThreadCommunicator& operator=(BasicThreadCommunicator&&) noexcept = default;
 
   Rank rank() const noexcept { return member_->rank(); }
   int size() const noexcept { return group_->size(); }
 
-  ThreadCommunicator duplicate() { return {group_->duplicate(rank()), member_}; }
+  BasicThreadCommunicator duplicate() { return {group_->duplicate(rank()), member_, E{execution_}}; }
   void abort(const std::string& reason) noexcept { member_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
@@ -60,9 +76,17 @@ class ThreadCommunicator {
   void all_reduce(Collective what, const Reduction& reduction);
   void all_reduce(Collective what, std::span<std::int64_t> integers);
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root);
-  void barrier(Collective what) { group_->begin(rank(), {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
+  void barrier(Collective what) { run(what, {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
 
  private:
+  template <ThreadExecution>
+  friend class BasicThreadCommunicator;
+
+  /// Runs the phases of a collective, each between what all ranks have done before and what any rank does after it. What
+  /// a phase throws is thrown when the peers have left this rank's buffers.
+  template <class... Phases>
+  void run(Collective what, detail::CollectiveCall call, Phases... phases);
+
   struct Slice {
     std::size_t first;
     std::size_t elements;
@@ -79,7 +103,7 @@ class ThreadCommunicator {
   const detail::CollectiveCall& call(int rank) const noexcept { return group_->call(Rank{rank}); }
 
   /// Sums the elements that begin at `first` in every rank's input.
-  void sum(const Reduction& reduction, std::size_t first, std::size_t elements, std::byte* output) noexcept;
+  void sum(StreamRef stream, const Reduction& reduction, std::size_t first, std::size_t elements, std::byte* output);
 
   /// Calls `copy(peer)` for every other rank; each rank begins with another one.
   template <class Copy>
@@ -87,14 +111,20 @@ class ThreadCommunicator {
     for (int i = 1; i < size(); ++i) copy((rank().value + i) % size());
   }
 
-  static void copy(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-    if (bytes != 0) std::memcpy(to, from, bytes);
+  void copy(StreamRef reference, std::byte* to, const std::byte* from, std::size_t bytes) {
+    auto stream = execution_.stream(reference);
+    if (bytes != 0) copy_bytes(stream, to, from, bytes);
   }
 
   std::shared_ptr<detail::ThreadGroup> group_;
   std::shared_ptr<detail::RankMembership> member_;
+  E execution_;
   std::vector<const std::byte*> operands_;  // memory for the operands of a sum, which must not fail midway
 };
+
+using ThreadCommunicator = BasicThreadCommunicator<HostExecution>;
+
+static_assert(TrainingCommunicator<ThreadCommunicator>);
 
 /// A group of `size` ranks: element r is for the thread of rank r.
 /// @throws ConfigurationError for a size below one, or a timeout that is not positive.
@@ -109,69 +139,113 @@ inline std::vector<ThreadCommunicator> make_thread_communicators(int size, const
   return ranks;
 }
 
-inline void ThreadCommunicator::sum(const Reduction& reduction, std::size_t first, std::size_t elements,
-                                    std::byte* output) noexcept {
+template <ThreadExecution E>
+template <class... Phases>
+void BasicThreadCommunicator<E>::run(Collective what, detail::CollectiveCall own, Phases... phases) {
+  if constexpr (E::is_done_at_return) {
+    group_->begin(rank(), own);
+    ((phases(), group_->meet()), ...);
+  } else {
+    own.fences[0] = execution_.fence(what.stream);
+    group_->begin(rank(), own);
+    std::exception_ptr error;
+    const auto attempt = [&error](auto action) {
+      try {
+        if (!error) action();
+      } catch (...) {
+        error = std::current_exception();
+      }
+    };
+    std::size_t turn = 0;
+    const auto join_peers = [&] {
+      for_each_peer([&](int peer) { execution_.wait(what.stream, call(peer).fences[turn % 2]); });
+    };
+    attempt(join_peers);
+    const auto take_turn = [&](auto phase) {
+      attempt(phase);
+      ++turn;
+      attempt([&] { group_->set_fence(rank(), turn % 2, execution_.fence(what.stream)); });
+      group_->meet();
+      attempt(join_peers);
+    };
+    (take_turn(phases), ...);
+    group_->meet();  // from here on nobody reads a fence
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::sum(StreamRef reference, const Reduction& reduction, std::size_t first,
+                                     std::size_t elements, std::byte* output) {
   const std::size_t offset = first * element_bytes(reduction.input_type);
   for (int rank = 0; rank < size(); ++rank) {
     operands_[static_cast<std::size_t>(rank)] = call(rank).reduction.input + offset;
   }
-  rank_order_sum(operands_, reduction.input_type, output, reduction.output_type, elements);
+  auto stream = execution_.stream(reference);
+  rank_order_sum(stream, std::span<const std::byte* const>{operands_}, reduction.input_type, output,
+                 reduction.output_type, elements);
 }
 
-inline void ThreadCommunicator::all_gather(Collective what, std::span<const GatherPart> parts) {
-  group_->begin(rank(), {.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts});
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    for_each_peer([&](int peer) {
-      const std::size_t offset = static_cast<std::size_t>(peer) * parts[i].shard_bytes;
-      copy(parts[i].buffer + offset, call(peer).parts[i].buffer + offset, parts[i].shard_bytes);
-    });
-  }
-  group_->meet();
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::all_gather(Collective what, std::span<const GatherPart> parts) {
+  run(what, {.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts}, [&] {
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      for_each_peer([&](int peer) {
+        const std::size_t offset = static_cast<std::size_t>(peer) * parts[i].shard_bytes;
+        copy(what.stream, parts[i].buffer + offset, call(peer).parts[i].buffer + offset, parts[i].shard_bytes);
+      });
+    }
+  });
 }
 
-inline void ThreadCommunicator::reduce_scatter(Collective what, const Reduction& reduction) {
-  const detail::CollectiveCall call{
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::reduce_scatter(Collective what, const Reduction& reduction) {
+  const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
   const std::size_t first = static_cast<std::size_t>(rank().value) * reduction.elements;
-  detail::require_valid(call, static_cast<std::size_t>(size()) * reduction.elements,
+  detail::require_valid(own, static_cast<std::size_t>(size()) * reduction.elements,
                         reduction.input + first * element_bytes(reduction.input_type));
-  group_->begin(rank(), call);
   // Shard r of every input is read by rank r alone, so that it may write to its own.
-  sum(reduction, first, reduction.elements, reduction.output);
-  group_->meet();
+  run(what, own, [&] { sum(what.stream, reduction, first, reduction.elements, reduction.output); });
 }
 
-inline void ThreadCommunicator::reduce(Collective what, const Reduction& reduction, Rank root) {
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduction, Rank root) {
   detail::CollectiveCall own{
       .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
   if (rank() != root) own.reduction.output = nullptr;
   detail::require_valid_root(own, size());
   detail::require_valid(own, reduction.elements, reduction.input);
-  group_->begin(rank(), own);
   // Every rank sums a slice for the root; no other rank reads that slice of any input.
-  const auto [first, elements] = slice(reduction.elements, rank().value);
-  sum(reduction, first, elements, call(root.value).reduction.output + first * element_bytes(reduction.output_type));
-  group_->meet();
+  run(what, own, [&] {
+    const auto [first, elements] = slice(reduction.elements, rank().value);
+    sum(what.stream, reduction, first, elements,
+        call(root.value).reduction.output + first * element_bytes(reduction.output_type));
+  });
 }
 
-inline void ThreadCommunicator::all_reduce(Collective what, const Reduction& reduction) {
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& reduction) {
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
   detail::require_valid(own, reduction.elements, reduction.input);
-  group_->begin(rank(), own);
   const std::size_t bytes = element_bytes(reduction.output_type);
-  const auto [first, elements] = slice(reduction.elements, rank().value);
-  sum(reduction, first, elements, reduction.output + first * bytes);
-  group_->meet();  // from here on nobody reads an input, which the copies may overwrite
-  for_each_peer([&](int peer) {
-    const auto [peer_first, peer_elements] = slice(reduction.elements, peer);
-    copy(reduction.output + peer_first * bytes, call(peer).reduction.output + peer_first * bytes,
-         peer_elements * bytes);
-  });
-  group_->meet();
+  const auto sum_own_slice = [&] {
+    const auto [first, elements] = slice(reduction.elements, rank().value);
+    sum(what.stream, reduction, first, elements, reduction.output + first * bytes);
+  };
+  const auto copy_others = [&] {  // nobody reads an input any more, which the copies may overwrite
+    for_each_peer([&](int peer) {
+      const auto [first, elements] = slice(reduction.elements, peer);
+      copy(what.stream, reduction.output + first * bytes, call(peer).reduction.output + first * bytes,
+           elements * bytes);
+    });
+  };
+  run(what, own, sum_own_slice, copy_others);
 }
 
-inline void ThreadCommunicator::all_reduce(Collective what, std::span<std::int64_t> integers) {
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int64_t> integers) {
   group_->begin(rank(), {.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
   const auto [first, elements] = slice(integers.size(), rank().value);
   for_each_peer([&](int peer) {
@@ -187,15 +261,14 @@ inline void ThreadCommunicator::all_reduce(Collective what, std::span<std::int64
   group_->meet();
 }
 
-inline void ThreadCommunicator::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
   detail::require_valid_root(own, size());
-  group_->begin(rank(), own);
-  if (rank() != root) copy(bytes.data(), call(root.value).bytes.data(), bytes.size());
-  group_->meet();
+  run(what, own, [&] {
+    if (rank() != root) copy(what.stream, bytes.data(), call(root.value).bytes.data(), bytes.size());
+  });
 }
-
-static_assert(TrainingCommunicator<ThreadCommunicator>);
 
 }  // namespace zerospan::inline v0

@@ -45,6 +45,9 @@ class ThreadGroup {
   /// The call of a rank, between `begin` and the last `meet` of a collective.
   const CollectiveCall& call(Rank rank) const noexcept { return calls_[index(rank)]; }
 
+  /// Changes a fence of the caller's own call, which nobody reads now.
+  void set_fence(Rank me, std::size_t turn, const void* fence) noexcept { calls_[index(me)].fences[turn] = fence; }
+
   /// Waits until every rank has called it. Only within a collective that has begun, and so only for a finite time.
   void meet();
 

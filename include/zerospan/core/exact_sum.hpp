@@ -45,6 +45,13 @@ class ExactSum {
     for (std::size_t k = 0; k < digit_count; ++k) digits_[k] += digits[k];
   }
 
+  /// Adds the digits of another sum, or of several, slot by slot.
+  void merge(std::span<const std::int64_t, digit_count> digits) noexcept {
+    ExactSum other;
+    std::ranges::copy(digits, other.digits_.begin());
+    merge(other);
+  }
+
   /// The representation, to be exchanged: replace it by the sum, slot by slot, of those of all ranks. Equal sums have
   /// equal digits. It is valid until the next call.
   std::span<std::int64_t, digit_count> digits() noexcept {

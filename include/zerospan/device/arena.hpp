@@ -103,6 +103,7 @@ class Arena {
   }
 
   const std::string& name() const noexcept { return name_; }
+  std::byte* data() const noexcept { return ranges_->storage.get(); }
   Bytes capacity() const noexcept { return {ranges_->capacity}; }
   Bytes used() const noexcept { return {ranges_->used}; }
   Bytes peak() const noexcept { return {ranges_->peak}; }

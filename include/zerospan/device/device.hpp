@@ -26,9 +26,12 @@ namespace zerospan::inline v0 {
 /// 4. an item whose predecessor failed is not run; its completion carries the predecessor's error.
 ///
 /// @concept
-/// - `lanes.post(lane, after, operation, work)` runs `work(stream)` on the lane once everything in `after` is done;
-///   `stream` is where the work enqueues; `work` returns the Completion of what it has started (a ready one
-///   if it is done); the result completes with it;
+/// - `L::is_unified` tells whether the host's threads may touch device memory; kernels may touch (pinned) host memory
+///   everywhere;
+/// - `lanes.post(lane, after, operation, work)` runs `work(stream)` on the lane, for the device, once everything in
+///   `after` is done; `stream` is where the work enqueues; `work` returns the Completion of what it has started besides
+///   (a ready one if there is nothing); the result completes with both;
+/// - `lanes.post_host(lane, after, operation, work)` runs `work()` likewise, on a thread of the host;
 /// - `lanes.wait(stream, completion, operation)` makes the host's stream wait; what is enqueued there later
 ///   sees the completed work; throws its error;
 /// - `lanes.record(stream)` is the completion of everything enqueued on the host's stream so far;
@@ -41,9 +44,12 @@ namespace zerospan::inline v0 {
 ///   gave up on transfers that are overdue: their memory and extents must not be used again.
 template <class L>
 concept DeviceLanes = requires(L& lanes, Lane lane, std::vector<Completion> after, const Operation& operation,
-                               std::function<Completion(typename L::stream_type&)> work, StreamRef stream,
-                               const Completion& completion, const std::exception_ptr& error) {
+                               std::function<Completion(typename L::stream_type&)> work,
+                               std::function<Completion()> host_work, StreamRef stream, const Completion& completion,
+                               const std::exception_ptr& error) {
+  requires std::same_as<const bool, decltype(L::is_unified)>;
   { lanes.post(lane, std::move(after), operation, std::move(work)) } -> std::same_as<Completion>;
+  { lanes.post_host(lane, std::move(after), operation, std::move(host_work)) } -> std::same_as<Completion>;
   lanes.wait(stream, completion, operation);
   { lanes.record(stream) } -> std::same_as<Completion>;
   lanes.check();

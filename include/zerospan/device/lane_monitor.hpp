@@ -12,6 +12,7 @@
 #include <source_location>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include <zerospan/core/completion.hpp>
@@ -55,7 +56,14 @@ class LaneMonitor {
   /// Blocks until `completion` is done, or a transfer is overdue; not at all once there was an error. Only transfers
   /// have a deadline here: everything else waits for transfers, or for collectives, which have a deadline of their own.
   void await(const Completion& completion) {
-    while (!error() && !completion.wait_until(Clock::now() + options_.timeout)) {
+    await([&](Clock::time_point deadline) { return completion.wait_until(deadline); });
+  }
+
+  /// The same for anything that `wait_until(deadline)` waits for; it returns whether that has come.
+  template <class WaitUntil>
+    requires std::is_invocable_r_v<bool, WaitUntil&, Clock::time_point>
+  void await(WaitUntil wait_until) {
+    while (!error() && !wait_until(Clock::now() + options_.timeout)) {
       const std::string overdue = find_overdue();
       if (overdue.empty()) continue;
       fail(std::make_exception_ptr(
@@ -73,6 +81,19 @@ class LaneMonitor {
     const std::scoped_lock lock{mutex_};
     --unfinished_;
     idle_.notify_all();
+  }
+
+  /// Ends an item that was posted: accounts for it, and tells `promise` and `fail` how it ended.
+  void finish_item(Promise& promise, std::string_view track, const Operation& operation, Clock::time_point begin,
+                   Clock::time_point end, const std::exception_ptr& failure) {
+    account(track, operation, begin, end);
+    if (failure) {
+      fail(failure);
+      promise.fail(failure);
+    } else {
+      promise.succeed();
+    }
+    item_finished();
   }
 
   /// @return The number under which the transfer is ended; never 0.

@@ -1,11 +1,13 @@
 /// @file
-/// The elementary operations on a stream of the host: copies and fills. A device's stream type has its own overloads.
+/// The elementary operations on a stream of the host: copies, fills and conversions. A device's stream type has its own overloads.
 #pragma once
 
 #include <cstddef>
 #include <cstring>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/convert.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 
 namespace zerospan::inline v0 {
@@ -17,5 +19,15 @@ inline void copy_bytes(StreamRef, std::byte* target, const std::byte* source, st
 
 /// @note As `copy_bytes`.
 inline void fill_zero(StreamRef, std::byte* target, std::size_t bytes) { std::memset(target, 0, bytes); }
+
+/// Widens elements, as `to_float`. @note As `copy_bytes`.
+inline void widen(StreamRef, ElementType type, const std::byte* source, float* target, std::size_t elements) {
+  to_float(type, source, target, elements);
+}
+
+/// Rounds elements, as `from_float`. @note As `copy_bytes`.
+inline void narrow(StreamRef, const float* source, ElementType type, std::byte* target, std::size_t elements) {
+  from_float(source, type, target, elements);
+}
 
 }  // namespace zerospan::inline v0

@@ -14,6 +14,7 @@
 #include <zerospan/core/convert.hpp>
 #include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/group_operands.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/partition/owner_partitioner.hpp>
@@ -24,8 +25,12 @@ namespace zerospan::inline v0 {
 template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
 class Birth {
  public:
-  Birth(EngineCore<C, D>& core, Arena& device_memory, const O& optimizer)
-      : core_{core}, memory_{device_memory}, optimizer_{optimizer}, owners_{core.ranks()} {}
+  Birth(EngineCore<C, D>& core, D& device, const O& optimizer)
+      : core_{core},
+        device_{device},
+        memory_{device.memory()},
+        optimizer_{optimizer},
+        owners_{core.ranks()} {}
 
   /// Bytes reserved on each state's tier and not placed.
   struct Reservations {
@@ -69,7 +74,7 @@ class Birth {
     if (residence == Residence::partitioned) {
       reserve(core_.placement.parameters, reserved_.parameters, elements * element_bytes(parameter.type), what);
     } else {
-      parameter.replica = memory_.allocate({parameter.gathered_bytes()}, what);
+      parameter.replica = core_.replicas.place(parameter.gathered_bytes(), what);
     }
     if (parameter.trainable()) {
       reserve(core_.placement.optimizer, reserved_.optimizer, states_bytes(elements),
@@ -122,12 +127,13 @@ class Birth {
       }
     }
     for (ParameterUse& use : states.uses) place_gradient(use);
+    place_norms();
   }
 
   /// Posts the initialization of every shard, and the gathering of replicas.
   /// @return The ends of all that was posted.
   std::vector<Completion> fill() {
-    std::vector<Completion> ends;
+    std::vector<Completion> ends{clear_norms()};
     for (const SubGroup& group : core_.states.groups) {
       const PostedWork posted = fill_group(group);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
@@ -135,7 +141,7 @@ class Birth {
     std::vector<GatherPart> replicas;
     for (const ParameterRecord& parameter : core_.states.parameters) {
       if (parameter.residence == Residence::replicated && parameter.partition.shards > 1) {
-        replicas.push_back({parameter.replica.data(), parameter.shard_bytes()});
+        replicas.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
       }
     }
     if (!replicas.empty()) ends.push_back(core_.all_gather(std::move(replicas), "initial parameters", ends));
@@ -175,11 +181,12 @@ class Birth {
   std::size_t largest_group() const {
     const std::size_t unit = alignment();
     const auto slot = [](TierRef tier, std::size_t bytes) {
-      return Staging<typename D::lanes_type>::slot_bytes(tier, bytes);
+      return Staging<typename D::lanes_type>::slot_bytes(tier, bytes, Site::host);
     };
     const std::size_t unit_bytes = slot(core_.placement.optimizer, states_bytes(unit)) +
                                    slot(core_.placement.gradients, unit * sizeof(float)) +
-                                   slot(core_.placement.parameters, unit * sizeof(float));
+                                   std::max(slot(core_.placement.parameters, unit * sizeof(float)),
+                                            slot(core_.replicas, unit * sizeof(float)));
     const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
     if (unit_bytes == 0) return wanted * unit;
     const std::size_t capacity = core_.staging.capacity();
@@ -237,6 +244,23 @@ class Birth {
     }
   }
 
+  void place_norms() {
+    constexpr std::size_t bytes = ExactSum::digit_count * sizeof(std::int64_t);
+    core_.norms.emplace(device_, Bytes{core_.states.uses.size() * bytes}, "the sums of squares");
+    auto* digits = reinterpret_cast<std::int64_t*>(core_.norms->on_device());
+    for (ParameterUse& use : core_.states.uses) use.gradient.square_norm = std::exchange(digits, digits + bytes / 8);
+  }
+
+  /// Device memory is not born empty.
+  Completion clear_norms() {
+    if constexpr (D::lanes_type::is_unified) return {};
+    return core_.lanes.post(Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
+                            [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
+                              fill_zero(stream, norms, bytes);
+                              return {};
+                            });
+  }
+
   void place_gradient(ParameterUse& use) {
     ParameterRecord& parameter = core_.states.parameters[use.parameter];
     if (!parameter.trainable() || !core_.holds(parameter)) return;
@@ -251,29 +275,19 @@ class Birth {
   }
 
   PostedWork fill_group(const SubGroup& group) {
-    const ShardSpace& space = core_.states.spaces[group.space];
-    const bool trains = space.training == Training::trainable;
-    const bool own_parameters = space.residence == Residence::partitioned;
-    std::vector<Operand> operands;
-    if (trains) {
-      operands.push_back({core_.placement.optimizer, group.states, 0, group.states.bytes, Operand::Access::write});
-    }
-    if (own_parameters) {
-      const std::size_t width = element_bytes(space.type);
-      operands.push_back({core_.placement.parameters, space.parameters, group.first * width, group.elements * width,
-                          Operand::Access::write});
-    }
-    return core_.staging.run(
-        Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands, {},
-        [this, &group, &space, trains, own_parameters](auto& stream, std::span<std::byte* const> pointers) {
-          if (trains) fill_zero(stream, pointers[0], group.states.bytes);
-          for (const ShardRun& run : group.runs) {
-            const ParameterRecord& parameter = core_.states.parameters[run.parameter];
-            std::byte* const target = own_parameters ? pointers[trains] + run.first_in_group * element_bytes(space.type)
-                                                     : core_.shard_in(parameter, parameter.replica.data()) +
-                                                           run.first_in_shard * element_bytes(space.type);
-            fill_run(parameter, run, trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
-                     target);
+    const bool trains = core_.states.spaces[group.space].training == Training::trainable;
+    GroupOperands operands{core_, group};
+    if (trains) operands.add_states(Operand::Access::write);
+    const RunOperands parameters = operands.add_parameters();
+    return core_.staging.run_on_host(
+        Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
+        [this, &group, trains, parameters](std::span<std::byte* const> pointers) {
+          if (trains) fill_zero(calling_thread, pointers[0], group.states.bytes);
+          for (std::size_t i = 0; i < group.runs.size(); ++i) {
+            const ShardRun& run = group.runs[i];
+            fill_run(core_.states.parameters[run.parameter], run,
+                     trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
+                     parameters(pointers, i, run));
           }
         });
   }
@@ -295,6 +309,7 @@ class Birth {
   }
 
   EngineCore<C, D>& core_;
+  D& device_;
   Arena& memory_;
   const O& optimizer_;
   Reservations reserved_;

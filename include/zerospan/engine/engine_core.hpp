@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,11 +19,14 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/philox.hpp>
+#include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
+#include <zerospan/device/mirrored_memory.hpp>
 #include <zerospan/engine/model_states.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/pipeline/staging.hpp>
+#include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -33,10 +38,16 @@ struct EngineCore {
   using lanes_type = typename D::lanes_type;
   using stream_type = typename lanes_type::stream_type;
 
+  /// Elements that go between host and device at once, outside of a step.
+  static constexpr std::size_t exchange_elements = 4096;
+
   C communicator;
   Placement placement;
   EngineOptions options;
+  DeviceTier replicas;  ///< Where what is replicated rests.
   ModelStates states;
+  MirroredMemory<D> exchange;              ///< Of `exchange_elements` floats.
+  std::optional<MirroredMemory<D>> norms;  ///< The digits of each use's squared norm; from the end of declaration on.
   lanes_type lanes;
   Staging<lanes_type> staging;
 
@@ -44,9 +55,18 @@ struct EngineCore {
       : communicator{std::move(duplicated)},
         placement{where},
         options{how},
+        replicas{device},
+        exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
         lanes{device, LaneOptions{communicator.rank(), how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
-        staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {}
+        staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
+    if constexpr (ReportsFailures<C>) {
+      communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
+    }
+    if constexpr (RegistersMemory<C>) {
+      communicator.register_memory(device.memory().data(), device.memory().capacity());
+    }
+  }
 
   std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
   std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
@@ -72,18 +92,21 @@ struct EngineCore {
   /// The shard of `parameter` that this rank holds, if it holds one.
   std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
 
+  /// All of a replicated parameter.
+  std::byte* replica_of(const ParameterRecord& parameter) { return replicas.view(parameter.replica); }
+
   /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
   std::byte* shard_in(const ParameterRecord& parameter, std::byte* data) const {
     return data + shard_of(parameter) * parameter.shard_bytes();
   }
 
-  /// Posts a collective: `call(communicator, collective)` on the communication lane.
+  /// Posts a collective: `call(stream, communicator, collective)` on the communication lane.
   template <class Call>
   Completion communicate(OperationKind kind, std::string_view name, std::size_t bytes, std::vector<Completion> after,
                          Call call) {
     return lanes.post(Lane::communicate, std::move(after), {kind, name, bytes},
                       [this, name, call = std::move(call)](stream_type& stream) -> Completion {
-                        call(communicator, Collective{stream, name});
+                        call(stream, communicator, Collective{StreamRef{stream}, name});
                         return {};
                       });
   }
@@ -92,7 +115,7 @@ struct EngineCore {
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (ranks() == 1) return;
     const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
-                                        [integers](C& c, Collective what) { c.all_reduce(what, integers); });
+                                        [integers](auto&, C& c, Collective what) { c.all_reduce(what, integers); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
@@ -139,7 +162,7 @@ struct EngineCore {
     std::size_t bytes = 0;
     for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - 1);
     return communicate(OperationKind::all_gather, name, bytes, std::move(after),
-                       [parts = std::move(parts)](C& c, Collective what) { c.all_gather(what, parts); });
+                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.all_gather(what, parts); });
   }
 
   /// What one rank has, to be sent to all others.
@@ -153,7 +176,7 @@ struct EngineCore {
     std::size_t bytes = 0;
     for (const BroadcastPart& part : parts) bytes += part.bytes.size();
     return communicate(OperationKind::broadcast, name, bytes, std::move(after),
-                       [parts = std::move(parts)](C& c, Collective what) {
+                       [parts = std::move(parts)](auto&, C& c, Collective what) {
                          for (const BroadcastPart& part : parts) c.broadcast(what, part.bytes, part.root);
                        });
   }
@@ -167,9 +190,9 @@ struct EngineCore {
     const auto any = [&](Addressable kind) {
       return std::ranges::any_of(tiers, [kind](TierRef tier) { return tier.addressable() == kind; });
     };
-    if (!any(Addressable::nowhere)) return least_staging;
+    if (!any(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
-    const std::size_t most = any(Addressable::on_host) ? left / 4 : left;
+    const std::size_t most = any(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
     return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };

@@ -5,16 +5,18 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
-#include <zerospan/pipeline/gradient_kernels.hpp>
+#include <zerospan/pipeline/gradient_operations.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -82,8 +84,9 @@ class GradientPath {
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
     return core_.communicate(kind, use.name, parameter.gathered_bytes(), std::move(after),
                              [reduction, owner, scatter, padding = data + used,
-                              padding_bytes = parameter.gathered_bytes() - used](C& communicator, Collective what) {
-                               fill_zero(what.stream, padding, padding_bytes);
+                              padding_bytes = parameter.gathered_bytes() - used](auto& stream, C& communicator,
+                                                                                 Collective what) {
+                               fill_zero(stream, padding, padding_bytes);
                                if (owner) {
                                  communicator.reduce(what, reduction, *owner);
                                } else if (scatter) {
@@ -98,7 +101,7 @@ class GradientPath {
   std::vector<Completion> accumulate_sum(ParameterUse& use, const ParameterRecord& parameter, Summand sum,
                                          std::size_t padding_from, std::vector<Completion> after) {
     GradientAccumulator& gradient = use.gradient;
-    const bool first = gradient.commits++ == 0;
+    const Addition addition = gradient.commits++ == 0 ? Addition::replace : Addition::add;
     const ElementType type = core_.accumulator_type(parameter.type);
     const auto [norm_begin, norm_end] = owned(use, parameter);
     std::vector<Completion> read;
@@ -107,25 +110,25 @@ class GradientPath {
         [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
           const PostedWork posted = core_.staging.run(
               Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, {&accumulator, 1}, after,
-              [=, norm = &gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+              [=, digits = gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
                 std::byte* const source = sum.data + begin * element_bytes(sum.type);
                 if (const std::size_t from = std::max(padding_from, begin); from < begin + elements) {
                   fill_zero(stream, sum.data + from * element_bytes(sum.type),
                             (begin + elements - from) * element_bytes(sum.type));
                 }
-                add(stream, type, pointers[0], sum.type, source, elements, first);
-                if (begin == 0) *norm = {};
-                add_norm(type, pointers[0], begin, elements, norm_begin, norm_end, *norm);
+                if (begin == 0) clear(stream, digits);
+                add_gradient(stream, {type, pointers[0], sum.type, source, elements, addition,
+                                      within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
               });
           read.push_back(posted.work);
           return posted.ends;
         },
-        first ? Operand::Access::write : Operand::Access::change);
+        addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
     return read;
   }
 
   void join(ParameterUse& target, ParameterUse& use, ElementType type, const ParameterRecord& parameter) {
-    const bool first = target.gradient.commits == 0;
+    const Addition addition = target.gradient.commits == 0 ? Addition::replace : Addition::add;
     const auto [norm_begin, norm_end] = owned(target, parameter);
     std::vector<Completion> ends;
     for_each_piece(
@@ -135,14 +138,15 @@ class GradientPath {
                                                          Operand::Access::read)};
           return core_.staging
               .run(Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, operands, {},
-                   [=, norm = &target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
-                     add(stream, type, pointers[0], type, pointers[1], elements, first);
-                     if (begin == 0) *norm = {};
-                     add_norm(type, pointers[0], begin, elements, norm_begin, norm_end, *norm);
+                   [=, digits = target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                     if (begin == 0) clear(stream, digits);
+                     add_gradient(stream,
+                                  {type, pointers[0], type, pointers[1], elements, addition,
+                                   within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
                    })
               .ends;
         },
-        first ? Operand::Access::write : Operand::Access::change);
+        addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
   }
 
   Operand operand(const GradientAccumulator& gradient, std::size_t offset, std::size_t bytes,
@@ -173,40 +177,14 @@ class GradientPath {
     return {begin, begin + parameter.partition.shard_elements};
   }
 
-  /// target += source, or target = source for the `first`.
   template <class Stream>
-  static void add(Stream& stream, ElementType type, std::byte* target, ElementType source_type, const std::byte* source,
-                  std::size_t elements, bool first) {
-    auto* const sums = reinterpret_cast<float*>(target);
-    if (first && type == source_type) {
-      copy_bytes(stream, target, source, elements * element_bytes(type));
-    } else if (first) {
-      to_float(source_type, source, sums, elements);
-    } else if (type == ElementType::float32) {
-      accumulate(sums, source_type, source, elements);
-    } else {
-      add_narrow(type, target, source, elements);
-    }
+  static void clear(Stream& stream, std::int64_t* digits) {
+    fill_zero(stream, reinterpret_cast<std::byte*>(digits), ExactSum::digit_count * sizeof(std::int64_t));
   }
 
-  /// Adds 16-bit elements in fp32 and rounds once.
-  static void add_narrow(ElementType type, std::byte* target, const std::byte* source, std::size_t elements) {
-    std::array<float, block_elements> sums;
-    for (std::size_t done = 0; done < elements; done += block_elements) {
-      const std::size_t count = std::min(block_elements, elements - done);
-      const std::size_t offset = done * element_bytes(type);
-      to_float(type, target + offset, sums.data(), count);
-      accumulate(sums.data(), type, source + offset, count);
-      from_float(sums.data(), type, target + offset, count);
-    }
-  }
-
-  /// Adds the squares of the elements of a piece at `begin` that lie in [norm_begin, norm_end).
-  static void add_norm(ElementType type, const std::byte* piece, std::size_t begin, std::size_t elements,
-                       std::size_t norm_begin, std::size_t norm_end, ExactSum& norm) {
-    const std::size_t from = std::max(begin, norm_begin);
-    const std::size_t to = std::min(begin + elements, norm_end);
-    if (from < to) square_norm(type, piece + (from - begin) * element_bytes(type), to - from, norm);
+  /// A position in an accumulator, seen from a piece that begins at `begin`.
+  static std::size_t within(std::size_t position, std::size_t begin, std::size_t elements) {
+    return std::clamp(position, begin, begin + elements) - begin;
   }
 
   EngineCore<C, D>& core_;

@@ -31,16 +31,15 @@ class MasterAccess {
   /// A collective: shows every rank all master weights (of frozen parameters: their values), in declaration order and
   /// logical order.
   void visit(const MasterVisitor& visitor) {
-    std::vector<float> buffer(piece_elements);
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       const Partition& partition = core_.states.parameters[p].partition;
       const std::vector<Place> places = places_of(p);
       for (std::size_t shard = 0; shard < partition.shards; ++shard) {
         for (std::size_t begin = 0; begin < partition.count(shard); begin += piece_elements) {
           const std::size_t elements = std::min(piece_elements, partition.shard_elements - begin);
-          fetch(core_.states.parameters[p], places, shard, begin, std::span{buffer}.first(elements));
+          const float* const values = fetch(core_.states.parameters[p], places, shard, begin, elements);
           visitor(core_.states.parameters[p].name, partition.first(shard) + begin,
-                  std::span{buffer}.first(std::min(elements, partition.count(shard) - begin)));
+                  std::span{values, std::min(elements, partition.count(shard) - begin)});
         }
       }
     }
@@ -53,14 +52,14 @@ class MasterAccess {
     const std::size_t bytes = parameter.gathered_bytes();
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
     const Completion arrived = core_.communicate(OperationKind::broadcast, parameter.name, bytes, {written},
-                                                 [=](C& communicator, Collective what) {
-                                                   fill_zero(what.stream, data + used, bytes - used);
+                                                 [=](auto& stream, C& communicator, Collective what) {
+                                                   fill_zero(stream, data + used, bytes - used);
                                                    communicator.broadcast(what, std::span{data, bytes}, source);
                                                  });
     std::vector<Completion> ends{arrived};
     if (parameter.residence == Residence::replicated) {
       ends.push_back(core_.lanes.post(Lane::copy, {arrived}, {OperationKind::copy, parameter.name, bytes},
-                                      [to = parameter.replica.data(), data, bytes](auto& stream) -> Completion {
+                                      [to = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
                                         copy_bytes(stream, to, data, bytes);
                                         return {};
                                       }));
@@ -77,7 +76,7 @@ class MasterAccess {
   }
 
  private:
-  static constexpr std::size_t piece_elements = 4096;
+  static constexpr std::size_t piece_elements = EngineCore<C, D>::exchange_elements;
 
   /// A run of this rank's shard of a parameter, and its sub-group.
   struct Place {
@@ -115,42 +114,46 @@ class MasterAccess {
     }
   }
 
-  /// Brings the elements from `begin` on of a shard from who holds it into everybody's buffer. Every rank cuts shards
-  /// into the same pieces, wherever its sub-groups end.
-  void fetch(const ParameterRecord& parameter, const std::vector<Place>& places, std::size_t shard, std::size_t begin,
-             std::span<float> buffer) {
+  /// Brings the elements from `begin` on of a shard from who holds it to every rank. Every rank cuts shards into the
+  /// same pieces, wherever its sub-groups end.
+  /// @return Where they are, until the next call.
+  const float* fetch(const ParameterRecord& parameter, const std::vector<Place>& places, std::size_t shard,
+                     std::size_t begin, std::size_t elements) {
     std::vector<Completion> ends;
+    const std::span piece{core_.exchange.on_device(), elements * sizeof(float)};
     if (shard == core_.shard_of(parameter)) {
-      for_each_part(places, begin, buffer.size(), [&](const Part& part) {
-        float* const to = buffer.data() + (part.in_shard - begin);
+      for_each_part(places, begin, elements, [&](const Part& part) {
+        float* const to = reinterpret_cast<float*>(piece.data()) + (part.in_shard - begin);
         ends.push_back(parameter.trainable() ? read_master(parameter, part, to) : read_frozen(parameter, part, to));
       });
     }
     if (parameter.partition.shards > 1 || parameter.partition.owner) {
       const Rank root = parameter.partition.owner.value_or(Rank{static_cast<int>(shard)});
-      ends = {core_.broadcast({{std::as_writable_bytes(buffer), root}}, parameter.name, std::move(ends))};
+      ends = {core_.broadcast({{piece, root}}, parameter.name, std::move(ends))};
     }
+    ends = core_.exchange.bring_to_host(core_.lanes, parameter.name, piece.size(), std::move(ends));
     for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::read, parameter.name});
+    return reinterpret_cast<const float*>(core_.exchange.on_host());
   }
 
   Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
     const Operand master{core_.placement.optimizer, part.group->states, part.in_group * sizeof(float),
                          part.elements * sizeof(float), Operand::Access::read};
-    return run_copy(parameter, master, [to, elements = part.elements](std::byte* from) {
-      to_float(ElementType::float32, from, to, elements);
+    return run_copy(parameter, master, [to, bytes = master.bytes](auto& stream, std::byte* from) {
+      copy_bytes(stream, reinterpret_cast<std::byte*>(to), from, bytes);
     });
   }
 
   Completion read_frozen(const ParameterRecord& parameter, const Part& part, float* to) {
     const std::size_t width = element_bytes(parameter.type);
-    const auto convert = [to, type = parameter.type, elements = part.elements](std::byte* from) {
-      to_float(type, from, to, elements);
+    const auto convert = [to, type = parameter.type, elements = part.elements](auto& stream, std::byte* from) {
+      widen(stream, type, from, to, elements);
     };
     if (parameter.residence == Residence::replicated) {
-      std::byte* const from = core_.shard_in(parameter, parameter.replica.data()) + part.in_shard * width;
+      std::byte* const from = core_.shard_in(parameter, core_.replica_of(parameter)) + part.in_shard * width;
       return core_.lanes.post(Lane::copy, {}, {OperationKind::copy, parameter.name, part.elements * width},
-                              [convert, from](auto&) -> Completion {
-                                convert(from);
+                              [convert, from](auto& stream) -> Completion {
+                                convert(stream, from);
                                 return {};
                               });
     }
@@ -165,7 +168,7 @@ class MasterAccess {
   Completion run_copy(const ParameterRecord& parameter, const Operand& from, Convert convert) {
     return core_.staging
         .run(Lane::copy, {OperationKind::copy, parameter.name, from.bytes}, {&from, 1}, {},
-             [convert](auto&, std::span<std::byte* const> pointers) { convert(pointers[0]); })
+             [convert](auto& stream, std::span<std::byte* const> pointers) { convert(stream, pointers[0]); })
         .work;
   }
 
@@ -187,7 +190,7 @@ class MasterAccess {
     return core_.staging.run(
         Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
         [=, type = parameter.type, trains = parameter.trainable()](auto& stream, std::span<std::byte* const> pointers) {
-          if (trains) to_float(type, from, reinterpret_cast<float*>(pointers[0]), elements);
+          if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
           if (pointers.size() > trains) copy_bytes(stream, pointers[trains], from, elements * width);
         });
   }

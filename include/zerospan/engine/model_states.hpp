@@ -12,8 +12,6 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/exact_sum.hpp>
-#include <zerospan/device/arena.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tier/offload_tier.hpp>
@@ -33,7 +31,8 @@ struct GradientAccumulator {
   std::size_t elements = 0;       ///< A shard, or the whole padded parameter where gradients are not partitioned.
   std::size_t commits = 0;        ///< Micro-batches added in this step.
   std::vector<Completion> ready;  ///< The ends of the last addition.
-  ExactSum square_norm;           ///< Of this rank's shard, after the last addition.
+  std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
+                                        ///< addition.
 };
 
 /// One use of a parameter: its own, or a tied one.
@@ -53,7 +52,7 @@ struct ParameterRecord {
   ParameterOptions options;
   Partition partition;
   Residence residence;
-  Allocation replica;             ///< The whole padded parameter, if replicated.
+  Extent replica;                 ///< The whole padded parameter in device memory, if replicated.
   std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
   std::size_t linear = 0;         ///< Its shard's first element in the space.
   std::vector<std::size_t> uses;  ///< In declaration order.

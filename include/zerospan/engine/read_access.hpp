@@ -42,9 +42,9 @@ class ReadAccess {
   }
 
   /// Where a parameter that has readers is.
-  std::byte* data(std::size_t parameter) const {
+  std::byte* data(std::size_t parameter) {
     const Readers& readers = readers_[parameter];
-    return readers.data ? readers.data : core_.states.parameters[parameter].replica.data();
+    return readers.data ? readers.data : core_.replica_of(core_.states.parameters[parameter]);
   }
 
   /// Whether the parameter has readers, or its values are kept because what it was gathered with has.

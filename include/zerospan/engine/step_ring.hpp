@@ -2,6 +2,7 @@
 /// StepRing: the optimizer's step over sub-groups.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -9,14 +10,16 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
+#include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/group_operands.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0 {
 
 /// Updates sub-group after sub-group: while one is updated, the next one's states are read and the last one's are
-/// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone.
+/// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone. States that
+/// rest in device memory are updated by the device, if it can; others by the host.
 template <TrainingCommunicator C, Device D>
 class StepRing {
  public:
@@ -26,7 +29,7 @@ class StepRing {
   /// @param gradient_scale The factor from accumulated to effective gradients.
   /// @return The ends of all that was posted.
   template <Optimizer O>
-  std::vector<Completion> update(const O& optimizer, float gradient_scale) {
+  std::vector<Completion> run(const O& optimizer, float gradient_scale) {
     for (ParameterRecord& parameter : core_.states.parameters) {
       if (has_gradient(parameter)) ++parameter.updates;
     }
@@ -38,7 +41,7 @@ class StepRing {
       const PostedWork posted = post(group, std::move(runs), optimizer, gradient_scale);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
       if (!finished.empty()) {
-        ends.push_back(core_.all_gather(std::move(finished), "updated parameters", {posted.work}));
+        ends.push_back(core_.all_gather(std::move(finished), "updated parameters", replicas_written(posted)));
       }
     }
     return ends;
@@ -47,10 +50,7 @@ class StepRing {
  private:
   /// A run as the lane sees it: nothing in it changes until the step is over.
   struct RunUpdate {
-    std::size_t first;
-    std::size_t elements;
-    const std::byte* gradient;  ///< nullptr: in the sub-group's gradients.
-    std::byte* parameter;       ///< nullptr: in the sub-group's parameters.
+    ShardRun run;
     std::int64_t step;
     ParameterGroup group;
     bool has_gradient;
@@ -61,66 +61,57 @@ class StepRing {
   }
 
   std::vector<RunUpdate> prepare(const SubGroup& group) const {
-    const ShardSpace& space = core_.states.spaces[group.space];
     std::vector<RunUpdate> runs;
-    if (space.training == Training::frozen) return runs;
+    if (core_.states.spaces[group.space].training == Training::frozen) return runs;
     for (const ShardRun& run : group.runs) {
       const ParameterRecord& parameter = core_.states.parameters[run.parameter];
-      RunUpdate update{run.first_in_group,      run.elements,           nullptr, nullptr, parameter.updates,
-                       parameter.options.group, has_gradient(parameter)};
-      const GradientAccumulator& gradient = core_.states.uses[parameter.uses.front()].gradient;
-      const std::size_t in_shard = run.first_in_shard;
-      if (space.gradients.bytes == 0) {
-        const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + in_shard;
-        update.gradient = core_.placement.gradients.view(gradient.extent) +
-                          first * element_bytes(core_.accumulator_type(parameter.type));
-      }
-      if (space.residence == Residence::replicated) {
-        update.parameter =
-            core_.shard_in(parameter, parameter.replica.data()) + in_shard * element_bytes(parameter.type);
-      }
-      runs.push_back(update);
+      runs.push_back({run, parameter.updates, parameter.options.group, has_gradient(parameter)});
     }
     return runs;
   }
 
+  static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
+
+  /// Replicas are written in place, or, by the host to a device of its own, after the work.
+  static std::vector<Completion> replicas_written(const PostedWork& posted) {
+    return device_has_own_memory ? posted.ends : std::vector{posted.work};
+  }
+
   template <Optimizer O>
   PostedWork post(const SubGroup& group, std::vector<RunUpdate> runs, const O& optimizer, float gradient_scale) {
-    const ShardSpace& space = core_.states.spaces[group.space];
-    const ElementType gradient_type = core_.accumulator_type(space.type);
-    std::vector<Operand> operands{
-        {core_.placement.optimizer, group.states, 0, group.states.bytes, Operand::Access::change}};
-    const bool own_gradients = space.gradients.bytes > 0;
-    if (own_gradients) {
-      const std::size_t width = element_bytes(gradient_type);
-      operands.push_back({core_.placement.gradients, space.gradients, group.first * width, group.elements * width,
-                          Operand::Access::read});
+    const ElementType type = core_.states.spaces[group.space].type;
+    GroupOperands operands{core_, group};
+    operands.add_states(Operand::Access::change);
+    const RunOperands gradients = operands.add_gradients();
+    const RunOperands parameters = operands.add_parameters();
+    const Operation operation{OperationKind::update, group.name, group.states.bytes};
+    const auto work = [=, runs = std::move(runs), gradient_type = core_.accumulator_type(type),
+                       capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
+      auto* const master = reinterpret_cast<float*>(pointers[0]);
+      std::vector<ShardUpdate> updates;
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        const ShardRun& run = runs[i].run;
+        std::byte* const parameter = parameters(pointers, i, run);
+        if (runs[i].has_gradient) {
+          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
+                             gradients(pointers, i, run), gradient_type, parameter, type, gradient_scale, runs[i].step,
+                             runs[i].group});
+        } else {
+          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
+        }
+      }
+      update(stream, optimizer, std::span<const ShardUpdate>{updates});
+    };
+    if constexpr (device_has_own_memory && UpdatesOn<O, typename EngineCore<C, D>::stream_type>) {
+      if (core_.placement.optimizer.addressable() == Addressable::on_device) {
+        return core_.staging.run(Lane::update, operation, operands.list(), {}, work);
+      }
     }
-    const bool own_parameters = space.residence == Residence::partitioned;
-    if (own_parameters) {
-      const std::size_t width = element_bytes(space.type);
-      operands.push_back({core_.placement.parameters, space.parameters, group.first * width, group.elements * width,
-                          Operand::Access::write});
-    }
-    return core_.staging.run(
-        Lane::update, {OperationKind::update, group.name, group.states.bytes}, operands, {},
-        [=, runs = std::move(runs), capacity = group.elements, type = space.type](
-            auto&, std::span<std::byte* const> pointers) {
-          auto* const master = reinterpret_cast<float*>(pointers[0]);
-          for (const RunUpdate& run : runs) {
-            std::byte* const parameter =
-                own_parameters ? pointers[1 + own_gradients] + run.first * element_bytes(type) : run.parameter;
-            if (!run.has_gradient) {
-              from_float(master + run.first, type, parameter, run.elements);
-              continue;
-            }
-            const std::byte* const gradient =
-                own_gradients ? pointers[1] + run.first * element_bytes(gradient_type) : run.gradient;
-            optimizer.update(ShardUpdate{master, pointers[0] + capacity * sizeof(float), capacity, run.first,
-                                         run.elements, gradient, gradient_type, parameter, type, gradient_scale,
-                                         run.step, run.group});
-          }
-        });
+    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {},
+                                     [work](std::span<std::byte* const> pointers) {
+                                       StreamRef stream = calling_thread;
+                                       work(stream, pointers);
+                                     });
   }
 
   /// The replicated parameters whose last run is in `group`, to be gathered from their shards.
@@ -131,7 +122,7 @@ class StepRing {
       const ParameterRecord& parameter = core_.states.parameters[run.parameter];
       const bool is_last = run.first_in_shard + run.elements == parameter.partition.shard_elements;
       if (is_last && parameter.partition.shards > 1 && has_gradient(parameter)) {
-        parts.push_back({parameter.replica.data(), parameter.shard_bytes()});
+        parts.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
       }
     }
     return parts;

@@ -60,7 +60,7 @@ class WriteAccess {
     if (parameter.residence == Residence::partitioned) return gathers_.fetch(gathers_.key_of({index}), data, after);
     const std::size_t bytes = parameter.gathered_bytes();
     return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
-                            [from = parameter.replica.data(), data, bytes](auto& stream) -> Completion {
+                            [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
                               copy_bytes(stream, data, from, bytes);
                               return {};
                             });

@@ -42,7 +42,7 @@ class ZeroStore final : public ParameterStore {
       : memory_{device.memory()},
         optimizer_{std::move(optimizer)},
         core_{communicator.duplicate(), device, placement, options},
-        birth_{core_, memory_, optimizer_},
+        birth_{core_, device, optimizer_},
         gathers_{core_},
         leases_{core_.states},
         readers_{core_, gathers_, leases_},
@@ -154,7 +154,7 @@ class ZeroStore final : public ParameterStore {
     const bool finite = std::isfinite(norm);
     if (finite) {
       const double clip = norm > core_.options.max_gradient_norm ? core_.options.max_gradient_norm / norm : 1.0;
-      for (const Completion& end : step_ring_.update(optimizer_, static_cast<float>(clip * mean_factor()))) {
+      for (const Completion& end : step_ring_.run(optimizer_, static_cast<float>(clip * mean_factor()))) {
         core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
       }
     }
@@ -311,14 +311,21 @@ class ZeroStore final : public ParameterStore {
 
   /// Of the mean gradient; waits for the accumulators.
   double gradient_norm() {
+    std::vector<Completion> ends;
+    for (const ParameterUse& use : core_.states.uses) {
+      ends.insert(ends.end(), use.gradient.ready.begin(), use.gradient.ready.end());
+    }
+    ends = core_.norms->bring_to_host(core_.lanes, "the gradient norm", core_.norms->bytes(), std::move(ends));
+    for (const Completion& end : ends) {
+      core_.lanes.wait(calling_thread, end, {OperationKind::accumulate, "the gradient norm"});
+    }
     ExactSum total;
+    const auto* const digits = reinterpret_cast<const std::int64_t*>(core_.norms->on_host());
     for (const ParameterRecord& parameter : core_.states.parameters) {
-      const GradientAccumulator& gradient = core_.states.uses[parameter.uses.front()].gradient;
-      if (gradient.commits == 0) continue;
-      for (const Completion& ready : gradient.ready) {
-        core_.lanes.wait(calling_thread, ready, {OperationKind::accumulate, parameter.name});
-      }
-      total.merge(gradient.square_norm);
+      const std::size_t use = parameter.uses.front();
+      if (core_.states.uses[use].gradient.commits == 0) continue;
+      total.merge(std::span<const std::int64_t, ExactSum::digit_count>{digits + use * ExactSum::digit_count,
+                                                                       ExactSum::digit_count});
     }
     if (S::partitions_optimizer) core_.sum_over_ranks(total.digits(), "the gradient norm");
     return std::sqrt(total.value()) * mean_factor();

@@ -5,9 +5,11 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/stream.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 
 namespace zerospan::inline v0 {
@@ -42,6 +44,19 @@ template <class O>
 concept Optimizer = std::copyable<O> && requires(const O& optimizer, std::size_t elements, const ShardUpdate& shard) {
   { optimizer.state_bytes(elements) } -> std::same_as<std::size_t>;
   optimizer.update(shard);
+};
+
+/// Updates runs of one sub-group on the calling thread. A device's stream type has overloads of its own, which enqueue
+/// the update, for the optimizers that the device knows.
+template <Optimizer O>
+void update(StreamRef&, const O& optimizer, std::span<const ShardUpdate> runs) {
+  for (const ShardUpdate& run : runs) optimizer.update(run);
+}
+
+/// An optimizer that can be run on streams of a type; the others are run by the host.
+template <class O, class Stream>
+concept UpdatesOn = Optimizer<O> && requires(Stream& stream, const O& optimizer, std::span<const ShardUpdate> runs) {
+  update(stream, optimizer, runs);
 };
 
 }  // namespace zerospan::inline v0

@@ -105,6 +105,8 @@ class Lanes {
  public:
   using stream_type = StreamRef;
 
+  static constexpr bool is_unified = true;
+
   Lanes(Device& device, const LaneOptions&) : device_{device} {}
 
   Completion post(Lane lane, const std::vector<Completion>& after, const Operation& operation,
@@ -114,6 +116,11 @@ class Lanes {
     counter.bytes += operation.bytes;
     return device_.cluster_.record(device_.rank_, static_cast<std::size_t>(lane), operation, device_.seconds(operation),
                                    after);
+  }
+
+  Completion post_host(Lane lane, const std::vector<Completion>& after, const Operation& operation,
+                       const std::function<Completion()>&) {
+    return post(lane, after, operation, {});
   }
 
   void wait(StreamRef, const Completion& completion, const Operation& operation) {

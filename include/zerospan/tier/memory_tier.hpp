@@ -50,10 +50,11 @@ class MemoryTier {
 
   void cancel(Bytes bytes) noexcept { outstanding_ -= std::min(outstanding_, bytes.count); }
 
+  /// @param what Names the purpose in the error.
   /// @throws BudgetError if no range of that size is free. An extent of 0 bytes takes nothing.
-  Extent place(std::size_t bytes) {
+  Extent place(std::size_t bytes, std::string_view what = "an extent") {
     if (bytes == 0) return {};
-    Allocation allocation = arena_->allocate({bytes}, "an extent");
+    Allocation allocation = arena_->allocate({bytes}, what);
     const Extent extent{reinterpret_cast<std::uintptr_t>(allocation.data()), bytes};
     const std::scoped_lock lock{mutex_};
     extents_.emplace(extent.offset, std::move(allocation));
