@@ -6,7 +6,7 @@ set(CMAKE_COMPILE_WARNING_AS_ERROR ON)
 add_library(zerospan_development INTERFACE)
 target_link_libraries(zerospan_development INTERFACE zerospan::zerospan)
 set(parts ${ZEROSPAN_PARTS})
-list(REMOVE_ITEM parts torch)  # linked where it is used alone: it is large, and half a second to load
+list(REMOVE_ITEM parts torch cuda nccl cufile)  # linked where they are used alone: they are large, and slow to load
 foreach(part IN LISTS parts)
   target_link_libraries(zerospan_development INTERFACE zerospan::${part})
 endforeach()
@@ -30,4 +30,10 @@ endif()
 set(ZEROSPAN_USES_TORCH OFF)
 if(TARGET zerospan_torch AND NOT ZEROSPAN_SANITIZER AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set(ZEROSPAN_USES_TORCH ON)
+endif()
+
+# Compilers' sanitizers know nothing of what CUDA does.
+set(ZEROSPAN_USES_CUDA OFF)
+if(TARGET zerospan_cuda AND NOT ZEROSPAN_SANITIZER)
+  include(zerospan_cuda)
 endif()

@@ -16,7 +16,7 @@ set(import_parts "")
 foreach(part IN LISTS ZEROSPAN_PARTS)
   zerospan_install_target(zerospan_${part} zerospan-${part}-targets)
   list(JOIN ZEROSPAN_PART_${part}_PACKAGE " " package)
-  string(APPEND import_parts "zerospan_import_part(${part} ${package})\n")
+  string(APPEND import_parts "zerospan_import_part(${part} \"${ZEROSPAN_PART_${part}_PARTS}\" ${package})\n")
 endforeach()
 
 configure_package_config_file(cmake/zerospanConfig.cmake.in zerospanConfig.cmake
@@ -26,6 +26,9 @@ install(
   FILES
     "${CMAKE_CURRENT_BINARY_DIR}/zerospanConfig.cmake"
     "${CMAKE_CURRENT_BINARY_DIR}/zerospanConfigVersion.cmake"
+    cmake/Findcufile.cmake
     cmake/Finddlpack.cmake
     cmake/Findlibaio.cmake
+    cmake/Findnccl.cmake
+    cmake/nvidia_python_packages.cmake
   DESTINATION "${package_directory}")

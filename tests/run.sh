@@ -24,16 +24,25 @@ install_packages g++ clang-16 libclang-rt-16-dev llvm-16 cmake ninja-build docte
 # Debian's clang-16 looks for a symbolizer without a version in its name.
 export ASAN_SYMBOLIZER_PATH=/usr/lib/llvm-16/bin/llvm-symbolizer
 
+# CUDA where there is nvcc: what it compiles is compiled, for one architecture; what needs a GPU is skipped without one.
+cuda=(-DZEROSPAN_WITH_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90-real)
+if ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
+  echo "There is no nvcc, neither on the PATH nor in /usr/local/cuda/bin: what needs CUDA is not built."
+  cuda=(-DZEROSPAN_WITH_CUDA=OFF)
+fi
+
 jobs="$(nproc)"
 passed=0 failed=0 skipped=0
 
 # test_configuration <preset> <compiler> [<argument of ctest>...]
 test_configuration() {
-  local preset="$1" compiler="$2" report="$PWD/build/$1/tests.xml" all run not_applicable
+  local preset="$1" compiler="$2" report="$PWD/build/$1/tests.xml" options=(-DZEROSPAN_WITH_LIBAIO=ON)
+  local all run not_applicable
   shift 2
+  if [[ "$preset" == release ]]; then options+=("${cuda[@]}"); fi
   echo "== $preset, $compiler"
   rm -f "$report"
-  if ! cmake --fresh --preset "$preset" -DCMAKE_CXX_COMPILER="$compiler" -DZEROSPAN_WITH_LIBAIO=ON >"build/$preset.log"; then
+  if ! cmake --fresh --preset "$preset" -DCMAKE_CXX_COMPILER="$compiler" "${options[@]}" >"build/$preset.log"; then
     cat "build/$preset.log"
     failed=$((failed + 1))
     return
