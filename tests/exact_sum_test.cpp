@@ -21,6 +21,8 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double tiniest = std::numeric_limits<double>::denorm_min();
 constexpr double largest = std::numeric_limits<double>::max();
 
+static_assert(ExactSum::parts(tiniest).values[0] == 1, "the last digit's unit is the least double");
+
 ExactSum sum_of(const std::vector<double>& terms) {
   ExactSum sum;
   for (const double term : terms) sum.add(term);

@@ -191,7 +191,7 @@ std::vector<Result> train(const Configuration& c) {
       c.ranks,
       [&](zerospan::ThreadCommunicator communicator) {
         zerospan::ThreadedIoEngine io;
-        zerospan_test::Memory memory{io, 4_MiB, 4_MiB};
+        zerospan_test::Memory memory{io, 16_MiB, 16_MiB};  // small tiles are rounded up to pages
         const zerospan_test::DiskStack disk{io, memory, c.disk};
         const auto tier = [&](Place place) { return place == Place::nvme ? disk.tier() : memory.tier(place); };
         std::optional<ActivationCheckpoints> checkpoints;

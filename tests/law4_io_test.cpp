@@ -171,14 +171,14 @@ TEST_CASE("after an error every call throws it, and the engine ends cleanly") {
     const Parameter a{engine, "a", {4000}, zerospan::init::constant(1)};
     const Parameter b{engine, "b", {4000}, zerospan::init::constant(2)};
     survivor.emplace(a.gather(calling_thread));
+    CHECK_THROWS_AS(engine.step(), zerospan::LeaseError);
     io.inject({{.kind = FaultKind::error}});
     auto gradient = b.gradient(calling_thread);
     std::fill_n(gradient->data, 4000, 1.0F);
     gradient.commit();
-    CHECK_THROWS_AS(engine.step(), zerospan::LeaseError);
     io.wait_idle();
-    survivor->release();
     CHECK_THROWS_AS(engine.step(), IoError);
+    survivor->release();
     CHECK_THROWS_AS(engine.step(), IoError);
     CHECK_THROWS_AS(static_cast<void>(a.gather(calling_thread)), IoError);
     CHECK_THROWS_AS(static_cast<void>(a.gradient(calling_thread)), IoError);

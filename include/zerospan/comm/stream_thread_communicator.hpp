@@ -41,7 +41,7 @@ class StreamExecution {
 
   const void* fence(StreamRef reference) {
     Event& event = *fences_[next_++ % fences_.size()];
-    runtime_->record(event, stream(reference));
+    runtime_->record(event, StreamRef{stream(reference)});
     return &event;
   }
 

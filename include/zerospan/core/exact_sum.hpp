@@ -25,17 +25,36 @@ class ExactSum {
   /// Slots of the representation: 68 digits reach 2^1102 and carry the sign; one counts terms that are not finite.
   static constexpr std::size_t digit_count = 69;
 
-  /// Adds a term, exactly.
-  void add(double term) noexcept {
+  /// What a term adds to the digits: `values[i]` to the digit in slot `first + i`, for i < `count`.
+  struct Parts {
+    std::size_t first;
+    std::size_t count;
+    std::array<std::int64_t, 3> values;
+  };
+
+  /// The digits of one term, for sums that are kept elsewhere: in any order, as long as no slot overflows.
+  static constexpr Parts parts(double term) noexcept {
     const auto bits = std::bit_cast<std::uint64_t>(term);
     const std::uint64_t exponent = (bits >> 52) & 0x7ffU;
-    if (exponent == 0x7ffU) {
-      ++digits_[nonfinite_slot];
-      return;
-    }
+    if (exponent == 0x7ffU) return {nonfinite_slot, 1, {1, 0, 0}};
     const std::uint64_t fraction = bits & ((std::uint64_t{1} << 52) - 1);
     const std::uint64_t mantissa = exponent == 0 ? fraction : fraction | (std::uint64_t{1} << 52);
-    add(mantissa, exponent == 0 ? 0 : exponent - 1, (bits >> 63) != 0);
+    const std::uint64_t position = exponent == 0 ? 0 : exponent - 1;
+    const auto shift = static_cast<unsigned>(position % 32);
+    const std::uint64_t lower = (mantissa & digit_mask) << shift;
+    const std::uint64_t upper = (mantissa >> 32) << shift;
+    const auto low = static_cast<std::int64_t>(lower & digit_mask);
+    const auto middle = static_cast<std::int64_t>((lower >> 32) + (upper & digit_mask));
+    const auto high = static_cast<std::int64_t>(upper >> 32);
+    const std::int64_t sign = (bits >> 63) != 0 ? -1 : 1;
+    return {position / 32, 3, {sign * low, sign * middle, sign * high}};
+  }
+
+  /// Adds a term, exactly.
+  void add(double term) noexcept {
+    make_room();
+    const Parts added = parts(term);
+    for (std::size_t i = 0; i < added.count; ++i) digits_[added.first + i] += added.values[i];
   }
 
   /// Adds another sum, exactly.
@@ -106,20 +125,6 @@ class ExactSum {
   void make_room() noexcept {
     if (pending_ == max_pending) normalize();
     ++pending_;
-  }
-
-  /// Adds +-mantissa * 2^(position - 1074).
-  void add(std::uint64_t mantissa, std::uint64_t position, bool negative) noexcept {
-    make_room();
-    const std::size_t k = position / 32;
-    const auto shift = static_cast<unsigned>(position % 32);
-    const std::uint64_t lower = (mantissa & digit_mask) << shift;
-    const std::uint64_t upper = (mantissa >> 32) << shift;
-    const std::array parts{lower & digit_mask, (lower >> 32) + (upper & digit_mask), upper >> 32};
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const auto part = static_cast<std::int64_t>(parts[i]);
-      digits_[k + i] += negative ? -part : part;
-    }
   }
 
   /// The double nearest to carried digits without sign. A double's bits, read as an integer, are

@@ -54,8 +54,8 @@ class StreamLanes {
         streams_{make_streams(std::make_index_sequence<lane_count>{})},
         watch_{runtime_},
         workers_{[this](Lane lane, Item item) { execute(lane, std::move(item)); }} {
-    runtime_.record(*origin_, streams_.front().ref());
-    runtime_.synchronize(streams_.front().ref());
+    runtime_.record(*origin_, reference_of(Lane::copy));
+    runtime_.synchronize(reference_of(Lane::copy));
     begun_ = LaneMonitor::Clock::now();
   }
   StreamLanes(const StreamLanes&) = delete;
@@ -148,6 +148,8 @@ class StreamLanes {
     return {runtime_.make_stream(priority_of(static_cast<Lane>(I)))...};
   }
 
+  StreamRef reference_of(Lane lane) const { return StreamRef{streams_[static_cast<std::size_t>(lane)].ref()}; }
+
   Completion push(Lane lane, Item item) {
     Completion completion = item.host.promise->completion();
     monitor_->item_posted();
@@ -187,14 +189,14 @@ class StreamLanes {
     std::exception_ptr error;
     try {
       runtime_.attach();
-      stream_type stream = streams_[static_cast<std::size_t>(lane)].ref();
-      error = order(stream, enqueued.item.after);
+      stream_type stream{reference_of(lane)};
+      error = order(reference_of(lane), enqueued.item.after);
       if (!error) {
         enqueued.begin = events_->take(runtime_);
         enqueued.end = events_->take(runtime_);
-        runtime_.record(*enqueued.begin, stream);
+        runtime_.record(*enqueued.begin, reference_of(lane));
         enqueued.started = item.work(stream);
-        runtime_.record(*enqueued.end, stream);
+        runtime_.record(*enqueued.end, reference_of(lane));
       }
     } catch (...) {
       error = std::current_exception();
@@ -205,7 +207,7 @@ class StreamLanes {
       return finish(enqueued, error);
     }
     if (enqueued.started.done()) marks_.enqueued(item.ticket, enqueued.end);
-    watch_.add(streams_[static_cast<std::size_t>(lane)].ref(), enqueued.end,
+    watch_.add(reference_of(lane), enqueued.end,
                [this, enqueued](const std::exception_ptr& failure) {
                  enqueued.started.then([this, enqueued, failure](const std::exception_ptr& other) {
                    finish(enqueued, failure ? failure : other);
@@ -242,7 +244,7 @@ class StreamLanes {
   /// Of what was enqueued by work that then threw, nobody has the end.
   void synchronize() noexcept {
     try {
-      for (const auto& stream : streams_) runtime_.synchronize(stream.ref());
+      for (const auto& stream : streams_) runtime_.synchronize(StreamRef{stream.ref()});
     } catch (...) {  // the device has failed: nothing runs any more
     }
   }

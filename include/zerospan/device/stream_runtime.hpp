@@ -19,8 +19,8 @@ enum class StreamPriority : std::uint8_t { low, normal, high };
 /// right; whatever decides anything is above it, and is tested without a GPU.
 ///
 /// @concept
-/// - `typename R::stream_type` refers to a stream; it converts to StreamRef, and is made of one that is no thread;
-///   the stream operations (`copy_bytes`, `fill_zero`, ...) have overloads for it;
+/// - `typename R::stream_type` refers to a stream; it converts to StreamRef, explicitly, and is made of one that is no
+///   thread; the stream operations (`copy_bytes`, `fill_zero`, ...) have overloads for it;
 /// - `typename R::stream_owner`, made by `make_stream(priority)`, owns a stream: `owner.ref()`;
 /// - `typename R::event_type`, made by `make_event()`, owns a timed event; both end with their objects;
 /// - `runtime.attach()` makes the device current for the calling thread;
@@ -38,7 +38,7 @@ concept StreamRuntime = requires(R& runtime, typename R::stream_type& stream, co
                                  typename R::event_type& event, StreamRef reference, Bytes bytes,
                                  StreamPriority priority) {
   requires std::constructible_from<typename R::stream_type, StreamRef>;
-  requires std::convertible_to<typename R::stream_type, StreamRef>;
+  requires std::constructible_from<StreamRef, typename R::stream_type>;
   runtime.attach();
   { runtime.allocate_device(bytes) } -> std::same_as<std::shared_ptr<std::byte>>;
   { runtime.allocate_host(bytes) } -> std::same_as<std::shared_ptr<std::byte>>;
