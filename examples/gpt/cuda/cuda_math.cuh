@@ -15,6 +15,7 @@
 
 #include <zerospan/core/stream.hpp>
 #include <zerospan/device/cuda_error.hpp>
+#include <zerospan/device/cuda_runtime.hpp>
 
 #include "../batch.hpp"
 #include "../dimensions.hpp"
@@ -51,8 +52,8 @@ class CudaMath {
 
   /// @param tokens The most of a batch.
   CudaMath(const Dimensions& dimensions, std::size_t tokens)
-      : stream_{cuda::make_stream()},
-        products_{stream_.get()},
+      : stream_{zerospan::CudaStreamOwner::make(0)},
+        products_{raw_stream()},
         batch_{tokens},
         scratch_{dimensions, tokens},
         pinned_{cuda::allocate_pinned(pinned_bytes)},
@@ -62,7 +63,7 @@ class CudaMath {
   CudaMath(const CudaMath&) = delete;
   CudaMath& operator=(const CudaMath&) = delete;
 
-  zerospan::StreamRef stream() const { return zerospan::StreamRef{static_cast<void*>(raw_stream())}; }
+  zerospan::StreamRef stream() const { return stream_.ref(); }
 
   std::shared_ptr<std::byte> allocate(std::size_t bytes) {
     auto memory = cuda::allocate_device(bytes);
@@ -209,7 +210,7 @@ class CudaMath {
     std::shared_ptr<std::byte> memory;
   };
 
-  cudaStream_t raw_stream() const { return stream_.get(); }
+  cudaStream_t raw_stream() const { return stream_.ref().handle; }
   cuda::ColumnSums sums() const { return cuda::ColumnSums{scratch_.partial}; }
 
   void read(void* to, const void* from, std::size_t bytes) {
@@ -217,7 +218,7 @@ class CudaMath {
     zerospan::check_cuda(cudaStreamSynchronize(raw_stream()), "the model's work");
   }
 
-  cuda::StreamOwner stream_;
+  zerospan::CudaStreamOwner stream_;
   cuda::Products products_;
   cuda::StagedBatch batch_;
   Scratch scratch_;

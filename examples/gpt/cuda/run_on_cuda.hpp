@@ -13,4 +13,9 @@ namespace gpt {
 /// @throws zerospan::ConfigurationError if the program was built without CUDA, or finds no GPU.
 std::vector<Result> run_on_cuda(const Job& job);
 
+/// The same, through NCCL. Defined in run_on_nccl.cu; where NCCL was not found at build time, in without_nccl.cpp.
+/// @param gpus How many there are.
+/// @throws zerospan::ConfigurationError if the program was built without NCCL, or there are more ranks than GPUs.
+std::vector<Result> run_on_nccl(const Job& job, int gpus);
+
 }  // namespace gpt

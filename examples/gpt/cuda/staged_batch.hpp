@@ -12,6 +12,7 @@
 #include <cuda_runtime_api.h>
 
 #include <zerospan/device/cuda_error.hpp>
+#include <zerospan/device/cuda_runtime.hpp>
 
 #include "../batch.hpp"
 #include "memory.hpp"
@@ -22,9 +23,8 @@ namespace gpt::cuda {
 class StagedBatch {
  public:
   /// @param tokens The most of a batch.
-  explicit StagedBatch(std::size_t tokens) : tokens_{tokens}, device_{allocate_device(2 * tokens)} {
-    for (Slot& slot : slots_) slot = {allocate_pinned(2 * tokens), make_event()};
-  }
+  explicit StagedBatch(std::size_t tokens)
+      : tokens_{tokens}, device_{allocate_device(2 * tokens)}, slots_{Slot{tokens}, Slot{tokens}} {}
 
   /// Enqueues the copy, and returns the batch in device memory: until the next call's copy.
   /// @note Waits for the copy of the call before the last, which the host may be that far ahead of.
@@ -32,20 +32,22 @@ class StagedBatch {
     const std::size_t n = batch.tokens.size();
     if (n > tokens_) throw std::length_error{"a batch has more tokens than were announced"};
     Slot& slot = slots_[next_++ % slots_.size()];
-    zerospan::check_cuda(cudaEventSynchronize(slot.copied.get()), "the copy of a batch");
+    zerospan::check_cuda(cudaEventSynchronize(slot.copied.native_handle()), "the copy of a batch");
     auto* const pinned = reinterpret_cast<std::uint8_t*>(slot.memory.get());
     std::ranges::copy(batch.tokens, pinned);
     std::ranges::copy(batch.targets, pinned + n);
     auto* const there = reinterpret_cast<std::uint8_t*>(device_.get());
     zerospan::check_cuda(cudaMemcpyAsync(there, pinned, 2 * n, cudaMemcpyHostToDevice, stream), "the copy of a batch");
-    zerospan::check_cuda(cudaEventRecord(slot.copied.get(), stream), "the copy of a batch");
+    zerospan::check_cuda(cudaEventRecord(slot.copied.native_handle(), stream), "the copy of a batch");
     return {{there, n}, {there + n, n}, batch.length};
   }
 
  private:
   struct Slot {
+    explicit Slot(std::size_t tokens) : memory{allocate_pinned(2 * tokens)} {}
+
     std::shared_ptr<std::byte> memory;
-    EventOwner copied;
+    zerospan::CudaEventOwner copied = zerospan::CudaEventOwner::make();
   };
 
   std::size_t tokens_;
