@@ -39,8 +39,8 @@ class FakeGpu {
   /// Device memory: addresses that cannot be used, and bytes at a fixed distance from them.
   std::shared_ptr<std::byte> allocate(std::size_t bytes) {
     const std::size_t rounded = zerospan::round_up(bytes + 1, 4096);
-    void* const both = ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                              -1, 0);
+    void* const both =
+        ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (both == MAP_FAILED) throw FakeGpuError{"no address space"};
     auto* const address = static_cast<std::byte*>(both);
     ::mprotect(both, rounded, PROT_NONE);

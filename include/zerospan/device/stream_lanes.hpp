@@ -207,12 +207,10 @@ class StreamLanes {
       return finish(enqueued, error);
     }
     if (enqueued.started.done()) marks_.enqueued(item.ticket, enqueued.end);
-    watch_.add(reference_of(lane), enqueued.end,
-               [this, enqueued](const std::exception_ptr& failure) {
-                 enqueued.started.then([this, enqueued, failure](const std::exception_ptr& other) {
-                   finish(enqueued, failure ? failure : other);
-                 });
-               });
+    watch_.add(reference_of(lane), enqueued.end, [this, enqueued](const std::exception_ptr& failure) {
+      enqueued.started.then(
+          [this, enqueued, failure](const std::exception_ptr& other) { finish(enqueued, failure ? failure : other); });
+    });
   }
 
   struct Enqueued {

@@ -26,11 +26,7 @@ template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
 class Birth {
  public:
   Birth(EngineCore<C, D>& core, D& device, const O& optimizer)
-      : core_{core},
-        device_{device},
-        memory_{device.memory()},
-        optimizer_{optimizer},
-        owners_{core.ranks()} {}
+      : core_{core}, device_{device}, memory_{device.memory()}, optimizer_{optimizer}, owners_{core.ranks()} {}
 
   /// Bytes reserved on each state's tier and not placed.
   struct Reservations {
@@ -183,10 +179,9 @@ class Birth {
     const auto slot = [](TierRef tier, std::size_t bytes) {
       return Staging<typename D::lanes_type>::slot_bytes(tier, bytes, Site::host);
     };
-    const std::size_t unit_bytes = slot(core_.placement.optimizer, states_bytes(unit)) +
-                                   slot(core_.placement.gradients, unit * sizeof(float)) +
-                                   std::max(slot(core_.placement.parameters, unit * sizeof(float)),
-                                            slot(core_.replicas, unit * sizeof(float)));
+    const std::size_t unit_bytes =
+        slot(core_.placement.optimizer, states_bytes(unit)) + slot(core_.placement.gradients, unit * sizeof(float)) +
+        std::max(slot(core_.placement.parameters, unit * sizeof(float)), slot(core_.replicas, unit * sizeof(float)));
     const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
     if (unit_bytes == 0) return wanted * unit;
     const std::size_t capacity = core_.staging.capacity();
@@ -254,11 +249,12 @@ class Birth {
   /// Device memory is not born empty.
   Completion clear_norms() {
     if constexpr (D::lanes_type::is_unified) return {};
-    return core_.lanes.post(Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
-                            [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
-                              fill_zero(stream, norms, bytes);
-                              return {};
-                            });
+    return core_.lanes.post(
+        Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
+        [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
+          fill_zero(stream, norms, bytes);
+          return {};
+        });
   }
 
   void place_gradient(ParameterUse& use) {

@@ -13,7 +13,8 @@
 
 namespace zerospan::inline v0 {
 
-/// Which operand a run of a sub-group is in: all runs are in one, which is cut as the sub-group is, or each has its own.
+/// Which operand a run of a sub-group is in: all runs are in one, which is cut as the sub-group is, or each has its
+/// own.
 struct RunOperands {
   enum class Layout : std::uint8_t { together, apart };
 

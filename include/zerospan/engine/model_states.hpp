@@ -27,10 +27,10 @@ enum class Residence : std::uint8_t {
 /// One rank's accumulated gradient of one use: the sum over ranks and micro-batches.
 struct GradientAccumulator {
   Extent extent;
-  std::size_t offset = 0;         ///< Bytes from the extent's begin.
-  std::size_t elements = 0;       ///< A shard, or the whole padded parameter where gradients are not partitioned.
-  std::size_t commits = 0;        ///< Micro-batches added in this step.
-  std::vector<Completion> ready;  ///< The ends of the last addition.
+  std::size_t offset = 0;               ///< Bytes from the extent's begin.
+  std::size_t elements = 0;             ///< A shard, or the whole padded parameter where gradients are not partitioned.
+  std::size_t commits = 0;              ///< Micro-batches added in this step.
+  std::vector<Completion> ready;        ///< The ends of the last addition.
   std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
                                         ///< addition.
 };
