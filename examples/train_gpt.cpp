@@ -15,14 +15,13 @@
 #include "gpt/cuda/run_on_cuda.hpp"
 #include "gpt/run_on_cpu.hpp"
 #include "gpt/summary.hpp"
+#include "gpt/terminal_reports.hpp"
 
 namespace {
 
 void train(const gpt::Options& options, const gpt::Text& text) {
   zerospan::Timeline timeline;
-  gpt::Progress progress{options.schedule.steps};
-  gpt::MetricsWriter metrics{options.metrics};
-  gpt::Reports reports{progress, metrics};
+  gpt::TerminalReports reports{options, timeline};
   const gpt::Job job{options, text, timeline, reports};
   const std::vector<gpt::Result> results =
       options.device == gpt::DeviceKind::cuda ? gpt::run_on_cuda(job) : gpt::run_on_cpu(job);

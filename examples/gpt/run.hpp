@@ -6,33 +6,24 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <zerospan/adapters/chrome_trace.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "figures.hpp"
 #include "math.hpp"
 #include "options.hpp"
+#include "reports.hpp"
+#include "result.hpp"
 #include "storage.hpp"
-#include "summary.hpp"
 #include "text.hpp"
 #include "trainer.hpp"
 #include "zerospan_adapter.hpp"
 
 namespace gpt {
-
-/// What rank 0 has in the end; empty on the others.
-struct Result {
-  std::string sample;
-  Summary summary;
-};
 
 /// What all ranks share.
 struct Job {
@@ -57,13 +48,6 @@ inline std::vector<TimeSpent> time_spent(const zerospan::LaneCounters& operation
   return spent;
 }
 
-inline void write_trace(const zerospan::Timeline& timeline, const std::filesystem::path& path) {
-  std::ofstream stream{path};
-  zerospan::write_chrome_trace(timeline, stream);
-  stream.close();
-  if (!stream) throw std::runtime_error{"cannot write the timeline to " + path.string()};
-}
-
 template <class Element, class Engine, class Platform>
 Result train(Engine& engine, Platform& platform, const Job& job) {
   using Parameter = zerospan::PartitionedParameter<Tensor<Element>>;
@@ -76,16 +60,16 @@ Result train(Engine& engine, Platform& platform, const Job& job) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
   auto figures = trainer.figures();
-  if (reports) write_trace(job.timeline, job.options.trace);  // the latest spans: those of training
-
-  if (reports) reports->progress.say("validating");
+  if (reports) {
+    reports->trained();
+    reports->say("validating");
+  }
   const double validation_loss = trainer.validate();
   const std::uint64_t hash = trainer.parameter_hash();
-  if (reports && job.options.sample > 0) reports->progress.say("writing");
+  if (reports && job.options.sample > 0) reports->say("writing");
   std::string sample = trainer.write_text();
   if (!reports) return {};
-  reports->progress.finish();
-  reports->metrics.write(FinalMetrics{hash, validation_loss, statistics.parameters});
+  reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
           {statistics.parameters, validation_loss, seconds, trainer.skipped_steps(), std::move(figures),
            time_spent(statistics.operations)}};

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -15,6 +14,7 @@
 #include "figures.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "result.hpp"
 
 namespace gpt {
 
@@ -28,21 +28,6 @@ inline std::string describe_bytes(double bytes) {
   }
   return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, units[unit]);
 }
-
-/// Seconds that rank 0 spent on one kind of work.
-struct TimeSpent {
-  std::string_view what;
-  double seconds;
-};
-
-struct Summary {
-  std::size_t parameters;
-  double validation_loss;
-  double training_seconds;
-  std::size_t skipped_steps;
-  std::vector<Figures> ranks;   ///< After training, before validation.
-  std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
-};
 
 namespace detail {
 

@@ -75,14 +75,15 @@ struct Tensor {
   constexpr E* row(std::size_t r) const { return data + r * stride; }
 
   /// The part that starts at column `first`.
-  constexpr Tensor column_range(std::size_t first, std::size_t count) const { return {data + first, rows, count, stride}; }
-  constexpr Tensor row_range(std::size_t first, std::size_t count) const { return {row(first), count, columns, stride}; }
+  constexpr Tensor column_range(std::size_t first, std::size_t count) const {
+    return {data + first, rows, count, stride};
+  }
+  constexpr Tensor row_range(std::size_t first, std::size_t count) const {
+    return {row(first), count, columns, stride};
+  }
 
   template <std::same_as<const E> Const>
-    requires(!std::is_const_v<E>)
-  constexpr operator Tensor<Const>() const {
-    return {data, rows, columns, stride};
-  }
+  requires(!std::is_const_v<E>) constexpr operator Tensor<Const>() const { return {data, rows, columns, stride}; }
 };
 
 /// The columns of a range of `first` and `count`.

@@ -21,20 +21,13 @@
 #include "figures.hpp"
 #include "hash.hpp"
 #include "math.hpp"
-#include "metrics.hpp"
 #include "model.hpp"
 #include "options.hpp"
-#include "progress.hpp"
+#include "reports.hpp"
 #include "sample.hpp"
 #include "text.hpp"
 
 namespace gpt {
-
-/// Where rank 0 reports.
-struct Reports {
-  Progress& progress;
-  MetricsWriter& metrics;
-};
 
 /// One rank's model, data and engine. Every rank calls the same members in the same order.
 /// @tparam Communicator Exchanges figures, in ordinary memory.
@@ -63,18 +56,14 @@ class Trainer {
         windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
 
   void train() {
-    std::optional<double> validation_loss;
     for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
       StepMetrics metrics = make_step(step);
       skipped_steps_ += metrics.skipped ? 1 : 0;
-      const bool evaluates = options_.eval_every > 0 && metrics.step % options_.eval_every == 0;
-      if (evaluates) {
-        metrics.validation_loss = validation_loss = validate(estimate_rounds());
+      if (options_.eval_every > 0 && metrics.step % options_.eval_every == 0) {
+        metrics.validation_loss = validate(estimate_rounds());
         before_ = figures();  // the estimate's transfers are no step's
       }
-      if (!reports_) continue;
-      reports_->metrics.write(metrics);
-      reports_->progress.show(metrics.step, metrics.loss, validation_loss, metrics.tokens_per_second, evaluates);
+      if (reports_) reports_->step(metrics);
     }
   }
 

@@ -29,7 +29,8 @@ struct HeadMatrices {
   auto key(Tensor<S> qkv) const { return part(qkv, &gpt::detail::Head<S>::key); }
   auto value(Tensor<S> qkv) const { return part(qkv, &gpt::detail::Head<S>::value); }
   auto output(Tensor<S> output) const {
-    return [output, shape = shape](std::size_t s, std::size_t h) { return gpt::detail::output_of(output, shape, s, h); };
+    return
+        [output, shape = shape](std::size_t s, std::size_t h) { return gpt::detail::output_of(output, shape, s, h); };
   }
   auto weights(Tensor<S> weights) const {
     return [weights, shape = shape](std::size_t s, std::size_t h) {
@@ -62,21 +63,21 @@ void attention_forward(cudaStream_t stream, Products& products, Input<S> qkv, At
   const detail::HeadMatrices<S> out{shape};
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, in.query(qkv)),
-                       .order_a = Order::straight,
-                       .b = batches.operand(i, in.key(qkv)),
-                       .order_b = Order::transposed,
-                       .result = batches.operand(i, out.weights(weights)),
-                       .batch = batches.size(),
-                       .scale = detail::attention_scale(output.columns, shape)});
+                              .order_a = Order::straight,
+                              .b = batches.operand(i, in.key(qkv)),
+                              .order_b = Order::transposed,
+                              .result = batches.operand(i, out.weights(weights)),
+                              .batch = batches.size(),
+                              .scale = detail::attention_scale(output.columns, shape)});
   }
   causal_softmax_forward(stream, weights);
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, out.weights(weights)),
-                       .order_a = Order::straight,
-                       .b = batches.operand(i, in.value(qkv)),
-                       .order_b = Order::straight,
-                       .result = batches.operand(i, out.output(output)),
-                       .batch = batches.size()});
+                              .order_a = Order::straight,
+                              .b = batches.operand(i, in.value(qkv)),
+                              .order_b = Order::straight,
+                              .result = batches.operand(i, out.output(output)),
+                              .batch = batches.size()});
   }
 }
 
@@ -92,34 +93,34 @@ void attention_backward(cudaStream_t stream, Products& products, Input<S> qkv, I
   const float scale = detail::attention_scale(doutput.columns, shape);
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, in.output(doutput)),
-                       .order_a = Order::straight,
-                       .b = batches.operand(i, in.value(qkv)),
-                       .order_b = Order::transposed,
-                       .result = batches.operand(i, out.weights(dweights)),
-                       .batch = batches.size()});
+                              .order_a = Order::straight,
+                              .b = batches.operand(i, in.value(qkv)),
+                              .order_b = Order::transposed,
+                              .result = batches.operand(i, out.weights(dweights)),
+                              .batch = batches.size()});
     products.multiply(Product{.a = batches.operand(i, in.weights(weights)),
-                       .order_a = Order::transposed,
-                       .b = batches.operand(i, in.output(doutput)),
-                       .order_b = Order::straight,
-                       .result = batches.operand(i, out.value(dqkv)),
-                       .batch = batches.size()});
+                              .order_a = Order::transposed,
+                              .b = batches.operand(i, in.output(doutput)),
+                              .order_b = Order::straight,
+                              .result = batches.operand(i, out.value(dqkv)),
+                              .batch = batches.size()});
   }
   causal_softmax_backward<S>(stream, weights, dweights);
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, out.weights(dweights)),
-                       .order_a = Order::straight,
-                       .b = batches.operand(i, in.key(qkv)),
-                       .order_b = Order::straight,
-                       .result = batches.operand(i, out.query(dqkv)),
-                       .batch = batches.size(),
-                       .scale = scale});
+                              .order_a = Order::straight,
+                              .b = batches.operand(i, in.key(qkv)),
+                              .order_b = Order::straight,
+                              .result = batches.operand(i, out.query(dqkv)),
+                              .batch = batches.size(),
+                              .scale = scale});
     products.multiply(Product{.a = batches.operand(i, out.weights(dweights)),
-                       .order_a = Order::transposed,
-                       .b = batches.operand(i, in.query(qkv)),
-                       .order_b = Order::straight,
-                       .result = batches.operand(i, out.key(dqkv)),
-                       .batch = batches.size(),
-                       .scale = scale});
+                              .order_a = Order::transposed,
+                              .b = batches.operand(i, in.query(qkv)),
+                              .order_b = Order::straight,
+                              .result = batches.operand(i, out.key(dqkv)),
+                              .batch = batches.size(),
+                              .scale = scale});
   }
 }
 

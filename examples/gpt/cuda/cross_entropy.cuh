@@ -99,8 +99,8 @@ Tensor<const S> cross_entropy_backward(cudaStream_t stream, std::span<const std:
                            probabilities.stride * sizeof(float) / sizeof(S)};
   const float scale = loss_scale / static_cast<float>(targets.size());
   const unsigned blocks = divide_up(probabilities.rows, detail::warps_a_block);
-  detail::cross_entropy_backward_kernel<S><<<blocks, block_size, 0, stream>>>(
-      targets.data(), Tensor<const float>(probabilities), scale, gradient);
+  detail::cross_entropy_backward_kernel<S>
+      <<<blocks, block_size, 0, stream>>>(targets.data(), Tensor<const float>(probabilities), scale, gradient);
   check_launch("cross-entropy's backward pass");
   return gradient;
 }

@@ -63,7 +63,7 @@ class CudaMath {
   CudaMath(const CudaMath&) = delete;
   CudaMath& operator=(const CudaMath&) = delete;
 
-  zerospan::StreamRef stream() const { return stream_.ref(); }
+  zerospan::StreamRef stream() const { return zerospan::StreamRef{static_cast<void*>(raw_stream())}; }
 
   std::shared_ptr<std::byte> allocate(std::size_t bytes) {
     auto memory = cuda::allocate_device(bytes);
@@ -77,9 +77,7 @@ class CudaMath {
   template <class... Leases>
   std::array<Tensor<const E>, sizeof...(Leases)> operands(const std::tuple<Leases...>& leases) {
     return std::apply(
-        [](const auto&... lease) {
-          return std::array<Tensor<const E>, sizeof...(Leases)>{Tensor<const E>(*lease)...};
-        },
+        [](const auto&... lease) { return std::array<Tensor<const E>, sizeof...(Leases)>{Tensor<const E>(*lease)...}; },
         leases);
   }
   static Tensor<const E> operand(Tensor<E> weight) { return weight; }
@@ -92,12 +90,12 @@ class CudaMath {
   template <class C>
   void multiply(Factor<E> a, Factor<E> b, Tensor<C> c, Assignment assignment) {
     products_.multiply(cuda::Product{.a = a.matrix,
-                        .order_a = a.order,
-                        .b = b.matrix,
-                        .order_b = b.order,
-                        .result = c,
-                        .addend = assignment == Assignment::add ? c.data : nullptr,
-                        .addend_stride = c.stride});
+                                     .order_a = a.order,
+                                     .b = b.matrix,
+                                     .order_b = b.order,
+                                     .result = c,
+                                     .addend = assignment == Assignment::add ? c.data : nullptr,
+                                     .addend_stride = c.stride});
   }
   template <class Y>
   cuda::LinearSum<E, Y> sum_into(Tensor<Y> y, Input<Y> residual) {

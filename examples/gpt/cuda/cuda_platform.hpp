@@ -50,14 +50,13 @@ class CudaPlatform {
 /// Rank r on GPU r modulo `gpus`. @return Of each rank.
 template <class Communicator, class Connect>
 std::vector<Result> run_cuda_threads(const Job& job, int gpus, Connect connect) {
-  return zerospan::run_ranks(
-      job.options.ranks,
-      [&](zerospan::ThreadCommunicator ranks) {
-        const int ordinal = ranks.rank().value % gpus;
-        CudaPlatform<Communicator> platform{std::move(ranks), ordinal, job, connect};
-        return run_rank(platform, job);
-      },
-      {.timeout = timeout_of(job.options)});
+  return zerospan::run_ranks(job.options.ranks,
+                             [&](zerospan::ThreadCommunicator ranks) {
+                               const int ordinal = ranks.rank().value % gpus;
+                               CudaPlatform<Communicator> platform{std::move(ranks), ordinal, job, connect};
+                               return run_rank(platform, job);
+                             },
+                             {.timeout = timeout_of(job.options)});
 }
 
 }  // namespace gpt

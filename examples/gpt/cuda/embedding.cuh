@@ -103,7 +103,7 @@ void embedding_backward_token(cudaStream_t stream, std::span<const std::uint8_t>
                               Tensor<S> dtoken) {
   const dim3 grid{static_cast<unsigned>(dtoken.rows), divide_up(dy.columns, detail::token_columns)};
   detail::embedding_backward_token_kernel<<<grid, detail::token_warps * warp_size, 0, stream>>>(tokens.data(), dy,
-                                                                                              dtoken);
+                                                                                                dtoken);
   check_launch("the gradient of the token embedding");
 }
 

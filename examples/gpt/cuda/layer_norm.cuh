@@ -126,8 +126,8 @@ void layer_norm_forward(cudaStream_t stream, Tensor<const float> x, Input<S> wei
                         RowStatistics<float> statistics) {
   const auto rows = static_cast<unsigned>(x.rows);
   if (is_packed<8>(x, weight, bias, y)) {
-    detail::layer_norm_forward_kernel<8><<<rows, detail::threads_for(x.columns / 8), 0, stream>>>(
-        x, weight.data, bias.data, y, statistics);
+    detail::layer_norm_forward_kernel<8>
+        <<<rows, detail::threads_for(x.columns / 8), 0, stream>>>(x, weight.data, bias.data, y, statistics);
   } else {
     detail::layer_norm_forward_kernel<1>
         <<<rows, detail::threads_for(x.columns), 0, stream>>>(x, weight.data, bias.data, y, statistics);

@@ -24,7 +24,11 @@ class LinearSum {
   /// @param bias Memory for as many floats as y has columns, nobody else's until `finish`.
   /// @param residual May be without data.
   LinearSum(cudaStream_t stream, Products& products, float* bias, Tensor<Y> y, Tensor<const Y> residual)
-      : stream_{stream}, products_{products}, bias_{reinterpret_cast<Y*>(bias), 1, y.columns}, y_(y), residual_(residual) {}
+      : stream_{stream},
+        products_{products},
+        bias_{reinterpret_cast<Y*>(bias), 1, y.columns},
+        y_(y),
+        residual_(residual) {}
 
   /// Keeps a copy, for the lease ends before the products begin.
   void set_bias(Tensor<E> bias) { convert(stream_, bias, bias_); }
@@ -33,17 +37,17 @@ class LinearSum {
   void add_product(const zerospan::Tile& tile, Tensor<const E> x, Tensor<E> weight) {
     const Tensor<Y> result = columns(y_, tile.outputs);
     const bool is_first = tile.inputs.first == 0;
-    const Tensor<const Y> addend = !is_first          ? Tensor<const Y>(result)
+    const Tensor<const Y> addend = !is_first        ? Tensor<const Y>(result)
                                    : residual_.data ? columns(residual_, tile.outputs)
                                                     : Tensor<const Y>{};
     products_.multiply(Product{.a = columns(x, tile.inputs),
-                        .order_a = Order::straight,
-                        .b = weight,
-                        .order_b = Order::transposed,
-                        .result = result,
-                        .addend = addend.data,
-                        .addend_stride = addend.stride,
-                        .bias = is_first ? bias_.data + tile.outputs.first : nullptr});
+                               .order_a = Order::straight,
+                               .b = weight,
+                               .order_b = Order::transposed,
+                               .result = result,
+                               .addend = addend.data,
+                               .addend_stride = addend.stride,
+                               .bias = is_first ? bias_.data + tile.outputs.first : nullptr});
   }
 
   void finish() {}

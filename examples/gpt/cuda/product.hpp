@@ -42,9 +42,9 @@ struct Product {
   Operand result;
   std::size_t batch = 1;
   float scale = 1;
-  const void* addend = nullptr;      ///< Of the result's type and shape; may be the result itself. nullptr: none.
-  std::size_t addend_stride = 0;     ///< Elements from one of its rows to the next.
-  const void* bias = nullptr;        ///< Of the result's type, one for each column. nullptr: none.
+  const void* addend = nullptr;   ///< Of the result's type and shape; may be the result itself. nullptr: none.
+  std::size_t addend_stride = 0;  ///< Elements from one of its rows to the next.
+  const void* bias = nullptr;     ///< Of the result's type, one for each column. nullptr: none.
 };
 
 /// What products have in common that are computed by the same algorithm.

@@ -62,12 +62,17 @@ class Products {
   }
 
   Plan make_plan(const Product& p) {
-    Plan plan{make_description(p), make_layout(p.a, p.batch), make_layout(p.b, p.batch), make_layout(p.result, p.batch),
-              make_layout(p.result, p.batch), {}};
+    Plan plan{make_description(p),
+              make_layout(p.a, p.batch),
+              make_layout(p.b, p.batch),
+              make_layout(p.result, p.batch),
+              make_layout(p.result, p.batch),
+              {}};
     if (p.addend) {
       const auto stride = static_cast<std::int64_t>(p.addend_stride);
-      check_cublas(cublasLtMatrixLayoutSetAttribute(plan.addend.get(), CUBLASLT_MATRIX_LAYOUT_LD, &stride, sizeof stride),
-                   "the layout of an addend");
+      check_cublas(
+          cublasLtMatrixLayoutSetAttribute(plan.addend.get(), CUBLASLT_MATRIX_LAYOUT_LD, &stride, sizeof stride),
+          "the layout of an addend");
     }
     if (p.bias) {
       constexpr cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
@@ -119,9 +124,9 @@ class Products {
     const ProductPreference preference = make_preference(p);
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle_.get(), plan.description.get(), plan.b.get(), plan.a.get(), plan.addend.get(), plan.result.get(),
-        preference.get(), 1, &found, &count);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle_.get(), plan.description.get(), plan.b.get(), plan.a.get(),
+                                       plan.addend.get(), plan.result.get(), preference.get(), 1, &found, &count);
     if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
       throw std::runtime_error{"cuBLASLt has no algorithm for a product of [" + std::to_string(p.result.rows) + " x " +
                                std::to_string(p.result.columns) + "]: " + cublasLtGetStatusString(status)};

@@ -15,9 +15,7 @@ namespace gpt::cuda {
 
 namespace detail {
 
-inline __device__ std::size_t warp_index() {
-  return (std::size_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_size;
-}
+inline __device__ std::size_t warp_index() { return (std::size_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_size; }
 
 /// Row r is position r mod its length: it sees as many columns, and its own.
 template <int N, class S>
