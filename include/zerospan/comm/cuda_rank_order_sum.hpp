@@ -28,9 +28,19 @@ template <ElementType Input, ElementType Output>
 struct CudaRankOrderSum {
   static constexpr std::size_t width = word_bytes / std::max(element_bytes(Input), element_bytes(Output));
   static constexpr std::size_t packs = 2;
-  std::array<const std::byte*, most_summed_inputs> inputs;
-  std::size_t count;
-  std::byte* output;
+
+  CudaRankOrderSum(std::span<const std::byte* const> of, std::byte* to) : count{of.size()}, output{to} {
+    std::ranges::copy(of, inputs.begin());
+  }
+
+  TileAlignment alignment() const {
+    TileAlignment alignment;
+    alignment.add(output, element_bytes(Output), width);
+    for (const std::byte* const input : std::span{inputs}.first(count)) {
+      alignment.add(input, element_bytes(Input), width);
+    }
+    return alignment;
+  }
 
   template <std::size_t Width, std::size_t Count>
   __host__ __device__ void operator()(std::size_t first, std::size_t stride) const {
@@ -48,19 +58,11 @@ struct CudaRankOrderSum {
       store_pack<Output, Width>(output, first + k * stride, to_elements<Output>(sums[k]));
     }
   }
-};
 
-template <ElementType Input, ElementType Output>
-void sum_in_rank_order(const CudaStream& stream, std::span<const std::byte* const> inputs, std::byte* output,
-                       std::size_t elements) {
-  using Work = CudaRankOrderSum<Input, Output>;
-  Work work{.inputs = {}, .count = inputs.size(), .output = output};
-  std::ranges::copy(inputs, work.inputs.begin());
-  TileAlignment alignment;
-  alignment.add(output, element_bytes(Output), Work::width);
-  for (const std::byte* const input : inputs) alignment.add(input, element_bytes(Input), Work::width);
-  launch_tiles(stream, "the sum in rank order", work, alignment, elements);
-}
+  std::array<const std::byte*, most_summed_inputs> inputs{};
+  std::size_t count;
+  std::byte* output;
+};
 
 }  // namespace detail
 
@@ -77,11 +79,12 @@ inline void rank_order_sum(const CudaStream& stream, std::span<const std::byte* 
   if (inputs.size() == 1 && input_type == output_type) {
     return copy_bytes(stream, output, inputs[0], elements * element_bytes(input_type));
   }
+  const auto sum = [&](const auto& work) { detail::launch_tiles(stream, "the sum in rank order", work, elements); };
   detail::dispatch_element_type(input_type, [&](auto type) {
     if (output_type == ElementType::float32) {
-      detail::sum_in_rank_order<type.value, ElementType::float32>(stream, inputs, output, elements);
+      sum(detail::CudaRankOrderSum<type.value, ElementType::float32>{inputs, output});
     } else {
-      detail::sum_in_rank_order<type.value, type.value>(stream, inputs, output, elements);
+      sum(detail::CudaRankOrderSum<type.value, type.value>{inputs, output});
     }
   });
 }

@@ -24,6 +24,13 @@ struct CudaConversion {
   const std::byte* from;
   std::byte* to;
 
+  TileAlignment alignment() const {
+    TileAlignment alignment;
+    alignment.add(from, element_bytes(From), width);
+    alignment.add(to, element_bytes(To), width);
+    return alignment;
+  }
+
   template <std::size_t Width, std::size_t Count>
   __host__ __device__ void operator()(std::size_t first, std::size_t stride) const {
     const auto elements = load_packs<From, Width, Count>(from, first, stride);
@@ -39,11 +46,7 @@ void convert(const CudaStream& stream, const char* name, const std::byte* from, 
   if constexpr (From == To) {
     copy_bytes(stream, to, from, elements * element_bytes(To));
   } else {
-    using Work = CudaConversion<From, To>;
-    TileAlignment alignment;
-    alignment.add(from, element_bytes(From), Work::width);
-    alignment.add(to, element_bytes(To), Work::width);
-    launch_tiles(stream, name, Work{from, to}, alignment, elements);
+    launch_tiles(stream, name, CudaConversion<From, To>{from, to}, elements);
   }
 }
 

@@ -26,6 +26,10 @@ using Pack = std::array<Stored<Type>, Width>;
 template <std::size_t Width>
 using Floats = std::array<float, Width>;
 
+/// How consecutive elements are reached: several by one instruction, where all operands are aligned for it, or each by
+/// one.
+enum class Access : std::uint8_t { vector, scalar };
+
 /// The most bytes that one instruction loads or stores.
 inline constexpr std::size_t word_bytes = 16;
 

@@ -20,37 +20,34 @@ inline constexpr std::size_t tile_residency = 4;
 
 /// Where vector accesses may begin.
 struct TileAlignment {
-  enum class Access : std::uint8_t { undecided, vector, scalar };
-
   /// Takes account of an operand whose elements are aligned to their own size.
   /// @param width Elements of a vector.
   void add(const void* operand, std::size_t bytes_of_element, std::size_t width) {
     const auto address = reinterpret_cast<std::uintptr_t>(operand);
     const std::size_t before = address % (width * bytes_of_element) / bytes_of_element;
-    if (access == Access::undecided) {
-      access = Access::vector;
-      shift = before;
-    } else if (before != shift) {
-      access = Access::scalar;
-    }
+    if (operands++ == 0) shift = before;
+    if (before != shift) access = Access::scalar;
   }
 
-  Access access = Access::undecided;  ///< `scalar` if no element begins a vector of every operand.
-  std::size_t shift = 0;              ///< Elements between the last vector boundary before the operands and the first.
+  Access access = Access::vector;  ///< `scalar` if no element begins a vector of every operand.
+  unsigned operands = 0;
+  std::size_t shift = 0;  ///< Elements between the last vector boundary before the operands, and the operands.
 };
 
 /// What a kernel does with a range of elements.
 ///
 /// @concept
-/// - `Work::width` is the number of elements of a vector access, `Work::packs` how many vectors a thread treats at once;
+/// - `Work::width` is the number of elements of a vector access, `Work::packs` how many vectors a thread treats at
+/// once;
+/// - `work.alignment()` takes account of its operands;
 /// - `work.template operator()<Width, Count>(first, stride)` treats `Count` packs of `Width` elements that begin at
 ///   `first + k * stride`. It loads all of them before it stores any.
 template <class Work>
-inline constexpr std::size_t tile_elements = tile_threads * Work::packs * Work::width;
+inline constexpr std::size_t tile_elements = tile_threads* Work::packs* Work::width;
 
 /// The tiles of `elements` elements. Tiles begin at vector boundaries: the first may be short as well as the last.
 template <class Work>
-std::size_t tile_count(const TileAlignment& alignment, std::size_t elements) {
+__host__ __device__ std::size_t tile_count(const TileAlignment& alignment, std::size_t elements) {
   return elements == 0 ? 0 : (alignment.shift + elements + tile_elements<Work> - 1) / tile_elements<Work>;
 }
 
@@ -61,7 +58,7 @@ __host__ __device__ void run_short_tile(const Work& work, const TileAlignment& a
   constexpr std::size_t width = Work::width;
   std::size_t inner_begin = begin;
   std::size_t inner_end = begin;
-  if (alignment.access == TileAlignment::Access::vector) {
+  if (alignment.access == Access::vector) {
     const std::size_t whole_begin = (begin + width - 1) / width * width;
     const std::size_t whole_end = end / width * width;
     if (whole_begin < whole_end) {
@@ -87,7 +84,7 @@ __host__ __device__ void run_tile(const Work& work, const TileAlignment& alignme
   const std::size_t first = alignment.shift;  // positions count from a vector boundary
   const std::size_t last = alignment.shift + elements;
   const std::size_t begin = tile * size;
-  if (alignment.access == TileAlignment::Access::vector && begin >= first && begin + size <= last) {
+  if (alignment.access == Access::vector && begin >= first && begin + size <= last) {
     work.template operator()<Work::width, Work::packs>(begin - first + thread * Work::width,
                                                        tile_threads * Work::width);
   } else {
@@ -95,24 +92,29 @@ __host__ __device__ void run_tile(const Work& work, const TileAlignment& alignme
   }
 }
 
-/// Each block of threads takes every `gridDim.x`-th tile.
+/// Each block of threads takes every `blocks`-th tile.
+template <class Work>
+__host__ __device__ void run_tiles_of(const Work& work, const TileAlignment& alignment, std::size_t elements,
+                                      std::size_t block, std::size_t blocks, std::size_t thread) {
+  const std::size_t tiles = tile_count<Work>(alignment, elements);
+  for (std::size_t tile = block; tile < tiles; tile += blocks) run_tile(work, alignment, elements, tile, thread);
+}
+
 template <class Work>
 __global__ void __launch_bounds__(tile_threads, tile_residency)
     run_tiles(const __grid_constant__ Work work, const __grid_constant__ TileAlignment alignment,
-              const std::size_t elements, const std::size_t tiles) {
-  for (std::size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    run_tile(work, alignment, elements, tile, threadIdx.x);
-  }
+              const std::size_t elements) {
+  run_tiles_of(work, alignment, elements, blockIdx.x, gridDim.x, threadIdx.x);
 }
 
 /// Enqueues `work` for `elements` elements.
 /// @param name What it does, for the error. @throws CudaError if it cannot be launched.
 template <class Work>
-void launch_tiles(const CudaStream& stream, const char* name, const Work& work, const TileAlignment& alignment,
-                  std::size_t elements) {
-  const std::size_t tiles = tile_count<Work>(alignment, elements);
-  launch(stream, name, {.work = tiles, .threads = tile_threads, .residency = tile_residency}, &run_tiles<Work>, work,
-         alignment, elements, tiles);
+void launch_tiles(const CudaStream& stream, const char* name, const Work& work, std::size_t elements) {
+  const TileAlignment alignment = work.alignment();
+  launch(stream, name,
+         {.work = tile_count<Work>(alignment, elements), .threads = tile_threads, .residency = tile_residency},
+         &run_tiles<Work>, work, alignment, elements);
 }
 
 }  // namespace zerospan::inline v0::detail

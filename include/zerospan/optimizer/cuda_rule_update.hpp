@@ -85,7 +85,8 @@ struct CudaRun {
         weights[i] = rule(weights[i], g, values[0][i], values[1][i]);
       }
     }
-    for (std::size_t s = 0; s != Rule::states; ++s) store_pack<ElementType::float32, Width>(states[s], first, values[s]);
+    for (std::size_t s = 0; s != Rule::states; ++s)
+      store_pack<ElementType::float32, Width>(states[s], first, values[s]);
     store_pack<ElementType::float32, Width>(master, first, weights);
     store_pack<Parameter, Width>(parameter, first, to_elements<Parameter>(weights));
   }
@@ -109,54 +110,67 @@ struct CudaRuns {
   std::size_t count = 0;
 };
 
+/// Each block of threads takes every `blocks`-th tile of all runs.
+template <class Run>
+__host__ __device__ void update_tiles_of(const CudaRuns<Run>& table, std::size_t tiles, std::size_t block,
+                                         std::size_t blocks, std::size_t thread) {
+  std::size_t r = 0;
+  std::size_t begin = 0;
+  for (std::size_t tile = block; tile < tiles; tile += blocks) {
+    for (; tile >= table.ends[r]; ++r) begin = table.ends[r];
+    const Run& run = table.runs[r];
+    run_tile(run, run.alignment, run.elements, tile - begin, thread);
+  }
+}
+
 template <class Run>
 __global__ void __launch_bounds__(tile_threads, tile_residency)
     update_runs(const __grid_constant__ CudaRuns<Run> table, const std::size_t tiles) {
-  std::size_t r = 0;
-  std::size_t begin = 0;
-  for (std::size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    for (; tile >= table.ends[r]; ++r) begin = table.ends[r];
-    const Run& run = table.runs[r];
-    run_tile(run, run.alignment, run.elements, tile - begin, threadIdx.x);
-  }
+  update_tiles_of(table, tiles, blockIdx.x, gridDim.x, threadIdx.x);
 }
 
-/// Updates the runs of `shards` that have these types.
+/// Calls `use(runs)` for tables of the runs of `shards` that have these types, the last of which may be empty.
 /// @param rule `rule(shard)` is the arithmetic of the update of a shard.
-template <ElementType Gradient, ElementType Parameter, class RuleOf>
-void update_typed(const CudaStream& stream, const char* name, std::span<const ShardUpdate> shards, RuleOf rule) {
+template <ElementType Gradient, ElementType Parameter, class RuleOf, class Use>
+void for_each_table_of(std::span<const ShardUpdate> shards, RuleOf rule, Use use) {
   using Run = CudaRun<decltype(rule(shards[0])), Gradient, Parameter>;
-  using Runs = CudaRuns<Run>;
-  static_assert(sizeof(Runs) + sizeof(std::size_t) <= 4096);
-  Runs runs;
-  const auto flush = [&] {
-    launch(stream, name, {.work = runs.tiles(), .threads = tile_threads, .residency = tile_residency}, &update_runs<Run>,
-           runs, runs.tiles());
-    runs.count = 0;
-  };
+  static_assert(sizeof(CudaRuns<Run>) + sizeof(std::size_t) <= 4096);
+  CudaRuns<Run> runs;
   for (const ShardUpdate& shard : shards) {
     if (shard.gradient_type != Gradient || shard.parameter_type != Parameter) continue;
     runs.add(Run{rule(shard), shard});
-    if (runs.full()) flush();
+    if (!runs.full()) continue;
+    use(runs);
+    runs.count = 0;
   }
-  flush();
+  use(runs);
 }
 
-/// Updates runs, which do not overlap, in as few launches as their types and number allow.
-template <class RuleOf>
-void update_by_rule(const CudaStream& stream, const char* name, std::span<const ShardUpdate> shards, RuleOf rule) {
+/// The same for all types that there are.
+template <class RuleOf, class Use>
+void for_each_table(std::span<const ShardUpdate> shards, RuleOf rule, Use use) {
   std::array<bool, 9> done{};
   for (const ShardUpdate& shard : shards) {
-    bool& is_done = done[3 * static_cast<std::size_t>(shard.gradient_type) +
-                         static_cast<std::size_t>(shard.parameter_type)];
+    bool& is_done =
+        done[3 * static_cast<std::size_t>(shard.gradient_type) + static_cast<std::size_t>(shard.parameter_type)];
     if (is_done) continue;
     is_done = true;
     dispatch_element_type(shard.gradient_type, [&](auto gradient) {
       dispatch_element_type(shard.parameter_type, [&](auto parameter) {
-        update_typed<gradient.value, parameter.value>(stream, name, shards, rule);
+        for_each_table_of<gradient.value, parameter.value>(shards, rule, use);
       });
     });
   }
+}
+
+/// Enqueues the updates of runs, which do not overlap, in as few launches as their types and number allow.
+/// @param name The optimizer's, for the error.
+template <class RuleOf>
+void update_by_rule(const CudaStream& stream, const char* name, std::span<const ShardUpdate> shards, RuleOf rule) {
+  for_each_table(shards, rule, [&]<class Run>(const CudaRuns<Run>& runs) {
+    launch(stream, name, {.work = runs.tiles(), .threads = tile_threads, .residency = tile_residency},
+           &update_runs<Run>, runs, runs.tiles());
+  });
 }
 
 }  // namespace zerospan::inline v0::detail

@@ -22,8 +22,8 @@ struct WarpChunk {
   static constexpr std::size_t lanes = std::tuple_size_v<NormLanes>;
   static constexpr std::size_t blocks = threads / lanes;
   static constexpr std::size_t rows = 16;
-  static constexpr std::size_t row_elements = rows * lanes;        ///< Of one block.
-  static constexpr std::size_t elements = blocks * row_elements;   ///< Of both.
+  static constexpr std::size_t row_elements = rows * lanes;            ///< Of one block.
+  static constexpr std::size_t elements = blocks * row_elements;       ///< Of both.
   static constexpr std::size_t count = block_elements / row_elements;  ///< Chunks in a block.
   static constexpr std::size_t pair_elements = blocks * block_elements;
 

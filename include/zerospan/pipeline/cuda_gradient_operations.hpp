@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/convert.hpp>
@@ -56,10 +57,9 @@ __device__ double add_pair(const Pair& pair, WarpChunk& chunk, std::size_t threa
 }
 
 /// Each warp takes pairs of blocks. Norms are gathered in the block's own digits before they reach `what.digits`.
-template <ElementType Type, ElementType Source, Addition Kind>
+template <class Pair>
 __global__ void __launch_bounds__(addition_threads, addition_residency)
-    add_gradient_pairs(const __grid_constant__ GradientAddition what, const bool is_aligned) {
-  using Pair = GradientPair<Type, Source, Kind>;
+    add_gradient_pairs(const __grid_constant__ GradientAddition what, const Access access) {
   __shared__ std::array<WarpChunk, addition_warps> chunks;
   __shared__ std::array<unsigned long long, ExactSum::digit_count> digits;
   for (std::size_t k = threadIdx.x; k < digits.size(); k += addition_threads) digits[k] = 0;
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(addition_threads, addition_residency)
   for (std::size_t first = (blockIdx.x * addition_warps + warp) * WarpChunk::pair_elements; first < what.elements;
        first += gridDim.x * addition_warps * WarpChunk::pair_elements) {
     const Pair pair{what, first};
-    const double sum = is_aligned && pair.is_whole() ? add_pair<Pair, Pair::width>(pair, chunk, thread)
-                                                     : add_pair<Pair, 1>(pair, chunk, thread);
+    const double sum = access == Access::vector && pair.is_whole() ? add_pair<Pair, Pair::width>(pair, chunk, thread)
+                                                                   : add_pair<Pair, 1>(pair, chunk, thread);
     if (thread % WarpChunk::lanes == 0) add_digits(digits.data(), sum);
   }
 
@@ -83,39 +83,43 @@ __global__ void __launch_bounds__(addition_threads, addition_residency)
   }
 }
 
-template <ElementType Type, ElementType Source, Addition Kind>
-void add_gradient(const CudaStream& stream, const GradientAddition& what) {
-  using Pair = GradientPair<Type, Source, Kind>;
-  constexpr std::size_t per_block = addition_warps * WarpChunk::pair_elements;
-  launch(stream, "the addition of a gradient",
-         {.work = (what.elements + per_block - 1) / per_block,
-          .threads = addition_threads,
-          .residency = addition_residency},
-         &add_gradient_pairs<Type, Source, Kind>, what, Pair::is_aligned(what));
-}
-
-template <ElementType Type, ElementType Source>
-void add_gradient(const CudaStream& stream, const GradientAddition& what) {
-  if (what.addition == Addition::add) return add_gradient<Type, Source, Addition::add>(stream, what);
-  if (Type == Source && what.norm_begin >= what.norm_end) {
-    return copy_bytes(stream, what.target, what.source, what.elements * element_bytes(Type));
-  }
-  add_gradient<Type, Source, Addition::replace>(stream, what);
+/// Calls `use` with the `std::type_identity` of the `GradientPair` of an addition.
+template <class Use>
+void visit_pair(const GradientAddition& what, Use use) {
+  const auto visit = [&]<ElementType Type, ElementType Source>(ElementConstant<Type>, ElementConstant<Source>) {
+    if (what.addition == Addition::add) {
+      use(std::type_identity<GradientPair<Type, Source, Addition::add>>{});
+    } else {
+      use(std::type_identity<GradientPair<Type, Source, Addition::replace>>{});
+    }
+  };
+  dispatch_element_type(what.source_type, [&](auto source) {
+    if (what.type == ElementType::float32) {
+      visit(ElementConstant<ElementType::float32>{}, source);
+    } else {
+      visit(source, source);
+    }
+  });
 }
 
 }  // namespace detail
 
 /// The bits of `add_gradient` on the CPU: of the accumulator (of a NaN that was added, that it is one), and of the norm
-/// that the digits amount to; the digits themselves are not carried. Every operand, and the digits, are in device memory
-/// or pinned memory, and aligned to their types.
+/// that the digits amount to; the digits themselves are not carried. Every operand, and the digits, are in device
+/// memory or pinned memory, and aligned to their types.
 /// @note Enqueued. @throws CudaError if it cannot be.
 inline void add_gradient(const CudaStream& stream, const GradientAddition& what) {
-  detail::dispatch_element_type(what.source_type, [&](auto source) {
-    if (what.type == ElementType::float32) {
-      detail::add_gradient<ElementType::float32, source.value>(stream, what);
-    } else {
-      detail::add_gradient<source.value, source.value>(stream, what);
-    }
+  const bool has_norm = what.norm_begin < what.norm_end;
+  if (what.addition == Addition::replace && what.type == what.source_type && !has_norm) {
+    return copy_bytes(stream, what.target, what.source, what.elements * element_bytes(what.type));
+  }
+  constexpr std::size_t per_block = detail::addition_warps * detail::WarpChunk::pair_elements;
+  detail::visit_pair(what, [&]<class Pair>(std::type_identity<Pair>) {
+    detail::launch(stream, "the addition of a gradient",
+                   {.work = (what.elements + per_block - 1) / per_block,
+                    .threads = detail::addition_threads,
+                    .residency = detail::addition_residency},
+                   &detail::add_gradient_pairs<Pair>, what, Pair::access(what));
   });
 }
 

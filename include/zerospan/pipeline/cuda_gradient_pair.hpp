@@ -16,7 +16,8 @@
 namespace zerospan::inline v0::detail {
 
 /// Two logical blocks of an addition, chunk by chunk. Thread t of the warp treats, of each chunk, the packs t, t + 32,
-/// ...: `load` brings them into registers, `finish` stores the results, and leaves what is to be squared in `WarpChunk`.
+/// ...: `load` brings them into registers, `finish` stores the results, and leaves what is to be squared in
+/// `WarpChunk`.
 template <ElementType Type, ElementType Source, Addition Kind>
 class GradientPair {
  public:
@@ -32,10 +33,12 @@ class GradientPair {
     std::array<Pack<Type, Width>, Kind == Addition::add ? packs<Width> : 1> target;
   };
 
-  /// Whether vector accesses fit the operands.
-  static bool is_aligned(const GradientAddition& what) {
-    return reinterpret_cast<std::uintptr_t>(what.target) % (width * element_bytes(Type)) == 0 &&
-           reinterpret_cast<std::uintptr_t>(what.source) % (width * element_bytes(Source)) == 0;
+  /// What fits the operands.
+  static Access access(const GradientAddition& what) {
+    const auto target = reinterpret_cast<std::uintptr_t>(what.target);
+    const auto source = reinterpret_cast<std::uintptr_t>(what.source);
+    const bool fits = target % (width * element_bytes(Type)) == 0 && source % (width * element_bytes(Source)) == 0;
+    return fits ? Access::vector : Access::scalar;
   }
 
   /// @param first The pair's first element.
