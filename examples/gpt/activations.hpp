@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -140,6 +141,7 @@ class ActivationGradients {
   void arrange(AttentionShape shape) { deal(Slab{memory_.get()}, shape); }
 
   Tensor<R> stream;   // [n x width]: of the residual stream
+  Tensor<S> values;   // [n x width]: room for the residual stream's as values, where those are of another type
   Tensor<S> narrow;   // [n x width]: of a linear layer's input
   Tensor<S> wide;     // [n x 4 width]: inside the multilayer perceptron
   Tensor<S> qkv;      // [n x 3 width], in the memory of `wide`
@@ -150,6 +152,7 @@ class ActivationGradients {
   std::size_t deal(Slab slab, AttentionShape shape) {
     const std::size_t n = shape.positions();
     stream = slab.deal<R>(n, width_);
+    values = slab.deal<S>(std::is_same_v<R, S> ? 0 : n, width_);
     narrow = slab.deal<S>(n, width_);
     wide = slab.deal<S>(n, 4 * width_);
     qkv = {wide.data, n, 3 * width_};

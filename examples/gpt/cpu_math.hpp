@@ -93,7 +93,7 @@ class CpuMath {
   }
   LinearSum sum_into(Tensor<Value> y, Tensor<const Value> residual) { return {*this, y, residual}; }
   void sum_of_rows(Tensor<const Value> matrix, Tensor<Value> total) { gpt::sum_of_rows(matrix, total); }
-  static Tensor<const Value> values(Tensor<const Residual> gradient) { return gradient; }
+  static Tensor<const Value> values(Tensor<const Residual> gradient, Tensor<Value>) { return gradient; }
 
   void copy(Tensor<const Residual> from, Tensor<Residual> to) { std::copy_n(from.data, from.size(), to.data); }
   void clear(Tensor<Residual> target) { std::fill_n(target.data, target.size(), Residual{0}); }

@@ -32,7 +32,7 @@ namespace gpt {
 /// - `math.multiply(a, b, c, assignment)` is c = a b, or c += a b;
 /// - `math.sum_into(y, residual)` begins y = residual + b + x W^T: `set_bias(b)` first, `add_product(tile, x, w)` for
 ///   each tile, `finish()`. Without a residual its data is nullptr;
-/// - `math.values(gradient)` is a gradient of the residual stream as values: until the next call;
+/// - `math.values(gradient, room)` is a gradient of the residual stream as values, in the room if types differ;
 /// - `math.attention_heads_at_once(shape)` is how many [length x length] matrices `attention_backward` has as scratch;
 /// - `math.cross_entropy_forward(logits, targets, divisor)` adds the sum of the rows' losses, divided, to the loss;
 /// - `math.cross_entropy_backward(targets, probabilities, loss_scale)` is the gradient, in the memory of the logits;
@@ -55,7 +55,7 @@ concept Math = requires(M& math, const Batch& batch, Tensor<typename M::Weight> 
   math.sum_into(value, read).set_bias(weight);
   math.sum_into(residual, residual).finish();
   math.sum_of_rows(read, value);
-  { math.values(residual) } -> std::same_as<Tensor<const typename M::Value>>;
+  { math.values(residual, value) } -> std::same_as<Tensor<const typename M::Value>>;
   math.copy(residual, residual);
   math.clear(residual);
   math.embedding_forward(tokens, size, read, read, residual);

@@ -183,7 +183,7 @@ class Model {
   void backward_mlp(std::size_t layer, const Activations<M>& a, ActivationGradients<M>& d) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<M>& b = a.block(layer);
-    block.down.backward(math_, b.activated, math_.values(d.stream), d.wide);
+    block.down.backward(math_, b.activated, math_.values(d.stream, d.values), d.wide);
     math_.gelu_backward(b.up, d.wide);
     block.up.backward(math_, b.normed2, d.wide, d.narrow);
     backward_norm(block.norm2, b.middle, b.norm2, d);
@@ -192,7 +192,7 @@ class Model {
   void backward_attention(std::size_t layer, AttentionShape shape, const Activations<M>& a, ActivationGradients<M>& d) {
     const Block<Parameter>& block = parameters_.blocks[layer];
     const BlockActivations<M>& b = a.block(layer);
-    block.projection.backward(math_, b.attended, math_.values(d.stream), d.narrow);
+    block.projection.backward(math_, b.attended, math_.values(d.stream, d.values), d.narrow);
     math_.attention_backward(b.qkv, b.weights, d.narrow, shape, d.weights, d.qkv);
     block.qkv.backward(math_, b.normed1, d.qkv, d.narrow);
     backward_norm(block.norm1, a.stream(layer), b.norm1, d);

@@ -59,8 +59,8 @@ struct Options {
   /// Blocks whose activations are in memory at once.
   std::size_t segment() const { return checkpoint_every > 0 ? checkpoint_every : model.layers; }
 
-  /// Sequences of a rank that are evaluated at once: about as many as the memory of a step has room for.
-  std::size_t evaluation_batch() const { return batch * model.layers; }
+  /// Sequences of a rank that are evaluated at once: on the CPU about as many as have room without checkpoints.
+  std::size_t evaluation_batch() const { return device == DeviceKind::cpu ? batch * model.layers : batch; }
 
   std::size_t tokens_a_step() const { return static_cast<std::size_t>(ranks) * micro_batches * batch * model.context; }
 };

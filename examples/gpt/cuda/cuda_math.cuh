@@ -102,13 +102,12 @@ class CudaMath {
     return {raw_stream(), products_, scratch_.bias, y, residual};
   }
   void sum_of_rows(Tensor<const E> matrix, Tensor<E> total) { sums().sum_of_rows(raw_stream(), matrix, total); }
-  Tensor<const E> values(Tensor<const float> gradient) {
+  Tensor<const E> values(Tensor<const float> gradient, Tensor<E> room) {
     if constexpr (std::is_same_v<E, float>) {
       return gradient;
     } else {
-      const Tensor<E> narrow{reinterpret_cast<E*>(scratch_.narrow), gradient.rows, gradient.columns};
-      cuda::convert(raw_stream(), gradient, narrow);
-      return narrow;
+      cuda::convert(raw_stream(), gradient, room);
+      return room;
     }
   }
 
@@ -195,15 +194,13 @@ class CudaMath {
       bias = slab.deal<float>(1, widest).data;
       losses = slab.deal<float>(1, tokens).data;
       loss = slab.deal<double>(1, 1).data;
-      narrow = slab.deal<std::byte>(1, std::is_same_v<E, float> ? 0 : tokens * d.width * sizeof(E)).data;
       return slab.used();
     }
 
-    float* partial;     // of column sums
-    float* bias;        // of the linear layer that is being computed
-    float* losses;      // of each row
-    double* loss;       // since it was last taken
-    std::byte* narrow;  // the residual stream's gradient as values
+    float* partial;  // of column sums
+    float* bias;     // of the linear layer that is being computed
+    float* losses;   // of each row
+    double* loss;    // since it was last taken
     std::size_t bytes;
     std::shared_ptr<std::byte> memory;
   };
