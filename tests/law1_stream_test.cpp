@@ -37,7 +37,7 @@ std::vector<float> train_one(D& device, const Compute& compute, const O& optimiz
   const zerospan::PartitionedParameter<Array<float>> weight{engine, "weight", {5001}, zerospan::init::normal(1.0F)};
   for (int step = 0; step < 3; ++step) {
     auto gradient = weight.gradient(compute.stream());
-    compute.run([data = compute.at(gradient->data), step] {
+    compute.run([data = compute.write(gradient->data, 5001), step] {
       for (std::size_t i = 0; i < 5001; ++i) data[i] = zerospan_test::noise(0, {0, step, 0}, i);
     });
     gradient.commit();

@@ -28,7 +28,11 @@ class FakeCompute {
   zerospan::StreamRef stream() const { return zerospan::StreamRef{owner_->ref()}; }
 
   template <class E>
-  E* at(E* pointer) const {
+  const E* read(const E* pointer, std::size_t) const {
+    return owner_->ref().gpu().at(pointer);
+  }
+  template <class E>
+  E* write(E* pointer, std::size_t) const {
     return owner_->ref().gpu().at(pointer);
   }
   void run(std::function<void()> f) const { owner_->ref().enqueue(std::move(f)); }

@@ -182,14 +182,14 @@ class BasicApi {
   }
   void record(Event event, StreamRef stream) {
     const int time = ++event->times->recorded;
-    Stream::of(stream).enqueue([times = event->times, time] {
+    streams_->at(stream).enqueue([times = event->times, time] {
       times->reached = time;
       times->reached.notify_all();
     });
   }
   bool is_done(Event event) { return event->times->reached == event->times->recorded; }
   void wait(StreamRef stream, Event event) {
-    Stream::of(stream).enqueue([times = event->times, time = event->times->recorded.load()] {
+    streams_->at(stream).enqueue([times = event->times, time = event->times->recorded.load()] {
       for (int reached = times->reached; reached < time; reached = times->reached) times->reached.wait(reached);
     });
   }
@@ -199,6 +199,7 @@ class BasicApi {
     return static_cast<std::byte*>(std::malloc(bytes));
   }
   void free_device(std::byte* data) noexcept {
+    streams_->synchronize();
     --world_->device_allocations;
     std::free(data);
   }
@@ -207,16 +208,17 @@ class BasicApi {
     return static_cast<std::byte*>(std::malloc(bytes));
   }
   void free_pinned(std::byte* data) noexcept {
+    streams_->synchronize();
     --world_->pinned_allocations;
     std::free(data);
   }
 
   void copy(StreamRef stream, std::byte* target, const std::byte* source, std::size_t bytes) {
-    Stream::of(stream).enqueue([target, source, bytes] { std::memcpy(target, source, bytes); });
+    streams_->at(stream).enqueue([target, source, bytes] { std::memcpy(target, source, bytes); });
   }
   void sum_in_rank_order(StreamRef stream, std::span<const std::byte* const> inputs, ElementType input_type,
                          std::byte* output, ElementType output_type, std::size_t elements) {
-    Stream::of(stream).enqueue([=, copies = std::vector<const std::byte*>(inputs.begin(), inputs.end())] {
+    streams_->at(stream).enqueue([=, copies = std::vector<const std::byte*>(inputs.begin(), inputs.end())] {
       zerospan::rank_order_sum(copies, input_type, output, output_type, elements);
     });
   }
@@ -260,6 +262,7 @@ class BasicApi {
   }
 
   std::shared_ptr<World> world_;
+  std::shared_ptr<Streams> streams_ = std::make_shared<Streams>();  // of one rank
 };
 
 using Api = BasicApi<true>;

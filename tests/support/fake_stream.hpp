@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -67,6 +68,24 @@ class Stream {
   std::condition_variable changed_;
   std::deque<std::function<void()>> items_;
   std::thread worker_;
+};
+
+/// The streams that a rank has used: to free memory waits for them all.
+class Streams {
+ public:
+  Stream& at(StreamRef ref) {
+    const std::scoped_lock lock{mutex_};
+    used_.insert(&Stream::of(ref));
+    return Stream::of(ref);
+  }
+  void synchronize() {
+    const std::scoped_lock lock{mutex_};
+    for (Stream* const stream : used_) stream->synchronize();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<Stream*> used_;
 };
 
 /// Done when everything recorded has been reached.

@@ -157,9 +157,13 @@ inline zerospan::Initializer toy_initializer() { return zerospan::init::normal(1
 struct ThreadCompute {
   zerospan::StreamRef stream() const { return zerospan::calling_thread; }
 
-  /// Where the computation finds what a lease holds.
+  /// Where the computation that is run next finds so many elements of a lease, to read them or to write them.
   template <class E>
-  E* at(E* pointer) const {
+  const E* read(const E* pointer, std::size_t) const {
+    return pointer;
+  }
+  template <class E>
+  E* write(E* pointer, std::size_t) const {
     return pointer;
   }
 
@@ -199,8 +203,9 @@ class ToyModel {
   double forward(const Route& route, const Position& at) const {
     double loss = 0;
     const auto add_loss = [&](const T& tensor, std::size_t use) {
-      compute_.run(
-          [&loss, use, at, weights = compute_.at(elements_of<E>(tensor))] { loss += loss_of(weights, use, at); });
+      compute_.run([&loss, use, at, weights = compute_.read(elements_of<E>(tensor), tensor.size)] {
+        loss += loss_of(weights, use, at);
+      });
     };
     for (std::size_t i = 0; i < route.size();) {
       const bool has_next = i + 1 < route.size();
@@ -225,8 +230,8 @@ class ToyModel {
       auto full = uses_[use].gather(compute_.stream());
       if (!has_gradient(use, at.step)) continue;
       auto gradient = uses_[use].gradient(compute_.stream());
-      compute_.run([use, at, size = gradient->size, weights = compute_.at(elements_of<E>(*full)),
-                    gradients = compute_.at(elements_of<E>(*gradient))] {
+      compute_.run([use, at, size = gradient->size, weights = compute_.read(elements_of<E>(*full), full->size),
+                    gradients = compute_.write(elements_of<E>(*gradient), gradient->size)] {
         for (std::size_t k = 0; k < size; ++k) {
           gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
         }

@@ -89,17 +89,19 @@ class CallSequence {
   std::uint64_t hash_ = 0xCBF29CE484222325U;
 };
 
-/// Whether two ranks may still be on the same way: they called the same as far as both have come and remember.
-inline bool on_one_way(const SequenceRecord& a, const SequenceRecord& b) noexcept {
+/// The number of the first call in which two ranks differ, as far as both have come and remember.
+inline std::optional<std::uint64_t> first_difference(const SequenceRecord& a, const SequenceRecord& b) noexcept {
   const std::uint64_t both = std::min(a.calls, b.calls);
   const std::uint64_t most = std::max(a.calls, b.calls);
-  const std::uint64_t first = most > SequenceRecord::history ? most - SequenceRecord::history : 0;
-  for (std::uint64_t k = first; k < both; ++k) {
+  for (std::uint64_t k = most > SequenceRecord::history ? most - SequenceRecord::history : 0; k < both; ++k) {
     const std::size_t slot = k % SequenceRecord::history;
-    if (a.hashes[slot] != b.hashes[slot]) return false;
+    if (a.hashes[slot] != b.hashes[slot]) return k;
   }
-  return true;
+  return std::nullopt;
 }
+
+/// Whether two ranks may still be on the same way.
+inline bool on_one_way(const SequenceRecord& a, const SequenceRecord& b) noexcept { return !first_difference(a, b); }
 
 /// Whether two ranks have called the same.
 inline bool at_one_place(const SequenceRecord& a, const SequenceRecord& b) noexcept {
@@ -136,6 +138,17 @@ std::optional<Failure> find_divergence(std::span<const SequenceRecord* const> ra
   if (culprit == ranks.end()) return std::nullopt;
   return Failure{Failure::Kind::divergence, Rank{static_cast<int>(culprit - ranks.begin())},
                  "ranks diverge: " + last_calls(ranks)};
+}
+
+/// Whether every rank has told what it called where the culprit differs from others, so that the majority is known.
+inline bool all_have_told(std::span<const SequenceRecord* const> ranks, Rank culprit) {
+  const SequenceRecord& one = *ranks[static_cast<std::size_t>(culprit.value)];
+  std::uint64_t call = one.calls;
+  for (const SequenceRecord* const other : ranks) {
+    if (other != nullptr) call = std::min(call, first_difference(one, *other).value_or(call));
+  }
+  return std::ranges::all_of(
+      ranks, [&](const SequenceRecord* rank) { return rank != nullptr && (rank->calls > call || rank->closed != 0); });
 }
 
 }  // namespace zerospan::inline v0::detail

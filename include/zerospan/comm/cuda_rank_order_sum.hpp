@@ -64,6 +64,8 @@ struct CudaRankOrderSum {
   std::byte* output;
 };
 
+static_assert(TileWork<CudaRankOrderSum<ElementType::bfloat16, ElementType::float32>>);
+
 }  // namespace detail
 
 /// The bits of `rank_order_sum` on the CPU (of a NaN, that it is one), and its conditions, but for these: every operand

@@ -121,7 +121,8 @@ class NcclFamily {
     for (std::size_t rank = 0; rank < states.size(); ++rank) {
       records[rank] = static_cast<int>(rank) == rank_.value ? &sight.record : states[rank].find(link.id());
     }
-    if (auto divergence = find_divergence(records, on_one_way)) return failure_->keep(std::move(*divergence));
+    const auto divergence = find_divergence(records, on_one_way);
+    if (divergence && (sight.overdue || all_have_told(records, divergence->culprit))) failure_->keep(*divergence);
     if (sight.waits_in) find_finished(sight, records);
     if (sight.overdue) failure_->keep(overdue(sight, records));
   }

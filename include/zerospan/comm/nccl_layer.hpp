@@ -38,7 +38,8 @@ enum class NcclResult : int {
 /// 2. calls of NCCL return a NcclResult; those that start something may return `in_progress`, and `state_of` tells when
 ///    it ends; `splits` and `registers` say whether the version of NCCL has those calls;
 /// 3. calls of CUDA throw, except those that give back;
-/// 4. collectives, copies, sums and records are enqueued on the stream that they are given.
+/// 4. collectives, copies, sums and records are enqueued on the stream that they are given;
+/// 5. memory is given back when nothing on the device uses it any more: to free it waits for that.
 template <class A>
 concept NcclLayer = std::copyable<A> && std::is_trivially_copyable_v<typename A::UniqueId> &&
     requires(A& api, typename A::UniqueId& id, typename A::Communicator& communicator, typename A::Event event, int& n,

@@ -93,6 +93,9 @@ class NcclLink {
     }
   }
 
+  /// Keeps what NCCL may yet write to until this communicator has ended.
+  void keep(std::unique_ptr<Communicator> child) noexcept { child_ = std::move(child); }
+
   /// Counts a collective that nothing is enqueued for.
   void count(const CollectiveCall& call) {
     failure_->check();
@@ -225,6 +228,7 @@ class NcclLink {
   Api api_;
   Rank rank_;
   std::shared_ptr<KeptFailure> failure_;
+  std::unique_ptr<Communicator> child_;
 
   mutable std::mutex mutex_;  // guards all below
   Communicator handle_{};

@@ -195,7 +195,11 @@ class NcclRank {
       parent.make(
           "ncclCommSplit", [&](Handle& own) { return start(own, *child); }, watched);
     } catch (...) {
-      static_cast<void>(child.release());  // NCCL may yet write to it
+      if (watched) {
+        static_cast<void>(child.release());  // the host's communicator, which may yet write to it, outlives all else
+      } else {
+        parent.keep(std::move(child));
+      }
       throw;
     }
     link_->make("ncclCommSplit", [&](Handle& own) {

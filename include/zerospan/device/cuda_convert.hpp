@@ -41,6 +41,8 @@ struct CudaConversion {
   }
 };
 
+static_assert(TileWork<CudaConversion<ElementType::bfloat16, ElementType::float32>>);
+
 template <ElementType From, ElementType To>
 void convert(const CudaStream& stream, const char* name, const std::byte* from, std::byte* to, std::size_t elements) {
   if constexpr (From == To) {

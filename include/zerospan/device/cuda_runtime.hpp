@@ -14,6 +14,7 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/cuda_error.hpp>
+#include <zerospan/device/cuda_nvtx_range.hpp>
 #include <zerospan/device/cuda_stream.hpp>
 #include <zerospan/device/huge_pages.hpp>
 #include <zerospan/device/stream_runtime.hpp>
@@ -163,6 +164,7 @@ class CudaRuntime {
     check_cuda(cudaEventElapsedTime(&milliseconds, begin.native_handle(), end.native_handle()), "timing an event");
     return static_cast<double>(milliseconds) * 1e-3;
   }
+  NvtxRange range(const std::string& name) const { return NvtxRange{name}; }
   void synchronize(StreamRef stream) const {
     check_cuda(cudaStreamSynchronize(CudaStream{stream}.handle), "waiting for a stream");
   }

@@ -2,6 +2,7 @@
 /// Element-wise work cut into tiles, each by a block of threads: vector accesses wherever the operands allow. For nvcc.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -37,22 +38,30 @@ struct TileAlignment {
 /// What a kernel does with a range of elements.
 ///
 /// @concept
-/// - `Work::width` is the number of elements of a vector access, `Work::packs` how many vectors a thread treats at
-/// once;
+/// - `W::width` is the number of elements of a vector access, `W::packs` how many vectors a thread treats at once;
 /// - `work.alignment()` takes account of its operands;
 /// - `work.template operator()<Width, Count>(first, stride)` treats `Count` packs of `Width` elements that begin at
 ///   `first + k * stride`. It loads all of them before it stores any.
-template <class Work>
-inline constexpr std::size_t tile_elements = tile_threads* Work::packs* Work::width;
+template <class W>
+concept TileWork = requires(const W& work, std::size_t i) {
+  { work.alignment() } -> std::same_as<TileAlignment>;
+  work.template operator()<W::width, W::packs>(i, i);
+  work.template operator()<1, 1>(i, i);
+};
+
+template <TileWork Work>
+constexpr std::size_t tile_elements() {
+  return tile_threads * Work::packs * Work::width;
+}
 
 /// The tiles of `elements` elements. Tiles begin at vector boundaries: the first may be short as well as the last.
-template <class Work>
+template <TileWork Work>
 __host__ __device__ std::size_t tile_count(const TileAlignment& alignment, std::size_t elements) {
-  return elements == 0 ? 0 : (alignment.shift + elements + tile_elements<Work> - 1) / tile_elements<Work>;
+  return elements == 0 ? 0 : (alignment.shift + elements + tile_elements<Work>() - 1) / tile_elements<Work>();
 }
 
 /// A thread's part of a short tile, [begin, end): first whole vectors, then the elements at both ends.
-template <class Work>
+template <TileWork Work>
 __host__ __device__ void run_short_tile(const Work& work, const TileAlignment& alignment, std::size_t begin,
                                         std::size_t end, std::size_t thread) {
   constexpr std::size_t width = Work::width;
@@ -77,10 +86,10 @@ __host__ __device__ void run_short_tile(const Work& work, const TileAlignment& a
 }
 
 /// A thread's part of tile number `tile`.
-template <class Work>
+template <TileWork Work>
 __host__ __device__ void run_tile(const Work& work, const TileAlignment& alignment, std::size_t elements,
                                   std::size_t tile, std::size_t thread) {
-  constexpr std::size_t size = tile_elements<Work>;
+  constexpr std::size_t size = tile_elements<Work>();
   const std::size_t first = alignment.shift;  // positions count from a vector boundary
   const std::size_t last = alignment.shift + elements;
   const std::size_t begin = tile * size;
@@ -93,14 +102,14 @@ __host__ __device__ void run_tile(const Work& work, const TileAlignment& alignme
 }
 
 /// Each block of threads takes every `blocks`-th tile.
-template <class Work>
+template <TileWork Work>
 __host__ __device__ void run_tiles_of(const Work& work, const TileAlignment& alignment, std::size_t elements,
                                       std::size_t block, std::size_t blocks, std::size_t thread) {
   const std::size_t tiles = tile_count<Work>(alignment, elements);
   for (std::size_t tile = block; tile < tiles; tile += blocks) run_tile(work, alignment, elements, tile, thread);
 }
 
-template <class Work>
+template <TileWork Work>
 __global__ void __launch_bounds__(tile_threads, tile_residency)
     run_tiles(const __grid_constant__ Work work, const __grid_constant__ TileAlignment alignment,
               const std::size_t elements) {
@@ -109,7 +118,7 @@ __global__ void __launch_bounds__(tile_threads, tile_residency)
 
 /// Enqueues `work` for `elements` elements.
 /// @param name What it does, for the error. @throws CudaError if it cannot be launched.
-template <class Work>
+template <TileWork Work>
 void launch_tiles(const CudaStream& stream, const char* name, const Work& work, std::size_t elements) {
   const TileAlignment alignment = work.alignment();
   launch(stream, name,

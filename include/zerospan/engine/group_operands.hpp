@@ -37,7 +37,7 @@ class GroupOperands {
 
   /// Master weights, then the optimizer's states.
   void add_states(Operand::Access access) {
-    list_.push_back({core_.placement.optimizer, group_.states, 0, group_.states.bytes, access});
+    list_.push_back({core_.placement.tier(group_.states_on), group_.states, 0, group_.states.bytes, access});
   }
 
   /// The accumulated gradients; to be read.

@@ -12,6 +12,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/engine/placement.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tier/offload_tier.hpp>
@@ -78,6 +79,7 @@ struct SubGroup {
   std::size_t space;
   std::size_t first;  ///< In the space.
   std::size_t elements;
+  StateKind states_on;  ///< Whose tier its states are on.
   Extent states;
   std::vector<ShardRun> runs;
 };
@@ -126,6 +128,7 @@ struct ModelStates {
                           s,
                           first,
                           std::min(limit, spaces[s].elements - first),
+                          StateKind::optimizer,
                           {},
                           {}});
       }

@@ -25,4 +25,6 @@ inline void update(const CudaStream& stream, const AdamW& adamw, const ShardUpda
   update(stream, adamw, {&shard, 1});
 }
 
+static_assert(UpdatesOn<AdamW, CudaStream>);
+
 }  // namespace zerospan::inline v0

@@ -22,4 +22,6 @@ inline void update(const CudaStream& stream, const Lion& lion, const ShardUpdate
   update(stream, lion, {&shard, 1});
 }
 
+static_assert(UpdatesOn<Lion, CudaStream>);
+
 }  // namespace zerospan::inline v0

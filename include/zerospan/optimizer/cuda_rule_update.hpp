@@ -21,38 +21,41 @@ namespace zerospan::inline v0::detail {
 
 /// One run: its arrays, each from the run's first element on.
 template <class Rule, ElementType Gradient, ElementType Parameter>
-struct CudaRun {
+class CudaRun {
+ public:
   static constexpr std::size_t width = word_bytes / sizeof(float);
   static constexpr std::size_t packs = 2;
-  template <std::size_t Width>
-  using States = std::array<Pack<ElementType::float32, Width>, Rule::states>;
 
   CudaRun() = default;
 
-  CudaRun(const Rule& of_update, const ShardUpdate& shard)
-      : rule{of_update},
-        gradient_scale{shard.gradient_scale},
-        master{reinterpret_cast<std::byte*>(shard.master + shard.first)},
-        gradient{shard.gradient},
-        parameter{shard.parameter},
-        elements{shard.elements} {
-    alignment.add(master, sizeof(float), width);
-    alignment.add(gradient, element_bytes(Gradient), width);
-    alignment.add(parameter, element_bytes(Parameter), width);
+  CudaRun(const Rule& rule, const ShardUpdate& shard)
+      : rule_{rule},
+        gradient_scale_{shard.gradient_scale},
+        master_{reinterpret_cast<std::byte*>(shard.master + shard.first)},
+        gradient_{shard.gradient},
+        parameter_{shard.parameter},
+        elements_{shard.elements} {
+    alignment_.add(master_, sizeof(float), width);
+    alignment_.add(gradient_, element_bytes(Gradient), width);
+    alignment_.add(parameter_, element_bytes(Parameter), width);
     for (std::size_t s = 0; s != Rule::states; ++s) {
-      states[s] = shard.states + (s * shard.capacity + shard.first) * sizeof(float);
-      alignment.add(states[s], sizeof(float), width);
+      states_[s] = shard.states + (s * shard.capacity + shard.first) * sizeof(float);
+      alignment_.add(states_[s], sizeof(float), width);
     }
   }
 
+  __host__ __device__ std::size_t elements() const { return elements_; }
+
+  __host__ __device__ TileAlignment alignment() const { return alignment_; }
+
   template <std::size_t Width, std::size_t Count>
   __host__ __device__ void operator()(std::size_t first, std::size_t stride) const {
-    const auto gradients = load_packs<Gradient, Width, Count>(gradient, first, stride);
-    auto weights = load_packs<ElementType::float32, Width, Count>(master, first, stride);
+    const auto gradients = load_packs<Gradient, Width, Count>(gradient_, first, stride);
+    auto weights = load_packs<ElementType::float32, Width, Count>(master_, first, stride);
     std::array<States<Width>, Count> old;
     for (std::size_t k = 0; k < Count; ++k) {
       for (std::size_t s = 0; s != Rule::states; ++s) {
-        old[k][s] = load_pack<ElementType::float32, Width>(states[s], first + k * stride);
+        old[k][s] = load_pack<ElementType::float32, Width>(states_[s], first + k * stride);
       }
     }
     finish_loads();
@@ -61,35 +64,39 @@ struct CudaRun {
     }
   }
 
-  Rule rule;
-  float gradient_scale;
-  std::byte* master;
-  std::array<std::byte*, std::max<std::size_t>(Rule::states, 1)> states;
-  const std::byte* gradient;
-  std::byte* parameter;
-  std::size_t elements;
-  TileAlignment alignment;
-
  private:
+  template <std::size_t Width>
+  using States = std::array<Pack<ElementType::float32, Width>, Rule::states>;
+
   /// Updates and stores the elements from `first` on.
   template <std::size_t Width>
   __host__ __device__ void update(std::size_t first, Floats<Width>& weights, States<Width>& values,
                                   const Floats<Width>& gradients) const {
     for (std::size_t i = 0; i < Width; ++i) {
-      const float g = product(gradients[i], gradient_scale);
+      const float g = product(gradients[i], gradient_scale_);
       if constexpr (Rule::states == 0) {
-        weights[i] = rule(weights[i], g);
+        weights[i] = rule_(weights[i], g);
       } else if constexpr (Rule::states == 1) {
-        weights[i] = rule(weights[i], g, values[0][i]);
+        weights[i] = rule_(weights[i], g, values[0][i]);
       } else {
-        weights[i] = rule(weights[i], g, values[0][i], values[1][i]);
+        weights[i] = rule_(weights[i], g, values[0][i], values[1][i]);
       }
     }
-    for (std::size_t s = 0; s != Rule::states; ++s)
-      store_pack<ElementType::float32, Width>(states[s], first, values[s]);
-    store_pack<ElementType::float32, Width>(master, first, weights);
-    store_pack<Parameter, Width>(parameter, first, to_elements<Parameter>(weights));
+    for (std::size_t s = 0; s != Rule::states; ++s) {
+      store_pack<ElementType::float32, Width>(states_[s], first, values[s]);
+    }
+    store_pack<ElementType::float32, Width>(master_, first, weights);
+    store_pack<Parameter, Width>(parameter_, first, to_elements<Parameter>(weights));
   }
+
+  Rule rule_;
+  float gradient_scale_;
+  std::byte* master_;
+  std::array<std::byte*, std::max<std::size_t>(Rule::states, 1)> states_;
+  const std::byte* gradient_;
+  std::byte* parameter_;
+  std::size_t elements_;
+  TileAlignment alignment_;
 };
 
 /// The runs of one launch: parameters of the kernel, of which there are at most 4 KiB.
@@ -101,11 +108,11 @@ struct CudaRuns {
   std::size_t tiles() const { return count == 0 ? 0 : ends[count - 1]; }
 
   void add(const Run& run) {
-    ends[count] = tiles() + tile_count<Run>(run.alignment, run.elements);
+    ends[count] = tiles() + tile_count<Run>(run.alignment(), run.elements());
     runs[count++] = run;
   }
 
-  std::array<Run, capacity> runs;
+  std::array<Run, capacity> runs{};
   std::array<std::size_t, capacity> ends{};  ///< Tiles up to the end of each run.
   std::size_t count = 0;
 };
@@ -119,7 +126,7 @@ __host__ __device__ void update_tiles_of(const CudaRuns<Run>& table, std::size_t
   for (std::size_t tile = block; tile < tiles; tile += blocks) {
     for (; tile >= table.ends[r]; ++r) begin = table.ends[r];
     const Run& run = table.runs[r];
-    run_tile(run, run.alignment, run.elements, tile - begin, thread);
+    run_tile(run, run.alignment(), run.elements(), tile - begin, thread);
   }
 }
 

@@ -26,4 +26,6 @@ inline void update(const CudaStream& stream, const Sgd& sgd, const ShardUpdate& 
   update(stream, sgd, {&shard, 1});
 }
 
+static_assert(UpdatesOn<Sgd, CudaStream>);
+
 }  // namespace zerospan::inline v0
