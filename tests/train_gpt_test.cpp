@@ -42,6 +42,16 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
   }
 }
 
+TEST_CASE("without a GPU, or without CUDA, --device cuda is refused in one clear line, with exit code 2") {
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device", "cuda", "--steps", "1", "--sample",
+                                      "0", "--eval-every", "0", "--trace", scratch.path() + "/trace"});
+  if (run.exit_code == 0) return;  // there is one
+  CHECK(run.exit_code == 2);
+  CHECK(run.errors.find("--device cuda") != std::string::npos);
+  CHECK(run.errors.find('\n') == run.errors.size() - 1);
+}
+
 TEST_CASE("an impossible budget is refused: what, how many bytes short, what would help") {
   const zerospan_test::ScratchDirectory scratch;
   const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device-budget", "100KiB", "--steps", "1"});

@@ -12,8 +12,9 @@
 #include <zerospan/cuda.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "cuda_module.hpp"
 #include "cuda_platform.hpp"
-#include "run_on_cuda.hpp"
+#include "run_on_nccl.hpp"
 
 namespace {
 
@@ -26,16 +27,20 @@ int gpu_count() {
   zerospan::throw_configuration_error("--device cuda needs a GPU, and CUDA finds none" + why);
 }
 
-}  // namespace
-
-std::vector<gpt::Result> gpt::run_on_cuda(const Job& job) {
-  const int gpus = gpu_count();
-  if (job.options.communicator == CommunicatorKind::nccl) return run_on_nccl(job, gpus);
+std::vector<gpt::Result> run_on_threads(const gpt::Job& job, int gpus) {
   std::vector<int> used(static_cast<std::size_t>(std::min(gpus, job.options.ranks)));
   std::iota(used.begin(), used.end(), 0);
   zerospan::enable_peer_access(used);
-  return run_cuda_threads<zerospan::CudaThreadCommunicator>(
+  return gpt::run_cuda_threads<zerospan::CudaThreadCommunicator>(
       job, gpus, [](zerospan::ThreadCommunicator ranks, zerospan::CudaDevice& device) {
         return zerospan::CudaThreadCommunicator{std::move(ranks), device};
       });
+}
+
+}  // namespace
+
+void train_gpt_on_cuda(const gpt::Job& job, std::vector<gpt::Result>& results) {
+  const int gpus = gpu_count();
+  results =
+      job.options.communicator == gpt::CommunicatorKind::nccl ? gpt::run_on_nccl(job, gpus) : run_on_threads(job, gpus);
 }

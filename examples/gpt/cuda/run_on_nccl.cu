@@ -10,7 +10,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "cuda_platform.hpp"
-#include "run_on_cuda.hpp"
+#include "run_on_nccl.hpp"
 
 std::vector<gpt::Result> gpt::run_on_nccl(const Job& job, int gpus) {
   const int ranks = job.options.ranks;

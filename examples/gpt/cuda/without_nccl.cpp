@@ -4,7 +4,7 @@
 
 #include <zerospan/core/error.hpp>
 
-#include "run_on_cuda.hpp"
+#include "run_on_nccl.hpp"
 
 std::vector<gpt::Result> gpt::run_on_nccl(const Job&, int) {
   zerospan::throw_configuration_error(
