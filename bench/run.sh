@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 source cmake/packages.sh
 
 install_packages g++ cmake ninja-build libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
-  libfmt-dev libbenchmark-dev
+  libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev
 
 cmake --preset release -DZEROSPAN_BUILD_TESTS=OFF
-cmake --build --preset release --target benchmarks train_gpt
+cmake --build --preset release --target benchmarks mpi_bench train_gpt
 
 binaries=build/release results=build/bench
 rm -rf "$results"
@@ -22,6 +22,11 @@ for benchmark in "$binaries"/bench/*_bench; do
     --benchmark_out="$report" --benchmark_out_format=json --benchmark_display_aggregates_only=true
   reports+=("$report")
 done
+
+# Processes beside raw MPI: a table of its own.
+mpirun="mpirun --oversubscribe --bind-to none"
+if [[ "$(id -u)" == 0 ]]; then mpirun+=" --allow-run-as-root"; fi
+$mpirun -n 2 "$binaries/bench/mpi/mpi_bench" | tee "$results/mpi.txt"
 
 # train <name> <argument of train_gpt>...: appends the metrics of a short run to <name>.jsonl.
 train() {

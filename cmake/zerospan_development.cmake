@@ -6,7 +6,7 @@ set(CMAKE_COMPILE_WARNING_AS_ERROR ON)
 add_library(zerospan_development INTERFACE)
 target_link_libraries(zerospan_development INTERFACE zerospan::zerospan)
 set(parts ${ZEROSPAN_PARTS})
-list(REMOVE_ITEM parts torch cuda nccl cufile)  # linked where they are used alone: they are large, and slow to load
+list(REMOVE_ITEM parts torch cuda nccl cufile mpi)  # linked where they are used alone: they are large, and slow to load
 foreach(part IN LISTS parts)
   target_link_libraries(zerospan_development INTERFACE zerospan::${part})
 endforeach()

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <future>
 #include <memory>
 #include <span>
@@ -18,6 +19,8 @@
 #include <doctest/doctest.h>
 
 #include "support/collective_exercise.hpp"
+#include "support/fake_gpu.hpp"
+#include "support/fake_gpu_runtime.hpp"
 #include "support/fake_nccl.hpp"
 
 #include <zerospan/comm/basic_nccl_communicator.hpp>
@@ -37,6 +40,8 @@ using zerospan::NcclReductions;
 using zerospan::Rank;
 using zerospan::ThreadCommunicator;
 using zerospan::ThreadExchange;
+using zerospan_test::FakeGpu;
+using zerospan_test::FakeStreamOwner;
 using namespace std::chrono_literals;
 
 template <class Api = fake::Api>
@@ -54,22 +59,44 @@ static_assert(zerospan::DuplicatesExchange<BoardlessExchange> && zerospan::Abort
 constexpr NcclOptions patient{.timeout = 10min, .poll = 1ms};
 constexpr NcclOptions hasty{.timeout = 500ms, .poll = 1ms};
 
-/// Memory that is used on a stream.
-struct StreamPlace {
-  using Memory = Buffer;
+/// Device memory: nobody but the device can touch `data()`.
+class Memory {
+ public:
+  Memory(FakeGpu& gpu, std::size_t bytes) : data_{gpu.allocate(bytes)}, bytes_{gpu.at(data_.get()), bytes} {}
 
-  zerospan::StreamRef stream() noexcept { return stream_.ref(); }
-  Memory memory(const Buffer& bytes) const { return bytes; }
-  Buffer read(const Memory& memory) {
-    stream_.synchronize();
-    return memory;
+  std::byte* data() const { return data_.get(); }
+  std::size_t size() const { return bytes_.size(); }
+  /// Its bytes, where the test finds them.
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  std::span<std::byte> bytes_;
+};
+
+/// A GPU with a stream.
+struct StreamPlace {
+  using Memory = ::Memory;
+
+  zerospan::StreamRef stream() const { return zerospan::StreamRef{stream_.ref()}; }
+  Memory memory(const Buffer& bytes) const {
+    Memory made{*gpu_, bytes.size()};
+    std::ranges::copy(bytes, made.bytes().begin());
+    return made;
   }
+  Buffer read(const Memory& memory) const {
+    synchronize();
+    return {memory.bytes().begin(), memory.bytes().end()};
+  }
+  void enqueue(std::function<void()> work) const { stream_.ref().enqueue(std::move(work)); }
+  void synchronize() const { stream_.ref().synchronize(); }
 
   /// Memory that lives until nothing on the stream uses it.
-  Buffer& buffer(std::size_t bytes = 0) { return buffers_.emplace_back(bytes); }
+  Memory& buffer(std::size_t bytes = 4096) { return buffers_.emplace_back(*gpu_, bytes); }
 
-  std::deque<Buffer> buffers_;
-  fake::Stream stream_;
+  std::shared_ptr<FakeGpu> gpu_ = std::make_shared<FakeGpu>();
+  std::deque<Memory> buffers_;
+  FakeStreamOwner stream_{gpu_};
 };
 
 /// Runs ranks that are threads, each with a communicator over `Exchange`, and checks that nothing is left behind.
@@ -78,7 +105,7 @@ auto run(int size, const NcclOptions& options, F f) {
   const auto world = std::make_shared<fake::World>();
   const auto body = [&](ThreadCommunicator threads) {
     StreamPlace place;
-    Communicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world}};
+    Communicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world, place.gpu_}};
     return f(communicator, place, *world);
   };
   struct Check {
@@ -138,8 +165,7 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 /// A gather that every rank calls alike, unless it is told to differ.
 template <class C>
-void gather(C& communicator, StreamPlace& place, Buffer& buffer, const char* name = "w", std::size_t shard = 16) {
-  buffer.resize(shard * static_cast<std::size_t>(communicator.size()));
+void gather(C& communicator, StreamPlace& place, Memory& buffer, const char* name = "w", std::size_t shard = 16) {
   const zerospan::GatherPart part{buffer.data(), shard};
   communicator.all_gather({place.stream(), name}, std::span{&part, 1});
 }
@@ -212,14 +238,14 @@ TEST_CASE("a duplicate is independent, by splitting and by a new id") {
   const auto use = [](auto& c, StreamPlace& place, fake::World& world) {
     auto twin = c.duplicate();
     auto third = twin.duplicate();
-    Buffer& a = place.buffer(32);
-    Buffer& b = place.buffer(32);
+    Memory& a = place.buffer(32);
+    Memory& b = place.buffer(32);
     gather(c, place, a, "a");
     gather(twin, place, b, "b");
     gather(third, place, b, "c");
     c.verify();
     twin.verify();
-    place.stream_.synchronize();
+    place.synchronize();
     return std::pair{twin.rank().value * 10 + third.size(), world.communicators.load() > 0};
   };
   CHECK(run(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
@@ -231,7 +257,7 @@ TEST_CASE("a communicator of the host's is duplicated, and stays the host's") {
   const auto world = std::make_shared<fake::World>();
   zerospan::run_ranks(2, [&](ThreadCommunicator threads) {
     StreamPlace place;
-    fake::Api api{world};
+    fake::Api api{world, place.gpu_};
     ThreadExchange exchange{std::move(threads)};
     fake::Api::Communicator host{};
     api.create(host, 2, fake::Api::UniqueId{77}, exchange.rank());
@@ -254,23 +280,24 @@ TEST_CASE("a communicator of the host's is duplicated, and stays the host's") {
 TEST_CASE("a collective returns before it is done") {
   run(2, patient, [](auto& c, StreamPlace& place, auto&) {
     std::promise<void> gate;
-    place.stream_.enqueue([opened = gate.get_future().share()] { opened.wait(); });
-    Buffer& buffer = place.buffer(32);
-    std::ranges::fill(std::span{buffer}.subspan(static_cast<std::size_t>(c.rank().value) * 16, 16), std::byte{1});
+    place.enqueue([opened = gate.get_future().share()] { opened.wait(); });
+    Memory& buffer = place.buffer(32);
+    std::ranges::fill(buffer.bytes().subspan(static_cast<std::size_t>(c.rank().value) * 16, 16), std::byte{1});
     gather(c, place, buffer);
-    CHECK(std::ranges::count(buffer, std::byte{1}) == 16);
+    CHECK(std::ranges::count(buffer.bytes(), std::byte{1}) == 16);
     gate.set_value();
-    place.stream_.synchronize();
-    CHECK(std::ranges::count(buffer, std::byte{1}) == 32);
+    place.synchronize();
+    CHECK(std::ranges::count(buffer.bytes(), std::byte{1}) == 32);
   });
 }
 
 TEST_CASE("registered memory is registered with every duplicate, until it ends") {
   run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
-    Buffer& arena = place.buffer(64);
+    Memory& arena = place.buffer(64);
     c.register_memory(arena.data(), Bytes{arena.size()});
     {
       auto twin = c.duplicate();
+      twin.register_memory(arena.data(), Bytes{arena.size()});  // it is already
       twin.barrier({place.stream(), "all have registered"});
       CHECK(world.registrations == 4);
       twin.barrier({place.stream(), "all have looked"});
@@ -290,7 +317,7 @@ TEST_CASE("an aborted rank's peers are told before their communicator ends, and 
       was_whole = !world.has_ended(twin.rank());
       told.set_value(error);
     });
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     thrown_by([&] { c.barrier({place.stream(), "all listen"}); });  // the failure comes here or later
     if (c.rank() == Rank{1}) {
       c.abort("out of luck");
@@ -303,7 +330,7 @@ TEST_CASE("an aborted rank's peers are told before their communicator ends, and 
     CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
     CHECK(thrown_by([&] { c.verify(); }) == text);
     CHECK(thrown_by([&] { static_cast<void>(twin.duplicate()); }) == text);
-    place.stream_.synchronize();  // what hung has been aborted
+    place.synchronize();  // what hung has been aborted
   });
 }
 
@@ -329,7 +356,7 @@ TEST_CASE("a rank that listens late is told all the same") {
 TEST_CASE("after the deadline every rank knows who did not arrive, and where all were") {
   run(3, hasty, [](auto& c, StreamPlace& place, auto&) {
     Told told{c};
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     gather(c, place, buffer, "first");
     if (c.rank() != Rank{2}) gather(c, place, buffer, "second");
     const std::string text = thrown(told.wait());
@@ -348,7 +375,7 @@ TEST_CASE("without a board the deadline still ends the wait") {
     if (c.rank() == Rank{1}) {
       CHECK(begins_with(thrown_by([&] { c.verify(); }), "RankFailedError"));  // rank 0 aborts the exchange
     } else {
-      Buffer& buffer = place.buffer();
+      Memory& buffer = place.buffer();
       gather(c, place, buffer);
     }
     const std::string text = thrown(told.wait());
@@ -362,13 +389,13 @@ TEST_CASE("without a board the deadline still ends the wait") {
 TEST_CASE("work of the host before a collective does not count against its deadline") {
   run(2, hasty, [](auto& c, StreamPlace& place, auto&) {
     std::promise<void> gate;
-    place.stream_.enqueue([opened = gate.get_future().share()] { opened.wait(); });
-    Buffer& buffer = place.buffer();
+    place.enqueue([opened = gate.get_future().share()] { opened.wait(); });
+    Memory& buffer = place.buffer();
     gather(c, place, buffer);
     const auto end = std::chrono::steady_clock::now() + 3 * hasty.timeout;
     while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
     gate.set_value();
-    place.stream_.synchronize();
+    place.synchronize();
     CHECK_NOTHROW(c.verify());
   });
 }
@@ -377,7 +404,7 @@ TEST_CASE("a rank that has left is not waited for") {
   run(2, patient, [](auto& c, StreamPlace& place, auto&) {
     if (c.rank() == Rank{0}) return;
     Told told{c};
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     thrown_by([&] { gather(c, place, buffer); });  // or it hangs on the stream
     CHECK(thrown(told.wait()) ==
           "RankFailedError 0: rank 0 returned while rank 1 waits in all-gather 'w' of 16 bytes a rank (#0)");
@@ -388,7 +415,7 @@ TEST_CASE("a rank that has left is not waited for") {
 TEST_CASE("ranks that call different collectives find out from the board") {
   run(3, patient, [](auto& c, StreamPlace& place, auto&) {
     Told told{c};
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     if (c.rank() == Rank{1}) {
       thrown_by([&] { gather(c, place, buffer, "w", 24); });
     } else {
@@ -403,7 +430,7 @@ TEST_CASE("ranks that call different collectives find out from the board") {
 
 TEST_CASE("verify finds what a collective cannot see") {
   run<fake::Api, BoardlessExchange>(3, patient, [](auto& c, StreamPlace& place, auto&) {
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     gather(c, place, buffer);
     CHECK_NOTHROW(c.verify());
     gather(c, place, buffer, c.rank() == Rank{2} ? "another" : "one");  // nobody can see it yet
@@ -412,14 +439,14 @@ TEST_CASE("verify finds what a collective cannot see") {
           "DivergenceError 2: ranks diverge: rank 0: all-gather 'one' of 16 bytes a rank (#1); rank 1: "
           "all-gather 'one' of 16 bytes a rank (#1); rank 2: all-gather 'another' of 16 bytes a rank (#1)");
     CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
-    place.stream_.synchronize();
+    place.synchronize();
   });
 }
 
 TEST_CASE("what NCCL refuses is this rank's error, and its failure to the others") {
   const std::vector<std::string> errors = run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
     Told told{c};
-    Buffer& buffer = place.buffer();
+    Memory& buffer = place.buffer();
     thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
     if (c.rank() == Rank{0}) {
       world.failing_group = world.groups.load();
@@ -460,7 +487,7 @@ TEST_CASE("mistakes are refused before anything is counted") {
                       }),
                       "ConfigurationError: the collective 'b' is to run on the calling thread"));
     CHECK(begins_with(thrown_by([&] { c.broadcast({place.stream(), "b"}, {}, Rank{2}); }), "ConfigurationError"));
-    Buffer& buffer = place.buffer(64);
+    Memory& buffer = place.buffer(64);
     const zerospan::Reduction overlap{zerospan::ElementType::float32, buffer.data(), zerospan::ElementType::float32,
                                       buffer.data() + 4, 4};
     CHECK(begins_with(thrown_by([&] { c.all_reduce({place.stream(), "r"}, overlap); }), "ConfigurationError"));
@@ -474,7 +501,7 @@ TEST_CASE("options that make no sense or differ are refused on every rank") {
       const int rank = threads.rank().value;
       return thrown_by([&] {
         Communicator<> c{ThreadExchange{std::move(threads)}, options_of(rank),
-                         fake::Api{std::make_shared<fake::World>()}};
+                         fake::Api{std::make_shared<fake::World>(), std::make_shared<FakeGpu>()}};
       });
     });
   };

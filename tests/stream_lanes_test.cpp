@@ -21,6 +21,7 @@
 #include "support/fake_gpu.hpp"
 #include "support/fake_gpu_operations.hpp"
 #include "support/fake_gpu_run.hpp"
+#include "support/fake_gpu_runtime.hpp"
 
 namespace {
 

@@ -1,31 +1,27 @@
 /// @file
-/// FakeGpu: streams, events and device memory on the CPU, for all that is above a runtime of streams. Device memory has
-/// addresses that no thread can touch, its bytes are elsewhere: whoever takes it for the host's ends the program.
+/// FakeGpu: device memory and in-order execution on the CPU, for all that is above streams. Device memory has addresses
+/// that no thread can touch, its bytes are elsewhere: whoever takes it for the host's ends the program.
 #pragma once
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include <zerospan/core/error.hpp>
-#include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/device/stream_device.hpp>
-#include <zerospan/device/stream_runtime.hpp>
 
 namespace zerospan_test {
 
@@ -33,87 +29,52 @@ struct FakeGpuError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What all of its streams share. Where its bytes are depends on nothing but the address.
-class FakeGpu {
+/// A place in a stream, and when it was passed.
+class FakeMark {
  public:
-  /// Device memory: addresses that cannot be used, and bytes at a fixed distance from them.
-  std::shared_ptr<std::byte> allocate(std::size_t bytes) {
-    const std::size_t rounded = zerospan::round_up(bytes + 1, 4096);
-    void* const both =
-        ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (both == MAP_FAILED) throw FakeGpuError{"no address space"};
-    auto* const address = static_cast<std::byte*>(both);
-    ::mprotect(both, rounded, PROT_NONE);
-    const std::scoped_lock lock{mutex_};
-    ranges_.push_back({address, rounded});
-    return {address, [rounded](std::byte* begin) { ::munmap(begin, 2 * rounded); }};
-  }
+  using Clock = std::chrono::steady_clock;
 
-  /// Where the bytes of an address are; of the host's memory, there.
-  template <class T>
-  T* at(T* pointer) const {
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    const std::scoped_lock lock{mutex_};
-    for (const Range& range : ranges_) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(range.begin);
-      if (address >= begin && address < begin + range.bytes) return reinterpret_cast<T*>(address + range.bytes);
+  void pass() {
+    {
+      const std::scoped_lock lock{mutex_};
+      time_ = Clock::now();
+      passed_ = true;
     }
-    return pointer;
+    changed_.notify_all();
   }
-
-  /// From the `nth` call of `count_call` on (counted from 1), calls fail; 0: none.
-  void fail_from(std::uint64_t nth) {
-    const std::scoped_lock lock{mutex_};
-    fails_from_ = nth;
+  void wait() {
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return passed_; });
   }
-  void count_call(const char* what) {
+  bool passed() {
     const std::scoped_lock lock{mutex_};
-    ++calls_;
-    if (fails_from_ > 0 && calls_ >= fails_from_) throw FakeGpuError{std::string{"the fake GPU failed in "} + what};
+    return passed_;
   }
-  /// From now on every event tells that the device has failed.
-  void break_down() {
+  Clock::time_point time() {
     const std::scoped_lock lock{mutex_};
-    is_broken_ = true;
-  }
-  void check_sound() const {
-    const std::scoped_lock lock{mutex_};
-    if (is_broken_) throw FakeGpuError{"the fake GPU has broken down"};
-  }
-
-  std::uint64_t calls() const {
-    const std::scoped_lock lock{mutex_};
-    return calls_;
+    return time_;
   }
 
  private:
-  struct Range {
-    std::byte* begin;
-    std::size_t bytes;
-  };
-
-  mutable std::mutex mutex_;
-  std::vector<Range> ranges_;
-  std::uint64_t calls_ = 0;
-  std::uint64_t fails_from_ = 0;
-  bool is_broken_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool passed_ = false;
+  Clock::time_point time_;
 };
 
-/// Runs what is enqueued, in order, on a thread of its own.
-class FakeQueue {
+/// Runs what is enqueued, in order, on a thread of its own. Ends when all of it has been run.
+class FakeWorker {
  public:
-  explicit FakeQueue(std::shared_ptr<FakeGpu> gpu) : gpu_{std::move(gpu)}, thread_{[this] { run(); }} {}
-  FakeQueue(const FakeQueue&) = delete;
-  FakeQueue& operator=(const FakeQueue&) = delete;
-  ~FakeQueue() {
+  FakeWorker() : thread_{[this] { run(); }} {}
+  FakeWorker(const FakeWorker&) = delete;
+  FakeWorker& operator=(const FakeWorker&) = delete;
+  ~FakeWorker() {
     {
       const std::scoped_lock lock{mutex_};
       stopping_ = true;
     }
     changed_.notify_all();
   }
-
-  FakeGpu& gpu() const { return *gpu_; }
 
   void enqueue(std::function<void()> operation) {
     {
@@ -145,7 +106,6 @@ class FakeQueue {
     }
   }
 
-  std::shared_ptr<FakeGpu> gpu_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> operations_;
@@ -154,131 +114,98 @@ class FakeQueue {
   std::jthread thread_;
 };
 
-class FakeStream {
+/// What all of its streams share. Where its bytes are depends on nothing but the address. Lives in a shared_ptr.
+class FakeGpu : public std::enable_shared_from_this<FakeGpu> {
  public:
-  explicit FakeStream(FakeQueue& queue) : queue_{&queue} {}
-  explicit FakeStream(zerospan::StreamRef reference) : queue_{static_cast<FakeQueue*>(reference.native_handle())} {
-    if (!queue_) throw FakeGpuError{"a fake stream is needed"};
+  /// Device memory: addresses that cannot be used, and bytes at a fixed distance from them.
+  std::shared_ptr<std::byte> allocate(std::size_t bytes) {
+    const std::size_t rounded = zerospan::round_up(bytes + 1, 4096);
+    void* const both =
+        ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (both == MAP_FAILED) throw FakeGpuError{"no address space"};
+    ::mprotect(both, rounded, PROT_NONE);
+    const std::scoped_lock lock{mutex_};
+    ranges_.emplace(reinterpret_cast<std::uintptr_t>(both), rounded);
+    return {static_cast<std::byte*>(both), [gpu = shared_from_this()](std::byte* begin) { gpu->free(begin); }};
   }
-  explicit operator zerospan::StreamRef() const { return zerospan::StreamRef{static_cast<void*>(queue_)}; }
 
-  FakeGpu& gpu() const { return queue_->gpu(); }
-  void enqueue(std::function<void()> operation) const { queue_->enqueue(std::move(operation)); }
-  void synchronize() const { queue_->synchronize(); }
+  /// Where the bytes of an address are; of the host's memory, there.
+  template <class T>
+  T* at(T* pointer) const {
+    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+    const std::scoped_lock lock{mutex_};
+    auto range = ranges_.upper_bound(address);
+    if (range == ranges_.begin()) return pointer;
+    --range;
+    return address < range->first + range->second ? reinterpret_cast<T*>(address + range->second) : pointer;
+  }
 
- private:
-  FakeQueue* queue_;
-};
+  void add(FakeWorker& worker) {
+    const std::scoped_lock lock{workers_mutex_};
+    workers_.insert(&worker);
+  }
+  void remove(FakeWorker& worker) {
+    const std::scoped_lock lock{workers_mutex_};
+    workers_.erase(&worker);
+  }
 
-/// A stream of its own, to which others refer.
-class FakeStreamOwner {
- public:
-  explicit FakeStreamOwner(std::shared_ptr<FakeGpu> gpu) : queue_{std::make_unique<FakeQueue>(std::move(gpu))} {}
-  FakeStream ref() const { return FakeStream{*queue_}; }
-
- private:
-  std::unique_ptr<FakeQueue> queue_;
-};
-
-/// Holds what was recorded last, as events of GPUs do.
-class FakeEvent {
- public:
-  using Clock = std::chrono::steady_clock;
-
-  /// One recording.
-  class Mark {
-   public:
-    void pass() {
-      {
-        const std::scoped_lock lock{mutex_};
-        time_ = Clock::now();
-        passed_ = true;
+  /// Waits for all that has been enqueued on any stream.
+  void synchronize() {
+    std::vector<std::shared_ptr<FakeMark>> marks;
+    {
+      const std::scoped_lock lock{workers_mutex_};
+      for (FakeWorker* const worker : workers_) {
+        worker->enqueue([mark = marks.emplace_back(std::make_shared<FakeMark>())] { mark->pass(); });
       }
-      changed_.notify_all();
     }
-    void wait() {
-      std::unique_lock lock{mutex_};
-      changed_.wait(lock, [&] { return passed_; });
-    }
-    bool passed() {
-      const std::scoped_lock lock{mutex_};
-      return passed_;
-    }
-    Clock::time_point time() {
-      const std::scoped_lock lock{mutex_};
-      return time_;
-    }
-
-   private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    bool passed_ = false;
-    Clock::time_point time_;
-  };
-
-  FakeEvent() : mutex_{std::make_unique<std::mutex>()} {}
-
-  std::shared_ptr<Mark> renew() {
-    const std::scoped_lock lock{*mutex_};
-    return mark_ = std::make_shared<Mark>();
+    for (const auto& mark : marks) mark->wait();
   }
-  std::shared_ptr<Mark> mark() const {
-    const std::scoped_lock lock{*mutex_};
-    return mark_;
+
+  /// From the `nth` call of `count_call` on (counted from 1), calls fail; 0: none.
+  void fail_from(std::uint64_t nth) {
+    const std::scoped_lock lock{mutex_};
+    fails_from_ = nth;
+  }
+  void count_call(const char* what) {
+    const std::scoped_lock lock{mutex_};
+    ++calls_;
+    if (fails_from_ > 0 && calls_ >= fails_from_) throw FakeGpuError{std::string{"the fake GPU failed in "} + what};
+  }
+  /// From now on every event tells that the device has failed.
+  void break_down() {
+    const std::scoped_lock lock{mutex_};
+    is_broken_ = true;
+  }
+  void check_sound() const {
+    const std::scoped_lock lock{mutex_};
+    if (is_broken_) throw FakeGpuError{"the fake GPU has broken down"};
+  }
+
+  std::uint64_t calls() const {
+    const std::scoped_lock lock{mutex_};
+    return calls_;
   }
 
  private:
-  std::unique_ptr<std::mutex> mutex_;
-  std::shared_ptr<Mark> mark_;
+  void free(std::byte* begin) {
+    std::size_t bytes = 0;
+    {
+      const std::scoped_lock lock{mutex_};
+      const auto range = ranges_.find(reinterpret_cast<std::uintptr_t>(begin));
+      bytes = 2 * range->second;
+      ranges_.erase(range);
+    }
+    ::munmap(begin, bytes);
+  }
+
+  mutable std::mutex mutex_;
+  std::map<std::uintptr_t, std::size_t> ranges_;  // of addresses, by their begin
+  std::uint64_t calls_ = 0;
+  std::uint64_t fails_from_ = 0;
+  bool is_broken_ = false;
+
+  std::mutex workers_mutex_;
+  std::set<FakeWorker*> workers_;
 };
-
-class FakeRuntime {
- public:
-  using stream_type = FakeStream;
-  using stream_owner = FakeStreamOwner;
-  using event_type = FakeEvent;
-
-  explicit FakeRuntime(std::shared_ptr<FakeGpu> gpu = std::make_shared<FakeGpu>()) : gpu_{std::move(gpu)} {}
-
-  FakeGpu& gpu() const { return *gpu_; }
-
-  void attach() const { gpu_->count_call("attach"); }
-  std::shared_ptr<std::byte> allocate_device(zerospan::Bytes bytes) { return gpu_->allocate(bytes.count); }
-  std::shared_ptr<std::byte> allocate_host(zerospan::Bytes bytes) {
-    const std::size_t rounded = zerospan::round_up(bytes.count + 1, 4096);
-    auto* const memory = static_cast<std::byte*>(std::aligned_alloc(4096, rounded));
-    return {memory, [](std::byte* begin) { std::free(begin); }};
-  }
-  FakeStreamOwner make_stream(zerospan::StreamPriority) { return FakeStreamOwner{gpu_}; }
-  FakeEvent make_event() {
-    gpu_->count_call("make_event");
-    return {};
-  }
-  void record(FakeEvent& event, zerospan::StreamRef stream) {
-    gpu_->count_call("record");
-    FakeStream{stream}.enqueue([mark = event.renew()] { mark->pass(); });
-  }
-  void wait(zerospan::StreamRef stream, FakeEvent& event) {
-    gpu_->count_call("wait");
-    if (const auto mark = event.mark()) FakeStream{stream}.enqueue([mark] { mark->wait(); });
-  }
-  bool is_done(FakeEvent& event) {
-    gpu_->check_sound();
-    const auto mark = event.mark();
-    return !mark || mark->passed();
-  }
-  double seconds(FakeEvent& begin, FakeEvent& end) {
-    return std::chrono::duration<double>(end.mark()->time() - begin.mark()->time()).count();
-  }
-  void synchronize(zerospan::StreamRef stream) { FakeStream{stream}.synchronize(); }
-  std::string range(const std::string& name) const { return name; }
-
- private:
-  std::shared_ptr<FakeGpu> gpu_;
-};
-
-static_assert(zerospan::StreamRuntime<FakeRuntime>);
-
-using FakeDevice = zerospan::StreamDevice<FakeRuntime>;
 
 }  // namespace zerospan_test

@@ -14,7 +14,7 @@
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/pipeline/gradient_operations.hpp>
 
-#include "fake_gpu.hpp"
+#include "fake_gpu_runtime.hpp"
 
 namespace zerospan_test {
 

@@ -13,6 +13,7 @@
 
 #include "fake_gpu.hpp"
 #include "fake_gpu_operations.hpp"
+#include "fake_gpu_runtime.hpp"
 #include "training_run.hpp"
 
 namespace zerospan_test {

@@ -2,6 +2,7 @@
 /// NcclRank: what one rank has of one NCCL communicator.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -35,6 +36,8 @@ namespace zerospan::inline v0::detail {
 struct MemoryRange {
   std::byte* data;
   Bytes bytes;
+
+  friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
 };
 
 /// A communicator's part of its family: the link, the exchange, and the buffers of sums.
@@ -146,6 +149,7 @@ class NcclRank {
 
   void register_memory(const MemoryRange& range) {
     if constexpr (Api::registers) {
+      if (std::ranges::find(registered_, range) != registered_.end()) return;
       const DeviceScope scope{api_, family_->device()};
       void* handle = nullptr;
       link_->make("ncclCommRegister",

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/collective_failure.hpp>
 #include <zerospan/comm/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -72,7 +73,7 @@ class ThreadGroup {
   bool waits_for_finished(std::uint64_t number) const;
   Failure find_failure(const CollectiveCall& call, std::uint64_t number) const;
   bool all_agree() const noexcept;
-  Failure divergence(std::uint64_t number) const;
+  Failure find_divergence(std::uint64_t number) const;
 
   std::shared_ptr<RankFamily> family_;
   std::chrono::milliseconds timeout_;
@@ -94,7 +95,7 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   calls_[index(me)] = call;
   ++entered_[index(me)];
   if (++arrived_ == calls_.size()) {
-    if (!all_agree()) throw_failure(family_->fail(divergence(number)), {});
+    if (!all_agree()) throw_failure(family_->fail(find_divergence(number)), {});
     arrived_ = 0;
     begun_.store(number + 1, std::memory_order_release);
     family_->changed.notify_all();
@@ -111,12 +112,7 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
                               [&] { return has_begun() || family_->failure || waits_for_finished(number); });
   if (has_begun()) return;
   if (!family_->failure) family_->fail(find_failure(call, number));
-  const Failure& failure = *family_->failure;
-  std::string context;  // a divergence lists what every rank called
-  if (failure.kind != Failure::Kind::divergence) {
-    context.append(" while ").append(describe(me)).append(" waits in ").append(describe(call, number));
-  }
-  throw_failure(failure, context);
+  throw_failure(*family_->failure, standing(*family_->failure, me, describe(call, number)));
 }
 
 inline void ThreadGroup::meet() {
@@ -159,36 +155,20 @@ inline Failure ThreadGroup::find_failure(const CollectiveCall& call, std::uint64
   for (std::size_t i = 0; i < calls_.size(); ++i) {
     if (!is_missing(i, number)) continue;
     const Rank rank{static_cast<int>(i)};
-    if (family_->finished[i]) return {Failure::Kind::rank_failed, rank, describe(rank) + " returned"};
+    if (family_->finished[i]) return has_returned(rank);
     missing.push_back(rank);
   }
-  std::string names = missing.size() == 1 ? "rank" : "ranks";
-  for (const Rank rank : missing) {
-    names.append(rank == missing.front() ? " " : ", ").append(std::to_string(rank.value));
-  }
-  return {
-      Failure::Kind::timeout, missing.front(),
-      names + " did not arrive at " + describe(call, number) + " within " + std::to_string(timeout_.count()) + " ms,"};
+  return not_arrived(missing, describe(call, number), timeout_);
 }
 
 inline bool ThreadGroup::all_agree() const noexcept {
   return std::ranges::all_of(calls_, [&](const CollectiveCall& call) { return agree(call, calls_.front()); });
 }
 
-/// What each rank called. At fault is the lowest rank that differs from the majority, or from rank 0 if there is none.
-inline Failure ThreadGroup::divergence(std::uint64_t number) const {
-  const auto supporters = [&](const CollectiveCall& a) {
-    return static_cast<std::size_t>(std::ranges::count_if(calls_, [&](const auto& b) { return agree(a, b); }));
-  };
-  const auto majority = std::ranges::find_if(calls_, [&](const auto& a) { return 2 * supporters(a) > calls_.size(); });
-  const CollectiveCall& expected = majority == calls_.end() ? calls_.front() : *majority;
-  const auto culprit = std::ranges::find_if(calls_, [&](const auto& a) { return !agree(a, expected); });
-
-  std::string text = "ranks diverge: ";
-  for (std::size_t rank = 0; rank < calls_.size(); ++rank) {
-    text += std::string{rank == 0 ? "rank " : "; rank "} + std::to_string(rank) + ": " + describe(calls_[rank], number);
-  }
-  return {Failure::Kind::divergence, Rank{static_cast<int>(culprit - calls_.begin())}, text};
+inline Failure ThreadGroup::find_divergence(std::uint64_t number) const {
+  std::vector<std::string> descriptions;
+  for (const CollectiveCall& call : calls_) descriptions.push_back(describe(call, number));
+  return divergence(descriptions, [&](std::size_t a, std::size_t b) { return agree(calls_[a], calls_[b]); });
 }
 
 }  // namespace zerospan::inline v0::detail

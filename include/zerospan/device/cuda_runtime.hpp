@@ -13,6 +13,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/cuda_current_device.hpp>
 #include <zerospan/device/cuda_error.hpp>
 #include <zerospan/device/cuda_nvtx_range.hpp>
 #include <zerospan/device/cuda_stream.hpp>
@@ -88,7 +89,7 @@ class CudaEventOwner {
   cudaEvent_t event_;
 };
 
-/// One GPU.
+/// One GPU. Threads of the host keep their current device.
 class CudaRuntime {
  public:
   using stream_type = CudaStream;
@@ -104,17 +105,18 @@ class CudaRuntime {
       throw_configuration_error("there is no CUDA device " + std::to_string(ordinal) + " among " +
                                 std::to_string(count));
     }
-    attach();
+    const CudaCurrentDevice current{ordinal};
     check_cuda(cudaDeviceGetStreamPriorityRange(&least_, &greatest_), "asking for the priorities of streams");
   }
 
   int ordinal() const noexcept { return ordinal_; }
 
+  /// @note It stays current: for threads of the library's own.
   void attach() const { check_cuda(cudaSetDevice(ordinal_), "choosing CUDA device " + std::to_string(ordinal_)); }
 
   /// Plain device memory, in one piece.
   std::shared_ptr<std::byte> allocate_device(Bytes bytes) const {
-    attach();
+    const CudaCurrentDevice current{ordinal_};
     void* memory = nullptr;
     const cudaError_t code = cudaMalloc(&memory, bytes.count + alignment);
     if (code == cudaErrorMemoryAllocation) refuse(bytes);
@@ -127,7 +129,7 @@ class CudaRuntime {
 
   /// Ordinary memory on huge pages, pinned, exactly as much as is wanted.
   std::shared_ptr<std::byte> allocate_host(Bytes bytes) const {
-    attach();
+    const CudaCurrentDevice current{ordinal_};
     const std::shared_ptr<std::byte> memory = map_huge_pages(bytes);
     if (bytes.count == 0) return memory;
     check_cuda(cudaHostRegister(memory.get(), bytes.count, cudaHostRegisterPortable | cudaHostRegisterMapped),
@@ -136,14 +138,14 @@ class CudaRuntime {
   }
 
   CudaStreamOwner make_stream(StreamPriority priority) const {
-    attach();
+    const CudaCurrentDevice current{ordinal_};
     const int middle = (least_ + greatest_) / 2;
     return CudaStreamOwner::make(priority == StreamPriority::high  ? greatest_
                                  : priority == StreamPriority::low ? least_
                                                                    : middle);
   }
   CudaEventOwner make_event() const {
-    attach();
+    const CudaCurrentDevice current{ordinal_};
     return CudaEventOwner::make();
   }
 

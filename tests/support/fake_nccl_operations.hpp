@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "support/fake_clique.hpp"
+#include "support/fake_nccl_clique.hpp"
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/rank_order_sum.hpp>

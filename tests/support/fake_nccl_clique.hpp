@@ -15,8 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "support/fake_stream.hpp"
-
 #include <zerospan/comm/nccl_layer.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
@@ -103,7 +101,7 @@ struct Operation {
 
 struct Call {
   Communicator* communicator;
-  StreamRef stream;
+  zerospan::StreamRef stream;
   Operation operation;
 };
 

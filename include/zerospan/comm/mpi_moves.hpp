@@ -1,0 +1,109 @@
+/// @file
+/// Collectives between processes that move bytes and compute nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/mpi_channel.hpp>
+#include <zerospan/comm/mpi_messages.hpp>
+#include <zerospan/comm/mpi_sum_task.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Copies bytes, if there are any. @return The end of the copy.
+inline std::byte* append(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+  if (bytes != 0) std::memcpy(to, from, bytes);
+  return to + bytes;
+}
+
+inline std::byte* shard_of(const GatherPart& part, int rank) noexcept {
+  return part.buffer + static_cast<std::size_t>(rank) * part.shard_bytes;
+}
+
+/// An all-gather whose shards travel with the call.
+inline void gather_by_call(MpiChannel& channel, const CollectiveCall& call) {
+  channel.begin(call, [&](int, std::byte* to) {
+    std::byte* end = to;
+    for (const GatherPart& part : call.parts) end = append(end, shard_of(part, channel.rank().value), part.shard_bytes);
+    return static_cast<std::size_t>(end - to);
+  });
+  channel.for_each_distance([&](int, int from) {
+    const std::byte* bytes = channel.payload(from);
+    for (const GatherPart& part : call.parts) {
+      append(shard_of(part, from), bytes, part.shard_bytes);
+      bytes += part.shard_bytes;
+    }
+  });
+}
+
+/// An all-gather straight from buffer to buffer.
+inline void gather_by_messages(MpiChannel& channel, const CollectiveCall& call) {
+  constexpr std::size_t most_at_once = 256;
+  channel.begin(call, MpiChannel::nothing);
+  MpiMessages& messages = channel.transfer();
+  channel.for_each_distance([&](int to, int from) {
+    for (const GatherPart& part : call.parts) {
+      messages.receive(from, channel.tags().operands, shard_of(part, from), part.shard_bytes);
+    }
+    for (const GatherPart& part : call.parts) {
+      messages.send(to, channel.tags().operands, shard_of(part, channel.rank().value), part.shard_bytes);
+    }
+    if (messages.size() >= most_at_once) channel.finish(messages);
+  });
+  channel.finish(messages);
+}
+
+inline void gather(MpiChannel& channel, const CollectiveCall& call) {
+  std::size_t bytes = 0;
+  for (const GatherPart& part : call.parts) bytes += part.shard_bytes;
+  if (bytes <= MpiChannel::longest_payload) return gather_by_call(channel, call);
+  gather_by_messages(channel, call);
+}
+
+/// A broadcast of what travels with the root's call.
+inline void broadcast_by_call(MpiChannel& channel, const CollectiveCall& call) {
+  const bool is_root = channel.rank() == call.root;
+  channel.begin(call, [&](int, std::byte* to) {
+    if (!is_root) return std::size_t{0};
+    append(to, call.bytes.data(), call.bytes.size());
+    return call.bytes.size();
+  });
+  if (!is_root) append(call.bytes.data(), channel.payload(call.root.value), call.bytes.size());
+}
+
+/// A broadcast in which the root gives every rank a slice, which that rank gives to the others.
+inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& call) {
+  const bool is_root = channel.rank() == call.root;
+  const std::vector<MpiSlice> slices = even_slices(call.bytes.size(), channel.size());
+  const auto slice = [&](int rank) {
+    const auto [first, count] = slices[static_cast<std::size_t>(rank)];
+    return call.bytes.subspan(first, count);
+  };
+  const std::span<std::byte> own = slice(channel.rank().value);
+  channel.begin(call, MpiChannel::nothing);
+  MpiMessages& messages = channel.transfer();
+  if (!is_root) {
+    messages.receive(call.root.value, channel.tags().operands, own.data(), own.size());
+    channel.finish(messages);
+  }
+  channel.for_each_distance([&](int to, int from) {
+    if (is_root) messages.send(to, channel.tags().operands, slice(to).data(), slice(to).size());
+    if (!is_root) messages.receive(from, channel.tags().results, slice(from).data(), slice(from).size());
+    if (to != call.root.value) messages.send(to, channel.tags().results, own.data(), own.size());
+  });
+  channel.finish(messages);
+}
+
+inline void broadcast(MpiChannel& channel, const CollectiveCall& call) {
+  if (call.bytes.size() <= MpiChannel::longest_payload) return broadcast_by_call(channel, call);
+  broadcast_by_messages(channel, call);
+}
+
+}  // namespace zerospan::inline v0::detail

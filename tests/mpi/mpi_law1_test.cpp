@@ -1,0 +1,63 @@
+/// Processes train to the bits that threads train to.
+
+#include <doctest/doctest.h>
+
+#include <mpi.h>
+
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include <zerospan/comm/mpi_communicator.hpp>
+#include <zerospan/zerospan.hpp>
+
+#include "support/mpi_world.hpp"
+#include "support/training_run.hpp"
+
+namespace {
+
+using zerospan_test::Configuration;
+using zerospan_test::Place;
+using zerospan_test::process_count;
+using zerospan_test::TrainingResult;
+
+TrainingResult train_on_processes(const Configuration& c) {
+  zerospan::MpiCommunicator communicator{MPI_COMM_WORLD, {.timeout = std::chrono::seconds{60}}};
+  const TrainingResult own = zerospan_test::train_on(communicator, c);
+  std::vector<TrainingResult> results;
+  const auto hashes = zerospan_test::share(MPI_COMM_WORLD, own.hash);
+  const auto norms = zerospan_test::share(MPI_COMM_WORLD, own.norms);
+  const auto losses = zerospan_test::share(MPI_COMM_WORLD, own.losses);
+  for (std::size_t i = 0; i < hashes.size(); ++i) results.push_back({hashes[i], norms[i], losses[i]});
+  return zerospan_test::join_results(results);
+}
+
+void check_law1(Configuration c) {
+  c.training.ranks = process_count();
+  CAPTURE(c.describe());
+  const TrainingResult on_threads = zerospan_test::train(c);
+  const TrainingResult on_processes = train_on_processes(c);
+  CHECK(on_processes.hash == on_threads.hash);
+  CHECK(on_processes.norms == on_threads.norms);
+  CHECK(on_processes.losses == on_threads.losses);
+}
+
+}  // namespace
+
+TEST_CASE("every stage trains to the same bits on processes as on threads") {
+  for (int stage = 0; stage <= 3; ++stage) check_law1({.stage = stage});
+}
+
+TEST_CASE("16-bit parameters on disk, micro-batches, a tight budget and owners train to the same bits") {
+  Configuration c{.type = zerospan::ElementType::bfloat16,
+                  .parameters = Place::nvme,
+                  .gradients = Place::host,
+                  .optimizer = Place::nvme,
+                  .budget = zerospan_test::Budget::tight,
+                  .persistence_threshold = {0}};
+  c.training.micro_batches = 2;
+  check_law1(c);
+  c.partition = zerospan::PartitionStrategy::owners;
+  c.type = zerospan::ElementType::float16;
+  check_law1(c);
+}
