@@ -20,15 +20,15 @@
 #include "gpt/linear.hpp"
 #include "gpt/model.hpp"
 #include "gpt/plain_parameter.hpp"
-#include "support/managed_parameter.hpp"
+#include "support/pinned_parameter.hpp"
 
 namespace {
 
 using gpt::BFloat16;
 using gpt::Float16;
 using gpt::Tensor;
-using zerospan_test::ManagedAllocator;
-using zerospan_test::ManagedParameter;
+using zerospan_test::PinnedAllocator;
+using zerospan_test::PinnedParameter;
 using zerospan_test::wait_for_gpu;
 
 template <class E>
@@ -88,7 +88,7 @@ class Matrix {
   std::size_t rows_;
   std::size_t columns_;
   std::vector<float> here_;
-  std::vector<E, ManagedAllocator<E>> there_;
+  std::vector<E, PinnedAllocator<E>> there_;
 };
 
 template <class E>
@@ -106,9 +106,9 @@ constexpr gpt::Dimensions dimensions{.layers = 2, .heads = 4, .width = 64, .cont
 constexpr std::size_t most_tokens = 512;
 
 /// Bytes that the GPU addresses.
-std::vector<std::uint8_t, ManagedAllocator<std::uint8_t>> random_bytes(std::size_t count, unsigned values) {
+std::vector<std::uint8_t, PinnedAllocator<std::uint8_t>> random_bytes(std::size_t count, unsigned values) {
   std::mt19937 generator{count + values};
-  std::vector<std::uint8_t, ManagedAllocator<std::uint8_t>> bytes(count);
+  std::vector<std::uint8_t, PinnedAllocator<std::uint8_t>> bytes(count);
   for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(generator() % values);
   return bytes;
 }
@@ -368,7 +368,7 @@ struct TestModel {
 };
 
 using CpuModel = TestModel<gpt::PlainParameter<float>, gpt::CpuMath<float>>;
-using GpuModel = TestModel<ManagedParameter<float>, gpt::CudaMath<float>>;
+using GpuModel = TestModel<PinnedParameter<float>, gpt::CudaMath<float>>;
 
 constexpr std::size_t batch_tokens = 60;
 

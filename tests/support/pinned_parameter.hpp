@@ -20,30 +20,30 @@ inline void wait_for_gpu() { zerospan::check_cuda(cudaDeviceSynchronize(), "the 
 
 /// Memory that both sides address.
 template <class T>
-struct ManagedAllocator {
+struct PinnedAllocator {
   using value_type = T;
 
-  ManagedAllocator() = default;
+  PinnedAllocator() = default;
   template <class Other>
-  ManagedAllocator(const ManagedAllocator<Other>&) {}
+  PinnedAllocator(const PinnedAllocator<Other>&) {}
 
   T* allocate(std::size_t count) {
     void* memory = nullptr;
-    zerospan::check_cuda(cudaMallocManaged(&memory, std::max(count * sizeof(T), std::size_t{1})), "managed memory");
+    zerospan::check_cuda(cudaMallocHost(&memory, std::max(count * sizeof(T), std::size_t{1})), "pinned memory");
     return static_cast<T*>(memory);
   }
-  void deallocate(T* memory, std::size_t) { static_cast<void>(cudaFree(memory)); }
+  void deallocate(T* memory, std::size_t) { static_cast<void>(cudaFreeHost(memory)); }
 };
 
 template <class T>
-bool operator==(const ManagedAllocator<T>&, const ManagedAllocator<T>&) {
+bool operator==(const PinnedAllocator<T>&, const PinnedAllocator<T>&) {
   return true;
 }
 
 /// A parameter in memory that both sides address.
 template <class E>
-class ManagedParameter : public gpt::PlainParameter<E, ManagedAllocator<E>> {
-  using Base = gpt::PlainParameter<E, ManagedAllocator<E>>;
+class PinnedParameter : public gpt::PlainParameter<E, PinnedAllocator<E>> {
+  using Base = gpt::PlainParameter<E, PinnedAllocator<E>>;
 
  public:
   class GradientLease : public Base::GradientLease {
@@ -56,9 +56,9 @@ class ManagedParameter : public gpt::PlainParameter<E, ManagedAllocator<E>> {
   };
 
   using Base::Base;
-  explicit ManagedParameter(Base base) : Base{std::move(base)} {}
+  explicit PinnedParameter(Base base) : Base{std::move(base)} {}
 
-  ManagedParameter tie(const std::string& name) const { return ManagedParameter{Base::tie(name)}; }
+  PinnedParameter tie(const std::string& name) const { return PinnedParameter{Base::tie(name)}; }
   GradientLease gradient(zerospan::StreamRef stream) const { return GradientLease{Base::gradient(stream)}; }
 };
 
