@@ -16,6 +16,8 @@
 
 #include <zerospan/io/io_engine.hpp>
 
+#include "scratch.hpp"
+
 namespace zerospan_test {
 
 enum class FaultKind : std::uint8_t {
@@ -24,6 +26,8 @@ enum class FaultKind : std::uint8_t {
   ragged,          ///< All is moved, 100 bytes less are reported.
   zero,            ///< Nothing is moved, and no error is reported.
   lost,            ///< Nothing is moved, and the callback is kept uncalled.
+  flip,            ///< All is moved, but for one bit that arrives (or is stored) as its contrary.
+  torn,            ///< All but the last 4 KiB is moved, and all is reported.
 };
 
 /// What happens to which requests; they are counted from 0 since the last `inject`.
@@ -32,6 +36,7 @@ struct Fault {
   std::uint64_t request = 0;  ///< The first request it happens to.
   std::uint64_t every = 0;    ///< From then on each so many'th request; 0: only that one.
   int error_number = EIO;     ///< Of `FaultKind::error`.
+  std::uint64_t bit = 0;      ///< Of `FaultKind::flip`: which of the request, modulo their number.
 
   bool hits(std::uint64_t index) const noexcept {
     return index == request || (every != 0 && index > request && (index - request) % every == 0);
@@ -148,10 +153,22 @@ class FaultyIoEngine {
     std::uint64_t index = 0;
     FaultKind kind = FaultKind::error;
     int error_number = 0;
+    std::uint64_t bit = 0;
+    std::size_t asked = 0;                          // before the fault
+    std::shared_ptr<const AlignedBuffer> stored{};  // what is written instead
     bool is_hit = false;
     bool is_lost = false;
 
+    void flip(std::byte* data) const noexcept {
+      const std::uint64_t at = bit % (request.bytes * 8);
+      data[at / 8] ^= std::byte{1} << at % 8;
+    }
+
     std::int64_t outcome(std::int64_t result) const noexcept {
+      if (is_hit && kind == FaultKind::flip && result > 0 && !stored) flip(request.data);
+      if (is_hit && (kind == FaultKind::flip || kind == FaultKind::torn)) {
+        return result == static_cast<std::int64_t>(request.bytes) ? static_cast<std::int64_t>(asked) : result;
+      }
       if (!is_hit || kind == FaultKind::short_transfer) return result;
       if (kind == FaultKind::error) return -error_number;
       return kind == FaultKind::ragged && result > 100 ? result - 100 : std::min<std::int64_t>(result, 0);
@@ -184,10 +201,20 @@ class FaultyIoEngine {
         plan.is_hit = true;
         plan.kind = fault->kind;
         plan.error_number = fault->error_number;
+        plan.bit = fault->bit;
+        plan.asked = request.bytes;
         plan.is_lost = fault->kind == FaultKind::lost;
         if (fault->kind == FaultKind::error || fault->kind == FaultKind::zero) plan.request.bytes = 0;
         if (fault->kind == FaultKind::short_transfer && request.bytes > 512) {
           plan.request.bytes = std::max<std::size_t>(512, request.bytes / 2 / 512 * 512);
+        }
+        if (fault->kind == FaultKind::torn) plan.request.bytes -= std::min<std::size_t>(4096, request.bytes);
+        if (fault->kind == FaultKind::flip && request.direction == zerospan::IoDirection::write) {
+          const auto copy = std::make_shared<const AlignedBuffer>(request.bytes);
+          std::copy_n(request.data, request.bytes, copy->data());
+          plan.flip(copy->data());
+          plan.request.data = copy->data();
+          plan.stored = copy;
         }
       }
       if (plan.is_lost) {

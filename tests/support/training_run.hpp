@@ -23,6 +23,10 @@
 #include <zerospan/tier/striped_tier.hpp>
 #include <zerospan/zerospan.hpp>
 
+#if defined(ZEROSPAN_HAS_XXHASH)
+#include <zerospan/adapters/checked_tier.hpp>
+#endif
+
 #include "replicated_training.hpp"
 #include "toy_model.hpp"
 
@@ -120,8 +124,9 @@ std::uint64_t hash_masters(Engine& engine) {
   return hash.value();
 }
 
-/// What stands where the disk is: the disk itself, two striped, or one with a part of it cached in host memory.
-enum class Disk : std::uint8_t { plain, striped, cached };
+/// What stands where the disk is: the disk itself, two striped, one with a part of it cached in host memory, or one
+/// with checksums (none, without xxHash).
+enum class Disk : std::uint8_t { plain, striped, cached, checked };
 
 template <zerospan::IoEngine Io>
 class DiskStack {
@@ -137,6 +142,11 @@ class DiskStack {
     } else if (kind == Disk::cached) {
       disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
                               zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+    } else if (kind == Disk::checked) {
+#if defined(ZEROSPAN_HAS_XXHASH)
+      disk_ = checked_.emplace(memory.on_nvme,
+                               zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
+#endif
     }
   }
 
@@ -147,6 +157,9 @@ class DiskStack {
   std::optional<zerospan::NvmeTier<Io>> second_;
   std::optional<zerospan::StripedTier> striped_;
   std::optional<zerospan::CachedTier<zerospan::NvmeTier<Io>>> cached_;
+#if defined(ZEROSPAN_HAS_XXHASH)
+  std::optional<zerospan::CheckedTier<zerospan::NvmeTier<Io>>> checked_;
+#endif
 };
 
 enum class Budget : std::uint8_t { roomy, tight };
@@ -189,6 +202,7 @@ struct Configuration {
     text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
     if (disk == Disk::striped) text.append("striped disks, ");
     if (disk == Disk::cached) text.append("cached disk, ");
+    if (disk == Disk::checked) text.append("checked disk, ");
     if (typing == Typing::run_time) text.append("typed at run time, ");
     text.append(std::to_string(training.ranks)).append(" ranks, ");
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
