@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -30,15 +31,30 @@ enum class FaultKind : std::uint8_t {
   torn,            ///< All but the last 4 KiB is moved, and all is reported.
 };
 
-/// What happens to which requests; they are counted from 0 since the last `inject`.
+struct RequestCounts {
+  std::uint64_t reads = 0;
+  std::uint64_t writes = 0;
+
+  std::uint64_t all() const noexcept { return reads + writes; }
+  std::uint64_t of(zerospan::IoDirection direction) const noexcept {
+    return direction == zerospan::IoDirection::read ? reads : writes;
+  }
+  void add(zerospan::IoDirection direction) noexcept { ++(direction == zerospan::IoDirection::read ? reads : writes); }
+};
+
+/// What happens to which requests; they are counted from 0 since the last `inject`, those of each direction apart.
 struct Fault {
   FaultKind kind = FaultKind::error;
-  std::uint64_t request = 0;  ///< The first request it happens to.
-  std::uint64_t every = 0;    ///< From then on each so many'th request; 0: only that one.
-  int error_number = EIO;     ///< Of `FaultKind::error`.
-  std::uint64_t bit = 0;      ///< Of `FaultKind::flip`: which of the request, modulo their number.
+  std::uint64_t request = 0;                    ///< The first request it happens to.
+  std::uint64_t every = 0;                      ///< From then on each so many'th request; 0: only that one.
+  int error_number = EIO;                       ///< Of `FaultKind::error`.
+  std::uint64_t bit = 0;                        ///< Of `FaultKind::flip`: which of the request, modulo their number.
+  std::optional<zerospan::IoDirection> only{};  ///< If set, other requests are neither hit nor counted.
 
-  bool hits(std::uint64_t index) const noexcept {
+  /// @param counts What came before: requests in all, reads and writes.
+  bool hits(zerospan::IoDirection direction, const RequestCounts& counts) const noexcept {
+    if (only && *only != direction) return false;
+    const std::uint64_t index = only ? counts.of(direction) : counts.all();
     return index == request || (every != 0 && index > request && (index - request) % every == 0);
   }
 };
@@ -78,10 +94,11 @@ class FaultyIoEngine {
   void inject(std::vector<Fault> faults) {
     const std::scoped_lock lock{state_->mutex};
     state_->faults = std::move(faults);
-    state_->requests = state_->injected = 0;
+    state_->requests = {};
+    state_->injected = 0;
   }
 
-  std::uint64_t requests() const { return locked(&State::requests); }
+  std::uint64_t requests() const { return locked(&State::requests).all(); }
   std::uint64_t injected() const { return locked(&State::injected); }
 
   /// Bytes that callbacks were told were moved, since the engine was made.
@@ -179,7 +196,7 @@ class FaultyIoEngine {
     mutable std::mutex mutex;
     std::condition_variable changed;
     std::vector<Fault> faults;
-    std::uint64_t requests = 0;
+    RequestCounts requests;
     std::uint64_t injected = 0;
     std::uint64_t serial = 0;
     std::size_t under_way = 0;
@@ -194,8 +211,9 @@ class FaultyIoEngine {
     Plan admit(const zerospan::IoRequest& request, zerospan::IoCallback& callback) {
       Plan plan{.request = request, .index = serial++};
       descriptor = request.file_descriptor;
-      const std::uint64_t index = requests++;
-      const auto fault = std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.hits(index); });
+      const auto fault = std::find_if(faults.begin(), faults.end(),
+                                      [&](const Fault& f) { return f.hits(request.direction, requests); });
+      requests.add(request.direction);
       if (fault != faults.end()) {
         ++injected;
         plan.is_hit = true;

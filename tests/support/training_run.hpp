@@ -183,6 +183,7 @@ struct Configuration {
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
   zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 
   /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
   bool is_possible() const {
@@ -256,8 +257,11 @@ class Needs {
   /// Elements that this rank holds of a layer.
   std::size_t shard(std::size_t layer) const {
     const zerospan::Partition& p = partitions_[layer];
-    return p.owner.value_or(rank_) == rank_ ? p.shard_elements : 0;
+    return p.owner.value_or(rank_) == rank_ ? zerospan::round_up(p.shard_elements, unit()) : 0;
   }
+
+  /// Elements at whose multiples shards begin, so that each is aligned on the disk in every type.
+  std::size_t unit() const { return c_.disk == Disk::checked ? page / 2 : 1; }
 
   void count(std::size_t l) {
     const std::size_t width = zerospan::element_bytes(c_.type);
@@ -282,7 +286,7 @@ class Needs {
 
   /// Elements of a gradient's sum, where the shard has so many.
   std::size_t summed(std::size_t l, std::size_t shard) const {
-    return c_.stage >= 2 ? shard : partitions_[l].padded_elements();
+    return c_.stage >= 2 ? shard : zerospan::round_up(partitions_[l].padded_elements(), unit());
   }
 
   Configuration c_;
@@ -303,7 +307,7 @@ inline zerospan::EngineOptions engine_options(const Configuration& c) {
       .persistence_threshold = c.persistence_threshold,
       .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
       .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
-      .timeout = std::chrono::seconds{30}};
+      .timeout = c.timeout};
 }
 
 /// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.
