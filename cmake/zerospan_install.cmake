@@ -30,5 +30,6 @@ install(
     cmake/Finddlpack.cmake
     cmake/Findlibaio.cmake
     cmake/Findnccl.cmake
+    cmake/Findxxhash.cmake
     cmake/nvidia_python_packages.cmake
   DESTINATION "${package_directory}")

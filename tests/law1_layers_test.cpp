@@ -237,7 +237,7 @@ Configuration draw(std::mt19937_64& random) {
   c.segment = pick(std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{5});
   c.activations = pick(Place::device, Place::host, Place::nvme);
   c.states = pick(Place::device, Place::host, Place::nvme, Place::nvme);
-  c.disk = pick(Disk::plain, Disk::striped, Disk::cached);
+  c.disk = pick(Disk::plain, Disk::striped, Disk::cached, Disk::checked);
   c.typing = pick(Typing::compile_time, Typing::run_time);
   c.partition = pick(zerospan::PartitionStrategy::slices, zerospan::PartitionStrategy::owners);
   c.prefetch = pick(0_MiB, 1_MiB);

@@ -23,6 +23,7 @@ using zerospan_test::Choice;
 using zerospan_test::compare_all;
 using zerospan_test::Configuration;
 using zerospan_test::configuration_of;
+using zerospan_test::dimensions;
 using zerospan_test::disk_dimension;
 using zerospan_test::full_matrix;
 using zerospan_test::pairwise_matrix;
@@ -39,8 +40,8 @@ TEST_CASE("every combination of choices trains to the bits of the oracle" * doct
   std::vector<Choice> choices = full_matrix(disk_dimension);
   for (std::size_t i = 0; i < choices.size(); ++i) {  // the last two dimensions in turn
     Choice varied = choices[i];
-    varied[disk_dimension] = i % 3;
-    varied[typing_dimension] = i / 3 % 2;
+    varied[disk_dimension] = i % dimensions[disk_dimension];
+    varied[typing_dimension] = i / dimensions[disk_dimension] % 2;
     if (configuration_of(varied).is_possible()) choices[i] = varied;
   }
   compare_all(choices, [](const Configuration& c) { return zerospan_test::train(c); });

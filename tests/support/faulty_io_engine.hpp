@@ -10,11 +10,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <zerospan/io/io_engine.hpp>
+
+#include "scratch.hpp"
 
 namespace zerospan_test {
 
@@ -24,16 +27,34 @@ enum class FaultKind : std::uint8_t {
   ragged,          ///< All is moved, 100 bytes less are reported.
   zero,            ///< Nothing is moved, and no error is reported.
   lost,            ///< Nothing is moved, and the callback is kept uncalled.
+  flip,            ///< All is moved, but for one bit that arrives (or is stored) as its contrary.
+  torn,            ///< All but the last 4 KiB is moved, and all is reported.
 };
 
-/// What happens to which requests; they are counted from 0 since the last `inject`.
+struct RequestCounts {
+  std::uint64_t reads = 0;
+  std::uint64_t writes = 0;
+
+  std::uint64_t all() const noexcept { return reads + writes; }
+  std::uint64_t of(zerospan::IoDirection direction) const noexcept {
+    return direction == zerospan::IoDirection::read ? reads : writes;
+  }
+  void add(zerospan::IoDirection direction) noexcept { ++(direction == zerospan::IoDirection::read ? reads : writes); }
+};
+
+/// What happens to which requests; they are counted from 0 since the last `inject`, those of each direction apart.
 struct Fault {
   FaultKind kind = FaultKind::error;
-  std::uint64_t request = 0;  ///< The first request it happens to.
-  std::uint64_t every = 0;    ///< From then on each so many'th request; 0: only that one.
-  int error_number = EIO;     ///< Of `FaultKind::error`.
+  std::uint64_t request = 0;                    ///< The first request it happens to.
+  std::uint64_t every = 0;                      ///< From then on each so many'th request; 0: only that one.
+  int error_number = EIO;                       ///< Of `FaultKind::error`.
+  std::uint64_t bit = 0;                        ///< Of `FaultKind::flip`: which of the request, modulo their number.
+  std::optional<zerospan::IoDirection> only{};  ///< If set, other requests are neither hit nor counted.
 
-  bool hits(std::uint64_t index) const noexcept {
+  /// @param counts What came before: requests in all, reads and writes.
+  bool hits(zerospan::IoDirection direction, const RequestCounts& counts) const noexcept {
+    if (only && *only != direction) return false;
+    const std::uint64_t index = only ? counts.of(direction) : counts.all();
     return index == request || (every != 0 && index > request && (index - request) % every == 0);
   }
 };
@@ -73,10 +94,11 @@ class FaultyIoEngine {
   void inject(std::vector<Fault> faults) {
     const std::scoped_lock lock{state_->mutex};
     state_->faults = std::move(faults);
-    state_->requests = state_->injected = 0;
+    state_->requests = {};
+    state_->injected = 0;
   }
 
-  std::uint64_t requests() const { return locked(&State::requests); }
+  std::uint64_t requests() const { return locked(&State::requests).all(); }
   std::uint64_t injected() const { return locked(&State::injected); }
 
   /// Bytes that callbacks were told were moved, since the engine was made.
@@ -148,10 +170,22 @@ class FaultyIoEngine {
     std::uint64_t index = 0;
     FaultKind kind = FaultKind::error;
     int error_number = 0;
+    std::uint64_t bit = 0;
+    std::size_t asked = 0;                          // before the fault
+    std::shared_ptr<const AlignedBuffer> stored{};  // what is written instead
     bool is_hit = false;
     bool is_lost = false;
 
+    void flip(std::byte* data) const noexcept {
+      const std::uint64_t at = bit % (request.bytes * 8);
+      data[at / 8] ^= std::byte{1} << at % 8;
+    }
+
     std::int64_t outcome(std::int64_t result) const noexcept {
+      if (is_hit && kind == FaultKind::flip && result > 0 && !stored) flip(request.data);
+      if (is_hit && (kind == FaultKind::flip || kind == FaultKind::torn)) {
+        return result == static_cast<std::int64_t>(request.bytes) ? static_cast<std::int64_t>(asked) : result;
+      }
       if (!is_hit || kind == FaultKind::short_transfer) return result;
       if (kind == FaultKind::error) return -error_number;
       return kind == FaultKind::ragged && result > 100 ? result - 100 : std::min<std::int64_t>(result, 0);
@@ -162,7 +196,7 @@ class FaultyIoEngine {
     mutable std::mutex mutex;
     std::condition_variable changed;
     std::vector<Fault> faults;
-    std::uint64_t requests = 0;
+    RequestCounts requests;
     std::uint64_t injected = 0;
     std::uint64_t serial = 0;
     std::size_t under_way = 0;
@@ -177,17 +211,28 @@ class FaultyIoEngine {
     Plan admit(const zerospan::IoRequest& request, zerospan::IoCallback& callback) {
       Plan plan{.request = request, .index = serial++};
       descriptor = request.file_descriptor;
-      const std::uint64_t index = requests++;
-      const auto fault = std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.hits(index); });
+      const auto fault = std::find_if(faults.begin(), faults.end(),
+                                      [&](const Fault& f) { return f.hits(request.direction, requests); });
+      requests.add(request.direction);
       if (fault != faults.end()) {
         ++injected;
         plan.is_hit = true;
         plan.kind = fault->kind;
         plan.error_number = fault->error_number;
+        plan.bit = fault->bit;
+        plan.asked = request.bytes;
         plan.is_lost = fault->kind == FaultKind::lost;
         if (fault->kind == FaultKind::error || fault->kind == FaultKind::zero) plan.request.bytes = 0;
         if (fault->kind == FaultKind::short_transfer && request.bytes > 512) {
           plan.request.bytes = std::max<std::size_t>(512, request.bytes / 2 / 512 * 512);
+        }
+        if (fault->kind == FaultKind::torn) plan.request.bytes -= std::min<std::size_t>(4096, request.bytes);
+        if (fault->kind == FaultKind::flip && request.direction == zerospan::IoDirection::write) {
+          const auto copy = std::make_shared<const AlignedBuffer>(request.bytes);
+          std::copy_n(request.data, request.bytes, copy->data());
+          plan.flip(copy->data());
+          plan.request.data = copy->data();
+          plan.stored = copy;
         }
       }
       if (plan.is_lost) {

@@ -22,7 +22,7 @@
 namespace zerospan_test {
 
 /// The dimensions of the matrix: how many values each has, and what they mean.
-inline constexpr std::array<std::size_t, 14> dimensions{4, 3, 3, 3, 3, 2, 2, 2, 2, 4, 2, 2, 3, 2};
+inline constexpr std::array<std::size_t, 14> dimensions{4, 3, 3, 3, 3, 2, 2, 2, 2, 4, 2, 2, 4, 2};
 inline constexpr std::size_t disk_dimension = 12;
 inline constexpr std::size_t typing_dimension = 13;
 using Choice = std::array<std::size_t, dimensions.size()>;
@@ -44,7 +44,7 @@ inline Configuration configuration_of(const Choice& choice) {
   c.training.ranks = static_cast<int>(choice[9]) + 1;
   c.persistence_threshold = choice[10] == 0 ? zerospan::Bytes{0} : zerospan::EngineOptions{}.persistence_threshold;
   c.partition = choice[11] == 0 ? zerospan::PartitionStrategy::slices : zerospan::PartitionStrategy::owners;
-  c.disk = std::array{Disk::plain, Disk::striped, Disk::cached}[choice[disk_dimension]];
+  c.disk = std::array{Disk::plain, Disk::striped, Disk::cached, Disk::checked}[choice[disk_dimension]];
   c.typing = choice[typing_dimension] == 0 ? Typing::compile_time : Typing::run_time;
   return c;
 }

@@ -23,6 +23,10 @@
 #include <zerospan/tier/striped_tier.hpp>
 #include <zerospan/zerospan.hpp>
 
+#if defined(ZEROSPAN_HAS_XXHASH)
+#include <zerospan/adapters/checked_tier.hpp>
+#endif
+
 #include "replicated_training.hpp"
 #include "toy_model.hpp"
 
@@ -120,8 +124,9 @@ std::uint64_t hash_masters(Engine& engine) {
   return hash.value();
 }
 
-/// What stands where the disk is: the disk itself, two striped, or one with a part of it cached in host memory.
-enum class Disk : std::uint8_t { plain, striped, cached };
+/// What stands where the disk is: the disk itself, two striped, one with a part of it cached in host memory, or one
+/// with checksums (none, without xxHash).
+enum class Disk : std::uint8_t { plain, striped, cached, checked };
 
 template <zerospan::IoEngine Io>
 class DiskStack {
@@ -137,6 +142,11 @@ class DiskStack {
     } else if (kind == Disk::cached) {
       disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
                               zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+    } else if (kind == Disk::checked) {
+#if defined(ZEROSPAN_HAS_XXHASH)
+      disk_ = checked_.emplace(memory.on_nvme,
+                               zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
+#endif
     }
   }
 
@@ -147,6 +157,9 @@ class DiskStack {
   std::optional<zerospan::NvmeTier<Io>> second_;
   std::optional<zerospan::StripedTier> striped_;
   std::optional<zerospan::CachedTier<zerospan::NvmeTier<Io>>> cached_;
+#if defined(ZEROSPAN_HAS_XXHASH)
+  std::optional<zerospan::CheckedTier<zerospan::NvmeTier<Io>>> checked_;
+#endif
 };
 
 enum class Budget : std::uint8_t { roomy, tight };
@@ -170,6 +183,7 @@ struct Configuration {
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
   zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 
   /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
   bool is_possible() const {
@@ -189,6 +203,7 @@ struct Configuration {
     text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
     if (disk == Disk::striped) text.append("striped disks, ");
     if (disk == Disk::cached) text.append("cached disk, ");
+    if (disk == Disk::checked) text.append("checked disk, ");
     if (typing == Typing::run_time) text.append("typed at run time, ");
     text.append(std::to_string(training.ranks)).append(" ranks, ");
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
@@ -242,8 +257,11 @@ class Needs {
   /// Elements that this rank holds of a layer.
   std::size_t shard(std::size_t layer) const {
     const zerospan::Partition& p = partitions_[layer];
-    return p.owner.value_or(rank_) == rank_ ? p.shard_elements : 0;
+    return p.owner.value_or(rank_) == rank_ ? zerospan::round_up(p.shard_elements, unit()) : 0;
   }
+
+  /// Elements at whose multiples shards begin, so that each is aligned on the disk in every type.
+  std::size_t unit() const { return c_.disk == Disk::checked ? page / 2 : 1; }
 
   void count(std::size_t l) {
     const std::size_t width = zerospan::element_bytes(c_.type);
@@ -268,7 +286,7 @@ class Needs {
 
   /// Elements of a gradient's sum, where the shard has so many.
   std::size_t summed(std::size_t l, std::size_t shard) const {
-    return c_.stage >= 2 ? shard : partitions_[l].padded_elements();
+    return c_.stage >= 2 ? shard : zerospan::round_up(partitions_[l].padded_elements(), unit());
   }
 
   Configuration c_;
@@ -289,7 +307,7 @@ inline zerospan::EngineOptions engine_options(const Configuration& c) {
       .persistence_threshold = c.persistence_threshold,
       .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
       .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
-      .timeout = std::chrono::seconds{30}};
+      .timeout = c.timeout};
 }
 
 /// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.

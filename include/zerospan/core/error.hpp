@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
@@ -79,6 +80,45 @@ class IoError : public std::system_error {
   std::uint64_t offset_;
   std::size_t bytes_;
   std::source_location where_;
+};
+
+/// Bytes that came back from a tier and are not those that were written there.
+class IntegrityError : public Error {
+ public:
+  /// @param offset Of the bytes on the tier. @param expected The checksum of what was written. @param found The
+  /// checksum of what was read.
+  IntegrityError(std::string tier, std::uint64_t offset, std::size_t bytes, std::uint64_t expected, std::uint64_t found,
+                 std::source_location where)
+      : Error{std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of the " + tier +
+                  " are not those that were written there: their checksum is " + hexadecimal(found) + ", not " +
+                  hexadecimal(expected),
+              where},
+        tier_{std::move(tier)},
+        offset_{offset},
+        bytes_{bytes},
+        expected_{expected},
+        found_{found} {}
+
+  const std::string& tier() const noexcept { return tier_; }
+  std::uint64_t offset() const noexcept { return offset_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+  std::uint64_t expected() const noexcept { return expected_; }
+  std::uint64_t found() const noexcept { return found_; }
+
+ private:
+  static std::string hexadecimal(std::uint64_t value) {
+    std::string digits(16, '0');
+    for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit, value >>= 4) {
+      *digit = "0123456789abcdef"[value & 15];
+    }
+    return digits;
+  }
+
+  std::string tier_;
+  std::uint64_t offset_;
+  std::size_t bytes_;
+  std::uint64_t expected_;
+  std::uint64_t found_;
 };
 
 /// An operation that did not end within its deadline; names the operation.

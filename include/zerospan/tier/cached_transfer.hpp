@@ -4,14 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -23,58 +20,21 @@
 #include <zerospan/core/when_all.hpp>
 #include <zerospan/tier/cached_line.hpp>
 #include <zerospan/tier/offload_tier.hpp>
+#include <zerospan/tier/transfer_gate.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// What a tier shares with its transfers, so that a late completion finds it, whatever became of the tier. The other
 /// tier and the memory are used only between `enter` and `leave`: they may end with the tier.
 template <class T>
-class CacheStore {
+class CacheStore : public TransferGate {
  public:
   explicit CacheStore(T& tier) : inner{&tier} {}
-
-  void begin() {
-    const std::scoped_lock lock{mutex_};
-    ++transfers_;
-  }
-  void end() noexcept {
-    const std::scoped_lock lock{mutex_};
-    --transfers_;
-    changed_.notify_all();
-  }
-
-  /// False if the tier is gone.
-  bool enter() noexcept {
-    const std::scoped_lock lock{mutex_};
-    if (!is_closed_) ++users_;
-    return !is_closed_;
-  }
-  void leave() noexcept {
-    const std::scoped_lock lock{mutex_};
-    --users_;
-    changed_.notify_all();
-  }
-
-  /// Waits for the transfers, but not for ever. False if some go on; they touch nothing any more.
-  bool close(std::chrono::milliseconds timeout) {
-    std::unique_lock lock{mutex_};
-    changed_.wait_for(lock, timeout, [&] { return transfers_ == 0; });
-    is_closed_ = true;
-    changed_.wait(lock, [&] { return users_ == 0; });
-    return transfers_ == 0;
-  }
 
   T* const inner;
   std::atomic<std::size_t> hits = 0;
   std::atomic<std::size_t> misses = 0;
   std::atomic<std::size_t> evictions = 0;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::size_t transfers_ = 0;
-  std::size_t users_ = 0;
-  bool is_closed_ = false;
 };
 
 /// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended.
