@@ -19,6 +19,7 @@
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/core/element.hpp>
 
+#include "gpt/cpu_math.hpp"
 #include "gpt/data.hpp"
 #include "gpt/figures.hpp"
 #include "gpt/model.hpp"
@@ -32,6 +33,12 @@ namespace {
 
 using gpt::Tensor;
 using Values = std::vector<double>;
+template <class E>
+using Model = gpt::Model<gpt::PlainParameter<E>, gpt::CpuMath<E>>;
+template <class E>
+using Activations = gpt::Activations<gpt::CpuMath<E>>;
+template <class E>
+using ActivationGradients = gpt::ActivationGradients<gpt::CpuMath<E>>;
 
 Values random_values(std::size_t count, unsigned seed) {
   std::mt19937_64 generator{seed};
@@ -87,15 +94,15 @@ TEST_CASE("a linear layer's gradients are those of finite differences, in one ti
     gpt::PlainStore<double> store{2};
     const gpt::Linear<gpt::PlainParameter<double>> linear{store, "linear", out, in, tiles, 1.0F};
     store.entries().back().values = random_values(out, 3);  // the bias
-    gpt::Scratch<double> scratch{0};
+    gpt::CpuMath<double> math{{.layers = 1, .heads = 1, .width = in, .context = n}};
     Values x = random_values(n * in, 1);
     const auto loss = [&] {
       Values y(n * out, not_written);
-      linear.forward(matrix(x, n, in), matrix(y, n, out), scratch);
+      linear.forward(math, matrix(x, n, in), matrix(y, n, out));
       return project(y);
     };
     Values dy = random_values(n * out, 99), dx(n * in, not_written);
-    linear.backward(matrix(x, n, in), matrix(dy, n, out), matrix(dx, n, in), scratch);
+    linear.backward(math, matrix(x, n, in), matrix(dy, n, out), matrix(dx, n, in));
     check_gradient(x, dx, loss);
     CHECK(store.entries().size() == tiles + 1);
     for (auto& entry : store.entries()) check_gradient(entry.values, Values{entry.gradient}, loss);
@@ -238,19 +245,21 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
   SUBCASE("whole") {}
   SUBCASE("in tiles") { dimensions.tiles = 3; }
   gpt::PlainStore<double> store{7};
-  gpt::Model<gpt::PlainParameter<double>> model{store, dimensions};
+  gpt::CpuMath<double> math{dimensions};
+  Model<double> model{store, math, dimensions};
   for (auto& entry : store.entries()) {  // biases of zero and weights of one would hide mistakes
     const Values noise = random_values(entry.values.size(), 5);
     for (std::size_t i = 0; i < noise.size(); ++i) entry.values[i] += 0.1 * noise[i];
   }
-  gpt::Activations<double> activations{dimensions, 2, dimensions.layers};
-  gpt::Activations<double> evaluation{dimensions, 3, 1};
-  gpt::ActivationGradients<double> gradients{dimensions, 2};
+  Activations<double> activations{math, dimensions, 2, dimensions.layers};
+  Activations<double> evaluation{math, dimensions, 3, 1};
+  ActivationGradients<double> gradients{math, dimensions, 2};
   const std::array<std::uint8_t, 10> tokens{1, 7, 1, 255, 0, 9, 1, 7, 32, 32};
   const std::array<std::uint8_t, 10> targets{7, 1, 255, 0, 3, 1, 7, 32, 32, 10};
   const gpt::Batch batch{tokens, targets, 5};  // shorter than the context
 
-  const double mean = model.train(batch, activations, gradients);
+  model.train(batch, activations, gradients);
+  const double mean = model.take_loss();
   const auto loss = [&] { return model.loss(batch, evaluation) / 10.0; };
   CHECK(mean == loss());
   CHECK(store.entries().size() == 2 + dimensions.layers * (8 + 4 * dimensions.tiles) + 2);
@@ -263,8 +272,9 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
 TEST_CASE("a new model predicts every byte alike, and decays matrices alone") {
   constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 4, .width = 32, .context = 16};
   gpt::PlainStore<float> store{1};
-  gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
-  gpt::Activations<float> activations{dimensions, 1, 1};
+  gpt::CpuMath<float> math{dimensions};
+  Model<float> model{store, math, dimensions};
+  Activations<float> activations{math, dimensions, 1, 1};
   std::vector<std::uint8_t> tokens(dimensions.context, 'a'), targets(dimensions.context, 'b');
   const double loss = model.loss({tokens, targets, dimensions.context}, activations);
   CHECK(loss / 16 == doctest::Approx(std::log(256.0)).epsilon(0.02));
@@ -277,17 +287,20 @@ TEST_CASE("a new model predicts every byte alike, and decays matrices alone") {
 TEST_CASE("a few steps of gradient descent learn a sentence by heart") {
   constexpr gpt::Dimensions dimensions{.layers = 1, .heads = 2, .width = 16, .context = 16};
   gpt::PlainStore<float> store{1};
-  gpt::Model<gpt::PlainParameter<float>> model{store, dimensions};
-  gpt::Activations<float> activations{dimensions, 1, dimensions.layers};
-  gpt::ActivationGradients<float> gradients{dimensions, 1};
+  gpt::CpuMath<float> math{dimensions};
+  Model<float> model{store, math, dimensions};
+  Activations<float> activations{math, dimensions, 1, dimensions.layers};
+  ActivationGradients<float> gradients{math, dimensions, 1};
   const std::string sentence = "to be or not to b";
   const std::vector<std::uint8_t> bytes{sentence.begin(), sentence.end()};
   const gpt::Batch batch{std::span{bytes}.first(16), std::span{bytes}.last(16), 16};
-  const double before = model.train(batch, activations, gradients);
+  model.train(batch, activations, gradients);
+  const double before = model.take_loss();
   double after = before;
   for (int step = 0; step < 200; ++step) {
     store.clear_gradients();
-    after = model.train(batch, activations, gradients);
+    model.train(batch, activations, gradients);
+    after = model.take_loss();
     for (auto& entry : store.entries()) {
       for (std::size_t i = 0; i < entry.values.size(); ++i) entry.values[i] -= 0.3F * entry.gradient[i];
     }

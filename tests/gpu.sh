@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds, tests and measures what needs a GPU, in one call of less than nine minutes on a machine with 16 cores that has
 # CUDA, CMake and ninja, and may lack everything else, a network too.
-# Usage: tests/gpu.sh [--text FILE]    everything; FILE is what train_gpt learns, the repository's own text where none is named
-#        tests/gpu.sh --build-only     builds for Hopper, and runs nothing
-#        tests/gpu.sh --pack [DIR]     on a Debian machine with a network: packs into DIR (.gpu) what a bare machine lacks
+# Usage: tests/gpu.sh [--text FILE]   everything; FILE is what train_gpt learns, where not the repository's own text
+#        tests/gpu.sh --build-only    builds for Hopper, and runs nothing
+#        tests/gpu.sh --pack [DIR]    on a Debian machine with a network: packs into DIR (.gpu) what a bare machine lacks
 # It goes on after failures; a line names each in the end. The exit code is 0 if there was none, and 77 without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,7 +75,8 @@ build_all() {
 run_tests() {
   local pattern
   pattern="$(IFS='|' && echo "${cpu_tests[*]}")"
-  part gpu_tests 90 ctest --test-dir "$build/tests/cuda" -LE '^long$' -E 'compile_alone|link_twice' -j 4 --output-on-failure
+  part gpu_tests 90 ctest --test-dir "$build/tests/cuda" -LE '^long$' -E 'compile_alone|link_twice' -j 4 \
+    --output-on-failure
   grep -E '\*\*\*Skipped' "$results/gpu_tests.log" || true
   if ! grep -qE ' Passed ' "$results/gpu_tests.log"; then failed "gpu_tests: none passed"; fi
   part cpu_tests 60 ctest --test-dir "$build" -R "^($pattern)\$" -j "$jobs" --output-on-failure

@@ -5,21 +5,17 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <functional>
 #include <memory>
-#include <random>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
-#include <zerospan/tier/arena_file.hpp>
 
 #include "support/faulty_io_engine.hpp"
+#include "support/io_engine_conformance.hpp"
 #include "support/scratch.hpp"
 
 #ifdef ZEROSPAN_HAS_LIBAIO
@@ -38,7 +34,8 @@ using zerospan_test::Countdown;
 using zerospan_test::Fault;
 using zerospan_test::FaultKind;
 using zerospan_test::FaultyIoEngine;
-using zerospan_test::ScratchDirectory;
+using zerospan_test::outcome_of;
+using zerospan_test::Slots;
 
 // Near misses.
 struct NoQueueDepth {
@@ -76,187 +73,11 @@ struct FaultyRig {
   FaultyIoEngine<decltype(rig.engine)> engine{rig.engine};
 };
 
-/// A file of `slots` slots, each with a buffer of its own.
-struct Slots {
-  static constexpr std::size_t bytes = 8192;
+}  // namespace
 
-  explicit Slots(std::size_t count) : file{directory.path()}, buffer{count * bytes} {
-    file.grow(count * bytes, "slots");
-  }
+ZEROSPAN_TEST_IO_ENGINES(ThreadedRig, FaultyRig<ThreadedRig>);
 
-  IoRequest request(IoDirection direction, std::size_t slot) const {
-    return {direction, file.descriptor(), slot * bytes, buffer.data() + slot * bytes, bytes};
-  }
-
-  ScratchDirectory directory;
-  zerospan::ArenaFile file;
-  AlignedBuffer buffer;
-};
-
-/// Submits one request and waits for its outcome.
-template <class Engine>
-std::int64_t outcome_of(Engine& engine, const IoRequest& request) {
-  Countdown ended{1};
-  std::int64_t outcome = 0;
-  engine.submit(request, [&](std::int64_t result) {
-    outcome = result;
-    ended.hit();
-  });
-  ended.wait();
-  return outcome;
-}
-
-TEST_CASE_TEMPLATE_DEFINE("an engine reads what was written, with more requests than its queue holds", Rig, random_io) {
-  Rig rig;
-  constexpr std::size_t count = 100;
-  REQUIRE(count > rig.engine.queue_depth());
-  const Slots slots{count};
-  const std::size_t unit = slots.file.alignment();
-  std::vector<std::byte> model(count * Slots::bytes);
-  std::mt19937_64 random{7};
-
-  for (int round = 0; round < 10; ++round) {
-    Countdown ended{count};
-    std::vector<IoRequest> requests;
-    std::vector<std::int64_t> results(count);
-    for (std::size_t slot = 0; slot < count; ++slot) {
-      IoRequest request = slots.request(random() % 2 == 0 ? IoDirection::read : IoDirection::write, slot);
-      const std::size_t skipped = random() % (Slots::bytes / unit) * unit;
-      request.offset += skipped;
-      request.data += skipped;
-      request.bytes = (1 + random() % ((Slots::bytes - skipped) / unit)) * unit;
-      for (std::byte& byte : std::span{request.data, request.bytes}) byte = static_cast<std::byte>(random() & 0xff);
-      if (request.direction == IoDirection::write) {
-        std::copy_n(request.data, request.bytes, model.begin() + static_cast<std::ptrdiff_t>(request.offset));
-      }
-      requests.push_back(request);
-    }
-    std::shuffle(requests.begin(), requests.end(), random);
-    for (std::size_t i = 0; i < count; ++i) {
-      rig.engine.submit(requests[i], [&, i](std::int64_t result) {
-        results[i] = result;
-        ended.hit();
-      });
-    }
-    ended.wait();
-    for (std::size_t i = 0; i < count; ++i) {
-      REQUIRE(results[i] == static_cast<std::int64_t>(requests[i].bytes));
-      REQUIRE(std::memcmp(requests[i].data, model.data() + requests[i].offset, requests[i].bytes) == 0);
-    }
-  }
-}
-
-TEST_CASE_TEMPLATE_DEFINE("callbacks submit further requests", Rig, chained) {
-  Rig rig;
-  constexpr std::size_t count = 255;  // a binary tree: request i submits 2i+1 and 2i+2
-  REQUIRE(count > rig.engine.queue_depth());
-  const Slots slots{count};
-  slots.buffer.fill(1);
-  Countdown ended{count};
-  std::vector<std::int64_t> results(count);
-  const std::function<void(std::size_t)> submit = [&](std::size_t slot) {
-    rig.engine.submit(slots.request(IoDirection::write, slot), [&, slot](std::int64_t result) {
-      results[slot] = result;
-      for (const std::size_t child : {2 * slot + 1, 2 * slot + 2}) {
-        if (child < count) submit(child);
-      }
-      ended.hit();
-    });
-  };
-  submit(0);
-  ended.wait();
-  CHECK(results == std::vector<std::int64_t>(count, Slots::bytes));
-
-  const AlignedBuffer all{count * Slots::bytes};
-  CHECK(outcome_of(rig.engine, {IoDirection::read, slots.file.descriptor(), 0, all.data(), all.size()}) ==
-        static_cast<std::int64_t>(all.size()));
-  CHECK((all == slots.buffer));
-}
-
-TEST_CASE_TEMPLATE_DEFINE("many threads submit at once, and every request ends once", Rig, many_threads) {
-  Rig rig;
-  constexpr std::size_t threads = 4;
-  constexpr std::size_t each = 50;
-  const Slots slots{threads * each};
-  slots.buffer.fill(2);
-  const AlignedBuffer written{slots.buffer.size()};
-  std::copy_n(slots.buffer.data(), written.size(), written.data());
-  std::vector<std::atomic<int>> calls(threads * each);
-  for (const IoDirection direction : {IoDirection::write, IoDirection::read}) {
-    Countdown ended{threads * each};
-    std::vector<std::thread> submitters;
-    for (std::size_t t = 0; t < threads; ++t) {
-      submitters.emplace_back([&, t] {
-        for (std::size_t i = t * each; i < (t + 1) * each; ++i) {
-          rig.engine.submit(slots.request(direction, i), [&, i](std::int64_t result) {
-            if (result == Slots::bytes) ++calls[i];
-            ended.hit();
-          });
-        }
-      });
-    }
-    for (std::thread& submitter : submitters) submitter.join();
-    ended.wait();
-    if (direction == IoDirection::write) std::fill_n(slots.buffer.data(), slots.buffer.size(), std::byte{0});
-  }
-  CHECK(std::all_of(calls.begin(), calls.end(), [](const auto& n) { return n == 2; }));
-  CHECK((slots.buffer == written));
-}
-
-TEST_CASE_TEMPLATE_DEFINE("errors and short transfers are reported as they are", Rig, errors) {
-  Rig rig;
-  const Slots slots{2};
-  IoRequest closed = slots.request(IoDirection::read, 0);
-  closed.file_descriptor = -1;
-  CHECK(outcome_of(rig.engine, closed) == -EBADF);
-  closed.direction = IoDirection::write;
-  CHECK(outcome_of(rig.engine, closed) == -EBADF);
-
-  IoRequest beyond = slots.request(IoDirection::read, 1);
-  const std::size_t half = Slots::bytes / 2;
-  beyond.offset += half;
-  CHECK(outcome_of(rig.engine, beyond) == static_cast<std::int64_t>(half));
-  beyond.offset += half;
-  CHECK(outcome_of(rig.engine, beyond) == 0);
-
-  // Requests around a refused one are carried out.
-  constexpr std::size_t count = 120;
-  Countdown ended{count};
-  std::vector<std::int64_t> results(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    rig.engine.submit(i % 3 == 1 ? closed : slots.request(IoDirection::write, 0), [&, i](std::int64_t result) {
-      results[i] = result;
-      ended.hit();
-    });
-  }
-  ended.wait();
-  for (std::size_t i = 0; i < count; ++i) {
-    REQUIRE(results[i] == (i % 3 == 1 ? -EBADF : static_cast<std::int64_t>(Slots::bytes)));
-  }
-}
-
-TEST_CASE_TEMPLATE_DEFINE("the destructor waits for what was submitted, from callbacks too", Rig, destruction) {
-  const Slots slots{64};
-  std::atomic<std::size_t> ended = 0;
-  {
-    Rig rig;
-    for (std::size_t i = 0; i < 64; ++i) {
-      rig.engine.submit(slots.request(IoDirection::write, i), [&, i](std::int64_t) {
-        ++ended;
-        rig.engine.submit(slots.request(IoDirection::write, i), [&](std::int64_t) { ++ended; });
-      });
-    }
-  }
-  CHECK(ended == 128);
-}
-
-#define ZEROSPAN_TEST_ENGINES(id) TEST_CASE_TEMPLATE_INVOKE(id, ThreadedRig, FaultyRig<ThreadedRig>)
-ZEROSPAN_TEST_ENGINES(random_io);
-ZEROSPAN_TEST_ENGINES(chained);
-ZEROSPAN_TEST_ENGINES(many_threads);
-ZEROSPAN_TEST_ENGINES(errors);
-ZEROSPAN_TEST_ENGINES(destruction);
-#undef ZEROSPAN_TEST_ENGINES
+namespace {
 
 TEST_CASE("an engine without threads is refused") {
   CHECK_THROWS_WITH_AS(ThreadedIoEngine{{.threads = 0}}, "a ThreadedIoEngine needs at least one thread",
@@ -372,11 +193,11 @@ struct ReluctantRig {
   BasicLibaioEngine<ReluctantCalls> engine{{.queue_depth = 8}};
 };
 
-TEST_CASE_TEMPLATE_INVOKE(random_io, LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
-TEST_CASE_TEMPLATE_INVOKE(chained, LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
-TEST_CASE_TEMPLATE_INVOKE(many_threads, LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
-TEST_CASE_TEMPLATE_INVOKE(errors, LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
-TEST_CASE_TEMPLATE_INVOKE(destruction, LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
+}  // namespace
+
+ZEROSPAN_TEST_IO_ENGINES(LibaioRig, ReluctantRig, FaultyRig<LibaioRig>);
+
+namespace {
 
 /// Reports nothing before it has met EAGAIN.
 struct GatedCalls : ReluctantCalls {

@@ -1,86 +1,27 @@
 // The program that users run first, from outside: what it says, what it leaves behind, and what it takes.
 #include <doctest/doctest.h>
 
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "support/scratch.hpp"
+#include "support/train_gpt.hpp"
 
 namespace {
 
-struct Run {
-  int exit_code;
-  std::string output;
-  std::string errors;
-  std::uint64_t peak_bytes;  // the kernel's counts
-  std::uint64_t bytes_read;
-  std::uint64_t bytes_written;
-};
-
-std::string content(const std::filesystem::path& path) {
-  std::ifstream file{path};
-  return {std::istreambuf_iterator<char>{file}, {}};
-}
-
-Run train_gpt(const zerospan_test::ScratchDirectory& scratch, std::vector<std::string> arguments) {
-  const std::string output = scratch.path() + "/output";
-  const std::string errors = scratch.path() + "/errors";
-  arguments.insert(arguments.begin(), TRAIN_GPT);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-
-  const ::pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    const auto redirect = [](const std::string& path, int to) {
-      ::dup2(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600), to);
-    };
-    redirect(output, STDOUT_FILENO);
-    redirect(errors, STDERR_FILENO);
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
-  int status = 0;
-  ::rusage usage{};
-  REQUIRE(::wait4(child, &status, 0, &usage) == child);
-  REQUIRE(WIFEXITED(status));
-  return {WEXITSTATUS(status),
-          content(output),
-          content(errors),
-          static_cast<std::uint64_t>(usage.ru_maxrss) * 1024,
-          static_cast<std::uint64_t>(usage.ru_inblock) * 512,
-          static_cast<std::uint64_t>(usage.ru_oublock) * 512};
-}
-
-/// A text of a few thousand bytes.
-std::string write_text(const zerospan_test::ScratchDirectory& scratch) {
-  const std::string path = scratch.path() + "/text";
-  std::ofstream file{path};
-  for (int i = 0; i < 400; ++i) file << "line " << i * i << " of some text\n";
-  return path;
-}
-
-std::vector<nlohmann::json> lines(const std::string& path) {
-  std::vector<nlohmann::json> result;
-  std::ifstream file{path};
-  for (std::string line; std::getline(file, line);) result.push_back(nlohmann::json::parse(line));
-  return result;
-}
+using zerospan_test::content;
+using zerospan_test::lines;
+using zerospan_test::Run;
+using zerospan_test::train_gpt;
+using zerospan_test::train_layers;
+using zerospan_test::train_small;
+using zerospan_test::write_text;
 
 TEST_CASE("a wrong flag is one clear line, and exit code 2") {
   const zerospan_test::ScratchDirectory scratch;
@@ -89,6 +30,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--ranks", "none"},
                                                     {"--stage", "1", "--parameters", "nvme"},
                                                     {"--tiles", "129", "--width", "128"},
+                                                    {"--comm", "nccl"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -105,34 +47,6 @@ TEST_CASE("an impossible budget is refused: what, how many bytes short, what wou
   const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device-budget", "100KiB", "--steps", "1"});
   CHECK(run.exit_code == 2);
   CHECK(run.errors.find("bytes short; raise the device budget") != std::string::npos);
-}
-
-/// Trains a small model, of any number of layers. @return its metrics.
-std::vector<nlohmann::json> train_layers(const zerospan_test::ScratchDirectory& scratch,
-                                         std::vector<std::string> arguments) {
-  const std::string metrics = scratch.path() + "/metrics";
-  arguments.insert(arguments.end(), {"--text",          write_text(scratch),
-                                     "--heads",         "2",
-                                     "--width",         "64",
-                                     "--context",       "16",
-                                     "--batch",         "2",
-                                     "--steps",         "4",
-                                     "--micro-batches", "2",
-                                     "--sample",        "20",
-                                     "--warmup",        "1",
-                                     "--eval-every",    "2",
-                                     "--trace",         scratch.path() + "/trace",
-                                     "--metrics",       metrics});
-  const Run run = train_gpt(scratch, arguments);
-  INFO(run.errors);
-  REQUIRE(run.exit_code == 0);
-  return lines(metrics);
-}
-
-std::vector<nlohmann::json> train_small(const zerospan_test::ScratchDirectory& scratch,
-                                        std::vector<std::string> arguments) {
-  arguments.insert(arguments.end(), {"--layers", "2"});
-  return train_layers(scratch, std::move(arguments));
 }
 
 TEST_CASE("stages agree, and the metrics, the sample and the timeline are there") {

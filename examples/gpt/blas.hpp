@@ -4,26 +4,14 @@
 
 #include <cblas.h>
 
+#include "factor.hpp"
 #include "tensor.hpp"
 
 namespace gpt {
 
-/// A factor of a product: a matrix, or its transpose.
-template <class S>
-struct Factor {
-  Factor(Tensor<S> factor) : matrix(factor) {}
-  Factor(Tensor<const S> factor, CBLAS_TRANSPOSE its_order = CblasNoTrans) : matrix(factor), order{its_order} {}
-
-  Tensor<const S> matrix;
-  CBLAS_TRANSPOSE order = CblasNoTrans;
-};
-
-template <class S>
-Factor<std::remove_const_t<S>> transposed(Tensor<S> matrix) {
-  return {matrix, CblasTrans};
-}
-
 namespace blas {
+
+inline CBLAS_TRANSPOSE order_of(Order order) { return order == Order::straight ? CblasNoTrans : CblasTrans; }
 
 inline void gemm(CBLAS_TRANSPOSE order_a, CBLAS_TRANSPOSE order_b, int m, int n, int k, float alpha, const float* a,
                  int stride_a, const float* b, int stride_b, float beta, float* c, int stride_c) {
@@ -41,10 +29,10 @@ inline void gemm(CBLAS_TRANSPOSE order_a, CBLAS_TRANSPOSE order_b, int m, int n,
 template <class S>
 void multiply(std::type_identity_t<Factor<S>> a, std::type_identity_t<Factor<S>> b, Tensor<S> c,
               std::type_identity_t<S> alpha = 1, std::type_identity_t<S> beta = 0) {
-  const std::size_t k = a.order == CblasNoTrans ? a.matrix.columns : a.matrix.rows;
-  blas::gemm(a.order, b.order, static_cast<int>(c.rows), static_cast<int>(c.columns), static_cast<int>(k), alpha,
-             a.matrix.data, static_cast<int>(a.matrix.stride), b.matrix.data, static_cast<int>(b.matrix.stride), beta,
-             c.data, static_cast<int>(c.stride));
+  const std::size_t k = a.order == Order::straight ? a.matrix.columns : a.matrix.rows;
+  blas::gemm(blas::order_of(a.order), blas::order_of(b.order), static_cast<int>(c.rows), static_cast<int>(c.columns),
+             static_cast<int>(k), alpha, a.matrix.data, static_cast<int>(a.matrix.stride), b.matrix.data,
+             static_cast<int>(b.matrix.stride), beta, c.data, static_cast<int>(c.stride));
 }
 
 }  // namespace gpt

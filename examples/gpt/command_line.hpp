@@ -133,7 +133,7 @@ inline void add_training(CLI::App& app, Options& o) {
       ->capture_default_str();
 }
 
-inline void add_run(CLI::App& app, Options& o, std::string& comm) {
+inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--text", o.text,
                  "Files to learn, joined; the project's own headers, tests and README where none is given")
       ->check(CLI::ExistingFile);
@@ -141,7 +141,11 @@ inline void add_run(CLI::App& app, Options& o, std::string& comm) {
   app.add_option("--threads", o.threads, "Threads of the matrix products")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--comm", comm, "How ranks communicate")->check(CLI::IsMember({"thread"}))->capture_default_str();
+  add_choice<DeviceKind>(app, "--device", o.device, {{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}},
+                         "What computes, and has the device memory");
+  add_choice<CommunicatorKind>(app, "--comm", o.communicator,
+                               {{"thread", CommunicatorKind::thread}, {"nccl", CommunicatorKind::nccl}},
+                               "How ranks communicate; nccl takes a GPU for each");
   app.add_option("--timeout", o.timeout, "Seconds that anything may take before it is an error")
       ->check(number("a positive number below 1e9", [](double value) { return value > 0 && value < 1e9; }))
       ->capture_default_str();
@@ -166,6 +170,8 @@ inline void validate(const Options& o, const Text& text) {
           fmt::format("--width {} is not a multiple of --heads {}: choose {} or {}", o.model.width, o.model.heads,
                       std::max(o.model.width / o.model.heads, std::size_t{1}) * o.model.heads,
                       (o.model.width / o.model.heads + 1) * o.model.heads));
+  require(o.communicator == CommunicatorKind::thread || o.device == DeviceKind::cuda,
+          "--comm nccl connects GPUs: it takes --device cuda");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
@@ -177,9 +183,8 @@ inline void validate(const Options& o, const Text& text) {
 /// Parses the command line. The CLI::App throws CLI::ParseError, for --help as well.
 inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   Options options;
-  std::string comm = "thread";
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  detail::add_run(app, options, comm);
+  detail::add_run(app, options);
   detail::add_placement(app, options);
   detail::add_model(app, options);
   detail::add_training(app, options);

@@ -12,11 +12,11 @@
 #include <type_traits>
 #include <vector>
 
+#include <zerospan/activation/options.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
-
-#include "storage.hpp"
+#include <zerospan/tier/offload_tier.hpp>
 
 namespace gpt {
 
@@ -37,12 +37,14 @@ struct Figures {
   double peak_host_bytes = 0;
   double disk_bytes = 0;
   double peak_disk_bytes = 0;
+  double activation_bytes = 0;
   double activation_bytes_offloaded = 0;
   double activation_bytes_fetched = 0;
 };
 
-template <class Engine>
-Figures figures_of(const Engine& engine, RankStorage& storage) {
+/// @param storage A RankStorage. @param activation_bytes What the mathematics has allocated.
+template <class Engine, class Storage>
+Figures figures_of(const Engine& engine, Storage& storage, std::size_t activation_bytes) {
   const auto count = [](zerospan::Bytes bytes) { return static_cast<double>(bytes.count); };
   const auto statistics = engine.statistics();
   const auto disk = storage.disk();
@@ -65,14 +67,16 @@ Figures figures_of(const Engine& engine, RankStorage& storage) {
           .peak_host_bytes = count(host_memory.peak()),
           .disk_bytes = count(disk.used),
           .peak_disk_bytes = count(disk.peak),
+          .activation_bytes = static_cast<double>(activation_bytes),
           .activation_bytes_offloaded = static_cast<double>(activations.bytes_offloaded),
           .activation_bytes_fetched = static_cast<double>(activations.bytes_fetched)};
 }
 
 /// Every rank's value, in rank order, bit for bit: a collective. A sum in which all terms but one are zero is exact.
 template <zerospan::AllReduces Communicator, class T>
-  requires std::is_trivially_copyable_v<T> && (sizeof(T) % sizeof(std::int64_t) == 0)
-std::vector<T> exchange(Communicator& communicator, std::string_view name, const T& value) {
+requires std::is_trivially_copyable_v<T> &&
+    (sizeof(T) % sizeof(std::int64_t) == 0) std::vector<T> exchange(Communicator& communicator, std::string_view name,
+                                                                    const T& value) {
   using Words = std::array<std::int64_t, sizeof(T) / sizeof(std::int64_t)>;
   std::vector<Words> table(static_cast<std::size_t>(communicator.size()), Words{});
   table[static_cast<std::size_t>(communicator.rank().value)] = std::bit_cast<Words>(value);

@@ -6,19 +6,11 @@
 #include <cmath>
 #include <cstddef>
 
+#include "row_statistics.hpp"
 #include "tensor.hpp"
 #include "vector_math.hpp"
 
 namespace gpt {
-
-inline constexpr double layer_norm_epsilon = 1e-5;
-
-/// What the backward pass needs of each row; vectors of as many elements as x has rows.
-template <class S>
-struct RowStatistics {
-  Tensor<S> mean;
-  Tensor<S> inverse_deviation;
-};
 
 /// @param x,y         [n x width]
 /// @param weight,bias [width]

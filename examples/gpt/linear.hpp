@@ -2,19 +2,15 @@
 /// y = x W^T + b, the weight in tiles.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <string>
 
 #include <zerospan/core/initializer.hpp>
-#include <zerospan/core/stream.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tiling/tiled_linear.hpp>
 
-#include "blas.hpp"
-#include "scratch.hpp"
+#include "factor.hpp"
 #include "tensor.hpp"
-#include "vector_math.hpp"
 
 namespace gpt {
 
@@ -25,7 +21,6 @@ template <class Parameter>
 class Linear {
  public:
   using E = typename Parameter::tensor_type::element_type;
-  using S = Scalar<E>;
 
   /// @param tiles Into how many the outputs are cut.
   template <class Engine>
@@ -40,45 +35,38 @@ class Linear {
 
   /// @param x [n x in]
   /// @param y [n x out], overwritten.
-  /// @param scratch For a tile, or the bias.
-  void forward(Tensor<const S> x, Tensor<S> y, Scratch<E>& scratch) const {
+  /// @param residual [n x out], added; or nothing.
+  template <class Math, class Y>
+  void forward(Math& math, Input<typename Math::Value> x, Tensor<Y> y, Input<Y> residual = {}) const {
+    auto sum = math.sum_into(y, residual);
     layer_.forward(
-        zerospan::calling_thread,
-        [&](const Tile& tile, Tensor<E> weight) {
-          multiply(part(x, tile.inputs), transposed(scratch.widen(weight)), part(y, tile.outputs), 1, kept(tile));
-        },
-        [&](Tensor<E> narrow) {
-          const Tensor<const S> bias = scratch.widen(narrow);
-          for (std::size_t r = 0; r < y.rows; ++r) std::copy_n(bias.data, bias.columns, y.row(r));
-        });
+        math.stream(), [&](const Tile& tile, Tensor<E> weight) { sum.add_product(tile, x, weight); },
+        [&](Tensor<E> bias) { sum.set_bias(bias); });
+    sum.finish();
   }
 
   /// Commits the gradients of bias and weight.
   /// @param dx [n x in], overwritten.
-  void backward(Tensor<const S> x, Tensor<const S> dy, Tensor<S> dx, Scratch<E>& scratch) const {
+  template <class Math>
+  void backward(Math& math, Input<typename Math::Value> x, Input<typename Math::Value> dy,
+                Tensor<typename Math::Value> dx) const {
+    using Gradient = Tensor<typename Math::Value>;
     layer_.backward(
-        zerospan::calling_thread,
+        math.stream(),
         [&](const Tile& tile, Tensor<E> weight) {
-          multiply(part(dy, tile.outputs), scratch.widen(weight), part(dx, tile.inputs), 1, kept(tile));
+          math.multiply(columns(dy, tile.outputs), math.operand(weight), columns(dx, tile.inputs),
+                        tile.accumulates ? Assignment::add : Assignment::replace);
         },
         [&](const Tile& tile, Tensor<E> gradient) {
-          scratch.fill(gradient, [&](Tensor<S> dweight) {
-            multiply(transposed(part(dy, tile.outputs)), part(x, tile.inputs), dweight);
+          math.write(gradient, [&](Gradient dweight) {
+            math.multiply(transposed(columns(dy, tile.outputs)), columns(x, tile.inputs), dweight, Assignment::replace);
           });
         },
-        [&](Tensor<E> gradient) { scratch.fill(gradient, [&](Tensor<S> dbias) { sum_of_rows(dy, dbias); }); });
+        [&](Tensor<E> gradient) { math.write(gradient, [&](Gradient dbias) { math.sum_of_rows(dy, dbias); }); });
   }
 
  private:
   using Tile = zerospan::Tile;
-
-  template <class T>
-  static Tensor<T> part(Tensor<T> matrix, zerospan::IndexRange columns) {
-    return matrix.column_range(columns.first, columns.count);
-  }
-
-  /// The factor of what is there.
-  static S kept(const Tile& tile) { return tile.accumulates ? S{1} : S{0}; }
 
   zerospan::BasicTiledLinear<Parameter> layer_;
 };

@@ -3,45 +3,18 @@
 #pragma once
 
 #include <cerrno>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <string>
 #include <system_error>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "figures.hpp"
+#include "reports.hpp"
 
 namespace gpt {
-
-/// One step. Losses, bytes and tokens are of all ranks, peaks of the rank that has the highest.
-struct StepMetrics {
-  std::size_t step;  ///< Steps made, this one included.
-  double loss;
-  std::optional<double> validation_loss;  ///< An estimate, if one was made after this step.
-  double learning_rate;
-  double gradient_norm;
-  bool skipped;
-  double loss_scale;
-  double seconds;
-  double tokens_per_second;
-  double bytes_read;
-  double bytes_written;
-  double hidden_transfer_share;
-  double peak_device_bytes;
-  double peak_host_bytes;
-};
-
-/// The whole run.
-struct FinalMetrics {
-  std::uint64_t parameter_hash;
-  double validation_loss;
-  std::size_t parameters;
-};
 
 /// Writes each line when it is known. Without a path it writes nothing.
 class MetricsWriter {

@@ -8,18 +8,22 @@
 #include <string>
 #include <vector>
 
-#include "activations.hpp"
+#include "dimensions.hpp"
 #include "schedule.hpp"
 
 namespace gpt {
 
 enum class TierKind { device, host, nvme };
 enum class Precision { fp32, bf16, fp16 };
+enum class DeviceKind { cpu, cuda };
+enum class CommunicatorKind { thread, nccl };
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
 struct Options {
   std::vector<std::filesystem::path> text;
 
+  DeviceKind device = DeviceKind::cpu;
+  CommunicatorKind communicator = CommunicatorKind::thread;
   int ranks = 2;
   int threads = 1;
   double timeout = 300;  ///< Seconds.
@@ -54,6 +58,9 @@ struct Options {
 
   /// Blocks whose activations are in memory at once.
   std::size_t segment() const { return checkpoint_every > 0 ? checkpoint_every : model.layers; }
+
+  /// Sequences of a rank that are evaluated at once: on the CPU about as many as have room without checkpoints.
+  std::size_t evaluation_batch() const { return device == DeviceKind::cpu ? batch * model.layers : batch; }
 
   std::size_t tokens_a_step() const { return static_cast<std::size_t>(ranks) * micro_batches * batch * model.context; }
 };

@@ -9,7 +9,7 @@
 
 #include <zerospan/core/initializer.hpp>
 
-#include "activations.hpp"
+#include "dimensions.hpp"
 #include "linear.hpp"
 
 namespace gpt {

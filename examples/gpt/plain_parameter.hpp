@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <deque>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -20,13 +21,16 @@
 namespace gpt {
 
 /// Owns values and gradients, in declaration order. A tied use adds to the gradient of the parameter it refers to.
-template <class E>
+/// @tparam Allocator Of memory that the computation can address.
+template <class E, class Allocator = std::allocator<E>>
 class PlainStore {
  public:
+  using Values = std::vector<E, Allocator>;
+
   struct Entry {
     std::string name;
-    std::vector<E> values;
-    std::vector<E> gradient;
+    Values values;
+    Values gradient;
     zerospan::ParameterOptions options;
   };
 
@@ -36,7 +40,7 @@ class PlainStore {
                  zerospan::ParameterOptions options) {
     std::vector<float> values(elements);
     initializer({.seed = seed_, .stream = zerospan::name_stream(name)}, 0, values);
-    entries_.push_back({std::move(name), {values.begin(), values.end()}, std::vector<E>(elements), options});
+    entries_.push_back({std::move(name), {values.begin(), values.end()}, Values(elements), options});
     return entries_.back();
   }
 
@@ -52,10 +56,11 @@ class PlainStore {
 };
 
 /// Has the members of zerospan::PartitionedParameter that the model uses.
-template <class E>
+template <class E, class Allocator = std::allocator<E>>
 class PlainParameter {
  public:
   using tensor_type = Tensor<E>;
+  using Store = PlainStore<E, Allocator>;
 
   class ReadLease {
    public:
@@ -69,7 +74,7 @@ class PlainParameter {
   /// Starts as not-a-number, so that an element that nobody writes is noticed.
   class GradientLease {
    public:
-    GradientLease(typename PlainStore<E>::Entry& entry, std::size_t rows, std::size_t columns)
+    GradientLease(typename Store::Entry& entry, std::size_t rows, std::size_t columns)
         : entry_{&entry},
           memory_(entry.gradient.size(), std::numeric_limits<E>::quiet_NaN()),
           tensor_{memory_.data(), rows, columns} {}
@@ -79,13 +84,13 @@ class PlainParameter {
     }
 
    private:
-    typename PlainStore<E>::Entry* entry_;
-    std::vector<E> memory_;
+    typename Store::Entry* entry_;
+    typename Store::Values memory_;
     Tensor<E> tensor_;
   };
 
-  PlainParameter(PlainStore<E>& store, std::string name, zerospan::Shape shape,
-                 const zerospan::Initializer& initializer, zerospan::ParameterOptions options = {})
+  PlainParameter(Store& store, std::string name, zerospan::Shape shape, const zerospan::Initializer& initializer,
+                 zerospan::ParameterOptions options = {})
       : entry_{&store.declare(std::move(name), shape.elements(), initializer, options)},
         rows_{shape.elements() / shape[shape.rank() - 1]},
         columns_{shape[shape.rank() - 1]} {}
@@ -95,16 +100,15 @@ class PlainParameter {
   GradientLease gradient(zerospan::StreamRef) const { return {*entry_, rows_, columns_}; }
 
  private:
-  typename PlainStore<E>::Entry* entry_;
+  typename Store::Entry* entry_;
   std::size_t rows_;
   std::size_t columns_;
 };
 
 /// Counterpart of zerospan::gather for groups.
-template <class E, class... More>
-std::tuple<typename PlainParameter<E>::ReadLease, typename More::ReadLease...> gather(zerospan::StreamRef stream,
-                                                                                      const PlainParameter<E>& first,
-                                                                                      const More&... more) {
+template <class E, class Allocator, class... More>
+std::tuple<typename PlainParameter<E, Allocator>::ReadLease, typename More::ReadLease...> gather(
+    zerospan::StreamRef stream, const PlainParameter<E, Allocator>& first, const More&... more) {
   return {first.gather(stream), more.gather(stream)...};
 }
 

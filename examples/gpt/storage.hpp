@@ -6,15 +6,17 @@
 #include <cstddef>
 #include <deque>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
-#include <zerospan/device/host_device.hpp>
+#include <zerospan/device/device.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/device_tier.hpp>
@@ -32,21 +34,25 @@
 namespace gpt {
 
 /// Disks are opened only where the options place something on them; several are striped.
+template <zerospan::Device D>
 class RankStorage {
  public:
   /// @param timeline Outlives the storage.
-  RankStorage(const Options& options, int rank, zerospan::Timeline& timeline)
-      : device_{{.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
+  /// @param device What the device is made of; its budgets are the options'.
+  template <class... Arguments>
+  RankStorage(const Options& options, int rank, zerospan::Timeline& timeline, Arguments&&... device)
+      : device_{std::forward<Arguments>(device)...,
+                {.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
         on_device_{device_},
         on_host_{device_} {
     const bool has_checkpoints = options.checkpoint_every > 0;
-    const auto places = {options.parameters, options.gradients, options.optimizer,
-                         has_checkpoints ? options.activations : TierKind::device};
-    if (std::ranges::find(places, TierKind::nvme) != places.end()) open_disks(options.nvme_path);
+    const TierKind places[]{options.parameters, options.gradients, options.optimizer,
+                            has_checkpoints ? options.activations : TierKind::device};
+    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options.nvme_path);
     if (has_checkpoints) open_checkpoints(options, rank, timeline);
   }
 
-  zerospan::HostDevice& device() { return device_; }
+  D& device() { return device_; }
 
   zerospan::Placement placement(const Options& options) {
     return {.parameters = tier(options.parameters),
@@ -118,7 +124,7 @@ class RankStorage {
     return *on_disk_;
   }
 
-  zerospan::HostDevice device_;
+  D device_;
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
   std::shared_ptr<void> disks_;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -15,6 +14,7 @@
 #include "figures.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "result.hpp"
 
 namespace gpt {
 
@@ -28,21 +28,6 @@ inline std::string describe_bytes(double bytes) {
   }
   return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, units[unit]);
 }
-
-/// Seconds that rank 0 spent on one kind of work.
-struct TimeSpent {
-  std::string_view what;
-  double seconds;
-};
-
-struct Summary {
-  std::size_t parameters;
-  double validation_loss;
-  double training_seconds;
-  std::size_t skipped_steps;
-  std::vector<Figures> ranks;   ///< After training, before validation.
-  std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
-};
 
 namespace detail {
 
@@ -69,6 +54,8 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += detail::describe_memory("host", s.ranks, &Figures::host_bytes, &Figures::peak_host_bytes,
                                   static_cast<double>(o.host_budget));
   text += detail::describe_memory("nvme", s.ranks, &Figures::disk_bytes, &Figures::peak_disk_bytes, 0);
+  text += fmt::format("  {:<18}{}, beside the budgets\n", "activations",
+                      describe_bytes(largest(s.ranks, &Figures::activation_bytes)));
   text += fmt::format("storage, all ranks: {} read and {} written a step\n",
                       describe_bytes(total(s.ranks, &Figures::bytes_read) / steps),
                       describe_bytes(total(s.ranks, &Figures::bytes_written) / steps));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -70,19 +71,26 @@ struct Tensor {
   std::size_t columns = 0;
   std::size_t stride = columns;  ///< Elements from one row to the next.
 
-  std::size_t size() const { return rows * columns; }
-  E* row(std::size_t r) const { return data + r * stride; }
+  constexpr std::size_t size() const { return rows * columns; }
+  constexpr E* row(std::size_t r) const { return data + r * stride; }
 
   /// The part that starts at column `first`.
-  Tensor column_range(std::size_t first, std::size_t count) const { return {data + first, rows, count, stride}; }
-  Tensor row_range(std::size_t first, std::size_t count) const { return {row(first), count, columns, stride}; }
-
-  operator Tensor<const E>() const
-    requires(!std::is_const_v<E>)
-  {
-    return {data, rows, columns, stride};
+  constexpr Tensor column_range(std::size_t first, std::size_t count) const {
+    return {data + first, rows, count, stride};
   }
+  constexpr Tensor row_range(std::size_t first, std::size_t count) const {
+    return {row(first), count, columns, stride};
+  }
+
+  template <std::same_as<const E> Const>
+  requires(!std::is_const_v<E>) constexpr operator Tensor<Const>() const { return {data, rows, columns, stride}; }
 };
+
+/// The columns of a range of `first` and `count`.
+template <class E, class Range>
+Tensor<E> columns(Tensor<E> matrix, const Range& range) {
+  return matrix.column_range(range.first, range.count);
+}
 
 /// An operand that is only read; it takes no part in deducing the scalar, so that a `Tensor<S>` converts.
 template <class S>

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,58 +20,50 @@
 #include "data.hpp"
 #include "figures.hpp"
 #include "hash.hpp"
-#include "metrics.hpp"
+#include "math.hpp"
 #include "model.hpp"
 #include "options.hpp"
-#include "progress.hpp"
+#include "reports.hpp"
 #include "sample.hpp"
-#include "storage.hpp"
 #include "text.hpp"
 
 namespace gpt {
 
-/// Where rank 0 reports.
-struct Reports {
-  Progress& progress;
-  MetricsWriter& metrics;
-};
-
 /// One rank's model, data and engine. Every rank calls the same members in the same order.
-template <class Parameter, class Engine, zerospan::AllReduces Communicator>
+/// @tparam Communicator Exchanges figures, in ordinary memory.
+template <class Parameter, Math M, class Engine, zerospan::AllReduces Communicator, class Storage>
 class Trainer {
  public:
-  using S = typename Model<Parameter>::S;
-
   /// Declares the model. @param reports Where to report, on rank 0; nullptr on the others.
-  Trainer(Engine& engine, Communicator& communicator, RankStorage& storage, const Options& options, const Text& text,
-          Reports* reports)
+  Trainer(Engine& engine, M& math, Communicator& communicator, Storage& storage, const Options& options,
+          const Text& text, Reports* reports)
       : engine_{engine},
+        math_{math},
         communicator_{communicator},
         storage_{storage},
         options_{options},
         reports_{reports},
         rank_{static_cast<std::size_t>(communicator.rank().value)},
         ranks_{static_cast<std::size_t>(communicator.size())},
-        model_{engine, options.model},
-        activations_{options.model, options.batch, options.segment()},
-        gradients_{options.model, options.batch},
-        evaluation_{options.model, options.batch * options.model.layers, 1},
+        model_{engine, math, options.model},
+        memory_{math.allocate(
+            std::max(Activations<M>::bytes(options.model, options.batch, options.segment()),
+                     Activations<M>::bytes(options.model, options.evaluation_batch(), evaluation_segment)))},
+        activations_{options.model, options.batch, options.segment(), memory_},
+        gradients_{math, options.model, options.batch},
+        evaluation_{options.model, options.evaluation_batch(), evaluation_segment, memory_},
         sampler_{text.train(), options.model.context, options.seed, rank_, ranks_},
         windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
 
   void train() {
-    std::optional<double> validation_loss;
     for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
       StepMetrics metrics = make_step(step);
       skipped_steps_ += metrics.skipped ? 1 : 0;
-      const bool evaluates = options_.eval_every > 0 && metrics.step % options_.eval_every == 0;
-      if (evaluates) {
-        metrics.validation_loss = validation_loss = validate(estimate_rounds());
+      if (options_.eval_every > 0 && metrics.step % options_.eval_every == 0) {
+        metrics.validation_loss = validate(estimate_rounds());
         before_ = figures();  // the estimate's transfers are no step's
       }
-      if (!reports_) continue;
-      reports_->metrics.write(metrics);
-      reports_->progress.show(metrics.step, metrics.loss, validation_loss, metrics.tokens_per_second, evaluates);
+      if (reports_) reports_->step(metrics);
     }
   }
 
@@ -82,12 +75,11 @@ class Trainer {
 
   /// The same text on every rank.
   std::string write_text() {
-    return sample<S>(options_.sample, options_.model.context, options_.seed,
-                     [this](std::span<const std::uint8_t> bytes) {
-                       engine_.begin(zerospan::Pass::evaluation);
-                       model_.forward(bytes, bytes.size(), evaluation_);
-                       return std::span<const S>{evaluation_.logits.row(bytes.size() - 1), Dimensions::vocabulary};
-                     });
+    return sample<typename M::Logit>(options_.sample, options_.model.context, options_.seed,
+                                     [this](std::span<const std::uint8_t> bytes) {
+                                       engine_.begin(zerospan::Pass::evaluation);
+                                       return model_.predict(bytes, evaluation_);
+                                     });
   }
 
   /// Over all fp32 master weights, in declaration order: equal for equal models, however they were trained.
@@ -99,13 +91,16 @@ class Trainer {
   }
 
   /// Every rank's figures so far.
-  std::vector<Figures> figures() { return exchange(communicator_, "figures", figures_of(engine_, storage_)); }
+  std::vector<Figures> figures() { return exchange(communicator_, "figures", own_figures()); }
 
  private:
   using Clock = std::chrono::steady_clock;
 
   /// What the loss is estimated on while training goes on.
   static constexpr std::size_t estimate_tokens = 16384;
+
+  /// Blocks whose activations an evaluation keeps.
+  static constexpr std::size_t evaluation_segment = 1;
 
   struct StepReport {
     double loss;
@@ -116,14 +111,13 @@ class Trainer {
     const auto begin = Clock::now();
     const double learning_rate = options_.schedule.learning_rate(step);
     engine_.optimizer().learning_rate = static_cast<float>(learning_rate);
-    double loss = 0;
     for (std::size_t i = 0; i < options_.micro_batches; ++i) {
       engine_.begin(zerospan::Pass::training);
-      loss += model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale(),
-                           storage_.checkpoints());
+      model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale(),
+                   storage_.checkpoints());
     }
     const zerospan::StepOutcome outcome = engine_.step();
-    const auto ranks = exchange(communicator_, "step report", StepReport{loss, figures_of(engine_, storage_)});
+    const auto ranks = exchange(communicator_, "step report", StepReport{model_.take_loss(), own_figures()});
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     return summarize(step, ranks, outcome, learning_rate, seconds);
   }
@@ -153,6 +147,8 @@ class Trainer {
     return metrics;
   }
 
+  Figures own_figures() { return figures_of(engine_, storage_, math_.allocated()); }
+
   std::size_t estimate_rounds() const {
     const std::size_t tokens = ranks_ * evaluation_.capacity() * options_.model.context;
     return std::clamp<std::size_t>(estimate_tokens / tokens, 1, windows_.rounds(ranks_));
@@ -177,16 +173,18 @@ class Trainer {
   }
 
   Engine& engine_;
+  M& math_;
   Communicator& communicator_;
-  RankStorage& storage_;
+  Storage& storage_;
   const Options& options_;
   Reports* reports_;
   std::size_t rank_;
   std::size_t ranks_;
-  Model<Parameter> model_;
-  Activations<S> activations_;
-  ActivationGradients<S> gradients_;
-  Activations<S> evaluation_;
+  Model<Parameter, M> model_;
+  std::shared_ptr<std::byte> memory_;  // of the activations of a step, and of an evaluation in between
+  Activations<M> activations_;
+  ActivationGradients<M> gradients_;
+  Activations<M> evaluation_;
   BatchSampler sampler_;
   Windows windows_;
   std::vector<Figures> before_;

@@ -34,8 +34,9 @@ compare() {
     failed "$1: not measured"
     return
   fi
-  add_row "$1" "$(printf '%.4g' "$2")" "$(printf '%.4g' "$3")" "$(awk -v a="$2" -v b="$3" 'BEGIN { printf "%.3f", a / b }')" \
-    "${4:-}"
+  local ratio
+  ratio="$(awk -v a="$2" -v b="$3" 'BEGIN { printf "%.3f", a / b }')"
+  add_row "$1" "$(printf '%.4g' "$2")" "$(printf '%.4g' "$3")" "$ratio" "${4:-}"
 }
 
 compare_training() {
@@ -61,13 +62,13 @@ compare_stages() {
 
 # Everything in host memory beside everything on the device, the more tokens a step, the more is hidden.
 compare_offload() {
-  local micro_batches tokens
+  local micro_batches tokens place
   for micro_batches in 1 4 16; do
     tokens=$((micro_batches * 32 * 256))
     for place in device host; do
       local -n placement="on_$place"
-      train "${place}_$micro_batches" 30 "${measured_model[@]}" "${placement[@]}" --text "$results/short.txt" --stage 3 \
-        --steps 8 --micro-batches "$micro_batches" --device-budget 8GiB --host-budget 8GiB --prefetch-bytes 1GiB
+      train "${place}_$micro_batches" 30 "${measured_model[@]}" "${placement[@]}" --text "$results/short.txt" \
+        --stage 3 --steps 8 --micro-batches "$micro_batches" --device-budget 8GiB --host-budget 8GiB --prefetch-bytes 1GiB
     done
     compare "tokens/s, host / device, $tokens tokens" "$(median_of tokens_per_second "host_$micro_batches")" \
       "$(median_of tokens_per_second "device_$micro_batches")"
@@ -79,10 +80,14 @@ compare_offload() {
 compare_sizes() {
   local layers without="" with=""
   for layers in 8 6 5 4 3 2; do
-    if try_size without "$layers" "${on_device[@]}"; then without="$(values "without_$layers" parameters)" && break; fi
+    if try_size without "$layers" "${on_device[@]}"; then
+      without="$(values "without_$layers" parameters)" && break
+    fi
   done
   for layers in 64 24 8; do
-    if try_size with "$layers" "${on_disk[@]}" --host-budget 4GiB; then with="$(values "with_$layers" parameters)" && break; fi
+    if try_size with "$layers" "${on_disk[@]}" --host-budget 4GiB; then
+      with="$(values "with_$layers" parameters)" && break
+    fi
   done
   compare "parameters in 1 GiB of device memory, host and disk / none" "$with" "$without"
 }
@@ -100,8 +105,8 @@ try_size() {
 
 # The same training on the CPU and on the GPU: equal at first, and alike for as long as rounding does not tell.
 compare_losses() {
-  local setting=(--ranks 1 --layers 4 --heads 4 --width 128 --context 64 --batch 24 --steps 200 --eval-every 0 --sample 0
-    --stage 3 --parameters host --gradients host --optimizer host "${text[@]}") step
+  local step setting=(--ranks 1 --layers 4 --heads 4 --width 128 --context 64 --batch 24 --steps 200 --eval-every 0
+    --sample 0 --stage 3 "${on_host[@]}" "${text[@]}")
   train losses_cpu 60 --device cpu --threads "$((jobs < 8 ? jobs : 8))" "${setting[@]}"
   train losses_gpu 30 --device cuda "${setting[@]}"
   for step in 1 50 100 200; do

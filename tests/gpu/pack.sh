@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# What the tests and train_gpt need beside CUDA, CMake and ninja, carried to machines that have no packages: to be sourced
-# by tests/gpu.sh.
+# What the tests and train_gpt need beside CUDA, CMake and ninja, carried to machines without packages: to be sourced by
+# tests/gpu.sh.
 
 # pack <directory>: packages.tar.gz in it, from Debian's packages.
 pack() {

@@ -8,8 +8,8 @@ failed() { failures+=("$1"); }
 # missing <what>: says what this machine lacks, and what follows.
 missing() { echo "Missing: $1"; }
 
-# part <name> <seconds> <command> [<argument>...]: runs the command for so long at most, its output in <name>.log, and says
-# how long it took. What remains until the deadline is a limit too.
+# part <name> <seconds> <command> [<argument>...]: runs the command for so long at most, its output in <name>.log, and
+# says how long it took. What remains until the deadline is a limit too.
 part() {
   local name="$1" limit="$2" begin="$SECONDS" status=0 left=$((deadline - SECONDS))
   shift 2
@@ -27,8 +27,8 @@ part() {
   esac
 }
 
-# add_row <what> <ours> <raw> <ratio> <wanted>: a row of the table. <wanted> is empty, or ">= x" or "<= x"; it is said of the
-# ratio, or of ours where there is none ("-").
+# add_row <what> <ours> <raw> <ratio> <wanted>: a row of the table. <wanted> is empty, or ">= x" or "<= x"; it is said of
+# the ratio, or of ours where there is none ("-").
 add_row() {
   local verdict=""
   if [[ -n "$5" ]]; then

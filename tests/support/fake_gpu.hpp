@@ -39,8 +39,8 @@ class FakeGpu {
   /// Device memory: addresses that cannot be used, and bytes at a fixed distance from them.
   std::shared_ptr<std::byte> allocate(std::size_t bytes) {
     const std::size_t rounded = zerospan::round_up(bytes + 1, 4096);
-    void* const both = ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                              -1, 0);
+    void* const both =
+        ::mmap(nullptr, 2 * rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (both == MAP_FAILED) throw FakeGpuError{"no address space"};
     auto* const address = static_cast<std::byte*>(both);
     ::mprotect(both, rounded, PROT_NONE);
@@ -71,6 +71,16 @@ class FakeGpu {
     ++calls_;
     if (fails_from_ > 0 && calls_ >= fails_from_) throw FakeGpuError{std::string{"the fake GPU failed in "} + what};
   }
+  /// From now on every event tells that the device has failed.
+  void break_down() {
+    const std::scoped_lock lock{mutex_};
+    is_broken_ = true;
+  }
+  void check_sound() const {
+    const std::scoped_lock lock{mutex_};
+    if (is_broken_) throw FakeGpuError{"the fake GPU has broken down"};
+  }
+
   std::uint64_t calls() const {
     const std::scoped_lock lock{mutex_};
     return calls_;
@@ -86,6 +96,7 @@ class FakeGpu {
   std::vector<Range> ranges_;
   std::uint64_t calls_ = 0;
   std::uint64_t fails_from_ = 0;
+  bool is_broken_ = false;
 };
 
 /// Runs what is enqueued, in order, on a thread of its own.
@@ -252,6 +263,7 @@ class FakeRuntime {
     if (const auto mark = event.mark()) FakeStream{stream}.enqueue([mark] { mark->wait(); });
   }
   bool is_done(FakeEvent& event) {
+    gpu_->check_sound();
     const auto mark = event.mark();
     return !mark || mark->passed();
   }
@@ -259,6 +271,7 @@ class FakeRuntime {
     return std::chrono::duration<double>(end.mark()->time() - begin.mark()->time()).count();
   }
   void synchronize(zerospan::StreamRef stream) { FakeStream{stream}.synchronize(); }
+  std::string range(const std::string& name) const { return name; }
 
  private:
   std::shared_ptr<FakeGpu> gpu_;

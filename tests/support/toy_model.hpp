@@ -11,10 +11,12 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/initializer.hpp>
+#include <zerospan/core/stream.hpp>
 #include <zerospan/core/tensor_traits.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
@@ -151,14 +153,38 @@ double loss_of(const E* weights, std::size_t use, const Position& at) {
 
 inline zerospan::Initializer toy_initializer() { return zerospan::init::normal(1.0F); }
 
+/// Computes at once, on the calling thread.
+struct ThreadCompute {
+  zerospan::StreamRef stream() const { return zerospan::calling_thread; }
+
+  /// Where the computation that is run next finds so many elements of a lease, to read them or to write them.
+  template <class E>
+  const E* read(const E* pointer, std::size_t) const {
+    return pointer;
+  }
+  template <class E>
+  E* write(E* pointer, std::size_t) const {
+    return pointer;
+  }
+
+  template <class F>
+  void run(F f) const {
+    f();
+  }
+
+  /// Waits for all that was run.
+  void finish() const {}
+};
+
 /// The layers as parameters of an engine.
-template <zerospan::Element E, zerospan::HostTensor T = Array<E>>
+/// @tparam Compute How the model computes.
+template <zerospan::Element E, zerospan::HostTensor T = Array<E>, class Compute = ThreadCompute>
 class ToyModel {
  public:
   using Parameter = zerospan::PartitionedParameter<T>;
 
   template <zerospan::ParameterHost Engine>
-  explicit ToyModel(Engine& engine) {
+  explicit ToyModel(Engine& engine, Compute compute = {}) : compute_{std::move(compute)} {
     for (const Layer& layer : layers) {
       if constexpr (zerospan::TypedTensor<T>) {
         uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements}, toy_initializer(),
@@ -176,18 +202,24 @@ class ToyModel {
   /// Forward: each use alone or as a group with its successors, one of them twice. @return the loss.
   double forward(const Route& route, const Position& at) const {
     double loss = 0;
+    const auto add_loss = [&](const T& tensor, std::size_t use) {
+      compute_.run([&loss, use, at, weights = compute_.read(elements_of<E>(tensor), tensor.size)] {
+        loss += loss_of(weights, use, at);
+      });
+    };
     for (std::size_t i = 0; i < route.size();) {
       const bool has_next = i + 1 < route.size();
       if (i % 5 == 1 && has_next) {
-        const auto leases = gather(zerospan::calling_thread, uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
-        loss += loss_of(elements_of<E>(*std::get<0>(leases)), route[i], at);
-        loss += loss_of(elements_of<E>(*std::get<1>(leases)), route[i + 1], at);
+        const auto leases = gather(compute_.stream(), uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
+        add_loss(*std::get<0>(leases), route[i]);
+        add_loss(*std::get<1>(leases), route[i + 1]);
         i += 2;
       } else {
-        loss += loss_of(elements_of<E>(*uses_[route[i]].gather(zerospan::calling_thread)), route[i], at);
+        add_loss(*uses_[route[i]].gather(compute_.stream()), route[i]);
         ++i;
       }
     }
+    compute_.finish();
     return loss;
   }
 
@@ -195,20 +227,22 @@ class ToyModel {
   void backward(const Route& route, const Position& at) const {
     for (std::size_t i = route.size(); i-- > 0;) {
       const std::size_t use = route[i];
-      auto full = uses_[use].gather(zerospan::calling_thread);
+      auto full = uses_[use].gather(compute_.stream());
       if (!has_gradient(use, at.step)) continue;
-      auto gradient = uses_[use].gradient(zerospan::calling_thread);
-      const E* const weights = elements_of<E>(*full);
-      E* const gradients = elements_of<E>(*gradient);
-      for (std::size_t k = 0; k < gradient->size; ++k) {
-        gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
-      }
+      auto gradient = uses_[use].gradient(compute_.stream());
+      compute_.run([use, at, size = gradient->size, weights = compute_.read(elements_of<E>(*full), full->size),
+                    gradients = compute_.write(elements_of<E>(*gradient), gradient->size)] {
+        for (std::size_t k = 0; k < size; ++k) {
+          gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
+        }
+      });
       if (use % 2 == 1) full.release();
       gradient.commit();
     }
   }
 
  private:
+  Compute compute_;
   std::vector<Parameter> uses_;
 };
 

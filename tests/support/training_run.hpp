@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,11 +35,16 @@ constexpr std::string_view to_string(Place place) {
 }
 
 /// What a rank trains on: a device and its three tiers.
-template <zerospan::IoEngine Io>
+template <zerospan::IoEngine Io, zerospan::Device D = zerospan::HostDevice>
 class Memory {
  public:
   Memory(Io& io, zerospan::Bytes device_budget, zerospan::Bytes host_budget)
-      : device{{.device_budget = device_budget, .host_budget = host_budget}},
+      : Memory{io, [&] { return D{{.device_budget = device_budget, .host_budget = host_budget}}; }} {}
+
+  /// @param make_device Returns the device.
+  template <class MakeDevice>
+  requires std::is_invocable_r_v<D, MakeDevice&> Memory(Io& io, MakeDevice make_device)
+      : device{make_device()},
         on_device{device},
         on_host{device},
         on_nvme{io,
@@ -61,7 +67,7 @@ class Memory {
     return {tier(parameters), tier(gradients), tier(optimizer)};
   }
 
-  zerospan::HostDevice device;
+  D device;
   zerospan::DeviceTier on_device;
   zerospan::HostTier on_host;
   zerospan::NvmeTier<Io> on_nvme;
@@ -122,7 +128,8 @@ class DiskStack {
  public:
   static constexpr zerospan::Bytes cache{std::size_t{48} << 10};
 
-  DiskStack(Io& io, Memory<Io>& memory, Disk kind) : disk_{memory.on_nvme} {
+  template <class D>
+  DiskStack(Io& io, Memory<Io, D>& memory, Disk kind) : disk_{memory.on_nvme} {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
       const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
@@ -286,11 +293,11 @@ inline zerospan::EngineOptions engine_options(const Configuration& c) {
 }
 
 /// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.
-template <zerospan::Element E, zerospan::HostTensor T, class Engine, class Communicator>
-TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c,
-                          const Route& route) {
+template <zerospan::Element E, zerospan::HostTensor T, class Engine, class Communicator, class Compute>
+TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c, const Route& route,
+                          const Compute& compute) {
   TrainingResult result;
-  const ToyModel<E, T> model{engine};
+  const ToyModel<E, T, Compute> model{engine, compute};
   for (std::int64_t step = 0; step < c.steps; ++step) {
     for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
       const Position at{communicator.rank().value, step, micro};
@@ -303,21 +310,17 @@ TrainingResult train_rank(Engine& engine, const Communicator& communicator, cons
   return result;
 }
 
-template <zerospan::Element E, class Engine, class Communicator>
-TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c,
-                          const Route& route) {
-  if (c.typing == Typing::run_time) return train_rank<E, RuntimeArray>(engine, communicator, c, route);
-  return train_rank<E, Array<E>>(engine, communicator, c, route);
+template <zerospan::Element E, class Engine, class Communicator, class Compute = ThreadCompute>
+TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c, const Route& route,
+                          const Compute& compute = {}) {
+  if (c.typing == Typing::run_time) return train_rank<E, RuntimeArray>(engine, communicator, c, route, compute);
+  return train_rank<E, Array<E>>(engine, communicator, c, route, compute);
 }
 
 /// One rank of a training run, on memory of its own. @throws if a peak passes a budget.
-template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
-TrainingResult train_on(Communicator& communicator, const Configuration& c) {
-  Io io{};
-  const Needs needs{c, communicator.rank()};
-  const bool is_tight = c.budget == Budget::tight;
-  const zerospan::Bytes roomy{std::size_t{64} << 20};
-  Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
+template <class Io, class D, class Communicator, class Compute>
+TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Configuration& c,
+                        const Compute& compute) {
   const DiskStack<Io> disk{io, memory, c.disk};
   const auto tier = [&](Place place) { return place == Place::nvme ? disk.tier() : memory.tier(place); };
   const TrainingResult result = with_stage(c.stage, [&](auto stage) {
@@ -327,14 +330,26 @@ TrainingResult train_on(Communicator& communicator, const Configuration& c) {
                                 zerospan::Placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)},
                                 c.training.optimizer,
                                 engine_options(c)};
-    return with_element(
-        c.type, [&](auto element) { return train_rank<decltype(element)>(engine, communicator, c, full_route()); });
+    return with_element(c.type, [&](auto element) {
+      return train_rank<decltype(element)>(engine, communicator, c, full_route(), compute);
+    });
   });
   if (memory.device.memory().peak() > memory.device.memory().capacity() ||
       memory.device.host_memory().peak() > memory.device.host_memory().capacity()) {
     throw std::logic_error{"a peak passes its budget"};
   }
   return result;
+}
+
+/// The same, on the host.
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
+TrainingResult train_on(Communicator& communicator, const Configuration& c) {
+  Io io{};
+  const Needs needs{c, communicator.rank()};
+  const bool is_tight = c.budget == Budget::tight;
+  const zerospan::Bytes roomy{std::size_t{64} << 20};
+  Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
+  return train_on(io, memory, communicator, c, ThreadCompute{});
 }
 
 /// Joins the ranks' results. @throws if the ranks do not agree on what all of them should see.

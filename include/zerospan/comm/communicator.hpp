@@ -62,13 +62,15 @@ concept Communicator = std::movable<C> && requires(C& communicator, const C& con
   { constant.rank() } -> std::same_as<Rank>;
   { constant.size() } -> std::same_as<int>;
   { communicator.duplicate() } -> std::same_as<C>;
-  { communicator.abort(reason) } noexcept;
+  { communicator.abort(reason) }
+  noexcept;
 };
 
 /// `all_gather(collective, parts)`: afterwards every rank has every shard of each part; the parts form one group.
 template <class C>
-concept AllGathers = Communicator<C> &&
-                     requires(C& c, Collective what, std::span<const GatherPart> parts) { c.all_gather(what, parts); };
+concept AllGathers = Communicator<C> && requires(C& c, Collective what, std::span<const GatherPart> parts) {
+  c.all_gather(what, parts);
+};
 
 /// `reduce_scatter(collective, reduction)`: rank r's output is the sum over ranks of shard r of their inputs.
 template <class C>
@@ -86,11 +88,11 @@ concept Reduces = Communicator<C> && requires(C& c, Collective what, const Reduc
 /// `all_reduce(collective, reduction)`: every rank's output is the sum over ranks of their inputs;
 /// `all_reduce(collective, integers)`: each integer becomes its sum over ranks, exactly, in place.
 template <class C>
-concept AllReduces =
-    Communicator<C> && requires(C& c, Collective what, const Reduction& reduction, std::span<std::int64_t> integers) {
-      c.all_reduce(what, reduction);
-      c.all_reduce(what, integers);
-    };
+concept AllReduces = Communicator<C> &&
+    requires(C& c, Collective what, const Reduction& reduction, std::span<std::int64_t> integers) {
+  c.all_reduce(what, reduction);
+  c.all_reduce(what, integers);
+};
 
 /// `broadcast(collective, bytes, root)`: afterwards every rank has the root's bytes.
 template <class C>
@@ -100,10 +102,13 @@ concept Broadcasts = Communicator<C> && requires(C& c, Collective what, std::spa
 
 /// `barrier(collective)`: no rank leaves before every rank has entered.
 template <class C>
-concept Barriers = Communicator<C> && requires(C& c, Collective what) { c.barrier(what); };
+concept Barriers = Communicator<C> && requires(C& c, Collective what) {
+  c.barrier(what);
+};
 
 /// `on_failure(told)`: calls `told(error)` once, on any thread, for a failure that is found after the collective has
-/// returned, before anything that ends with it ends: for collectives that are enqueued on a device's stream.
+/// returned, before anything that ends with it ends: for collectives that are enqueued on a device's stream. An empty
+/// function replaces the last one: no call of that one is under way any more when `on_failure` returns.
 template <class C>
 concept ReportsFailures = Communicator<C> && requires(C& c, std::function<void(std::exception_ptr)> told) {
   c.on_failure(std::move(told));
@@ -111,13 +116,16 @@ concept ReportsFailures = Communicator<C> && requires(C& c, std::function<void(s
 
 /// `register_memory(data, bytes)`: collectives on that memory, which outlives the communicator, may go faster.
 template <class C>
-concept RegistersMemory =
-    Communicator<C> && requires(C& c, std::byte* data, Bytes bytes) { c.register_memory(data, bytes); };
+concept RegistersMemory = Communicator<C> && requires(C& c, std::byte* data, Bytes bytes) {
+  c.register_memory(data, bytes);
+};
 
 /// `verify()`: a collective that throws DivergenceError unless all ranks have made the same calls so far; for
 /// communicators that cannot see it at each call.
 template <class C>
-concept VerifiesCalls = Communicator<C> && requires(C& c) { c.verify(); };
+concept VerifiesCalls = Communicator<C> && requires(C& c) {
+  c.verify();
+};
 
 /// What the engine needs.
 template <class C>

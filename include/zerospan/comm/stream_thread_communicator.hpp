@@ -34,7 +34,8 @@ class StreamExecution {
   /// @throws ConfigurationError for the calling thread.
   typename R::stream_type stream(StreamRef reference) const {
     if (reference.is_calling_thread()) {
-      throw_configuration_error("collectives on device memory are enqueued on a stream of the device, not run on a thread");
+      throw_configuration_error(
+          "collectives on device memory are enqueued on a stream of the device, not run on a thread");
     }
     return typename R::stream_type{reference};
   }

@@ -57,8 +57,7 @@ class BasicThreadCommunicator {
 
   /// The same rank, on other memory. @param host Of no use any more.
   template <ThreadExecution Other>
-    requires(!std::same_as<Other, E>)
-  BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
+  requires(!std::same_as<Other, E>) BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
       : BasicThreadCommunicator{std::move(host.group_), std::move(host.member_), std::move(execution)} {}
 
   BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
@@ -82,8 +81,8 @@ class BasicThreadCommunicator {
   template <ThreadExecution>
   friend class BasicThreadCommunicator;
 
-  /// Runs the phases of a collective, each between what all ranks have done before and what any rank does after it. What
-  /// a phase throws is thrown when the peers have left this rank's buffers.
+  /// Runs the phases of a collective, each between what all ranks have done before and what any rank does after it.
+  /// What a phase throws is thrown when the peers have left this rank's buffers.
   template <class... Phases>
   void run(Collective what, detail::CollectiveCall call, Phases... phases);
 

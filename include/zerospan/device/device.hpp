@@ -57,7 +57,8 @@ concept DeviceLanes = requires(L& lanes, Lane lane, std::vector<Completion> afte
   lanes.enter();
   lanes.leave();
   { lanes.counters() } -> std::same_as<LaneCounters>;
-  { lanes.drain() } noexcept -> std::same_as<bool>;
+  { lanes.drain() }
+  noexcept->std::same_as<bool>;
 };
 
 /// Where gathered parameters, gradients and working buffers live.

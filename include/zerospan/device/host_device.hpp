@@ -2,19 +2,12 @@
 /// HostDevice: the CPU as a device, with an arena in place of GPU memory.
 #pragma once
 
-#include <sys/mman.h>
-
-#include <cerrno>
-#include <cstddef>
-#include <memory>
-#include <string>
-
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/device/host_lanes.hpp>
+#include <zerospan/device/huge_pages.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -31,34 +24,13 @@ class HostDevice {
 
   /// @throws ConfigurationError if the address space cannot be had.
   explicit HostDevice(HostDeviceOptions options = {})
-      : memory_{"device memory", map(options.device_budget), options.device_budget},
-        host_memory_{"host memory", map(options.host_budget), options.host_budget} {}
+      : memory_{"device memory", map_huge_pages(options.device_budget), options.device_budget},
+        host_memory_{"host memory", map_huge_pages(options.host_budget), options.host_budget} {}
 
   Arena& memory() noexcept { return memory_; }
   Arena& host_memory() noexcept { return host_memory_; }
 
  private:
-  static constexpr std::size_t huge_page = std::size_t{2} << 20;
-  static constexpr std::size_t most_bytes = std::size_t{1} << 62;
-
-  static std::shared_ptr<std::byte> map(Bytes budget) {
-    const std::size_t bytes = round_up(budget.count, huge_page) + huge_page;
-    if (bytes < budget.count) refuse(budget, EOVERFLOW);
-    void* mapping = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapping == MAP_FAILED) refuse(budget, errno);
-    const std::shared_ptr<void> owner{mapping, [bytes](void* begin) { ::munmap(begin, bytes); }};
-    void* aligned = mapping;
-    std::size_t space = bytes;
-    std::align(huge_page, bytes - huge_page, aligned, space);
-    ::madvise(aligned, bytes - huge_page, MADV_HUGEPAGE);  // advice: refusing it changes speed alone
-    return {owner, static_cast<std::byte*>(aligned)};
-  }
-
-  [[noreturn]] static void refuse(Bytes budget, int error_number) {
-    throw_configuration_error("no address space for a budget of " + std::to_string(budget.count) + " bytes (errno " +
-                              std::to_string(error_number) + ")");
-  }
-
   Arena memory_;
   Arena host_memory_;
 };

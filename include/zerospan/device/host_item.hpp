@@ -50,8 +50,8 @@ struct HostItem {
     const auto finish = [monitor, promise = promise, operation = operation, name = std::move(name), lane, begin,
                          transfer](const std::exception_ptr& failure) {
       monitor->transfer_ended(transfer);
-      monitor->finish_item(*promise, lane_names[static_cast<std::size_t>(lane)], {operation.kind, name, operation.bytes},
-                           begin, LaneMonitor::Clock::now(), failure);
+      monitor->finish_item(*promise, lane_names[static_cast<std::size_t>(lane)],
+                           {operation.kind, name, operation.bytes}, begin, LaneMonitor::Clock::now(), failure);
     };
     if (error) {
       finish(error);

@@ -35,8 +35,9 @@ class HostLanes {
   static constexpr bool is_unified = true;
 
   HostLanes(HostDevice&, LaneOptions options)
-      : monitor_{std::make_shared<LaneMonitor>(std::move(options))},
-        workers_{[this](Lane lane, HostItem item) { item.execute(monitor_, lane); }} {}
+      : monitor_{std::make_shared<LaneMonitor>(std::move(options))}, workers_{[this](Lane lane, HostItem item) {
+          item.execute(monitor_, lane);
+        }} {}
   HostLanes(const HostLanes&) = delete;
   HostLanes& operator=(const HostLanes&) = delete;
 

@@ -61,7 +61,7 @@ class LaneMonitor {
 
   /// The same for anything that `wait_until(deadline)` waits for; it returns whether that has come.
   template <class WaitUntil>
-    requires std::is_invocable_r_v<bool, WaitUntil&, Clock::time_point>
+  requires std::is_invocable_r_v<bool, WaitUntil&, Clock::time_point>
   void await(WaitUntil wait_until) {
     while (!error() && !wait_until(Clock::now() + options_.timeout)) {
       const std::string overdue = find_overdue();

@@ -10,6 +10,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -77,6 +78,7 @@ class StreamLanes {
   /// @note On a stream it returns when the stream has been told to wait.
   void wait(StreamRef stream, const Completion& completion, const Operation& operation) {
     if (!completion.done()) {
+      [[maybe_unused]] const auto range = runtime_.range(std::string{"wait for "} + completion.label());
       const auto begin = LaneMonitor::Clock::now();
       if (stream.is_calling_thread()) {
         monitor_->await(completion);
@@ -158,6 +160,7 @@ class StreamLanes {
   }
 
   void execute(Lane lane, Item item) {
+    [[maybe_unused]] const auto range = runtime_.range(item.host.promise->completion().label());
     if (item.work) {
       enqueue(lane, std::move(item));
     } else {
@@ -207,12 +210,10 @@ class StreamLanes {
       return finish(enqueued, error);
     }
     if (enqueued.started.done()) marks_.enqueued(item.ticket, enqueued.end);
-    watch_.add(reference_of(lane), enqueued.end,
-               [this, enqueued](const std::exception_ptr& failure) {
-                 enqueued.started.then([this, enqueued, failure](const std::exception_ptr& other) {
-                   finish(enqueued, failure ? failure : other);
-                 });
-               });
+    watch_.add(reference_of(lane), enqueued.end, [this, enqueued](const std::exception_ptr& failure) {
+      enqueued.started.then(
+          [this, enqueued, failure](const std::exception_ptr& other) { finish(enqueued, failure ? failure : other); });
+    });
   }
 
   struct Enqueued {

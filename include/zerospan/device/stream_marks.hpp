@@ -47,7 +47,8 @@ class StreamMarks {
     changed_.notify_all();
   }
 
-  /// Blocks until the item has been enqueued, or is not open, or the deadline has passed. @return Whether it waits no more.
+  /// Blocks until the item has been enqueued, or is not open, or the deadline has passed. @return Whether it waits no
+  /// more.
   bool wait_until(std::uint64_t ticket, Clock::time_point deadline) const {
     std::unique_lock lock{mutex_};
     return changed_.wait_until(lock, deadline, [&] {

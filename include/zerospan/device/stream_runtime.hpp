@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/stream.hpp>
@@ -30,13 +31,14 @@ enum class StreamPriority : std::uint8_t { low, normal, high };
 ///   what is enqueued later wait for it, and does not wait at all if the event was not recorded before;
 /// - `runtime.is_done(event)` tells whether all that was marked has ended; throws the device's asynchronous error;
 /// - `runtime.seconds(begin, end)` is the time between two events that are done;
-/// - `runtime.synchronize(stream)` waits for all that is enqueued.
+/// - `runtime.synchronize(stream)` waits for all that is enqueued;
+/// - `runtime.range(name)` names what the calling thread does while the result lives, for the device's profilers.
 ///
 /// All of it may be called from any thread.
 template <class R>
 concept StreamRuntime = requires(R& runtime, typename R::stream_type& stream, const typename R::stream_owner& owner,
                                  typename R::event_type& event, StreamRef reference, Bytes bytes,
-                                 StreamPriority priority) {
+                                 StreamPriority priority, const std::string& name) {
   requires std::constructible_from<typename R::stream_type, StreamRef>;
   requires std::constructible_from<StreamRef, typename R::stream_type>;
   runtime.attach();
@@ -50,6 +52,7 @@ concept StreamRuntime = requires(R& runtime, typename R::stream_type& stream, co
   { runtime.is_done(event) } -> std::same_as<bool>;
   { runtime.seconds(event, event) } -> std::same_as<double>;
   runtime.synchronize(reference);
+  runtime.range(name);
 };
 
 }  // namespace zerospan::inline v0

@@ -1,131 +1,51 @@
 /// @file
-/// Birth: parameters are declared, given their places, and filled, partitioned from the start.
+/// Birth: what was declared is given its places, and filled, partitioned from the start.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/convert.hpp>
+#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
 #include <zerospan/engine/group_operands.hpp>
+#include <zerospan/engine/reserved_space.hpp>
 #include <zerospan/engine/stage.hpp>
-#include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/partition/owner_partitioner.hpp>
+#include <zerospan/engine/state_sizes.hpp>
 
 namespace zerospan::inline v0 {
 
-/// Admits parameters at their declaration, and brings them to life when declaration ends.
+/// Brings parameters to life when declaration ends.
 template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
 class Birth {
  public:
-  Birth(EngineCore<C, D>& core, D& device, const O& optimizer)
-      : core_{core},
-        device_{device},
-        memory_{device.memory()},
-        optimizer_{optimizer},
-        owners_{core.ranks()} {}
-
-  /// Bytes reserved on each state's tier and not placed.
-  struct Reservations {
-    std::size_t parameters = 0;
-    std::size_t gradients = 0;
-    std::size_t optimizer = 0;
-  };
-  const Reservations& reservations() const noexcept { return reserved_; }
-
-  /// Gives up what was reserved since `before`.
-  void cancel_since(const Reservations& before) noexcept {
-    core_.placement.parameters.cancel({reserved_.parameters - before.parameters});
-    core_.placement.gradients.cancel({reserved_.gradients - before.gradients});
-    core_.placement.optimizer.cancel({reserved_.optimizer - before.optimizer});
-    reserved_ = before;
-  }
-
-  /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
-  ParameterRecord admit(ParameterDeclaration declaration) {
-    if (declaration.elements > most_elements) {
-      throw_configuration_error("parameter " + declaration.name + " has " + std::to_string(declaration.elements) +
-                                " elements: more than any memory");
-    }
-    const Residence residence = residence_of(declaration);
-    const Partition partition = cut(declaration.elements, residence);
-    ParameterRecord parameter{std::move(declaration.name),
-                              declaration.type,
-                              std::move(declaration.initializer),
-                              declaration.options,
-                              partition,
-                              residence,
-                              {},
-                              ParameterRecord::nowhere,
-                              0,
-                              {},
-                              0};
-    const std::string what = "parameter " + parameter.name;
-    check_fits("the gather of " + what, parameter.gathered_bytes());
-    if (!core_.holds(parameter)) return parameter;
-    const std::size_t elements = round_up(partition.shard_elements, alignment());
-    if (residence == Residence::partitioned) {
-      reserve(core_.placement.parameters, reserved_.parameters, elements * element_bytes(parameter.type), what);
-    } else {
-      parameter.replica = core_.replicas.place(parameter.gathered_bytes(), what);
-    }
-    if (parameter.trainable()) {
-      reserve(core_.placement.optimizer, reserved_.optimizer, states_bytes(elements),
-              "the optimizer states of " + what);
-    }
-    return parameter;
-  }
-
-  /// Reserves space for the gradient of a use.
-  ParameterUse admit_use(std::string name, std::size_t index, const ParameterRecord& parameter) {
-    ParameterUse use{std::move(name), index, {}, false};
-    use.gradient.elements =
-        S::partitions_gradients ? parameter.partition.shard_elements : parameter.partition.padded_elements();
-    if (parameter.trainable()) {
-      const std::string what = "the gradient of " + use.name;
-      check_fits(what, core_.gradient_buffer_bytes(use, parameter));
-      if (!core_.holds(parameter)) return use;
-      const bool in_space = parameter.uses.empty() && gradients_follow_shards();
-      const std::size_t elements = in_space ? round_up(use.gradient.elements, alignment()) : use.gradient.elements;
-      reserve(core_.placement.gradients, reserved_.gradients,
-              elements * element_bytes(core_.accumulator_type(parameter.type)), what);
-    }
-    return use;
-  }
-
-  /// Counts a parameter that was admitted with all that belongs to it.
-  void keep(const ParameterRecord& parameter) noexcept { owners_.keep(parameter.partition); }
+  Birth(EngineCore<C, D>& core, D& device, ReservedSpace& space, const O& optimizer)
+      : core_{core}, device_{device}, space_{space}, sizes_{core, optimizer} {}
 
   /// Ends declaration: forms sub-groups and gives every state its place.
   /// @param group_limit Elements of the largest sub-group.
   void place(std::size_t group_limit) {
     ModelStates& states = core_.states;
     for (ParameterRecord& parameter : states.parameters) {
-      if (core_.holds(parameter)) states.append_to_space(parameter, alignment());
+      if (core_.holds(parameter)) states.append_to_space(parameter, sizes_.alignment());
     }
     states.form_groups(group_limit);
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
-        space.parameters =
-            place_on(core_.placement.parameters, reserved_.parameters, space.elements * element_bytes(space.type));
+        space.parameters = space_.place(StateKind::parameters, space.elements * element_bytes(space.type));
       }
-      if (space.training == Training::trainable && gradients_follow_shards()) {
-        space.gradients = place_on(core_.placement.gradients, reserved_.gradients,
-                                   space.elements * element_bytes(core_.accumulator_type(space.type)));
+      if (space.training == Training::trainable && sizes_.gradients_follow_shards()) {
+        space.gradients = space_.place(StateKind::gradients, sizes_.gradient_bytes(space.elements, space.type));
       }
     }
-    for (SubGroup& group : states.groups) {
-      if (states.spaces[group.space].training == Training::trainable) {
-        group.states = place_on(core_.placement.optimizer, reserved_.optimizer, states_bytes(group.elements));
-      }
-    }
+    place_states();
     for (ParameterUse& use : states.uses) place_gradient(use);
     place_norms();
   }
@@ -150,97 +70,39 @@ class Birth {
 
   /// Gives all places, and what was reserved for them, back to the tiers.
   void remove_extents() noexcept {
-    cancel_since({});
-    const auto remove = [](TierRef tier, const Extent& extent) {
-      if (extent.bytes > 0) tier.remove(extent);
+    space_.cancel_since({});
+    const auto remove = [this](StateKind kind, const Extent& extent) {
+      if (extent.bytes > 0) core_.placement.tier(kind).remove(extent);
     };
     for (const ShardSpace& space : core_.states.spaces) {
-      remove(core_.placement.parameters, space.parameters);
-      remove(core_.placement.gradients, space.gradients);
+      remove(StateKind::parameters, space.parameters);
+      remove(StateKind::gradients, space.gradients);
     }
-    for (const SubGroup& group : core_.states.groups) remove(core_.placement.optimizer, group.states);
+    for (const SubGroup& group : core_.states.groups) remove(group.states_on, group.states);
     for (const ParameterUse& use : core_.states.uses) {
       const ParameterRecord& parameter = core_.states.parameters[use.parameter];
-      const bool in_space = &core_.states.uses[parameter.uses.front()] == &use && gradients_follow_shards();
-      if (!in_space) remove(core_.placement.gradients, use.gradient.extent);
+      const bool in_space = &core_.states.uses[parameter.uses.front()] == &use && sizes_.gradients_follow_shards();
+      if (!in_space) remove(StateKind::gradients, use.gradient.extent);
     }
   }
 
-  /// Elements to which shards are aligned in their spaces, so that each begins at a transfer's boundary on any tier.
-  std::size_t alignment() const {
-    std::size_t bytes = 1;
-    const TierRef tiers[]{core_.placement.parameters, core_.placement.gradients, core_.placement.optimizer};
-    for (const TierRef tier : tiers) {
-      if (tier.addressable() == Addressable::nowhere) bytes = std::max(bytes, tier.alignment());
-    }
-    return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);
-  }
-
-  /// Elements of the largest sub-group of which three fit into the staging memory: one read, one updated, one written.
-  /// @throws BudgetError if not even one does.
-  std::size_t largest_group() const {
-    const std::size_t unit = alignment();
-    const auto slot = [](TierRef tier, std::size_t bytes) {
-      return Staging<typename D::lanes_type>::slot_bytes(tier, bytes, Site::host);
-    };
-    const std::size_t unit_bytes = slot(core_.placement.optimizer, states_bytes(unit)) +
-                                   slot(core_.placement.gradients, unit * sizeof(float)) +
-                                   std::max(slot(core_.placement.parameters, unit * sizeof(float)),
-                                            slot(core_.replicas, unit * sizeof(float)));
-    const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
-    if (unit_bytes == 0) return wanted * unit;
-    const std::size_t capacity = core_.staging.capacity();
-    if (capacity < unit_bytes) {
-      throw_budget_error("staging the smallest sub-group", {unit_bytes}, {capacity}, "raise the host budget");
-    }
-    return std::clamp(capacity / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
-  }
+  /// @see StateSizes::largest_group
+  std::size_t largest_group() const { return sizes_.largest_group(); }
 
  private:
-  /// Byte counts of this many elements do not overflow.
-  static constexpr std::size_t most_elements = std::size_t{1} << 48;
-
-  Residence residence_of(const ParameterDeclaration& declaration) const {
-    const bool is_whole = core_.ranks() == 1 && core_.placement.parameters.addressable() == Addressable::on_device;
-    const bool is_small =
-        declaration.elements * element_bytes(declaration.type) <= core_.options.persistence_threshold.count;
-    return S::partitions_parameters && !is_whole && !is_small ? Residence::partitioned : Residence::replicated;
-  }
-
-  /// What is replicated, or has one rank alone, is sliced whatever the strategy.
-  Partition cut(std::size_t elements, Residence residence) const {
-    const bool has_owner = core_.options.partition == PartitionStrategy::owners && core_.ranks() > 1;
-    if (has_owner && residence == Residence::partitioned) return owners_.deal(elements);
-    return BandwidthPartitioner{S::partitions_optimizer ? core_.ranks() : 1}.slice(elements);
-  }
-
-  std::size_t states_bytes(std::size_t elements) const {
-    return elements * sizeof(float) + optimizer_.state_bytes(elements);
-  }
-
-  std::size_t gradient_bytes(const ParameterUse& use, const ParameterRecord& parameter) const {
-    return use.gradient.elements * element_bytes(core_.accumulator_type(parameter.type));
-  }
-
-  /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
-  bool gradients_follow_shards() const { return S::partitions_gradients || !S::partitions_optimizer; }
-
-  static void reserve(TierRef tier, std::size_t& reserved, std::size_t bytes, const std::string& what) {
-    tier.reserve({bytes}, what);
-    reserved += bytes;
-  }
-
-  /// Places what was reserved.
-  static Extent place_on(TierRef tier, std::size_t& reserved, std::size_t bytes) {
-    const Extent extent = tier.place(bytes);
-    reserved -= std::min(reserved, bytes);
-    return extent;
-  }
-
-  /// Refuses what can never fit, even alone.
-  void check_fits(const std::string& what, std::size_t bytes) const {
-    if (const std::size_t left = memory_.largest_free(); bytes > left) {
-      throw_budget_error(what + " in " + memory_.name(), {bytes}, {left}, "raise the device budget, or tile the layer");
+  /// The sub-groups of a share lie evenly among the others.
+  void place_states() {
+    const double fraction = core_.placement.optimizer_share ? core_.placement.optimizer_share->fraction : 0;
+    double owed = 0;
+    for (SubGroup& group : core_.states.groups) {
+      if (core_.states.spaces[group.space].training != Training::trainable) continue;
+      const std::size_t bytes = sizes_.states_bytes(group.elements);
+      owed += fraction * static_cast<double>(bytes);
+      if (owed >= static_cast<double>(bytes)) {
+        group.states_on = StateKind::optimizer_share;
+        owed -= static_cast<double>(bytes);
+      }
+      group.states = space_.place(group.states_on, bytes);
     }
   }
 
@@ -254,11 +116,12 @@ class Birth {
   /// Device memory is not born empty.
   Completion clear_norms() {
     if constexpr (D::lanes_type::is_unified) return {};
-    return core_.lanes.post(Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
-                            [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
-                              fill_zero(stream, norms, bytes);
-                              return {};
-                            });
+    return core_.lanes.post(
+        Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
+        [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
+          fill_zero(stream, norms, bytes);
+          return {};
+        });
   }
 
   void place_gradient(ParameterUse& use) {
@@ -266,11 +129,12 @@ class Birth {
     if (!parameter.trainable() || !core_.holds(parameter)) return;
     const ShardSpace& space = core_.states.spaces[parameter.space];
     const bool is_first = &core_.states.uses[parameter.uses.front()] == &use;
-    if (is_first && gradients_follow_shards()) {
+    if (is_first && sizes_.gradients_follow_shards()) {
       use.gradient.extent = space.gradients;
       use.gradient.offset = parameter.linear * element_bytes(core_.accumulator_type(parameter.type));
     } else {
-      use.gradient.extent = place_on(core_.placement.gradients, reserved_.gradients, gradient_bytes(use, parameter));
+      use.gradient.extent =
+          space_.place(StateKind::gradients, sizes_.gradient_bytes(use.gradient.elements, parameter.type));
     }
   }
 
@@ -310,10 +174,8 @@ class Birth {
 
   EngineCore<C, D>& core_;
   D& device_;
-  Arena& memory_;
-  const O& optimizer_;
-  Reservations reserved_;
-  OwnerPartitioner owners_;
+  ReservedSpace& space_;
+  StateSizes<S, C, D, O> sizes_;
 };
 
 }  // namespace zerospan::inline v0

@@ -68,6 +68,12 @@ struct EngineCore {
     }
   }
 
+  EngineCore(const EngineCore&) = delete;
+  EngineCore& operator=(const EngineCore&) = delete;
+  ~EngineCore() {
+    if constexpr (ReportsFailures<C>) communicator.on_failure({});
+  }
+
   std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
   std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
 
@@ -109,6 +115,18 @@ struct EngineCore {
                         call(stream, communicator, Collective{StreamRef{stream}, name});
                         return {};
                       });
+  }
+
+  /// Has the ranks compare their calls so far, where the communicator does not do so at each; waits for it.
+  void verify_calls() {
+    if constexpr (VerifiesCalls<C>) {
+      const Operation operation{OperationKind::barrier, "the calls of all ranks"};
+      const Completion done = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
+        communicator.verify();
+        return {};
+      });
+      lanes.wait(calling_thread, done, operation);
+    }
   }
 
   /// Sums integers over ranks, exactly, and waits for it.
@@ -186,13 +204,9 @@ struct EngineCore {
   static constexpr Bytes least_staging = 64_KiB;
 
   static Bytes staging_bytes(D& device, const Placement& where, const EngineOptions& how) {
-    const TierRef tiers[]{where.parameters, where.gradients, where.optimizer};
-    const auto any = [&](Addressable kind) {
-      return std::ranges::any_of(tiers, [kind](TierRef tier) { return tier.addressable() == kind; });
-    };
-    if (!any(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
+    if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
-    const std::size_t most = any(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
+    const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
     return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };

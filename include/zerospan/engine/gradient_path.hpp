@@ -82,19 +82,19 @@ class GradientPath {
     }
     const Reduction reduction{parameter.type, data, sum.type, sum.data, use.gradient.elements};
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
-    return core_.communicate(kind, use.name, parameter.gathered_bytes(), std::move(after),
-                             [reduction, owner, scatter, padding = data + used,
-                              padding_bytes = parameter.gathered_bytes() - used](auto& stream, C& communicator,
-                                                                                 Collective what) {
-                               fill_zero(stream, padding, padding_bytes);
-                               if (owner) {
-                                 communicator.reduce(what, reduction, *owner);
-                               } else if (scatter) {
-                                 communicator.reduce_scatter(what, reduction);
-                               } else {
-                                 communicator.all_reduce(what, reduction);
-                               }
-                             });
+    return core_.communicate(
+        kind, use.name, parameter.gathered_bytes(), std::move(after),
+        [reduction, owner, scatter, padding = data + used, padding_bytes = parameter.gathered_bytes() - used](
+            auto& stream, C& communicator, Collective what) {
+          fill_zero(stream, padding, padding_bytes);
+          if (owner) {
+            communicator.reduce(what, reduction, *owner);
+          } else if (scatter) {
+            communicator.reduce_scatter(what, reduction);
+          } else {
+            communicator.all_reduce(what, reduction);
+          }
+        });
   }
 
   /// @param padding_from The summand's elements from here on are to be zeroed first.

@@ -13,7 +13,8 @@
 
 namespace zerospan::inline v0 {
 
-/// Which operand a run of a sub-group is in: all runs are in one, which is cut as the sub-group is, or each has its own.
+/// Which operand a run of a sub-group is in: all runs are in one, which is cut as the sub-group is, or each has its
+/// own.
 struct RunOperands {
   enum class Layout : std::uint8_t { together, apart };
 
@@ -36,7 +37,7 @@ class GroupOperands {
 
   /// Master weights, then the optimizer's states.
   void add_states(Operand::Access access) {
-    list_.push_back({core_.placement.optimizer, group_.states, 0, group_.states.bytes, access});
+    list_.push_back({core_.placement.tier(group_.states_on), group_.states, 0, group_.states.bytes, access});
   }
 
   /// The accumulated gradients; to be read.

@@ -137,7 +137,7 @@ class MasterAccess {
   }
 
   Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
-    const Operand master{core_.placement.optimizer, part.group->states, part.in_group * sizeof(float),
+    const Operand master{core_.placement.tier(part.group->states_on), part.group->states, part.in_group * sizeof(float),
                          part.elements * sizeof(float), Operand::Access::read};
     return run_copy(parameter, master, [to, bytes = master.bytes](auto& stream, std::byte* from) {
       copy_bytes(stream, reinterpret_cast<std::byte*>(to), from, bytes);
@@ -180,8 +180,8 @@ class MasterAccess {
     const std::size_t elements = part.elements;
     std::vector<Operand> operands;
     if (parameter.trainable()) {
-      operands.push_back({core_.placement.optimizer, part.group->states, part.in_group * sizeof(float),
-                          elements * sizeof(float), Operand::Access::write});
+      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
+                          part.in_group * sizeof(float), elements * sizeof(float), Operand::Access::write});
     }
     if (parameter.residence == Residence::partitioned) {
       operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,

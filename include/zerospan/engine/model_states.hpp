@@ -12,6 +12,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/engine/placement.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tier/offload_tier.hpp>
@@ -27,10 +28,10 @@ enum class Residence : std::uint8_t {
 /// One rank's accumulated gradient of one use: the sum over ranks and micro-batches.
 struct GradientAccumulator {
   Extent extent;
-  std::size_t offset = 0;         ///< Bytes from the extent's begin.
-  std::size_t elements = 0;       ///< A shard, or the whole padded parameter where gradients are not partitioned.
-  std::size_t commits = 0;        ///< Micro-batches added in this step.
-  std::vector<Completion> ready;  ///< The ends of the last addition.
+  std::size_t offset = 0;               ///< Bytes from the extent's begin.
+  std::size_t elements = 0;             ///< A shard, or the whole padded parameter where gradients are not partitioned.
+  std::size_t commits = 0;              ///< Micro-batches added in this step.
+  std::vector<Completion> ready;        ///< The ends of the last addition.
   std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
                                         ///< addition.
 };
@@ -78,6 +79,7 @@ struct SubGroup {
   std::size_t space;
   std::size_t first;  ///< In the space.
   std::size_t elements;
+  StateKind states_on;  ///< Whose tier its states are on.
   Extent states;
   std::vector<ShardRun> runs;
 };
@@ -126,6 +128,7 @@ struct ModelStates {
                           s,
                           first,
                           std::min(limit, spaces[s].elements - first),
+                          StateKind::optimizer,
                           {},
                           {}});
       }

@@ -1,5 +1,5 @@
 /// @file
-/// What an engine is told: where states rest, how a step is made, and how far it may look ahead.
+/// What an engine is told: how a step is made, and how far it may look ahead.
 #pragma once
 
 #include <chrono>
@@ -11,19 +11,12 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/loss_scale.hpp>
+#include <zerospan/engine/placement.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
-#include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
 
 class Timeline;
-
-/// Where each kind of model state rests.
-struct Placement {
-  TierRef parameters;  ///< Shards of parameters (stage 3); below stage 3 whole parameters stay in device memory.
-  TierRef gradients;   ///< Accumulated gradients. Stages 0 and 1 keep whole gradients: addressable memory only.
-  TierRef optimizer;   ///< fp32 master weights and the optimizer's states, in sub-groups.
-};
 
 struct EngineOptions {
   /// Micro-batches a step: how often each gradient may be committed between steps. With one, gradients keep their own

@@ -103,7 +103,7 @@ class StepRing {
       update(stream, optimizer, std::span<const ShardUpdate>{updates});
     };
     if constexpr (device_has_own_memory && UpdatesOn<O, typename EngineCore<C, D>::stream_type>) {
-      if (core_.placement.optimizer.addressable() == Addressable::on_device) {
+      if (core_.placement.tier(group.states_on).addressable() == Addressable::on_device) {
         return core_.staging.run(Lane::update, operation, operands.list(), {}, work);
       }
     }

@@ -88,12 +88,16 @@ class ZeroEngine {
       throw_configuration_error("below stage 2 every rank keeps whole gradients in memory; they cannot rest on " +
                                 std::string{placement.gradients.name()});
     }
-    const TierRef tiers[]{placement.parameters, placement.gradients, placement.optimizer};
-    for (const TierRef tier : tiers) {
+    for (const TierRef tier : placement.tiers()) {
       if (tier.addressable() == Addressable::nowhere && tier.alignment() > Arena::alignment) {
         throw_configuration_error(std::string{tier.name()} + " wants transfers aligned to " +
                                   std::to_string(tier.alignment()) + " bytes; at most 4096 are supported");
       }
+    }
+    const double fraction = placement.optimizer_share ? placement.optimizer_share->fraction : 0.5;
+    if (!(fraction > 0 && fraction < 1)) {
+      throw_configuration_error("a share of the optimizer's states is a fraction between 0 and 1, not " +
+                                std::to_string(fraction));
     }
     if (options.micro_batches == 0) throw_configuration_error("a step has at least one micro-batch");
     if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");

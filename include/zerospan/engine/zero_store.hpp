@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -15,19 +14,19 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/core/exact_sum.hpp>
+#include <zerospan/engine/admission.hpp>
 #include <zerospan/engine/birth.hpp>
 #include <zerospan/engine/engine_core.hpp>
 #include <zerospan/engine/gather_path.hpp>
 #include <zerospan/engine/gradient_access.hpp>
 #include <zerospan/engine/lease_table.hpp>
-#include <zerospan/engine/loss_scale.hpp>
 #include <zerospan/engine/master_access.hpp>
+#include <zerospan/engine/optimizer_step.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/read_access.hpp>
+#include <zerospan/engine/reserved_space.hpp>
 #include <zerospan/engine/stage.hpp>
-#include <zerospan/engine/step_ring.hpp>
 #include <zerospan/engine/write_access.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/pipeline/overlap_pipeline.hpp>
@@ -42,28 +41,29 @@ class ZeroStore final : public ParameterStore {
       : memory_{device.memory()},
         optimizer_{std::move(optimizer)},
         core_{communicator.duplicate(), device, placement, options},
-        birth_{core_, device, optimizer_},
+        space_{core_.placement},
+        admission_{core_, memory_, space_, optimizer_},
+        birth_{core_, device, space_, optimizer_},
         gathers_{core_},
         leases_{core_.states},
         readers_{core_, gathers_, leases_},
         writers_{core_, gathers_, leases_},
         gradients_{core_, leases_},
-        step_ring_{core_},
-        loss_scale_{options.loss_scale},
+        step_{core_, gradients_, options.loss_scale},
         state_bytes_{optimizer_.state_bytes(block_elements)} {}
 
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this};
     check_declaring(declaration.name);
-    const auto before = birth_.reservations();
+    const auto before = space_.counts();
     try {
-      ParameterRecord parameter = birth_.admit(std::move(declaration));
-      ParameterUse use = birth_.admit_use(parameter.name, core_.states.parameters.size(), parameter);
+      ParameterRecord parameter = admission_.admit(std::move(declaration));
+      ParameterUse use = admission_.admit_use(parameter.name, core_.states.parameters.size(), parameter);
       core_.states.parameters.push_back(std::move(parameter));
-      birth_.keep(core_.states.parameters.back());
+      admission_.keep(core_.states.parameters.back());
       return add_use(std::move(use));
     } catch (...) {
-      birth_.cancel_since(before);
+      space_.cancel_since(before);
       throw;
     }
   }
@@ -72,7 +72,7 @@ class ZeroStore final : public ParameterStore {
     const Call call{*this};
     check_declaring(name);
     const std::size_t index = core_.states.use(parameter).parameter;
-    return add_use(birth_.admit_use(std::move(name), index, core_.states.parameters[index]));
+    return add_use(admission_.admit_use(std::move(name), index, core_.states.parameters[index]));
   }
 
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
@@ -148,22 +148,7 @@ class ZeroStore final : public ParameterStore {
     seal();
     leases_.check_nothing_held("step()");
     check_states_size();
-    pipeline_->end_pass();
-    gradients_.join_uses();
-    const double norm = gradient_norm();
-    const bool finite = std::isfinite(norm);
-    if (finite) {
-      const double clip = norm > core_.options.max_gradient_norm ? core_.options.max_gradient_norm / norm : 1.0;
-      for (const Completion& end : step_ring_.run(optimizer_, static_cast<float>(clip * mean_factor()))) {
-        core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
-      }
-    }
-    gradients_.forget();
-    pipeline_->begin_pass(static_cast<std::uint8_t>(Pass::training));
-    const float scale = loss_scale_.value();
-    loss_scale_.advance(finite);
-    skipped_in_a_row_ = finite ? 0 : skipped_in_a_row_ + 1;
-    return {++steps_, norm, !finite, skipped_in_a_row_, scale, loss_scale_.value()};
+    return step_.run(optimizer_, *pipeline_);
   }
 
   void begin(Pass pass) {
@@ -182,7 +167,7 @@ class ZeroStore final : public ParameterStore {
     MasterAccess<C, D>{core_}.visit(visitor);
   }
 
-  float loss_scale() const noexcept { return loss_scale_.value(); }
+  float loss_scale() const noexcept { return step_.loss_scale(); }
 
   O& optimizer() noexcept { return optimizer_; }
 
@@ -304,48 +289,20 @@ class ZeroStore final : public ParameterStore {
     leases_.remove(id);
   }
 
-  /// The factor from a sum over ranks and micro-batches to the mean, unscaled.
-  double mean_factor() const {
-    return 1.0 / static_cast<double>(core_.ranks() * core_.options.micro_batches) / double{loss_scale_.value()};
-  }
-
-  /// Of the mean gradient; waits for the accumulators.
-  double gradient_norm() {
-    std::vector<Completion> ends;
-    for (const ParameterUse& use : core_.states.uses) {
-      ends.insert(ends.end(), use.gradient.ready.begin(), use.gradient.ready.end());
-    }
-    ends = core_.norms->bring_to_host(core_.lanes, "the gradient norm", core_.norms->bytes(), std::move(ends));
-    for (const Completion& end : ends) {
-      core_.lanes.wait(calling_thread, end, {OperationKind::accumulate, "the gradient norm"});
-    }
-    ExactSum total;
-    const auto* const digits = reinterpret_cast<const std::int64_t*>(core_.norms->on_host());
-    for (const ParameterRecord& parameter : core_.states.parameters) {
-      const std::size_t use = parameter.uses.front();
-      if (core_.states.uses[use].gradient.commits == 0) continue;
-      total.merge(std::span<const std::int64_t, ExactSum::digit_count>{digits + use * ExactSum::digit_count,
-                                                                       ExactSum::digit_count});
-    }
-    if (S::partitions_optimizer) core_.sum_over_ranks(total.digits(), "the gradient norm");
-    return std::sqrt(total.value()) * mean_factor();
-  }
-
   Arena& memory_;
   O optimizer_;
   EngineCore<C, D> core_;
+  ReservedSpace space_;
+  Admission<S, C, D, O> admission_;
   Birth<S, C, D, O> birth_;
   GatherPath<C, D> gathers_;
   LeaseTable leases_;
   ReadAccess<C, D> readers_;
   WriteAccess<C, D> writers_;
   GradientAccess<C, D> gradients_;
-  StepRing<C, D> step_ring_;
+  OptimizerStep<S, C, D> step_;
   std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
-  LossScale loss_scale_;
-  std::size_t state_bytes_;  ///< Of a block.
-  std::int64_t steps_ = 0;
-  std::int64_t skipped_in_a_row_ = 0;
+  std::size_t state_bytes_;                  ///< Of a block.
   bool closed_ = false;
 };
 

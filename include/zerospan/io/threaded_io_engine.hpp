@@ -1,5 +1,5 @@
 /// @file
-/// ThreadedIoEngine: pread and pwrite on worker threads, for any file on any POSIX system.
+/// ThreadedIoEngine: blocking transfers on worker threads; pread and pwrite, for any file on any POSIX system.
 #pragma once
 
 #include <unistd.h>
@@ -25,12 +25,31 @@ struct ThreadedIoOptions {
   std::size_t threads = 4;  ///< Transfers under way at once.
 };
 
-/// An engine whose threads block in one transfer each. It reports short transfers and errno's as the system did;
-/// an interrupted call (EINTR) is repeated.
-class ThreadedIoEngine {
+/// The transfers of a ThreadedIoEngine: each returns bytes moved, possibly fewer than asked, or a negative errno.
+struct PosixTransfers {
+  static constexpr std::string_view name = "threads";
+
+  /// An interrupted call (EINTR) is repeated.
+  std::int64_t operator()(const IoRequest& request) const noexcept {
+    const auto offset = static_cast<off_t>(request.offset);
+    while (true) {
+      const ssize_t moved = request.direction == IoDirection::read
+                                ? ::pread(request.file_descriptor, request.data, request.bytes, offset)
+                                : ::pwrite(request.file_descriptor, request.data, request.bytes, offset);
+      if (moved >= 0) return moved;
+      if (errno != EINTR) return -errno;
+    }
+  }
+};
+
+/// An engine whose threads block in one transfer each. It reports short transfers and errno's as they are.
+/// @tparam Transfers Called by all threads at once.
+template <class Transfers = PosixTransfers>
+class BasicThreadedIoEngine {
  public:
   /// @throws ConfigurationError if there are no threads.
-  explicit ThreadedIoEngine(ThreadedIoOptions options = {}) : depth_{options.threads} {
+  explicit BasicThreadedIoEngine(ThreadedIoOptions options = {}, Transfers transfers = {})
+      : transfers_{std::move(transfers)}, depth_{options.threads} {
     if (depth_ == 0) throw_configuration_error("a ThreadedIoEngine needs at least one thread");
     workers_.reserve(depth_);
     try {
@@ -41,11 +60,11 @@ class ThreadedIoEngine {
     }
   }
 
-  ThreadedIoEngine(const ThreadedIoEngine&) = delete;
-  ThreadedIoEngine& operator=(const ThreadedIoEngine&) = delete;
+  BasicThreadedIoEngine(const BasicThreadedIoEngine&) = delete;
+  BasicThreadedIoEngine& operator=(const BasicThreadedIoEngine&) = delete;
 
   /// Carries out what was submitted, callbacks included.
-  ~ThreadedIoEngine() { stop(); }
+  ~BasicThreadedIoEngine() { stop(); }
 
   void submit(const IoRequest& request, IoCallback callback) {
     {
@@ -56,7 +75,7 @@ class ThreadedIoEngine {
   }
 
   std::size_t queue_depth() const noexcept { return depth_; }
-  std::string_view name() const noexcept { return "threads"; }
+  std::string_view name() const noexcept { return Transfers::name; }
 
  private:
   struct Job {
@@ -82,23 +101,13 @@ class ThreadedIoEngine {
       Job job = std::move(jobs_.front());
       jobs_.pop_front();
       lock.unlock();
-      job.callback(transfer(job.request));
+      job.callback(transfers_(job.request));
       job.callback = nullptr;
       lock.lock();
     }
   }
 
-  static std::int64_t transfer(const IoRequest& request) noexcept {
-    const auto offset = static_cast<off_t>(request.offset);
-    while (true) {
-      const ssize_t moved = request.direction == IoDirection::read
-                                ? ::pread(request.file_descriptor, request.data, request.bytes, offset)
-                                : ::pwrite(request.file_descriptor, request.data, request.bytes, offset);
-      if (moved >= 0) return moved;
-      if (errno != EINTR) return -errno;
-    }
-  }
-
+  Transfers transfers_;
   std::size_t depth_;
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -106,6 +115,8 @@ class ThreadedIoEngine {
   bool stopping_ = false;
   std::vector<std::thread> workers_;
 };
+
+using ThreadedIoEngine = BasicThreadedIoEngine<>;
 
 static_assert(IoEngine<ThreadedIoEngine>);
 

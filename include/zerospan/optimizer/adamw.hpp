@@ -53,14 +53,14 @@ struct AdamW {
 
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
   void update(const ShardUpdate& shard, InstructionSet set) const {
-    detail::Settings{"AdamW"}.require_step(shard.step);
-    const detail::AdamWCoefficients numbers = coefficients(shard);
+    const detail::AdamWRule numbers = rule(shard);
     auto* const moments = reinterpret_cast<float*>(shard.states);
-    const detail::AdamWArrays arrays{.master = shard.master + shard.first,
-                                     .first_moment = moments + shard.first,
-                                     .second_moment = moments + shard.capacity + shard.first,
-                                     .gradient = shard.gradient,
-                                     .parameter = shard.parameter};
+    const detail::AdamWRun arrays{.master = shard.master + shard.first,
+                                  .first_moment = moments + shard.first,
+                                  .second_moment = moments + shard.capacity + shard.first,
+                                  .gradient = shard.gradient,
+                                  .parameter = shard.parameter,
+                                  .gradient_scale = shard.gradient_scale};
     detail::dispatch_element_type(shard.gradient_type, [&](auto gradient) {
       detail::dispatch_element_type(shard.parameter_type, [&](auto parameter) {
         run<gradient.value, parameter.value>(numbers, arrays, shard.elements, set);
@@ -68,15 +68,16 @@ struct AdamW {
     });
   }
 
- private:
-  detail::AdamWCoefficients coefficients(const ShardUpdate& shard) const {
+  /// The arithmetic of one update of `shard`, for the kernels of other processors.
+  /// @throws ConfigurationError if `shard.step` is not positive.
+  detail::AdamWRule rule(const ShardUpdate& shard) const {
+    detail::Settings{"AdamW"}.require_step(shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
     const auto updates = static_cast<double>(shard.step);
     const double correction1 = 1.0 - std::pow(double{beta1}, updates);
     const double correction2 = 1.0 - std::pow(double{beta2}, updates);
-    return {.gradient_scale = shard.gradient_scale,
-            .beta1 = beta1,
+    return {.beta1 = beta1,
             .one_minus_beta1 = static_cast<float>(1.0 - double{beta1}),
             .beta2 = beta2,
             .one_minus_beta2 = static_cast<float>(1.0 - double{beta2}),
@@ -86,8 +87,9 @@ struct AdamW {
             .epsilon = epsilon};
   }
 
+ private:
   template <ElementType Gradient, ElementType Parameter>
-  static void run(const detail::AdamWCoefficients& numbers, const detail::AdamWArrays& arrays, std::size_t n,
+  static void run(const detail::AdamWRule& numbers, const detail::AdamWRun& arrays, std::size_t n,
                   [[maybe_unused]] InstructionSet set) noexcept {
 #if defined(__x86_64__)
     if (set == InstructionSet::avx2) return detail::avx2::adamw<Gradient, Parameter>(numbers, arrays, n);

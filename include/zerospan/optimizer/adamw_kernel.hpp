@@ -2,9 +2,9 @@
 /// The arithmetic of AdamW, element by element.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 
+#include <zerospan/core/arithmetic.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
@@ -12,8 +12,8 @@
 namespace zerospan::inline v0::detail {
 
 /// The numbers of one update, the same for every element.
-struct AdamWCoefficients {
-  float gradient_scale;
+struct AdamWRule {
+  static constexpr std::size_t states = 2;
   float beta1;
   float one_minus_beta1;
   float beta2;
@@ -22,32 +22,38 @@ struct AdamWCoefficients {
   float step_size;                ///< learning rate / (1 - beta1^step)
   float inverse_root_correction;  ///< 1 / sqrt(1 - beta2^step)
   float epsilon;
+
+  [[gnu::always_inline]] constexpr float operator()(float p, float g, float& m, float& v) const noexcept {
+    m = multiply_add(beta1, m, product(one_minus_beta1, g));
+    v = multiply_add(beta2, v, product(product(one_minus_beta2, g), g));
+    const float direction = quotient(m, multiply_add(square_root(v), inverse_root_correction, epsilon));
+    return multiply_add(-step_size, direction, product(p, decay));
+  }
 };
 
-/// The arrays of one run, each from the run's first element on.
-struct AdamWArrays {
+/// One run: its arrays, each from the run's first element on.
+struct AdamWRun {
   float* master;
   float* first_moment;
   float* second_moment;
   const std::byte* gradient;
   std::byte* parameter;
+  float gradient_scale;
 };
 
-/// Updates the elements [begin, end). Each product stands alone or is the addend of an explicit fma, so that no
-/// compiler can contract it: this body and the vector bodies give the same bits.
+/// Updates the elements [begin, end).
 template <ElementType Gradient, ElementType Parameter>
-[[gnu::always_inline]] inline void adamw_scalar(const AdamWCoefficients& c, const AdamWArrays& arrays,
-                                                std::size_t begin, std::size_t end) noexcept {
+[[gnu::always_inline]] inline void adamw_scalar(const AdamWRule& rule, const AdamWRun& run, std::size_t begin,
+                                                std::size_t end) noexcept {
   for (std::size_t i = begin; i < end; ++i) {
-    const float g = load_element<Gradient>(arrays.gradient, i) * c.gradient_scale;
-    const float m = std::fma(c.beta1, arrays.first_moment[i], c.one_minus_beta1 * g);
-    const float v = std::fma(c.beta2, arrays.second_moment[i], c.one_minus_beta2 * g * g);
-    const float direction = m / std::fma(std::sqrt(v), c.inverse_root_correction, c.epsilon);
-    const float p = std::fma(-c.step_size, direction, arrays.master[i] * c.decay);
-    arrays.first_moment[i] = m;
-    arrays.second_moment[i] = v;
-    arrays.master[i] = p;
-    store_element<Parameter>(arrays.parameter, i, p);
+    const float g = product(load_element<Gradient>(run.gradient, i), run.gradient_scale);
+    float m = run.first_moment[i];
+    float v = run.second_moment[i];
+    const float p = rule(run.master[i], g, m, v);
+    run.first_moment[i] = m;
+    run.second_moment[i] = v;
+    run.master[i] = p;
+    store_element<Parameter>(run.parameter, i, p);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include <zerospan/core/arithmetic.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/cpu.hpp>
 #include <zerospan/optimizer/block_update.hpp>
@@ -17,7 +18,7 @@ namespace detail {
 
 /// The numbers of one update by Lion, the same for every element.
 struct LionRule {
-  static constexpr bool has_state = true;
+  static constexpr std::size_t states = 1;
   float beta1;
   float one_minus_beta1;
   float beta2;
@@ -25,14 +26,14 @@ struct LionRule {
   float keep;  ///< 1 - learning rate * weight decay
   float rate;
 
-  [[gnu::always_inline]] inline float operator()(float p, float g, float& m) const noexcept {
-    const float direction = std::fma(beta1, m, one_minus_beta1 * g);
-    m = std::fma(beta2, m, one_minus_beta2 * g);
-    return std::fma(-rate, sign(direction), p * keep);
+  [[gnu::always_inline]] constexpr float operator()(float p, float g, float& m) const noexcept {
+    const float direction = multiply_add(beta1, m, product(one_minus_beta1, g));
+    m = multiply_add(beta2, m, product(one_minus_beta2, g));
+    return multiply_add(-rate, sign(direction), product(p, keep));
   }
 
   /// 1, -1, or `x` itself: zero, or NaN. Both comparisons are made, so that the choice vectorizes.
-  [[gnu::always_inline]] static float sign(float x) noexcept {
+  [[gnu::always_inline]] static constexpr float sign(float x) noexcept {
     const bool is_positive = x > 0;
     const bool is_negative = x < 0;
     const float rest = is_negative ? -1.0F : x;
@@ -73,17 +74,20 @@ struct Lion {
   void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
 
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
-  void update(const ShardUpdate& shard, InstructionSet set) const {
+  void update(const ShardUpdate& shard, InstructionSet set) const { detail::update_by_rule(shard, rule(shard), set); }
+
+  /// The arithmetic of one update of `shard`, for the kernels of other processors.
+  /// @throws ConfigurationError if `shard.step` is not positive.
+  detail::LionRule rule(const ShardUpdate& shard) const {
     detail::Settings{"Lion"}.require_step(shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
-    const detail::LionRule rule{.beta1 = beta1,
-                                .one_minus_beta1 = static_cast<float>(1.0 - double{beta1}),
-                                .beta2 = beta2,
-                                .one_minus_beta2 = static_cast<float>(1.0 - double{beta2}),
-                                .keep = static_cast<float>(std::fma(-rate, decay_rate, 1.0)),
-                                .rate = static_cast<float>(rate)};
-    detail::update_by_rule(shard, rule, set);
+    return {.beta1 = beta1,
+            .one_minus_beta1 = static_cast<float>(1.0 - double{beta1}),
+            .beta2 = beta2,
+            .one_minus_beta2 = static_cast<float>(1.0 - double{beta2}),
+            .keep = static_cast<float>(std::fma(-rate, decay_rate, 1.0)),
+            .rate = static_cast<float>(rate)};
   }
 };
 

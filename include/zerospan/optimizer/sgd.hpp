@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <zerospan/core/arithmetic.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/cpu.hpp>
 #include <zerospan/optimizer/block_update.hpp>
@@ -40,22 +41,22 @@ struct SgdCoefficients {
 };
 
 struct SgdRule {
-  static constexpr bool has_state = false;
+  static constexpr std::size_t states = 0;
   SgdCoefficients c;
 
-  [[gnu::always_inline]] inline float operator()(float p, float gradient) const noexcept {
-    return std::fma(-c.rate, std::fma(c.coupled_decay, p, gradient), p * c.keep);
+  [[gnu::always_inline]] constexpr float operator()(float p, float gradient) const noexcept {
+    return multiply_add(-c.rate, multiply_add(c.coupled_decay, p, gradient), product(p, c.keep));
   }
 };
 
 struct MomentumRule {
-  static constexpr bool has_state = true;
+  static constexpr std::size_t states = 1;
   SgdCoefficients c;
 
-  [[gnu::always_inline]] inline float operator()(float p, float gradient, float& b) const noexcept {
-    const float g = std::fma(c.coupled_decay, p, gradient);
-    b = std::fma(c.momentum, b, c.gradient_share * g);
-    return std::fma(-c.rate, std::fma(c.along_momentum, b, c.along_gradient * g), p * c.keep);
+  [[gnu::always_inline]] constexpr float operator()(float p, float gradient, float& b) const noexcept {
+    const float g = multiply_add(c.coupled_decay, p, gradient);
+    b = multiply_add(c.momentum, b, product(c.gradient_share, g));
+    return multiply_add(-c.rate, multiply_add(c.along_momentum, b, product(c.along_gradient, g)), product(p, c.keep));
   }
 };
 
@@ -102,16 +103,23 @@ struct Sgd {
 
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
   void update(const ShardUpdate& shard, InstructionSet set) const {
-    detail::Settings{"Sgd"}.require_step(shard.step);
     if (momentum > 0) {
-      detail::update_by_rule(shard, detail::MomentumRule{coefficients(shard)}, set);
+      detail::update_by_rule(shard, momentum_rule(shard), set);
     } else {
-      detail::update_by_rule(shard, detail::SgdRule{coefficients(shard)}, set);
+      detail::update_by_rule(shard, plain_rule(shard), set);
     }
   }
 
+  /// The arithmetic of one update of `shard` with momentum, for the kernels of other processors.
+  /// @throws ConfigurationError if `shard.step` is not positive.
+  detail::MomentumRule momentum_rule(const ShardUpdate& shard) const { return {coefficients(shard)}; }
+
+  /// The same without momentum.
+  detail::SgdRule plain_rule(const ShardUpdate& shard) const { return {coefficients(shard)}; }
+
  private:
   detail::SgdCoefficients coefficients(const ShardUpdate& shard) const {
+    detail::Settings{"Sgd"}.require_step(shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
     const bool is_coupled = decay == WeightDecay::coupled;

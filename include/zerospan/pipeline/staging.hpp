@@ -92,7 +92,8 @@ class Staging {
                  });
   }
 
-  /// Posts work for the host. @param after As in `run`. @param work Called as `work(pointers)`; is done when it returns.
+  /// Posts work for the host. @param after As in `run`. @param work Called as `work(pointers)`; is done when it
+  /// returns.
   template <class Work>
   PostedWork run_on_host(Lane lane, const Operation& operation, std::span<const Operand> operands,
                          std::vector<Completion> after, Work work) {

@@ -1,0 +1,62 @@
+/// @file
+/// What a rank computes on that has a GPU, and the threads that are such ranks.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/run_ranks.hpp>
+#include <zerospan/comm/thread_communicator.hpp>
+#include <zerospan/device/cuda_device.hpp>
+#include <zerospan/device/cuda_runtime.hpp>
+
+#include "../options.hpp"
+#include "../run.hpp"
+#include "../storage.hpp"
+#include "cuda_math.cuh"
+
+namespace gpt {
+
+/// One rank's.
+/// @tparam Communicator Of GPUs.
+template <class Communicator>
+class CudaPlatform {
+ public:
+  using Storage = RankStorage<zerospan::CudaDevice>;
+
+  /// @param ranks Of the threads.
+  /// @param connect Makes the communicator of the GPUs, from that of the threads and the device.
+  template <class Connect>
+  CudaPlatform(zerospan::ThreadCommunicator ranks, int ordinal, const Job& job, Connect connect)
+      : ranks_{std::move(ranks)},
+        storage_{job.options, ranks_.rank().value, job.timeline, zerospan::CudaRuntime{ordinal}},
+        communicator_{connect(ranks_.duplicate(), storage_.device())} {}
+
+  zerospan::ThreadCommunicator& ranks() { return ranks_; }
+  Communicator& communicator() { return communicator_; }
+  Storage& storage() { return storage_; }
+
+  template <class E>
+  CudaMath<E> make_math(const Options& options) {
+    return CudaMath<E>{options.model, options.evaluation_batch() * options.model.context};
+  }
+
+ private:
+  zerospan::ThreadCommunicator ranks_;
+  Storage storage_;
+  Communicator communicator_;
+};
+
+/// Rank r on GPU r modulo `gpus`. @return Of each rank.
+template <class Communicator, class Connect>
+std::vector<Result> run_cuda_threads(const Job& job, int gpus, Connect connect) {
+  return zerospan::run_ranks(job.options.ranks,
+                             [&](zerospan::ThreadCommunicator ranks) {
+                               const int ordinal = ranks.rank().value % gpus;
+                               CudaPlatform<Communicator> platform{std::move(ranks), ordinal, job, connect};
+                               return run_rank(platform, job);
+                             },
+                             {.timeout = timeout_of(job.options)});
+}
+
+}  // namespace gpt

@@ -1,0 +1,56 @@
+/// @file
+/// What a run tells while it goes on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace gpt {
+
+/// One step. Losses, bytes and tokens are of all ranks, peaks of the rank that has the highest.
+struct StepMetrics {
+  std::size_t step;  ///< Steps made, this one included.
+  double loss;
+  std::optional<double> validation_loss;  ///< An estimate, if one was made after this step.
+  double learning_rate;
+  double gradient_norm;
+  bool skipped;
+  double loss_scale;
+  double seconds;
+  double tokens_per_second;
+  double bytes_read;
+  double bytes_written;
+  double hidden_transfer_share;
+  double peak_device_bytes;
+  double peak_host_bytes;
+};
+
+/// The whole run.
+struct FinalMetrics {
+  std::uint64_t parameter_hash;
+  double validation_loss;
+  std::size_t parameters;
+};
+
+/// Where rank 0 reports.
+class Reports {
+ public:
+  Reports() = default;
+  Reports(const Reports&) = delete;
+  Reports& operator=(const Reports&) = delete;
+  virtual ~Reports() = default;
+
+  virtual void step(const StepMetrics& metrics) = 0;
+
+  /// All steps are made: the latest spans of the timeline are those of training.
+  virtual void trained() = 0;
+
+  /// Something that takes its time begins ("validating").
+  virtual void say(const std::string& line) = 0;
+
+  virtual void end(const FinalMetrics& metrics) = 0;
+};
+
+}  // namespace gpt

@@ -1,0 +1,35 @@
+/// @file
+/// What a run has in the end.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "figures.hpp"
+
+namespace gpt {
+
+/// Seconds that rank 0 spent on one kind of work.
+struct TimeSpent {
+  std::string_view what;
+  double seconds;
+};
+
+struct Summary {
+  std::size_t parameters;
+  double validation_loss;
+  double training_seconds;
+  std::size_t skipped_steps;
+  std::vector<Figures> ranks;   ///< After training, before validation.
+  std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
+};
+
+/// What rank 0 has in the end; empty on the others.
+struct Result {
+  std::string sample;
+  Summary summary;
+};
+
+}  // namespace gpt

@@ -1,0 +1,56 @@
+/// @file
+/// Reports of train_gpt: a line on standard error, the file of metrics, and the timeline.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include <zerospan/adapters/chrome_trace.hpp>
+#include <zerospan/core/timeline.hpp>
+
+#include "metrics.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "reports.hpp"
+
+namespace gpt {
+
+class TerminalReports final : public Reports {
+ public:
+  /// @param timeline Outlives the reports. @throws std::system_error if the metrics cannot be written.
+  TerminalReports(const Options& options, const zerospan::Timeline& timeline)
+      : timeline_{timeline}, trace_{options.trace}, metrics_{options.metrics}, progress_{options.schedule.steps} {}
+
+  void step(const StepMetrics& metrics) override {
+    const bool is_news = metrics.validation_loss.has_value();
+    if (is_news) validation_loss_ = metrics.validation_loss;
+    metrics_.write(metrics);
+    progress_.show(metrics.step, metrics.loss, validation_loss_, metrics.tokens_per_second, is_news);
+  }
+
+  void trained() override {
+    std::ofstream stream{trace_};
+    zerospan::write_chrome_trace(timeline_, stream);
+    stream.close();
+    if (!stream) throw std::runtime_error{"cannot write the timeline to " + trace_.string()};
+  }
+
+  void say(const std::string& line) override { progress_.say(line); }
+
+  void end(const FinalMetrics& metrics) override {
+    progress_.finish();
+    metrics_.write(metrics);
+  }
+
+ private:
+  const zerospan::Timeline& timeline_;
+  std::filesystem::path trace_;
+  MetricsWriter metrics_;
+  Progress progress_;
+  std::optional<double> validation_loss_;
+};
+
+}  // namespace gpt

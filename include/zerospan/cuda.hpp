@@ -1,0 +1,14 @@
+/// @file
+/// All that an engine on GPUs needs: to be included where it is made, by a source that nvcc compiles. Model code, which
+/// names PartitionedParameter alone, includes `zerospan/zerospan.hpp`.
+#pragma once
+
+#include <zerospan/comm/cuda_rank_order_sum.hpp>
+#include <zerospan/comm/cuda_thread_communicator.hpp>
+#include <zerospan/device/cuda_convert.hpp>
+#include <zerospan/device/cuda_device.hpp>
+#include <zerospan/optimizer/cuda_adamw.hpp>
+#include <zerospan/optimizer/cuda_lion.hpp>
+#include <zerospan/optimizer/cuda_sgd.hpp>
+#include <zerospan/pipeline/cuda_gradient_operations.hpp>
+#include <zerospan/zerospan.hpp>

@@ -1,0 +1,31 @@
+/// @file
+/// Sgd on a CUDA device. For nvcc.
+#pragma once
+
+#include <span>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/device/cuda_stream.hpp>
+#include <zerospan/optimizer/cuda_rule_update.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/sgd.hpp>
+
+namespace zerospan::inline v0 {
+
+/// Updates of any number of runs: as AdamW's (optimizer/cuda_adamw.hpp).
+inline void update(const CudaStream& stream, const Sgd& sgd, std::span<const ShardUpdate> shards) {
+  if (sgd.momentum > 0) {
+    detail::update_by_rule(stream, "Sgd", shards, [&](const ShardUpdate& shard) { return sgd.momentum_rule(shard); });
+  } else {
+    detail::update_by_rule(stream, "Sgd", shards, [&](const ShardUpdate& shard) { return sgd.plain_rule(shard); });
+  }
+}
+
+/// The update of one run.
+inline void update(const CudaStream& stream, const Sgd& sgd, const ShardUpdate& shard) {
+  update(stream, sgd, {&shard, 1});
+}
+
+static_assert(UpdatesOn<Sgd, CudaStream>);
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,80 @@
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include <zerospan/comm/call_sequence.hpp>
+#include <zerospan/comm/rank_state.hpp>
+
+namespace {
+
+using zerospan::Rank;
+using zerospan::detail::CallSequence;
+using zerospan::detail::CollectiveKind;
+using zerospan::detail::Failure;
+using zerospan::detail::RankState;
+using zerospan::detail::SequenceRecord;
+
+void call(CallSequence& sequence, const char* name) { sequence.add({.kind = CollectiveKind::barrier, .name = name}); }
+
+}  // namespace
+
+TEST_CASE("sequences differ where the calls do, and are found to as far as both have come and remember") {
+  CallSequence a{1};
+  CallSequence b{1};
+  CHECK(on_one_way(a.record(), b.record()));
+  call(a, "x");
+  CHECK(on_one_way(a.record(), b.record()));
+  CHECK(!at_one_place(a.record(), b.record()));
+  call(b, "x");
+  CHECK(at_one_place(a.record(), b.record()));
+  call(a, "y");
+  call(b, "z");
+  for (std::size_t i = 2; i < SequenceRecord::history; ++i) call(a, "x");
+  CHECK(first_difference(a.record(), b.record()) == std::uint64_t{1});
+  call(a, "x");
+  call(a, "x");
+  CHECK(on_one_way(a.record(), b.record()));  // forgotten
+  for (std::size_t i = 0; i < SequenceRecord::history; ++i) call(b, "x");
+  CHECK(!at_one_place(a.record(), b.record()));  // what came before is in every later hash
+}
+
+TEST_CASE("the rank that differs from the majority is at fault, once all have told") {
+  CallSequence sequences[]{CallSequence{1}, CallSequence{1}, CallSequence{1}};
+  const std::array<const SequenceRecord*, 3> ranks{&sequences[0].record(), &sequences[1].record(),
+                                                   &sequences[2].record()};
+  call(sequences[1], "x");
+  call(sequences[2], "y");
+  CHECK(!find_divergence(ranks, zerospan::detail::on_one_way));  // rank 0 may go either way
+  const std::array<const SequenceRecord*, 3> some{nullptr, ranks[1], ranks[2]};
+  const auto early = find_divergence(some, zerospan::detail::on_one_way);
+  REQUIRE(early);
+  CHECK(!all_have_told(some, early->culprit));
+  call(sequences[0], "y");
+  const auto divergence = find_divergence(ranks, zerospan::detail::on_one_way);
+  REQUIRE(divergence);
+  CHECK(divergence->culprit == Rank{1});
+  CHECK(all_have_told(ranks, divergence->culprit));
+  CHECK(divergence->text ==
+        "ranks diverge: rank 0: barrier 'y' (#0); rank 1: barrier 'x' (#0); rank 2: barrier 'y' (#0)");
+}
+
+TEST_CASE("a rank's state goes through bytes; a long text is cut") {
+  CallSequence sequence{7};
+  sequence.add({.kind = CollectiveKind::barrier, .name = std::string(1000, 'n')});
+  sequence.close();
+  RankState state{.failure = Failure{Failure::Kind::timeout, Rank{3}, std::string(5000, 't')},
+                  .sequences = {sequence.record()}};
+  const RankState read = zerospan::detail::to_rank_state(zerospan::detail::to_bytes(state));
+  REQUIRE(read.failure);
+  CHECK(read.failure->kind == Failure::Kind::timeout);
+  CHECK(read.failure->culprit == Rank{3});
+  CHECK(read.failure->text == std::string(999, 't'));
+  REQUIRE(read.find(7) != nullptr);
+  CHECK(read.find(7)->closed == 1);
+  CHECK(std::string{read.find(7)->last.data()}.size() == 207);
+  CHECK(read.find(8) == nullptr);
+  CHECK(!zerospan::detail::to_rank_state({}).failure);
+}

@@ -1,0 +1,491 @@
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <future>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "support/collective_exercise.hpp"
+#include "support/fake_nccl.hpp"
+
+#include <zerospan/comm/basic_nccl_communicator.hpp>
+#include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/run_ranks.hpp>
+#include <zerospan/comm/thread_exchange.hpp>
+#include <zerospan/core/convert.hpp>
+#include <zerospan/core/error.hpp>
+
+namespace {
+
+using exercise::Buffer;
+using exercise::Outcome;
+using zerospan::Bytes;
+using zerospan::NcclOptions;
+using zerospan::NcclReductions;
+using zerospan::Rank;
+using zerospan::ThreadCommunicator;
+using zerospan::ThreadExchange;
+using namespace std::chrono_literals;
+
+template <class Api = fake::Api>
+using Communicator = zerospan::BasicNcclCommunicator<Api>;
+
+static_assert(zerospan::TrainingCommunicator<Communicator<>> && zerospan::ReportsFailures<Communicator<>> &&
+              zerospan::RegistersMemory<Communicator<>> && zerospan::VerifiesCalls<Communicator<>>);
+static_assert(!std::is_copy_constructible_v<Communicator<>>);
+
+using BoardlessExchange = zerospan::CommunicatorExchange<ThreadCommunicator>;
+static_assert(zerospan::DuplicatesExchange<BoardlessExchange> && zerospan::AbortsExchange<BoardlessExchange> &&
+              !zerospan::PostsToBoard<BoardlessExchange>);
+
+/// What nobody should have to wait for.
+constexpr NcclOptions patient{.timeout = 10min, .poll = 1ms};
+constexpr NcclOptions hasty{.timeout = 500ms, .poll = 1ms};
+
+/// Memory that is used on a stream.
+struct StreamPlace {
+  using Memory = Buffer;
+
+  zerospan::StreamRef stream() noexcept { return stream_.ref(); }
+  Memory memory(const Buffer& bytes) const { return bytes; }
+  Buffer read(const Memory& memory) {
+    stream_.synchronize();
+    return memory;
+  }
+
+  /// Memory that lives until nothing on the stream uses it.
+  Buffer& buffer(std::size_t bytes = 0) { return buffers_.emplace_back(bytes); }
+
+  std::deque<Buffer> buffers_;
+  fake::Stream stream_;
+};
+
+/// Runs ranks that are threads, each with a communicator over `Exchange`, and checks that nothing is left behind.
+template <class Api = fake::Api, class Exchange = ThreadExchange, class F>
+auto run(int size, const NcclOptions& options, F f) {
+  const auto world = std::make_shared<fake::World>();
+  const auto body = [&](ThreadCommunicator threads) {
+    StreamPlace place;
+    Communicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world}};
+    return f(communicator, place, *world);
+  };
+  struct Check {
+    ~Check() {
+      CHECK(world->device_allocations == 0);
+      CHECK(world->pinned_allocations == 0);
+      CHECK(world->events == 0);
+      CHECK(world->communicators == 0);
+      CHECK(world->registrations == 0);
+    }
+    fake::World* world;
+  } const check{world.get()};
+  return zerospan::run_ranks(size, body);
+}
+
+/// Waits for what `on_failure` tells.
+class Told {
+ public:
+  template <class C>
+  explicit Told(C& communicator) {
+    communicator.on_failure([this](std::exception_ptr error) { error_.set_value(std::move(error)); });
+  }
+  std::exception_ptr wait() { return error_.get_future().get(); }
+
+ private:
+  std::promise<std::exception_ptr> error_;
+};
+
+/// "RankFailedError 1: ..." of what the call throws.
+template <class F>
+std::string thrown_by(F call) {
+  const auto text = [](const char* name, const zerospan::CommunicationError& e) {
+    return name + (" " + std::to_string(e.culprit().value) + ": ") + e.what();
+  };
+  try {
+    call();
+  } catch (const zerospan::RankFailedError& e) {
+    return text("RankFailedError", e);
+  } catch (const zerospan::RankTimeoutError& e) {
+    return text("RankTimeoutError", e);
+  } catch (const zerospan::DivergenceError& e) {
+    return text("DivergenceError", e);
+  } catch (const zerospan::NcclError& e) {
+    return "NcclError " + std::to_string(e.code()) + ": " + e.what();
+  } catch (const zerospan::ConfigurationError& e) {
+    return std::string{"ConfigurationError: "} + e.what();
+  }
+  return "nothing";
+}
+
+std::string thrown(const std::exception_ptr& error) {
+  return thrown_by([&] { std::rethrow_exception(error); });
+}
+
+bool begins_with(const std::string& text, const std::string& beginning) { return text.starts_with(beginning); }
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+/// A gather that every rank calls alike, unless it is told to differ.
+template <class C>
+void gather(C& communicator, StreamPlace& place, Buffer& buffer, const char* name = "w", std::size_t shard = 16) {
+  buffer.resize(shard * static_cast<std::size_t>(communicator.size()));
+  const zerospan::GatherPart part{buffer.data(), shard};
+  communicator.all_gather({place.stream(), name}, std::span{&part, 1});
+}
+
+std::vector<Outcome> expected(int size, std::uint32_t octaves = 24) {
+  return zerospan::run_ranks(size, [&](ThreadCommunicator communicator) {
+    exercise::HostPlace place;
+    return exercise::Exercise{communicator, place, octaves}.run();
+  });
+}
+
+void check_equal(const std::vector<Outcome>& outcomes, const std::vector<Outcome>& others) {
+  REQUIRE(outcomes.size() == others.size());
+  for (std::size_t rank = 0; rank < outcomes.size(); ++rank) {
+    CHECK(outcomes[rank].results == others[rank].results);
+    CHECK(outcomes[rank].integers == others[rank].integers);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("sums in rank order have the bits of other communicators, however small the scratch memory") {
+  for (const int size : {1, 2, 3}) {
+    const auto bits = expected(size);
+    for (const std::size_t scratch : {std::size_t{3} * 64 * 4, std::size_t{16} << 10, std::size_t{32} << 20}) {
+      CAPTURE(size);
+      CAPTURE(scratch);
+      NcclOptions options = patient;
+      options.scratch = Bytes{scratch};
+      check_equal(run(size, options,
+                      [](auto& c, auto& place, auto&) {
+                        return exercise::Exercise{c, place}.run();
+                      }),
+                  bits);
+    }
+  }
+}
+
+TEST_CASE("NCCL's own sums come close, and those that change the type are in rank order") {
+  constexpr int size = 3;
+  constexpr std::uint32_t octaves = 2;
+  const auto exact = expected(size, octaves);
+  NcclOptions options = patient;
+  options.reductions = NcclReductions::nccl;
+  const auto outcomes = run(size, options, [&](auto& c, auto& place, auto&) {
+    return exercise::Exercise{c, place, octaves}.run();
+  });
+  std::size_t differing = 0;
+  for (std::size_t rank = 0; rank < size; ++rank) {
+    CHECK(outcomes[rank].integers == exact[rank].integers);
+    for (std::size_t i = 0; i < exact[rank].results.size(); ++i) {
+      const Buffer& a = outcomes[rank].results[i];
+      const Buffer& b = exact[rank].results[i];
+      REQUIRE(a.size() == b.size());
+      if (a == b) continue;
+      ++differing;
+      const auto type = exact[rank].types[i];
+      std::vector<float> x(a.size() / element_bytes(type));
+      std::vector<float> y(x.size());
+      zerospan::to_float(type, a.data(), x.data(), x.size());
+      zerospan::to_float(type, b.data(), y.data(), y.size());
+      const float tolerance = type == zerospan::ElementType::float32 ? 1e-5F : 0.1F;
+      for (std::size_t k = 0; k < x.size(); ++k) REQUIRE(std::abs(x[k] - y[k]) <= tolerance);
+    }
+  }
+  CHECK(differing > 0);
+}
+
+TEST_CASE("a duplicate is independent, by splitting and by a new id") {
+  const auto use = [](auto& c, StreamPlace& place, fake::World& world) {
+    auto twin = c.duplicate();
+    auto third = twin.duplicate();
+    Buffer& a = place.buffer(32);
+    Buffer& b = place.buffer(32);
+    gather(c, place, a, "a");
+    gather(twin, place, b, "b");
+    gather(third, place, b, "c");
+    c.verify();
+    twin.verify();
+    place.stream_.synchronize();
+    return std::pair{twin.rank().value * 10 + third.size(), world.communicators.load() > 0};
+  };
+  CHECK(run(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
+  CHECK(run<fake::ApiWithoutSplits>(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
+  CHECK(run<fake::Api, BoardlessExchange>(2, patient, use).size() == 2);
+}
+
+TEST_CASE("a communicator of the host's is duplicated, and stays the host's") {
+  const auto world = std::make_shared<fake::World>();
+  zerospan::run_ranks(2, [&](ThreadCommunicator threads) {
+    StreamPlace place;
+    fake::Api api{world};
+    ThreadExchange exchange{std::move(threads)};
+    fake::Api::Communicator host{};
+    api.create(host, 2, fake::Api::UniqueId{77}, exchange.rank());
+    {
+      auto c = Communicator<>::duplicate_of(host, exchange.duplicate(), patient, api);
+      c.barrier({place.stream(), "barrier"});
+    }
+    CHECK(!host->aborted);
+    api.destroy(host);
+
+    fake::Api::Communicator stranger{};
+    api.create(stranger, 3, fake::Api::UniqueId{78}, exchange.rank());
+    CHECK(begins_with(thrown_by([&] { Communicator<>::duplicate_of(stranger, exchange.duplicate(), patient, api); }),
+                      "ConfigurationError: the exchange of bytes has rank"));
+    api.destroy(stranger);
+  });
+  CHECK(world->communicators == 0);
+}
+
+TEST_CASE("a collective returns before it is done") {
+  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+    std::promise<void> gate;
+    place.stream_.enqueue([opened = gate.get_future().share()] { opened.wait(); });
+    Buffer& buffer = place.buffer(32);
+    std::ranges::fill(std::span{buffer}.subspan(static_cast<std::size_t>(c.rank().value) * 16, 16), std::byte{1});
+    gather(c, place, buffer);
+    CHECK(std::ranges::count(buffer, std::byte{1}) == 16);
+    gate.set_value();
+    place.stream_.synchronize();
+    CHECK(std::ranges::count(buffer, std::byte{1}) == 32);
+  });
+}
+
+TEST_CASE("registered memory is registered with every duplicate, until it ends") {
+  run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+    Buffer& arena = place.buffer(64);
+    c.register_memory(arena.data(), Bytes{arena.size()});
+    {
+      auto twin = c.duplicate();
+      twin.barrier({place.stream(), "all have registered"});
+      CHECK(world.registrations == 4);
+      twin.barrier({place.stream(), "all have looked"});
+    }
+    c.barrier({place.stream(), "all have ended their duplicates"});
+    CHECK(world.registrations == 2);
+    c.barrier({place.stream(), "all have looked"});
+  });
+}
+
+TEST_CASE("an aborted rank's peers are told before their communicator ends, and fail from then on") {
+  run(3, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+    auto twin = c.duplicate();
+    std::atomic<bool> was_whole = false;
+    std::promise<std::exception_ptr> told;
+    twin.on_failure([&](const std::exception_ptr& error) {
+      was_whole = !world.has_ended(twin.rank());
+      told.set_value(error);
+    });
+    Buffer& buffer = place.buffer();
+    thrown_by([&] { c.barrier({place.stream(), "all listen"}); });  // the failure comes here or later
+    if (c.rank() == Rank{1}) {
+      c.abort("out of luck");
+    } else {
+      thrown_by([&] { gather(twin, place, buffer); });  // or it hangs on the stream
+    }
+    const std::string text = thrown(told.get_future().get());
+    CHECK(text == "RankFailedError 1: rank 1 failed (out of luck)");
+    CHECK(was_whole);
+    CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
+    CHECK(thrown_by([&] { c.verify(); }) == text);
+    CHECK(thrown_by([&] { static_cast<void>(twin.duplicate()); }) == text);
+    place.stream_.synchronize();  // what hung has been aborted
+  });
+}
+
+TEST_CASE("a rank that waits on the host is woken by another one's abort") {
+  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+    const std::string text = thrown_by([&] {
+      c.verify();  // both have come this far
+      if (c.rank() == Rank{0}) c.abort("no more");
+      c.barrier({place.stream(), "barrier"});
+    });
+    CHECK(text == "RankFailedError 0: rank 0 failed (no more)");
+  });
+}
+
+TEST_CASE("a rank that listens late is told all the same") {
+  run(1, patient, [](auto& c, StreamPlace&, auto&) {
+    c.abort("early");
+    CHECK(thrown(Told{c}.wait()) == "RankFailedError 0: rank 0 failed (early)");
+    CHECK(thrown(Told{c}.wait()) == "RankFailedError 0: rank 0 failed (early)");
+  });
+}
+
+TEST_CASE("after the deadline every rank knows who did not arrive, and where all were") {
+  run(3, hasty, [](auto& c, StreamPlace& place, auto&) {
+    Told told{c};
+    Buffer& buffer = place.buffer();
+    gather(c, place, buffer, "first");
+    if (c.rank() != Rank{2}) gather(c, place, buffer, "second");
+    const std::string text = thrown(told.wait());
+    CHECK(begins_with(text,
+                      "RankTimeoutError 2: rank 2 did not arrive at all-gather 'second' of 16 bytes a rank (#1) "
+                      "within 500 ms; rank 0: all-gather 'second'"));
+    CHECK(contains(text, "rank 2: all-gather 'first' of 16 bytes a rank (#0)"));
+    CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
+    c.on_failure({});
+  });
+}
+
+TEST_CASE("without a board the deadline still ends the wait") {
+  run<fake::Api, BoardlessExchange>(2, hasty, [](auto& c, StreamPlace& place, auto&) {
+    Told told{c};
+    if (c.rank() == Rank{1}) {
+      CHECK(begins_with(thrown_by([&] { c.verify(); }), "RankFailedError"));  // rank 0 aborts the exchange
+    } else {
+      Buffer& buffer = place.buffer();
+      gather(c, place, buffer);
+    }
+    const std::string text = thrown(told.wait());
+    if (c.rank() == Rank{0}) {
+      CHECK(text == "RankTimeoutError -1: all-gather 'w' of 16 bytes a rank (#0) did not end on rank 0 within 500 ms");
+    }
+    c.on_failure({});
+  });
+}
+
+TEST_CASE("work of the host before a collective does not count against its deadline") {
+  run(2, hasty, [](auto& c, StreamPlace& place, auto&) {
+    std::promise<void> gate;
+    place.stream_.enqueue([opened = gate.get_future().share()] { opened.wait(); });
+    Buffer& buffer = place.buffer();
+    gather(c, place, buffer);
+    const auto end = std::chrono::steady_clock::now() + 3 * hasty.timeout;
+    while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    gate.set_value();
+    place.stream_.synchronize();
+    CHECK_NOTHROW(c.verify());
+  });
+}
+
+TEST_CASE("a rank that has left is not waited for") {
+  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+    if (c.rank() == Rank{0}) return;
+    Told told{c};
+    Buffer& buffer = place.buffer();
+    thrown_by([&] { gather(c, place, buffer); });  // or it hangs on the stream
+    CHECK(thrown(told.wait()) ==
+          "RankFailedError 0: rank 0 returned while rank 1 waits in all-gather 'w' of 16 bytes a rank (#0)");
+    c.on_failure({});
+  });
+}
+
+TEST_CASE("ranks that call different collectives find out from the board") {
+  run(3, patient, [](auto& c, StreamPlace& place, auto&) {
+    Told told{c};
+    Buffer& buffer = place.buffer();
+    if (c.rank() == Rank{1}) {
+      thrown_by([&] { gather(c, place, buffer, "w", 24); });
+    } else {
+      thrown_by([&] { gather(c, place, buffer, "w", 16); });
+    }
+    const std::string text = thrown(told.wait());
+    CHECK(begins_with(text, "DivergenceError 1: ranks diverge: rank 0: "));
+    CHECK(contains(text, "rank 1: all-gather 'w' of 24 bytes a rank (#0)"));
+    c.on_failure({});
+  });
+}
+
+TEST_CASE("verify finds what a collective cannot see") {
+  run<fake::Api, BoardlessExchange>(3, patient, [](auto& c, StreamPlace& place, auto&) {
+    Buffer& buffer = place.buffer();
+    gather(c, place, buffer);
+    CHECK_NOTHROW(c.verify());
+    gather(c, place, buffer, c.rank() == Rank{2} ? "another" : "one");  // nobody can see it yet
+    const std::string text = thrown_by([&] { c.verify(); });
+    CHECK(text ==
+          "DivergenceError 2: ranks diverge: rank 0: all-gather 'one' of 16 bytes a rank (#1); rank 1: "
+          "all-gather 'one' of 16 bytes a rank (#1); rank 2: all-gather 'another' of 16 bytes a rank (#1)");
+    CHECK(thrown_by([&] { gather(c, place, buffer); }) == text);
+    place.stream_.synchronize();
+  });
+}
+
+TEST_CASE("what NCCL refuses is this rank's error, and its failure to the others") {
+  const std::vector<std::string> errors = run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+    Told told{c};
+    Buffer& buffer = place.buffer();
+    thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
+    if (c.rank() == Rank{0}) {
+      world.failing_group = world.groups.load();
+      CHECK(begins_with(thrown_by([&] { gather(c, place, buffer); }), "NcclError 2: ncclAllGather in all-gather 'w'"));
+    }
+    const std::string text = thrown(told.wait());
+    c.on_failure({});
+    return text;
+  });
+  CHECK(begins_with(errors[0], "NcclError 2: "));
+  CHECK(begins_with(errors[1], "RankFailedError 0: rank 0 failed (ncclAllGather in all-gather 'w' of 16 bytes a rank"));
+}
+
+TEST_CASE("what NCCL finds later is told") {
+  for (const auto error : {zerospan::NcclResult::remote_error, zerospan::NcclResult::internal_error}) {
+    const std::vector<std::string> errors = run(2, patient, [&](auto& c, StreamPlace& place, fake::World& world) {
+      Told told{c};
+      thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
+      if (c.rank() == Rank{1}) world.set_error(Rank{1}, error);
+      const std::string text = thrown(told.wait());
+      c.on_failure({});
+      return text;
+    });
+    if (error == zerospan::NcclResult::remote_error) {
+      CHECK(begins_with(errors[0], "RankFailedError -1: another rank failed: no collective on rank 1"));
+      CHECK(errors[1] == errors[0]);
+    } else {
+      CHECK(begins_with(errors[0], "RankFailedError 1: rank 1 failed (no collective on rank 1: a fake error"));
+      CHECK(begins_with(errors[1], "NcclError 3: no collective on rank 1"));
+    }
+  }
+}
+
+TEST_CASE("mistakes are refused before anything is counted") {
+  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+    CHECK(begins_with(thrown_by([&] {
+                        c.barrier({zerospan::calling_thread, "b"});
+                      }),
+                      "ConfigurationError: the collective 'b' is to run on the calling thread"));
+    CHECK(begins_with(thrown_by([&] { c.broadcast({place.stream(), "b"}, {}, Rank{2}); }), "ConfigurationError"));
+    Buffer& buffer = place.buffer(64);
+    const zerospan::Reduction overlap{zerospan::ElementType::float32, buffer.data(), zerospan::ElementType::float32,
+                                      buffer.data() + 4, 4};
+    CHECK(begins_with(thrown_by([&] { c.all_reduce({place.stream(), "r"}, overlap); }), "ConfigurationError"));
+    CHECK_NOTHROW(c.verify());
+  });
+}
+
+TEST_CASE("options that make no sense or differ are refused on every rank") {
+  const auto refusal = [](auto options_of) {
+    return zerospan::run_ranks(2, [&](ThreadCommunicator threads) {
+      const int rank = threads.rank().value;
+      return thrown_by([&] {
+        Communicator<> c{ThreadExchange{std::move(threads)}, options_of(rank),
+                         fake::Api{std::make_shared<fake::World>()}};
+      });
+    });
+  };
+  for (const std::string& text :
+       refusal([](int rank) { return NcclOptions{.scratch = Bytes{rank == 0 ? 4096U : 8192U}}; })) {
+    CHECK(begins_with(text, "ConfigurationError: rank 1 was given other NCCL options than rank 0"));
+  }
+  for (const std::string& text : refusal([](int) { return NcclOptions{.scratch = Bytes{511}}; })) {
+    CHECK(begins_with(text, "ConfigurationError: sums over 2 ranks need scratch memory of 512 bytes at least"));
+  }
+  for (const std::string& text : refusal([](int) { return NcclOptions{.timeout = 0ms}; })) {
+    CHECK(begins_with(text, "ConfigurationError: the timeout and the poll"));
+  }
+}
