@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,18 +14,24 @@
 
 #include "gpt/command_line.hpp"
 #include "gpt/cuda/run_on_cuda.hpp"
+#include "gpt/mpi/run_on_mpi.hpp"
 #include "gpt/run_on_cpu.hpp"
 #include "gpt/summary.hpp"
 #include "gpt/terminal_reports.hpp"
 
 namespace {
 
-void train(const gpt::Options& options, const gpt::Text& text) {
+std::vector<gpt::Result> run(const gpt::Job& job) {
+  if (job.options.communicator == gpt::CommunicatorKind::mpi) return gpt::run_on_mpi(job);
+  return job.options.device == gpt::DeviceKind::cuda ? gpt::run_on_cuda(job) : gpt::run_on_cpu(job);
+}
+
+/// @param mpi What runs this process as a rank; empty if all ranks are this process's.
+void train(const gpt::Options& options, const gpt::Text& text, const std::optional<gpt::MpiProcess>& mpi) {
   zerospan::Timeline timeline;
   gpt::TerminalReports reports{options, timeline};
-  const gpt::Job job{options, text, timeline, reports};
-  const std::vector<gpt::Result> results =
-      options.device == gpt::DeviceKind::cuda ? gpt::run_on_cuda(job) : gpt::run_on_cpu(job);
+  const std::vector<gpt::Result> results = run({options, text, timeline, reports});
+  if (mpi && !mpi->reports()) return;
 
   const gpt::Result& result = results.front();
   if (!result.sample.empty()) fmt::print("{}\n\n", gpt::printable(result.sample));
@@ -38,19 +45,22 @@ int fail(int code, std::string message) {
   return code;
 }
 
-}  // namespace
-
 /// @return 0, or 2 if it was asked for something that cannot be, or 1 if something failed.
-int main(int argc, char** argv) {
+int run(int argc, char** argv, std::optional<gpt::MpiProcess>& mpi) {
   constexpr int failure = 1;
   constexpr int misuse = 2;
   CLI::App app{"Trains GPT-2 over the bytes of a text with zerospan, on the CPU or on GPUs."};
   try {
     gpt::Options options = gpt::parse(app, argc, argv);
+    if (options.communicator == gpt::CommunicatorKind::mpi) {
+      mpi.emplace(argc, argv);
+      options.ranks = mpi->ranks();
+      if (!mpi->reports()) options.metrics.clear();
+    }
     if (options.text.empty()) options.text = gpt::source_files(ZEROSPAN_SOURCE_DIR);
     const gpt::Text text = gpt::Text::read(options.text);
     gpt::validate(options, text);
-    train(options, text);
+    train(options, text, mpi);
     return 0;
   } catch (const CLI::CallForHelp& help) {
     return app.exit(help);
@@ -63,4 +73,13 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     return fail(failure, error.what());
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::optional<gpt::MpiProcess> mpi;
+  const int code = run(argc, argv, mpi);
+  if (mpi && code != 0) mpi->abort(code);
+  return code;
 }

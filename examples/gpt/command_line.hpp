@@ -137,15 +137,18 @@ inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--text", o.text,
                  "Files to learn, joined; the project's own headers, tests and README where none is given")
       ->check(CLI::ExistingFile);
-  app.add_option("--ranks", o.ranks, "Ranks, each a thread")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--ranks", o.ranks, "Ranks, each a thread; with --comm mpi, those that mpirun starts")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads of the matrix products")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   add_choice<DeviceKind>(app, "--device", o.device, {{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}},
                          "What computes, and has the device memory");
-  add_choice<CommunicatorKind>(app, "--comm", o.communicator,
-                               {{"thread", CommunicatorKind::thread}, {"nccl", CommunicatorKind::nccl}},
-                               "How ranks communicate; nccl takes a GPU for each");
+  add_choice<CommunicatorKind>(
+      app, "--comm", o.communicator,
+      {{"thread", CommunicatorKind::thread}, {"nccl", CommunicatorKind::nccl}, {"mpi", CommunicatorKind::mpi}},
+      "How ranks communicate; nccl takes a GPU for each, mpi processes that mpirun starts");
   app.add_option("--timeout", o.timeout, "Seconds that anything may take before it is an error")
       ->check(number("a positive number below 1e9", [](double value) { return value > 0 && value < 1e9; }))
       ->capture_default_str();
@@ -170,8 +173,10 @@ inline void validate(const Options& o, const Text& text) {
           fmt::format("--width {} is not a multiple of --heads {}: choose {} or {}", o.model.width, o.model.heads,
                       std::max(o.model.width / o.model.heads, std::size_t{1}) * o.model.heads,
                       (o.model.width / o.model.heads + 1) * o.model.heads));
-  require(o.communicator == CommunicatorKind::thread || o.device == DeviceKind::cuda,
+  require(o.communicator != CommunicatorKind::nccl || o.device == DeviceKind::cuda,
           "--comm nccl connects GPUs: it takes --device cuda");
+  require(o.communicator != CommunicatorKind::mpi || o.device == DeviceKind::cpu,
+          "--comm mpi connects processes that compute on CPUs: it takes --device cpu");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
@@ -189,6 +194,10 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   detail::add_model(app, options);
   detail::add_training(app, options);
   app.parse(argc, argv);
+  if (options.communicator == CommunicatorKind::mpi && app.count("--ranks") > 0) {
+    zerospan::throw_configuration_error(
+        "with --comm mpi the ranks are the processes that mpirun -n starts, not --ranks");
+  }
   if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
   if (app.count("--activations") > 0 && options.checkpoint_every == 0) options.checkpoint_every = 1;
   const auto temporary = std::filesystem::temp_directory_path();

@@ -16,7 +16,7 @@ namespace gpt {
 enum class TierKind { device, host, nvme };
 enum class Precision { fp32, bf16, fp16 };
 enum class DeviceKind { cpu, cuda };
-enum class CommunicatorKind { thread, nccl };
+enum class CommunicatorKind { thread, nccl, mpi };
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
 struct Options {

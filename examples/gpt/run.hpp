@@ -53,7 +53,7 @@ Result train(Engine& engine, Platform& platform, const Job& job) {
   using Parameter = zerospan::PartitionedParameter<Tensor<Element>>;
   Reports* reports = platform.ranks().rank() == zerospan::Rank{0} ? &job.reports : nullptr;
   auto math = platform.template make_math<Element>(job.options);
-  Trainer<Parameter, decltype(math), Engine, zerospan::ThreadCommunicator, typename Platform::Storage> trainer{
+  Trainer<Parameter, decltype(math), Engine, typename Platform::Ranks, typename Platform::Storage> trainer{
       engine, math, platform.ranks(), platform.storage(), job.options, job.text, reports};
   const auto begin = std::chrono::steady_clock::now();
   trainer.train();
@@ -117,8 +117,9 @@ Result run_stage(Platform& platform, const Job& job) {
 }  // namespace detail
 
 /// Trains, validates and writes, as one of the ranks.
-/// @param platform What the rank computes on: `ranks()` is a ThreadCommunicator, `communicator()` the engine's,
-/// `storage()` a RankStorage of type `Storage`, `make_math<E>(options)` the arithmetic of parameters of `E`.
+/// @param platform What the rank computes on: `ranks()` is a communicator of type `Ranks` for the host,
+/// `communicator()` the engine's, `storage()` a RankStorage of type `Storage`, `make_math<E>(options)` the arithmetic
+/// of parameters of `E`.
 template <class Platform>
 Result run_rank(Platform& platform, const Job& job) {
   switch (job.options.stage) {

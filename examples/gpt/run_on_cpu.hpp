@@ -1,5 +1,5 @@
 /// @file
-/// Ranks that are threads, and compute on the CPU.
+/// Ranks that compute on the CPU, among them those that are threads.
 #pragma once
 
 #include <utility>
@@ -7,6 +7,7 @@
 
 #include <cblas.h>
 
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/device/host_device.hpp>
@@ -18,15 +19,17 @@
 namespace gpt {
 
 /// One rank's.
+template <zerospan::TrainingCommunicator C>
 class CpuPlatform {
  public:
+  using Ranks = C;
   using Storage = RankStorage<zerospan::HostDevice>;
 
-  CpuPlatform(zerospan::ThreadCommunicator communicator, const Job& job)
+  CpuPlatform(C communicator, const Job& job)
       : communicator_{std::move(communicator)}, storage_{job.options, communicator_.rank().value, job.timeline} {}
 
-  zerospan::ThreadCommunicator& ranks() { return communicator_; }
-  zerospan::ThreadCommunicator& communicator() { return communicator_; }
+  C& ranks() { return communicator_; }
+  C& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   template <class E>
@@ -35,19 +38,23 @@ class CpuPlatform {
   }
 
  private:
-  zerospan::ThreadCommunicator communicator_;
+  C communicator_;
   Storage storage_;
 };
 
-/// @return Of each rank.
+template <zerospan::TrainingCommunicator C>
+Result run_rank_on_cpu(C communicator, const Job& job) {
+  CpuPlatform<C> platform{std::move(communicator), job};
+  return run_rank(platform, job);
+}
+
+/// Ranks that are threads. @return Of each rank.
 inline std::vector<Result> run_on_cpu(const Job& job) {
   ::openblas_set_num_threads(job.options.threads);
-  return zerospan::run_ranks(job.options.ranks,
-                             [&job](zerospan::ThreadCommunicator communicator) {
-                               CpuPlatform platform{std::move(communicator), job};
-                               return run_rank(platform, job);
-                             },
-                             {.timeout = timeout_of(job.options)});
+  return zerospan::run_ranks(
+      job.options.ranks,
+      [&job](zerospan::ThreadCommunicator communicator) { return run_rank_on_cpu(std::move(communicator), job); },
+      {.timeout = timeout_of(job.options)});
 }
 
 }  // namespace gpt

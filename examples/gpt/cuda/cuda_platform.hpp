@@ -22,6 +22,7 @@ namespace gpt {
 template <class Communicator>
 class CudaPlatform {
  public:
+  using Ranks = zerospan::ThreadCommunicator;
   using Storage = RankStorage<zerospan::CudaDevice>;
 
   /// @param ranks Of the threads.

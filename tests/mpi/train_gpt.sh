@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# train_gpt ends with the same parameters on processes as on threads, and reports once.
+# Usage: train_gpt.sh <train_gpt> <text> <ranks> <mpirun> [<argument of mpirun>...]
+set -euo pipefail
+program="$1" text="$2" ranks="$3"
+shift 3
+
+directory="$(mktemp -d)"
+trap 'rm -rf "$directory"' EXIT
+options=(--text "$text" --layers 2 --heads 2 --width 32 --context 16 --batch 2 --micro-batches 2 --steps 3 --eval-every 0
+  --sample 20 --nvme-path "$directory" --trace "$directory/trace.json")
+
+"$program" "${options[@]}" --ranks "$ranks" --metrics "$directory/threads.jsonl" >/dev/null
+timeout 120 "$@" -n "$ranks" "$program" "${options[@]}" --comm mpi --metrics "$directory/processes.jsonl" >/dev/null
+
+for metrics in threads processes; do
+  lines="$(wc -l <"$directory/$metrics.jsonl")"
+  if ((lines != 4)); then
+    echo "$metrics wrote $lines lines of metrics, not one a step and one in the end"
+    exit 1
+  fi
+  tail -n 1 "$directory/$metrics.jsonl"
+done
+cmp <(tail -n 1 "$directory/threads.jsonl") <(tail -n 1 "$directory/processes.jsonl")
