@@ -93,8 +93,11 @@ class NcclLink {
     }
   }
 
-  /// Keeps what NCCL may yet write to until this communicator has ended.
-  void keep(std::unique_ptr<Communicator> child) noexcept { child_ = std::move(child); }
+  /// Keeps what NCCL may yet write to until this communicator has ended, and ends that as well.
+  void keep(std::unique_ptr<Communicator> child) noexcept {
+    const std::scoped_lock lock{mutex_};
+    child_ = std::move(child);
+  }
 
   /// Counts a collective that nothing is enqueued for.
   void count(const CollectiveCall& call) {
@@ -222,15 +225,16 @@ class NcclLink {
     const std::scoped_lock lock{mutex_};
     is_aborted_ = true;
     if (handle_ != Communicator{}) api_.abort(std::exchange(handle_, Communicator{}));
+    if (child_ && *child_ != Communicator{}) api_.abort(std::exchange(*child_, Communicator{}));
     pending_.clear();
   }
 
   Api api_;
   Rank rank_;
   std::shared_ptr<KeptFailure> failure_;
-  std::unique_ptr<Communicator> child_;
 
   mutable std::mutex mutex_;  // guards all below
+  std::unique_ptr<Communicator> child_;
   Communicator handle_{};
   bool is_aborted_ = false;
   CallSequence sequence_;

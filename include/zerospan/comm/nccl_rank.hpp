@@ -119,8 +119,7 @@ class NcclRank {
       for (const MemoryRange& range : registered_) twin->register_memory(range);
       return twin;
     } catch (...) {
-      family_->failure()->look_again();  // an exchange that was aborted does not tell why
-      link_->failed();
+      failed();
     }
   }
 
@@ -143,8 +142,7 @@ class NcclRank {
       for (const SequenceRecord& record : all) ranks.push_back(&record);
       if (const auto divergence = find_divergence(ranks, at_one_place)) family_->failure()->keep(*divergence);
     } catch (...) {
-      family_->failure()->look_again();  // an exchange that was aborted does not tell why
-      link_->failed();
+      failed();
     }
     family_->failure()->check();
   }
@@ -188,8 +186,23 @@ class NcclRank {
                                       std::move(own), std::uint64_t{0});
   }
 
+  /// Throws, for the exception being handled, this family's first failure: of an exchange that was aborted, the board
+  /// tells why.
+  [[noreturn]] void failed() {
+    family_->failure()->look_again();
+    link_->failed();
+  }
+
+  typename Api::UniqueId agree_on_id() {
+    try {
+      return exchange_unique_id(api_, exchange_);
+    } catch (...) {
+      failed();
+    }
+  }
+
   void create() {
-    const auto id = exchange_unique_id(api_, exchange_);
+    const auto id = agree_on_id();
     link_->make("ncclCommInitRankConfig", [&](Handle& own) { return api_.create(own, size_, id, rank()); });
   }
 
@@ -208,10 +221,15 @@ class NcclRank {
       }
       throw;
     }
-    link_->make("ncclCommSplit", [&](Handle& own) {
-      own = *child;
-      return NcclResult::in_progress;
-    });
+    try {
+      link_->make("ncclCommSplit", [&](Handle& own) {
+        own = std::exchange(*child, Handle{});
+        return NcclResult::in_progress;
+      });
+    } catch (...) {
+      if (*child != Handle{}) api_.abort(*child);
+      throw;
+    }
   }
 
   void close() noexcept {

@@ -60,11 +60,11 @@ struct EngineCore {
         lanes{device, LaneOptions{communicator.rank(), how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
         staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
-    if constexpr (ReportsFailures<C>) {
-      communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
-    }
     if constexpr (RegistersMemory<C>) {
       communicator.register_memory(device.memory().data(), device.memory().capacity());
+    }
+    if constexpr (ReportsFailures<C>) {  // last: what throws after it would leave a listener without lanes
+      communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
     }
   }
 
