@@ -339,7 +339,7 @@ Fault draw_fault(Draw& draw, Disk disk) {
                          FaultKind::ragged, FaultKind::zero, is_checked ? FaultKind::flip : FaultKind::error,
                          is_checked ? FaultKind::torn : FaultKind::ragged, FaultKind::lost);
   fault.error_number = draw.pick(EINTR, EINTR, EIO, ENOSPC);
-  fault.request = draw.below(draw.pick(20, 200, 600));
+  fault.request = draw.below(draw.pick(20U, 200U, 600U));
   if (Scenario::recovers(fault)) fault.every = draw.pick(0U, 2U, 7U, 31U);
   fault.bit = draw.below(std::uint64_t{1} << 40);
   return fault;

@@ -85,8 +85,9 @@ class IoError : public std::system_error {
 /// Bytes that came back from a tier and are not those that were written there.
 class IntegrityError : public Error {
  public:
-  /// @param offset Of the bytes on the tier. @param expected The checksum of what was written. @param found The
-  /// checksum of what was read.
+  /// @param offset Of the bytes, on the tier.
+  /// @param expected The checksum of what was written.
+  /// @param found The checksum of what was read.
   IntegrityError(std::string tier, std::uint64_t offset, std::size_t bytes, std::uint64_t expected, std::uint64_t found,
                  std::source_location where)
       : Error{std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of the " + tier +

@@ -45,7 +45,8 @@ struct TierCounters {
 /// - `tier.view(extent)` is its memory, nullptr where not addressable;
 /// - `tier.read(extent, offset, data, bytes)` and `tier.write(extent, offset, data, bytes)` start a transfer between
 ///   the extent, from `offset` on, and `data`; they are asynchronous, and `data` stays until the completion is done.
-///   Errors (IoError) are the completion's. Called from lanes, on any thread; the rest by the engine's caller alone;
+///   Errors (IoError, IntegrityError) are the completion's. Called from lanes, on any thread; the rest by the engine's
+///   caller alone;
 /// - `tier.counters()` counts exactly; it may be called at any time.
 ///
 /// Tiers outlive the engines that use them.
