@@ -4,7 +4,7 @@
 # Usage: tests/compile_fail.sh <file> <compiler> [<argument of the compiler>...]
 set -euo pipefail
 file="$1"
-compile=("${@:2}" -std=c++20 -fsyntax-only -Werror=unused-result)
+compile=("${@:2}" -fsyntax-only)
 
 expected="$(sed -n '1s,^// Expected: ,,p' "$file")"
 [[ -n "$expected" ]] || { echo "The first line of $file is not // Expected: <words>" && exit 1; }

@@ -1,0 +1,15 @@
+/// The definitions of what support/engines.hpp declares.
+#include "support/engines.hpp"
+
+namespace zerospan::inline v0 {
+
+template class ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
+template class ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+
+}  // namespace zerospan::inline v0

@@ -1,0 +1,18 @@
+/// @file
+/// The engines that most tests have are compiled once, in engines.cpp, and not again by each test.
+#pragma once
+
+#include <zerospan/zerospan.hpp>
+
+namespace zerospan::inline v0 {
+
+extern template class ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
+extern template class ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+
+}  // namespace zerospan::inline v0
