@@ -176,7 +176,7 @@ TEST_CASE("after an error every call throws it, and the engine ends cleanly") {
     auto gradient = b.gradient(calling_thread);
     std::fill_n(gradient->data, 4000, 1.0F);
     gradient.commit();
-    io.wait_idle();
+    io.wait_for_fault();
     CHECK_THROWS_AS(engine.step(), IoError);
     survivor->release();
     CHECK_THROWS_AS(engine.step(), IoError);

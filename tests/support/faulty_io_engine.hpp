@@ -140,6 +140,12 @@ class FaultyIoEngine {
     state_->changed.wait(lock, [&] { return state_->under_way == 0; });
   }
 
+  /// Blocks until a fault has been injected since the last `inject`, and what is under way has ended.
+  void wait_for_fault() {
+    std::unique_lock lock{state_->mutex};
+    state_->changed.wait(lock, [&] { return state_->injected > 0 && state_->under_way == 0; });
+  }
+
   std::size_t lost() const {
     const std::scoped_lock lock{state_->mutex};
     return state_->lost.size();
