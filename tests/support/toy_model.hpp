@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -201,10 +202,10 @@ class ToyModel {
 
   /// Forward: each use alone or as a group with its successors, one of them twice. @return the loss.
   double forward(const Route& route, const Position& at) const {
-    double loss = 0;
+    const auto loss = std::make_shared<double>(0);  // what was run may outlive a pass that throws
     const auto add_loss = [&](const T& tensor, std::size_t use) {
-      compute_.run([&loss, use, at, weights = compute_.read(elements_of<E>(tensor), tensor.size)] {
-        loss += loss_of(weights, use, at);
+      compute_.run([loss, use, at, weights = compute_.read(elements_of<E>(tensor), tensor.size)] {
+        *loss += loss_of(weights, use, at);
       });
     };
     for (std::size_t i = 0; i < route.size();) {
@@ -220,7 +221,7 @@ class ToyModel {
       }
     }
     compute_.finish();
-    return loss;
+    return *loss;
   }
 
   /// Backward: every gradient, in reverse order; leases end now before, now after the commit.
