@@ -23,6 +23,7 @@
 #include "support/fake_gpu.hpp"
 #include "support/fake_gpu_runtime.hpp"
 #include "support/fake_nccl.hpp"
+#include "support/fake_place.hpp"
 
 #include <zerospan/comm/basic_nccl_communicator.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
@@ -43,6 +44,8 @@ using zerospan::ThreadCommunicator;
 using zerospan::ThreadExchange;
 using zerospan_test::FakeGpu;
 using zerospan_test::FakeStreamOwner;
+using zerospan_test::StreamPlace;
+using Memory = zerospan_test::FakeMemory;
 using namespace std::chrono_literals;
 
 template <class Api = fake::Api>
@@ -59,46 +62,6 @@ static_assert(zerospan::DuplicatesExchange<BoardlessExchange> && zerospan::Abort
 /// What nobody should have to wait for.
 constexpr NcclOptions patient{.timeout = 10min, .poll = 1ms};
 constexpr NcclOptions hasty{.timeout = 500ms, .poll = 1ms};
-
-/// Device memory: nobody but the device can touch `data()`.
-class Memory {
- public:
-  Memory(FakeGpu& gpu, std::size_t bytes) : data_{gpu.allocate(bytes)}, bytes_{gpu.at(data_.get()), bytes} {}
-
-  std::byte* data() const { return data_.get(); }
-  std::size_t size() const { return bytes_.size(); }
-  /// Its bytes, where the test finds them.
-  std::span<std::byte> bytes() const { return bytes_; }
-
- private:
-  std::shared_ptr<std::byte> data_;
-  std::span<std::byte> bytes_;
-};
-
-/// A GPU with a stream.
-struct StreamPlace {
-  using Memory = ::Memory;
-
-  zerospan::StreamRef stream() const { return zerospan::StreamRef{stream_.ref()}; }
-  Memory memory(const Buffer& bytes) const {
-    Memory made{*gpu_, bytes.size()};
-    std::ranges::copy(bytes, made.bytes().begin());
-    return made;
-  }
-  Buffer read(const Memory& memory) const {
-    synchronize();
-    return {memory.bytes().begin(), memory.bytes().end()};
-  }
-  void enqueue(std::function<void()> work) const { stream_.ref().enqueue(std::move(work)); }
-  void synchronize() const { stream_.ref().synchronize(); }
-
-  /// Memory that lives until nothing on the stream uses it.
-  Memory& buffer(std::size_t bytes = 4096) { return buffers_.emplace_back(*gpu_, bytes); }
-
-  std::shared_ptr<FakeGpu> gpu_ = std::make_shared<FakeGpu>();
-  std::deque<Memory> buffers_;
-  FakeStreamOwner stream_{gpu_};
-};
 
 /// Runs ranks that are threads, each with a communicator over `Exchange`, and checks that nothing is left behind.
 template <class Api = fake::Api, class Exchange = ThreadExchange, class F>

@@ -16,6 +16,7 @@
 #include <nccl.h>
 
 #include "support/collective_exercise.hpp"
+#include "support/cuda_place.hpp"
 
 #include <zerospan/comm/nccl_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
@@ -35,55 +36,12 @@ using zerospan::NcclReductions;
 using zerospan::Rank;
 using zerospan::ThreadCommunicator;
 using zerospan::ThreadExchange;
+using zerospan_test::CudaPlace;
 
 int device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
-
-/// Device memory, used on a stream.
-class CudaPlace {
- public:
-  class Memory {
-   public:
-    explicit Memory(const Buffer& bytes) : bytes_{bytes.size()} {
-      void* data = nullptr;
-      check_cuda(cudaMalloc(&data, bytes_ + 1), "cudaMalloc");
-      data_.reset(static_cast<std::byte*>(data));
-      check_cuda(cudaMemcpy(data, bytes.data(), bytes_, cudaMemcpyHostToDevice), "cudaMemcpy");
-    }
-    std::byte* data() const { return data_.get(); }
-    std::size_t size() const { return bytes_; }
-
-   private:
-    struct Free {
-      void operator()(std::byte* data) const { cudaFree(data); }
-    };
-    std::unique_ptr<std::byte, Free> data_;
-    std::size_t bytes_;
-  };
-
-  explicit CudaPlace(int ordinal) {
-    check_cuda(cudaSetDevice(ordinal), "cudaSetDevice");
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  }
-  CudaPlace(const CudaPlace&) = delete;
-  CudaPlace& operator=(const CudaPlace&) = delete;
-  ~CudaPlace() { cudaStreamDestroy(stream_); }
-
-  zerospan::StreamRef stream() const { return zerospan::StreamRef{static_cast<void*>(stream_)}; }
-  Memory memory(const Buffer& bytes) const { return Memory{bytes}; }
-  Buffer read(const Memory& memory) const {
-    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-    Buffer bytes(memory.size());
-    check_cuda(cudaMemcpy(bytes.data(), memory.data(), bytes.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
-    return bytes;
-  }
-  void synchronize() const { check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
 
 /// Runs one rank a GPU.
 template <class F>
