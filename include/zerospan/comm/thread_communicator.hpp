@@ -157,7 +157,10 @@ void BasicThreadCommunicator<E>::run(Collective what, detail::CollectiveCall own
     };
     std::size_t turn = 0;
     const auto join_peers = [&] {
-      for_each_peer([&](int peer) { execution_.wait(what.stream, call(peer).fences[turn % 2]); });
+      for_each_peer([&](int peer) {
+        const void* const fence = call(peer).fences[turn % 2];
+        if (fence) execution_.wait(what.stream, fence);  // a peer whose device has failed has none
+      });
     };
     attempt(join_peers);
     const auto take_turn = [&](auto phase) {
