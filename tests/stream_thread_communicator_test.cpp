@@ -108,7 +108,7 @@ TEST_CASE("the calling thread is no stream of the device") {
 }
 
 TEST_CASE("a device that fails within a collective fails all ranks, and nobody hangs") {
-  for (const std::uint64_t nth : {1, 2, 3, 5, 8, 13, 21, 34}) {
+  for (const std::uint64_t nth : {1U, 2U, 3U, 5U, 8U, 13U, 21U, 34U}) {
     CAPTURE(nth);
     CHECK_THROWS_AS(run(2,
                         [&](Communicator& communicator, StreamPlace& place) {
