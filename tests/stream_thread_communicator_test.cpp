@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -108,12 +109,16 @@ TEST_CASE("the calling thread is no stream of the device") {
 }
 
 TEST_CASE("a device that fails within a collective fails all ranks, and nobody hangs") {
+  const auto dawdle = [] {
+    for (int i = 0; i < 200; ++i) std::this_thread::yield();
+  };
   for (const std::uint64_t nth : {1U, 2U, 3U, 5U, 8U, 13U, 21U, 34U}) {
     CAPTURE(nth);
     CHECK_THROWS_AS(run(2,
                         [&](Communicator& communicator, StreamPlace& place) {
                           if (communicator.rank().value == 0) place.gpu_->fail_from(place.gpu_->calls() + nth);
                           for (int i = 0; i < 100; ++i) {
+                            if (communicator.rank().value == 1) place.enqueue(dawdle);
                             auto& buffer = place.buffer(2 * 64);
                             const zerospan::GatherPart part{buffer.data(), 64};
                             communicator.all_gather({place.stream(), "x"}, {&part, 1});

@@ -50,6 +50,8 @@ class StreamExecution {
     runtime_->wait(reference, *static_cast<Event*>(const_cast<void*>(fence)));
   }
 
+  void synchronize(StreamRef reference) { runtime_->synchronize(reference); }
+
  private:
   using Event = typename R::event_type;
 

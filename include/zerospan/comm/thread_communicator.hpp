@@ -57,7 +57,8 @@ class BasicThreadCommunicator {
 
   /// The same rank, on other memory. @param host Of no use any more.
   template <ThreadExecution Other>
-  requires(!std::same_as<Other, E>) BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
+    requires(!std::same_as<Other, E>)
+  BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
       : BasicThreadCommunicator{std::move(host.group_), std::move(host.member_), std::move(execution)} {}
 
   BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
@@ -148,12 +149,15 @@ void BasicThreadCommunicator<E>::run(Collective what, detail::CollectiveCall own
     own.fences[0] = execution_.fence(what.stream);
     group_->begin(rank(), own);
     std::exception_ptr error;
-    const auto attempt = [&error](auto action) {
+    const auto attempt_anyway = [&error](auto action) {
       try {
-        if (!error) action();
+        action();
       } catch (...) {
-        error = std::current_exception();
+        if (!error) error = std::current_exception();
       }
+    };
+    const auto attempt = [&](auto action) {
+      if (!error) attempt_anyway(action);
     };
     std::size_t turn = 0;
     const auto join_peers = [&] {
@@ -171,7 +175,11 @@ void BasicThreadCommunicator<E>::run(Collective what, detail::CollectiveCall own
       attempt(join_peers);
     };
     (take_turn(phases), ...);
-    group_->meet();  // from here on nobody reads a fence
+    const bool all_are_well = !group_->meet(error != nullptr);  // from here on nobody reads a fence
+    if (!all_are_well) {                                        // streams do not wait for all that they ought to
+      attempt_anyway([&] { execution_.synchronize(what.stream); });
+      group_->meet();
+    }
     if (error) std::rethrow_exception(error);
   }
 }

@@ -21,6 +21,7 @@ namespace zerospan::inline v0 {
 ///   `rank_order_sum`;
 /// - `execution.fence(stream)` marks what has been enqueued there; the mark is valid until the fourth call after;
 /// - `execution.wait(stream, fence)` makes the stream wait for another rank's fence;
+/// - `execution.synchronize(stream)` waits for all that is enqueued there;
 /// - `E::is_done_at_return` tells that there is nothing to wait for.
 template <class E>
 concept ThreadExecution = std::movable<E> && requires(E& execution, StreamRef reference, const void* fence) {
@@ -28,6 +29,7 @@ concept ThreadExecution = std::movable<E> && requires(E& execution, StreamRef re
   execution.stream(reference);
   { execution.fence(reference) } -> std::same_as<const void*>;
   execution.wait(reference, fence);
+  execution.synchronize(reference);
 };
 
 struct HostExecution {
@@ -36,6 +38,7 @@ struct HostExecution {
   static StreamRef stream(StreamRef) noexcept { return calling_thread; }
   static const void* fence(StreamRef) noexcept { return nullptr; }
   static void wait(StreamRef, const void*) noexcept {}
+  static void synchronize(StreamRef) noexcept {}
 };
 
 static_assert(ThreadExecution<HostExecution>);

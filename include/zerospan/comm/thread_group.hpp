@@ -50,7 +50,8 @@ class ThreadGroup {
   void set_fence(Rank me, std::size_t turn, const void* fence) noexcept { calls_[index(me)].fences[turn] = fence; }
 
   /// Waits until every rank has called it. Only within a collective that has begun, and so only for a finite time.
-  void meet();
+  /// @returns Whether any rank `is_in_trouble`.
+  bool meet(bool is_in_trouble = false);
 
   /// A collective: an independent group of the same family.
   std::shared_ptr<ThreadGroup> duplicate(Rank me);
@@ -83,6 +84,8 @@ class ThreadGroup {
   std::atomic<std::uint64_t> met_ = 0;
   std::size_t arrived_ = 0;
   std::size_t meeting_ = 0;
+  bool has_trouble_ = false;           // any rank of this meeting
+  std::array<bool, 2> had_trouble_{};  // of the last two meetings: nobody is further behind
   std::shared_ptr<ThreadGroup> child_;
 };
 
@@ -115,19 +118,22 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   throw_failure(*family_->failure, standing(*family_->failure, me, describe(call, number)));
 }
 
-inline void ThreadGroup::meet() {
+inline bool ThreadGroup::meet(bool is_in_trouble) {
   std::unique_lock lock{family_->mutex};
   const std::uint64_t old = met_.load(std::memory_order_relaxed);
+  has_trouble_ = has_trouble_ || is_in_trouble;
   if (++meeting_ == calls_.size()) {
     meeting_ = 0;
+    had_trouble_[old % 2] = std::exchange(has_trouble_, false);
     met_.store(old + 1, std::memory_order_release);
     family_->changed.notify_all();
-    return;
+    return had_trouble_[old % 2];
   }
   lock.unlock();
-  if (spin_until_changed(met_, old)) return;
+  if (spin_until_changed(met_, old)) return had_trouble_[old % 2];
   lock.lock();
   family_->changed.wait(lock, [&] { return met_.load(std::memory_order_relaxed) != old; });
+  return had_trouble_[old % 2];
 }
 
 inline std::shared_ptr<ThreadGroup> ThreadGroup::duplicate(Rank me) {
