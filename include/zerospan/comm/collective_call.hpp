@@ -27,7 +27,9 @@ enum class CollectiveKind : std::uint8_t {
   all_reduce_integers,
   broadcast,
   barrier,
-  duplicate
+  all_to_all,
+  duplicate,
+  split
 };
 
 /// One rank's call of a collective: what it is, and where its operands lie. It views the caller's arguments, which
@@ -40,6 +42,7 @@ struct CollectiveCall {
   std::span<std::int64_t> integers{};
   std::span<std::byte> bytes{};
   Rank root{};
+  SliceExchange exchange{};
   std::array<const void*, 2> fences{};  ///< What a user of the operands waits for, in each phase in turn.
 };
 
@@ -48,6 +51,7 @@ inline bool agree(const CollectiveCall& a, const CollectiveCall& b) noexcept {
   return a.kind == b.kind && a.name == b.name && a.reduction.input_type == b.reduction.input_type &&
          a.reduction.output_type == b.reduction.output_type && a.reduction.elements == b.reduction.elements &&
          a.integers.size() == b.integers.size() && a.bytes.size() == b.bytes.size() && a.root == b.root &&
+         a.exchange.bytes == b.exchange.bytes &&
          std::ranges::equal(a.parts, b.parts, {}, &GatherPart::shard_bytes, &GatherPart::shard_bytes);
 }
 
@@ -95,8 +99,12 @@ inline std::string describe(const CollectiveCall& call, std::uint64_t number) {
              std::to_string(call.root.value) + position;
     case CollectiveKind::barrier:
       return "barrier " + name + position;
+    case CollectiveKind::all_to_all:
+      return "all-to-all " + name + " of " + std::to_string(call.exchange.bytes) + " bytes a slice" + position;
     case CollectiveKind::duplicate:
       return "duplicate" + position;
+    case CollectiveKind::split:
+      return "split" + position;
   }
   return name + position;
 }
@@ -120,6 +128,15 @@ inline void require_valid(const CollectiveCall& call, std::size_t input_elements
     throw_configuration_error("the output of the reduction '" + what +
                               "' overlaps its input, but is not this rank's own part of it in the same type");
   }
+}
+
+/// @throws ConfigurationError for an output that overlaps its input.
+inline void require_apart(const CollectiveCall& call, int size) {
+  const SliceExchange& e = call.exchange;
+  const std::size_t bytes = static_cast<std::size_t>(size) * e.bytes;
+  const std::less<> before;
+  if (bytes == 0 || !before(e.output, e.input + bytes) || !before(e.input, e.output + bytes)) return;
+  throw_configuration_error("the output of the all-to-all '" + std::string{call.name} + "' overlaps its input");
 }
 
 /// @throws ConfigurationError for a root that is not a rank of the communicator.

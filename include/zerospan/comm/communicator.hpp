@@ -43,6 +43,20 @@ struct Reduction {
   std::size_t elements;
 };
 
+/// The operands of an all-to-all: `size() * bytes` each, which do not overlap. Slice r of the input goes to rank r;
+/// slice r of the output comes from there.
+struct SliceExchange {
+  const std::byte* input;
+  std::byte* output;
+  std::size_t bytes;  ///< Of a slice.
+};
+
+/// Where `split` puts the calling rank: with the ranks of the same group, in the order of their places.
+struct SplitPlace {
+  int group;
+  int place;  ///< Different for all ranks of a group.
+};
+
 /// A group of ranks that act together.
 ///
 /// @concept
@@ -104,6 +118,19 @@ concept Broadcasts = Communicator<C> && requires(C& c, Collective what, std::spa
 template <class C>
 concept Barriers = Communicator<C> && requires(C& c, Collective what) {
   c.barrier(what);
+};
+
+/// `all_to_all(collective, exchange)`: every rank has a slice for every rank.
+template <class C>
+concept ExchangesSlices = Communicator<C> && requires(C& c, Collective what, const SliceExchange& exchange) {
+  c.all_to_all(what, exchange);
+};
+
+/// `split(place)`: a collective that makes independent communicators, one of each group of ranks. They stand and fall
+/// with the one that was split, and errors go on to name its ranks.
+template <class C>
+concept Splits = Communicator<C> && requires(C& c, SplitPlace place) {
+  { c.split(place) } -> std::same_as<C>;
 };
 
 /// `on_failure(told)`: calls `told(error)` once, on any thread, for a failure that is found after the collective has

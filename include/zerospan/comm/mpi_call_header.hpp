@@ -48,6 +48,7 @@ inline std::uint64_t fingerprint(const CollectiveCall& call) noexcept {
   print.add(call.integers.size());
   print.add(call.bytes.size());
   print.add(static_cast<std::uint64_t>(call.root.value));
+  print.add(call.exchange.bytes);
   for (const GatherPart& part : call.parts) print.add(part.shard_bytes);
   return print.bits();
 }

@@ -2,6 +2,7 @@
 /// SelfCommunicator: a world of one rank.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,10 @@ class SelfCommunicator {
     begin({.kind = detail::CollectiveKind::duplicate});
     return SelfCommunicator{family_};
   }
+  SelfCommunicator split(SplitPlace) {
+    begin({.kind = detail::CollectiveKind::split});
+    return SelfCommunicator{family_};
+  }
   void abort(const std::string& reason) noexcept { family_->abort(rank(), reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) {
@@ -66,6 +71,13 @@ class SelfCommunicator {
     detail::require_valid_root(call, size());
     begin(call);
   }
+  void all_to_all(Collective what, const SliceExchange& exchange) {
+    const detail::CollectiveCall call{
+        .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+    detail::require_apart(call, size());
+    begin(call);
+    std::copy_n(exchange.input, exchange.bytes, exchange.output);
+  }
   void barrier(Collective what) { begin({.kind = detail::CollectiveKind::barrier, .name = what.name}); }
 
  private:
@@ -90,6 +102,6 @@ class SelfCommunicator {
   std::uint64_t begun_ = 0;
 };
 
-static_assert(TrainingCommunicator<SelfCommunicator>);
+static_assert(TrainingCommunicator<SelfCommunicator> && ExchangesSlices<SelfCommunicator> && Splits<SelfCommunicator>);
 
 }  // namespace zerospan::inline v0
