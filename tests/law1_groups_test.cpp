@@ -4,14 +4,15 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/hybrid_communicator.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/fake_gpu_run.hpp"
 #include "support/training_run.hpp"
 
 namespace {
@@ -86,6 +87,36 @@ TEST_CASE("whatever is divided among groups and however, training gives the same
         }
       }
     }
+  }
+}
+
+/// A training run on threads in groups, which share a GPU.
+TrainingResult train_on_fake_gpu(const Configuration& c, int ranks_per_group) {
+  const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
+  return zerospan_test::join_results(zerospan::run_ranks(
+      c.training.ranks,
+      [&](ThreadCommunicator threads) {
+        zerospan::ThreadedIoEngine io;
+        zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> memory{io, [&] {
+          return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}};
+        }};
+        zerospan_test::FakeCommunicator whole{threads.duplicate(), memory.device};
+        zerospan::GroupedCommunicator communicator{zerospan::split_into_groups(whole, ranks_per_group)};
+        return zerospan_test::train_on(io, memory, communicator, threads, c, zerospan_test::FakeCompute{gpu});
+      },
+      {.timeout = std::chrono::seconds{30}}));
+}
+
+TEST_CASE("so it does on streams, with memory of the device's own") {
+  Configuration c = configuration(ElementType::bfloat16, 2, 4);
+  c.stage = 0;
+  const TrainingResult oracle = train<Grouped>(c, 2);
+  c.stage = 3;
+  check_equal(train_on_fake_gpu(c, 2), oracle);
+  for (const Place place : {Place::device, Place::host, Place::nvme}) {
+    c.group_copies = c.parameters = place;
+    CAPTURE(c.describe());
+    check_equal(train_on_fake_gpu(c, 2), oracle);
   }
 }
 
