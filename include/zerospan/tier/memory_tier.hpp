@@ -111,8 +111,10 @@ class MemoryTier {
   /// The memory of a range, nullptr if it is empty.
   std::byte* locate(const Extent& extent, std::size_t offset, std::size_t bytes) {
     if (access_ == HostAccess::denied) {
-      throw_configuration_error(arena_->name() + " is memory of a device that the host cannot touch: its tier is used as "
-                                                 "it is, not below a cache, stripes, checksums or a throttle");
+      throw_configuration_error(
+          arena_->name() +
+          " is memory of a device that the host cannot touch: its tier is used as it is, not below a cache, stripes, "
+          "checksums or a throttle");
     }
     if (offset > extent.bytes || bytes > extent.bytes - offset) {
       throw_configuration_error("a transfer of " + std::to_string(bytes) + " bytes at offset " +
