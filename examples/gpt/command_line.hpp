@@ -19,6 +19,7 @@
 
 #include <zerospan/core/error.hpp>
 
+#include "checks.hpp"
 #include "options.hpp"
 #include "text.hpp"
 
@@ -90,6 +91,8 @@ inline void add_placement(CLI::App& app, Options& o) {
                  "Directories, on disks of their own, that each rank's nvme tier is striped over")
       ->delimiter(',')
       ->check(CLI::ExistingDirectory);
+  add_choice<Checksums>(app, "--checksums", o.checksums, {{"off", Checksums::off}, {"on", Checksums::on}},
+                        "Whether what is read from disks is checked to be what was written");
   add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");
   add_bytes(app, "--host-budget", o.host_budget, "Host memory of a rank, staging included");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
@@ -197,6 +200,9 @@ inline void validate(const Options& o, const Text& text) {
           "--sharding group and --group-copies take --ranks-per-group");
   require(o.sharding == Sharding::world || !o.group_copies,
           "with --sharding group, gathers stay in the group anyway: --group-copies are for --sharding world");
+  require(o.checksums == Checksums::off || has_checksums,
+          "this train_gpt was built without xxHash: --checksums off is what it has; configure with "
+          "-DZEROSPAN_WITH_XXHASH=ON for --checksums on");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
