@@ -64,10 +64,11 @@ struct Way {
 };
 
 TEST_CASE("whatever is divided among groups and however, training gives the same bits") {
-  const std::vector<Way> grouped{{1, Place::device, Place::device, {}},          {2, Place::device, Place::host, {}},
-                                 {3, Place::device, Place::device, {}},          {3, Place::nvme, Place::nvme, {}},
-                                 {3, Place::device, Place::host, Place::device}, {3, Place::host, Place::nvme, Place::host},
-                                 {3, Place::nvme, Place::nvme, Place::nvme},     {3, Place::nvme, Place::host, Place::device}};
+  const std::vector<Way> ways{
+      {1, Place::device, Place::device, {}},          {2, Place::device, Place::host, {}},
+      {3, Place::device, Place::device, {}},          {3, Place::nvme, Place::nvme, {}},
+      {3, Place::device, Place::host, Place::device}, {3, Place::host, Place::nvme, Place::host},
+      {3, Place::nvme, Place::nvme, Place::nvme},     {3, Place::nvme, Place::host, Place::device}};
   for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
     for (const std::size_t micro_batches : {1U, 2U}) {
       for (const int ranks_per_group : {2, 3}) {
@@ -75,7 +76,7 @@ TEST_CASE("whatever is divided among groups and however, training gives the same
         c.stage = 0;
         const TrainingResult oracle = train<Grouped>(c, ranks_per_group);
         check_equal(train<Hybrid>(c, ranks_per_group), oracle);
-        for (const Way& way : grouped) {
+        for (const Way& way : ways) {
           c.stage = way.stage;
           c.parameters = way.parameters;
           c.gradients = c.optimizer = way.rest;
