@@ -2,7 +2,6 @@
 /// The memory that encoded operands go through.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <utility>
@@ -10,7 +9,6 @@
 #include <zerospan/comm/quantized_block.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
 
 namespace zerospan::inline v0::detail {

@@ -4,9 +4,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <exception>
-#include <functional>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -17,6 +14,7 @@
 #include <zerospan/comm/block_quantization.hpp>
 #include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/forwarding_communicator.hpp>
 #include <zerospan/comm/quantization_scratch.hpp>
 #include <zerospan/comm/quantized_block.hpp>
 #include <zerospan/core/config.hpp>
@@ -29,8 +27,8 @@ namespace zerospan::inline v0 {
 
 /// What is quantized, and to what; the same on every rank.
 struct QuantizationOptions {
-  std::optional<QuantizedType> gather;  ///< All-gathers of parameters (qwZ).
-  std::optional<QuantizedType> reduce;  ///< Reduce-scatters of gradients (qgZ).
+  std::optional<QuantizedType> gather{};  ///< All-gathers of parameters (qwZ).
+  std::optional<QuantizedType> reduce{};  ///< Reduce-scatters of gradients (qgZ).
   Bytes scratch = Bytes{std::size_t{8} << 20};  ///< Device memory of the communicator, and of each of its duplicates.
 };
 
@@ -57,13 +55,15 @@ struct QuantizationOptions {
 /// @endcode
 template <class C, Device D>
   requires TrainingCommunicator<C> && ExchangesSlices<C>
-class QuantizedCommunicator {
+class QuantizedCommunicator : public detail::ForwardingCommunicator<C> {
+  using Base = detail::ForwardingCommunicator<C>;
+
  public:
   /// @param device This rank's own; outlives the communicator. On a GPU, `cuda_block_quantization.hpp` has the codec.
   /// @throws BudgetError if the scratch memory does not fit its memory; ConfigurationError if it is too small.
   QuantizedCommunicator(C communicator, D& device, const QuantizationOptions& options)
-      : inner_{std::move(communicator)}, device_{&device}, options_{options} {
-    if (inner_.size() == 1 || (!options.gather && !options.reduce)) return;
+      : Base{std::move(communicator)}, device_{&device}, options_{options} {
+    if (ranks() == 1 || (!options.gather && !options.reduce)) return;
     scratch_ = detail::QuantizationScratch{
         device.memory().allocate(options.scratch, "the scratch memory of quantized collectives")};
     if (options.gather) gathered_elements_ = scratch_.elements_of(ranks(), *options.gather);
@@ -71,44 +71,17 @@ class QuantizedCommunicator {
     codes_.resize(ranks());
   }
 
-  Rank rank() const { return inner_.rank(); }
-  int size() const { return inner_.size(); }
-
   /// Has scratch memory of its own.
-  QuantizedCommunicator duplicate() { return {inner_.duplicate(), *device_, options_}; }
+  QuantizedCommunicator duplicate() { return {this->communicator_.duplicate(), *device_, options_}; }
   QuantizedCommunicator split(SplitPlace place)
     requires Splits<C>
   {
-    return {inner_.split(place), *device_, options_};
+    return {this->communicator_.split(place), *device_, options_};
   }
-  void abort(const std::string& reason) noexcept { inner_.abort(reason); }
 
   /// @throws ConfigurationError for an approximable part whose shards are not whole elements.
   void all_gather(Collective what, std::span<const GatherPart> parts);
   void reduce_scatter(Collective what, const Reduction& reduction);
-
-  void reduce(Collective what, const Reduction& reduction, Rank root) { inner_.reduce(what, reduction, root); }
-  void all_reduce(Collective what, const Reduction& reduction) { inner_.all_reduce(what, reduction); }
-  void all_reduce(Collective what, std::span<std::int64_t> integers) { inner_.all_reduce(what, integers); }
-  void broadcast(Collective what, std::span<std::byte> bytes, Rank root) { inner_.broadcast(what, bytes, root); }
-  void all_to_all(Collective what, const SliceExchange& exchange) { inner_.all_to_all(what, exchange); }
-  void barrier(Collective what) { inner_.barrier(what); }
-
-  void on_failure(std::function<void(std::exception_ptr)> told)
-    requires ReportsFailures<C>
-  {
-    inner_.on_failure(std::move(told));
-  }
-  void register_memory(std::byte* data, Bytes bytes)
-    requires RegistersMemory<C>
-  {
-    inner_.register_memory(data, bytes);
-  }
-  void verify()
-    requires VerifiesCalls<C>
-  {
-    inner_.verify();
-  }
 
  private:
   using Stream = typename D::lanes_type::stream_type;
@@ -124,8 +97,8 @@ class QuantizedCommunicator {
     }
   };
 
-  std::size_t ranks() const { return static_cast<std::size_t>(inner_.size()); }
-  std::size_t own() const { return static_cast<std::size_t>(inner_.rank().value); }
+  std::size_t ranks() const { return static_cast<std::size_t>(this->size()); }
+  std::size_t own() const { return static_cast<std::size_t>(this->rank().value); }
 
   static bool is_quantized(const GatherPart& part) { return part.approximable && part.shard_bytes > 0; }
 
@@ -135,7 +108,6 @@ class QuantizedCommunicator {
   void gather_piece(Collective what, std::span<const Run> runs);
   void scatter_piece(Collective what, const Reduction& reduction, std::size_t first, std::size_t elements);
 
-  C inner_;
   D* device_;
   QuantizationOptions options_;
   detail::QuantizationScratch scratch_;
@@ -159,12 +131,12 @@ template <class C, Device D>
   requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::all_gather(Collective what, std::span<const GatherPart> parts) {
   if (!options_.gather || ranks() == 1 || std::ranges::none_of(parts, is_quantized)) {
-    return inner_.all_gather(what, parts);
+    return Base::all_gather(what, parts);
   }
   require_whole_elements(what, parts);
   std::vector<GatherPart> exact;
   std::ranges::remove_copy_if(parts, std::back_inserter(exact), is_quantized);
-  if (!exact.empty()) inner_.all_gather(what, exact);
+  if (!exact.empty()) Base::all_gather(what, exact);
 
   const std::string name = std::string{what.name} + " (" + to_string(*options_.gather) + " for " +
                            detail::describe(parts) + ")";
@@ -199,7 +171,7 @@ void QuantizedCommunicator<C, D>::gather_piece(Collective what, std::span<const 
     to += encoded_bytes(run.elements, type);
   }
   const GatherPart codes{scratch_.data(), bytes};
-  inner_.all_gather(what, {&codes, 1});
+  Base::all_gather(what, {&codes, 1});
   const std::byte* from = scratch_.data();
   for (std::size_t rank = 0; rank < ranks(); ++rank) {
     for (const Run& run : runs) {
@@ -212,7 +184,7 @@ void QuantizedCommunicator<C, D>::gather_piece(Collective what, std::span<const 
 template <class C, Device D>
   requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::reduce_scatter(Collective what, const Reduction& reduction) {
-  if (!options_.reduce || ranks() == 1 || reduction.elements == 0) return inner_.reduce_scatter(what, reduction);
+  if (!options_.reduce || ranks() == 1 || reduction.elements == 0) return Base::reduce_scatter(what, reduction);
   detail::require_valid(
       {.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction},
       ranks() * reduction.elements,
@@ -239,7 +211,7 @@ void QuantizedCommunicator<C, D>::scatter_piece(Collective what, const Reduction
                   sent + rank * bytes, elements);
     codes_[rank] = received + rank * bytes;
   }
-  inner_.all_to_all(what, {sent, received, bytes});
+  Base::all_to_all(what, {sent, received, bytes});
   sum_blocks(stream, std::span<const std::byte* const>{codes_}, type, reduction.output_type,
              reduction.output + first * element_bytes(reduction.output_type), elements);
 }
