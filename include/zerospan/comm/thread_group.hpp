@@ -13,7 +13,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,6 +21,7 @@
 #include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/collective_failure.hpp>
 #include <zerospan/comm/rank_family.hpp>
+#include <zerospan/comm/split_places.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
@@ -70,7 +70,9 @@ class ThreadGroup {
   bool meet(bool is_in_trouble = false);
 
   /// A collective: an independent group of the same family.
-  std::shared_ptr<ThreadGroup> duplicate(Rank me) { return make_child(me, {.kind = CollectiveKind::duplicate}); }
+  std::shared_ptr<ThreadGroup> duplicate(Rank me) {
+    return make_child(me, {.kind = CollectiveKind::duplicate, .place = {0, me.value}});
+  }
 
   /// A collective: the group of those that have the caller's `place.group`.
   /// @throws ConfigurationError, on all ranks, if two have the same place in a group.
@@ -100,7 +102,6 @@ class ThreadGroup {
   /// Whether a rank has not called the collective of that number. The caller holds the family's mutex, here and below.
   bool is_missing(std::size_t rank, std::uint64_t number) const noexcept { return entered_[rank] == number; }
   std::shared_ptr<ThreadGroup> make_child(Rank me, const CollectiveCall& call);
-  std::vector<std::size_t> ranks_beside(Rank me) const;
 
   bool waits_for_finished(std::uint64_t number) const;
   Failure find_failure(const CollectiveCall& call, std::uint64_t number) const;
@@ -125,7 +126,8 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   std::unique_lock lock{family_->mutex};
   const std::uint64_t number = begun_.load(std::memory_order_relaxed);
   if (family_->failure) {
-    throw_failure(*family_->failure, std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
+    throw_failure(*family_->failure,
+                  std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
   }
   calls_[index(me)] = call;
   ++entered_[index(me)];
@@ -174,7 +176,9 @@ inline std::shared_ptr<ThreadGroup> ThreadGroup::make_child(Rank me, const Colle
   begin(me, call);
   std::size_t first = 0;
   try {
-    const std::vector<std::size_t> ranks = ranks_beside(me);
+    std::vector<SplitPlace> places;
+    for (const CollectiveCall& each : calls_) places.push_back(each.place);
+    const std::vector<std::size_t> ranks = ranks_beside(places, index(me));
     first = ranks.front();
     if (first == index(me)) {
       std::vector<Rank> members;
@@ -191,25 +195,6 @@ inline std::shared_ptr<ThreadGroup> ThreadGroup::make_child(Rank me, const Colle
   if (error) std::rethrow_exception(error);
   if (!child) throw std::bad_alloc{};
   return child;
-}
-
-/// The ranks that a split puts into the caller's group, in the order of their places.
-inline std::vector<std::size_t> ThreadGroup::ranks_beside(Rank me) const {
-  std::vector<std::size_t> order(calls_.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto place = [this](std::size_t rank) {
-    const SplitPlace& p = calls_[rank].place;
-    return calls_[rank].kind == CollectiveKind::split ? std::pair{p.group, p.place}
-                                                      : std::pair{0, static_cast<int>(rank)};
-  };
-  std::ranges::sort(order, {}, place);
-  const auto twin = std::ranges::adjacent_find(order, {}, place);
-  if (twin != order.end()) {
-    throw_configuration_error("a split puts two ranks at place " + std::to_string(place(*twin).second) + " of group " +
-                              std::to_string(place(*twin).first));
-  }
-  std::erase_if(order, [&](std::size_t rank) { return place(rank).first != place(index(me)).first; });
-  return order;
 }
 
 inline bool ThreadGroup::waits_for_finished(std::uint64_t number) const {
