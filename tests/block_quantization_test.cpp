@@ -83,7 +83,9 @@ Floats random_values(std::size_t n, ElementType type, int octaves, std::uint64_t
   Floats values(n);
   int top = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    if (i % quantized_block_elements == 0) top = lowest + static_cast<int>(random() % static_cast<unsigned>(highest - lowest + 1));
+    if (i % quantized_block_elements == 0) {
+      top = lowest + static_cast<int>(random() % static_cast<unsigned>(highest - lowest + 1));
+    }
     const int exponent = top - static_cast<int>(random() % static_cast<unsigned>(octaves));
     const float x = std::ldexp(mantissa(random), exponent);
     values[i] = random() % 16 == 0 ? 0.0F : random() % 2 == 0 ? -x : x;

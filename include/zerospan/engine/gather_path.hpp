@@ -52,7 +52,7 @@ class GatherPath {
   Completion fetch(UseKey key, GatherFor purpose, std::byte* data, const std::vector<Completion>& after) {
     const Group& g = group(key);
     if constexpr (Grouped<C>) {
-      if (core_.placement.group_copies) {
+      if (core_.placement.group_copies && purpose == GatherFor::reading) {
         std::vector<typename GroupCopies<C, D>::Target> targets;
         for (std::size_t i = 0; i < g.parameters.size(); ++i) targets.push_back({g.parameters[i], data + g.offsets[i]});
         return group_copies_.fetch(targets, g.name, after);
