@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,8 @@ struct Collective {
 struct GatherPart {
   std::byte* buffer;
   std::size_t shard_bytes;
+  std::optional<ElementType> approximable{};  ///< The type of its elements, if they need not arrive to the bit: what
+                                              ///< allows a communicator to quantize them, own shard and all.
 };
 
 /// The operands of a reduction. Sums are taken in fp32, in rank order 0, 1, ..., and then rounded once to

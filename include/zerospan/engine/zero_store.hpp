@@ -178,7 +178,7 @@ class ZeroStore final : public ParameterStore {
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
       pipeline_.emplace(WorkingMemory{memory_.allocate_working({bytes})}, core_.options.prefetch,
                         [this](UseKey key, std::byte* data, std::vector<Completion> after) {
-                          return leasing_.gathers().fetch(key, data, after);
+                          return leasing_.gathers().fetch(key, GatherFor::reading, data, after);
                         });
       leasing_.check_each_fits(*pipeline_);
       for (const Completion& end : birth_.fill()) {
