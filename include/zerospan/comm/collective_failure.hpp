@@ -31,8 +31,9 @@ inline Failure not_arrived(std::span<const Rank> missing, const std::string& cal
 /// What each rank called. At fault is the lowest rank that differs from the majority, or from rank 0 if there is none.
 /// @param calls Each rank's, described.
 /// @param agree `agree(a, b)`: whether the calls at these places mean the same collective; not all of them do.
-template <class Agree>
-Failure divergence(std::span<const std::string> calls, Agree agree) {
+/// @param name `name(a)`: the rank that is at that place.
+template <class Agree, class Name>
+Failure divergence(std::span<const std::string> calls, Agree agree, Name name) {
   const auto supporters = [&](std::size_t a) {
     std::size_t count = 0;
     for (std::size_t b = 0; b < calls.size(); ++b) count += agree(a, b) ? 1 : 0;
@@ -45,10 +46,16 @@ Failure divergence(std::span<const std::string> calls, Agree agree) {
   while (agree(culprit, expected)) ++culprit;
 
   std::string text = "ranks diverge: ";
-  for (std::size_t rank = 0; rank < calls.size(); ++rank) {
-    text.append(rank == 0 ? "" : "; ").append(describe(Rank{static_cast<int>(rank)})).append(": ").append(calls[rank]);
+  for (std::size_t place = 0; place < calls.size(); ++place) {
+    text.append(place == 0 ? "" : "; ").append(describe(name(place))).append(": ").append(calls[place]);
   }
-  return {Failure::Kind::divergence, Rank{static_cast<int>(culprit)}, text};
+  return {Failure::Kind::divergence, name(culprit), text};
+}
+
+/// Of ranks that are at the places of their numbers.
+template <class Agree>
+Failure divergence(std::span<const std::string> calls, Agree agree) {
+  return divergence(calls, agree, [](std::size_t place) { return Rank{static_cast<int>(place)}; });
 }
 
 /// Where a rank stands that throws the failure.

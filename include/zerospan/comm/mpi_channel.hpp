@@ -18,6 +18,7 @@
 #include <zerospan/comm/collective_failure.hpp>
 #include <zerospan/comm/mpi_call_header.hpp>
 #include <zerospan/comm/mpi_family.hpp>
+#include <zerospan/comm/mpi_group.hpp>
 #include <zerospan/comm/mpi_link.hpp>
 #include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_messages.hpp>
@@ -31,8 +32,9 @@
 
 namespace zerospan::inline v0::detail {
 
-/// The rendezvous of P processes: each tells every other which collective it calls, and waits for what they say. Few
-/// bytes travel with it; more move in messages afterwards, when all ranks are known to expect them.
+/// The rendezvous of a group of processes: each tells every other which collective it calls, and waits for what they
+/// say. Few bytes travel with it; more move in messages afterwards, when all ranks are known to expect them. Ranks are
+/// the group's, but errors name the family's.
 class MpiChannel {
  public:
   /// What the call of a collective can carry to each rank.
@@ -40,20 +42,22 @@ class MpiChannel {
 
   /// @param channel Its tags are its own among the family's channels, on every rank.
   /// @throws ConfigurationError for more channels than MPI has tags for.
-  MpiChannel(std::shared_ptr<MpiFamily> family, std::uint64_t channel)
+  MpiChannel(std::shared_ptr<MpiFamily> family, std::shared_ptr<const MpiGroup> group, std::uint64_t channel)
       : family_{std::move(family)},
+        group_{std::move(group)},
         channel_{channel},
         tags_{MpiTags::of_channel(channel, family_->link().largest_tag())},
         begun_{family_->open(channel)},
-        mail_{family_->link(), slot_bytes},
-        transfer_{family_->link()} {}
+        mail_{group_, slot_bytes},
+        transfer_{group_} {}
   MpiChannel(const MpiChannel&) = delete;
   MpiChannel& operator=(const MpiChannel&) = delete;
   ~MpiChannel() { leave(); }
 
   MpiLink& link() const noexcept { return family_->link(); }
-  Rank rank() const noexcept { return family_->rank(); }
-  int size() const noexcept { return family_->size(); }
+  const std::shared_ptr<const MpiGroup>& group() const noexcept { return group_; }
+  Rank rank() const noexcept { return Rank{group_->rank()}; }
+  int size() const noexcept { return group_->size(); }
 
   const MpiTags& tags() const noexcept { return tags_; }
 
@@ -90,7 +94,8 @@ class MpiChannel {
  private:
   static constexpr std::size_t slot_bytes = round_up(sizeof(MpiCallHeader) + longest_payload, 64);
 
-  std::string described() const { return describe(call_, number_ - first_shown_); }
+  Rank in_family(int peer) const noexcept { return Rank{group_->in_link(peer)}; }
+  std::string described() const;
   void meet();
   bool all_agree() const noexcept;
   Failure find_missing() const;
@@ -101,6 +106,7 @@ class MpiChannel {
   void leave() noexcept;
 
   std::shared_ptr<MpiFamily> family_;
+  std::shared_ptr<const MpiGroup> group_;
   std::uint64_t channel_;
   MpiTags tags_;
   std::shared_ptr<MpiProgress::Counter> begun_;
@@ -112,12 +118,18 @@ class MpiChannel {
   int exceptions_ = std::uncaught_exceptions();  // under way when this was made
 };
 
+inline std::string MpiChannel::described() const {
+  CollectiveCall call = call_;
+  call.root = in_family(call.root.value);
+  return describe(call, number_ - first_shown_);
+}
+
 template <class Pack>
 void MpiChannel::begin(const CollectiveCall& call, Pack pack, std::uint64_t offer) {
   call_ = call;
   number_ = *begun_;
   if (family_->has_failed()) {
-    throw_failure(family_->failure(), " before " + describe(rank()) + " called " + described());
+    throw_failure(family_->failure(), " before " + describe(family_->rank()) + " called " + described());
   }
   const MpiCallHeader header{.fingerprint = fingerprint(call), .offer = offer};
   std::memcpy(mail_.from(rank().value), &header, sizeof header);
@@ -135,7 +147,7 @@ inline void MpiChannel::meet() {
   while (!mail_.messages().is_done()) {
     std::optional<Rank> gone;
     const int ended = mail_.messages().poll([&](int peer) {
-      if (mail_.header_from(peer).news == MpiCallHeader::News::goodbye) gone = Rank{peer};
+      if (mail_.header_from(peer).news == MpiCallHeader::News::goodbye) gone = in_family(peer);
     });
     if (gone) give_up(family_->fail(has_returned(*gone)));
     if (ended > 0) continue;
@@ -154,12 +166,13 @@ inline void MpiChannel::meet() {
 
 inline void MpiChannel::give_up(const Failure& failure) {
   mail_.abandon();
-  throw_failure(failure, standing(failure, rank(), described()));
+  throw_failure(failure, standing(failure, family_->rank(), described()));
 }
 
 inline Failure MpiChannel::find_missing() const {
   std::vector<Rank> missing;
-  for (const int peer : mail_.messages().awaited_peers()) missing.push_back(Rank{peer});
+  for (const int peer : mail_.messages().awaited_peers()) missing.push_back(in_family(peer));
+  std::ranges::sort(missing, {}, &Rank::value);
   return not_arrived(missing, described(), family_->options().timeout);
 }
 
@@ -174,8 +187,9 @@ inline bool MpiChannel::all_agree() const noexcept {
 inline Failure MpiChannel::find_divergence() {
   std::vector<std::uint64_t> fingerprints;
   for (int peer = 0; peer < size(); ++peer) fingerprints.push_back(mail_.header_from(peer).fingerprint);
-  return divergence(exchange_descriptions(),
-                    [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
+  return divergence(
+      exchange_descriptions(), [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; },
+      [this](std::size_t peer) { return in_family(static_cast<int>(peer)); });
 }
 
 /// What each rank calls, in its own words; all ranks know by now that they diverge.
@@ -222,7 +236,7 @@ inline void MpiChannel::finish(MpiMessages& messages) {
       if (MpiPatience::Clock::now() > deadline) {
         const Failure& failure = family_->fail(find_stalled(messages));
         messages.abandon();
-        throw_failure(failure, standing(failure, rank(), described()));
+        throw_failure(failure, standing(failure, family_->rank(), described()));
       }
     }
     patience.pause();
@@ -230,7 +244,7 @@ inline void MpiChannel::finish(MpiMessages& messages) {
 }
 
 inline Failure MpiChannel::find_stalled(const MpiMessages& messages) const {
-  const Rank peer{messages.awaited_peers().front()};
+  const Rank peer = in_family(messages.awaited_peers().front());
   return {Failure::Kind::timeout, peer,
           describe(peer) + " did not go on with " + described() + " for " +
               std::to_string(family_->options().timeout.count()) + " ms,"};

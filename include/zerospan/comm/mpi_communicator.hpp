@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -21,11 +22,13 @@
 #include <zerospan/comm/mpi_add.hpp>
 #include <zerospan/comm/mpi_channel.hpp>
 #include <zerospan/comm/mpi_family.hpp>
+#include <zerospan/comm/mpi_group.hpp>
 #include <zerospan/comm/mpi_moves.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/comm/mpi_scratch.hpp>
 #include <zerospan/comm/mpi_sum.hpp>
 #include <zerospan/comm/mpi_sum_task.hpp>
+#include <zerospan/comm/split_places.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -59,7 +62,7 @@ class MpiCommunicator {
   ///   options that mean nothing; TimeoutError or RankTimeoutError if not all ranks come; DivergenceError for options
   ///   that differ.
   explicit MpiCommunicator(MPI_Comm host, const MpiOptions& options = {})
-      : MpiCommunicator{std::make_shared<detail::MpiFamily>(host, options), 0} {
+      : MpiCommunicator{std::make_shared<detail::MpiFamily>(host, options)} {
     const std::string name = "a new MpiCommunicator, up to " + std::to_string(options.largest_message.count) +
                              " bytes a message, " + std::to_string(options.scratch.count) + " bytes of scratch";
     channel_->begin({.kind = detail::CollectiveKind::barrier, .name = name}, Channel::nothing);
@@ -68,10 +71,12 @@ class MpiCommunicator {
   MpiCommunicator(MpiCommunicator&&) noexcept = default;
   MpiCommunicator& operator=(MpiCommunicator&&) noexcept = default;
 
-  Rank rank() const noexcept { return family_->rank(); }
-  int size() const noexcept { return family_->size(); }
+  Rank rank() const noexcept { return channel_->rank(); }
+  int size() const noexcept { return channel_->size(); }
 
   MpiCommunicator duplicate();
+  /// @throws ConfigurationError, on every rank, if two have the same place in a group.
+  MpiCommunicator split(SplitPlace place);
   void abort(const std::string& reason) noexcept { family_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
@@ -80,6 +85,7 @@ class MpiCommunicator {
   void all_reduce(Collective what, const Reduction& reduction);
   void all_reduce(Collective what, std::span<std::int64_t> integers);
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root);
+  void all_to_all(Collective what, const SliceExchange& exchange);
   void barrier(Collective what) {
     guard([&] { channel_->begin({.kind = detail::CollectiveKind::barrier, .name = what.name}, Channel::nothing); });
   }
@@ -96,8 +102,11 @@ class MpiCommunicator {
  private:
   using Channel = detail::MpiChannel;
 
-  MpiCommunicator(std::shared_ptr<detail::MpiFamily> family, std::uint64_t channel)
-      : family_{std::move(family)}, channel_{std::make_unique<Channel>(family_, channel)} {}
+  explicit MpiCommunicator(const std::shared_ptr<detail::MpiFamily>& family)
+      : MpiCommunicator{family, family->all(), 0} {}
+  MpiCommunicator(std::shared_ptr<detail::MpiFamily> family, std::shared_ptr<const detail::MpiGroup> group,
+                  std::uint64_t channel)
+      : family_{std::move(family)}, channel_{std::make_unique<Channel>(family_, std::move(group), channel)} {}
 
   /// A rank that fails in its own way, within a collective, does not leave the others waiting.
   template <class F>
@@ -131,7 +140,27 @@ inline MpiCommunicator MpiCommunicator::duplicate() {
     channel_->begin({.kind = detail::CollectiveKind::duplicate}, Channel::nothing, family_->offer_channel());
     channel = channel_->offer_of(Rank{0});
   });
-  return {family_, channel};
+  return {family_, channel_->group(), channel};
+}
+
+inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
+  std::vector<SplitPlace> places(static_cast<std::size_t>(size()), place);
+  const auto copy_place = [](void* to, const void* from) { std::memcpy(to, from, sizeof(SplitPlace)); };
+  guard([&] {
+    const auto tell = [&](int, std::byte* to) {
+      copy_place(to, &place);
+      return sizeof place;
+    };
+    channel_->begin({.kind = detail::CollectiveKind::split}, tell, family_->offer_channel());
+    channel_->for_each_distance([&](int, int from) {
+      copy_place(&places[static_cast<std::size_t>(from)], channel_->payload(from));
+    });
+  });
+  const auto members = detail::ranks_beside(places, static_cast<std::size_t>(rank().value));
+  std::vector<int> ranks;
+  for (const std::size_t member : members) ranks.push_back(channel_->group()->in_link(static_cast<int>(member)));
+  const std::uint64_t channel = channel_->offer_of(Rank{static_cast<int>(members.front())});
+  return {family_, std::make_shared<detail::MpiGroup>(family_->link(), std::move(ranks)), channel};
 }
 
 inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherPart> parts) {
@@ -204,6 +233,13 @@ inline void MpiCommunicator::broadcast(Collective what, std::span<std::byte> byt
   guard([&] { detail::broadcast(*channel_, call); });
 }
 
-static_assert(TrainingCommunicator<MpiCommunicator>);
+inline void MpiCommunicator::all_to_all(Collective what, const SliceExchange& exchange) {
+  const detail::CollectiveCall call{
+      .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+  detail::require_apart(call, size());
+  guard([&] { detail::exchange_slices(*channel_, call); });
+}
+
+static_assert(TrainingCommunicator<MpiCommunicator> && ExchangesSlices<MpiCommunicator> && Splits<MpiCommunicator>);
 
 }  // namespace zerospan::inline v0

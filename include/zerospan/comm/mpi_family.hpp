@@ -17,6 +17,7 @@
 
 #include <zerospan/comm/mpi_announcement.hpp>
 #include <zerospan/comm/mpi_call_header.hpp>
+#include <zerospan/comm/mpi_group.hpp>
 #include <zerospan/comm/mpi_link.hpp>
 #include <zerospan/comm/mpi_mail.hpp>
 #include <zerospan/comm/mpi_options.hpp>
@@ -34,7 +35,8 @@ namespace zerospan::inline v0::detail {
 /// no message is under way.
 class MpiFamily {
  public:
-  MpiFamily(MPI_Comm host, const MpiOptions& options) : link_{host, options}, kept_{link_.size()} {}
+  MpiFamily(MPI_Comm host, const MpiOptions& options)
+      : link_{host, options}, all_{std::make_shared<MpiGroup>(link_)}, kept_{link_.size()} {}
   MpiFamily(const MpiFamily&) = delete;
   MpiFamily& operator=(const MpiFamily&) = delete;
   ~MpiFamily() {
@@ -49,6 +51,7 @@ class MpiFamily {
   const MpiOptions& options() const noexcept { return link_.options(); }
   Rank rank() const noexcept { return Rank{link_.rank()}; }
   int size() const noexcept { return link_.size(); }
+  const std::shared_ptr<const MpiGroup>& all() const noexcept { return all_; }
 
   bool has_failed() const noexcept { return has_failed_.load(); }
 
@@ -83,12 +86,19 @@ class MpiFamily {
   /// Looks whether another rank has announced a failure.
   void listen();
 
-  /// A channel that no communicator of this rank has yet.
-  std::uint64_t offer_channel() noexcept { return next_channel_.fetch_add(1, std::memory_order_relaxed); }
+  /// A channel that no communicator of the family has yet, nor will have unless it is this rank's offer.
+  std::uint64_t offer_channel() noexcept {
+    const std::uint64_t turn = next_turn_.fetch_add(1, std::memory_order_relaxed);
+    return turn * static_cast<std::uint64_t>(size()) + static_cast<std::uint64_t>(link_.rank());
+  }
 
-  /// Counts the collectives of a channel that have begun.
+  /// Counts the collectives of a channel that have begun. What this rank offers later has a larger number.
   std::shared_ptr<MpiProgress::Counter> open(std::uint64_t channel) {
     const std::scoped_lock lock{kept_.mutex};
+    const std::uint64_t turn = channel / static_cast<std::uint64_t>(size()) + 1;
+    for (std::uint64_t next = next_turn_.load(std::memory_order_relaxed);
+         next < turn && !next_turn_.compare_exchange_weak(next, turn, std::memory_order_relaxed);) {
+    }
     return progress_.open(channel);
   }
 
@@ -111,10 +121,11 @@ class MpiFamily {
   bool await_goodbyes() noexcept;
 
   MpiLink link_;
+  std::shared_ptr<const MpiGroup> all_;
   mutable RankFamily kept_;
   MpiProgress progress_;
   std::atomic<bool> has_failed_ = false;
-  std::atomic<std::uint64_t> next_channel_ = 1;
+  std::atomic<std::uint64_t> next_turn_ = 1;  // to offer: each rank has one channel of each turn
   std::unique_ptr<MpiMail> announcement_;
   std::vector<MpiMail> closing_;
 };
@@ -125,7 +136,7 @@ inline void MpiFamily::announce() {
     const std::scoped_lock lock{kept_.mutex};
     bytes = to_bytes({*kept_.failure, progress_.known()});
   }
-  announcement_ = std::make_unique<MpiMail>(link_, bytes.size());
+  announcement_ = std::make_unique<MpiMail>(all_, bytes.size());
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == link_.rank()) continue;
     std::ranges::copy(bytes, announcement_->to(peer));

@@ -4,24 +4,25 @@
 
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/mpi_call_header.hpp>
-#include <zerospan/comm/mpi_link.hpp>
+#include <zerospan/comm/mpi_group.hpp>
 #include <zerospan/comm/mpi_messages.hpp>
 #include <zerospan/core/config.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// A slot for each rank, for what it says, and one for what it is told.
+/// A slot for each rank of a group, for what it says, and one for what it is told.
 class MpiMail {
  public:
-  MpiMail(MpiLink& link, std::size_t slot_bytes)
-      : messages_{link},
+  MpiMail(const std::shared_ptr<const MpiGroup>& group, std::size_t slot_bytes)
+      : messages_{group},
         slot_bytes_{slot_bytes},
-        inbox_(slot_bytes * static_cast<std::size_t>(link.size())),
+        inbox_(slot_bytes * static_cast<std::size_t>(group->size())),
         outbox_(inbox_.size()) {}
   MpiMail(MpiMail&&) noexcept = default;
   MpiMail& operator=(MpiMail&&) = delete;

@@ -8,23 +8,25 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/mpi_error.hpp>
+#include <zerospan/comm/mpi_group.hpp>
 #include <zerospan/comm/mpi_link.hpp>
 #include <zerospan/comm/mpi_patience.hpp>
 #include <zerospan/core/config.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// A group of messages, sent and received, that end together. Their memory is the caller's, and MPI's until they are
-/// done. None blocks.
+/// Messages to and from the members of a group, that end together. Their memory is the caller's, and MPI's until they
+/// are done. None blocks.
 class MpiMessages {
  public:
-  explicit MpiMessages(MpiLink& link) noexcept : link_{&link} {}
+  explicit MpiMessages(std::shared_ptr<const MpiGroup> group) noexcept : group_{std::move(group)} {}
   MpiMessages(MpiMessages&& other) noexcept
-      : link_{other.link_},
+      : group_{other.group_},
         requests_{std::exchange(other.requests_, {})},
         about_{std::exchange(other.about_, {})},
         ended_{std::move(other.ended_)},
@@ -38,7 +40,7 @@ class MpiMessages {
   void send(int peer, int tag, const std::byte* from, std::size_t bytes) {
     in_pieces(bytes, [&](std::size_t first, int count) {
       add(peer, Way::out, [&](MPI_Request* request) {
-        return MPI_Isend(from + first, count, MPI_BYTE, peer, tag, link_->handle(), request);
+        return MPI_Isend(from + first, count, MPI_BYTE, group_->in_link(peer), tag, link().handle(), request);
       });
     });
   }
@@ -47,7 +49,7 @@ class MpiMessages {
   void receive(int peer, int tag, std::byte* to, std::size_t bytes) {
     in_pieces(bytes, [&](std::size_t first, int count) {
       add(peer, Way::in, [&](MPI_Request* request) {
-        return MPI_Irecv(to + first, count, MPI_BYTE, peer, tag, link_->handle(), request);
+        return MPI_Irecv(to + first, count, MPI_BYTE, group_->in_link(peer), tag, link().handle(), request);
       });
     });
   }
@@ -55,14 +57,14 @@ class MpiMessages {
   bool is_done() const noexcept { return pending_ == 0; }
   std::size_t size() const noexcept { return requests_.size(); }
 
-  /// Asks MPI what has ended. When everything has, the group is empty again.
+  /// Asks MPI what has ended. When everything has, there are no messages again.
   /// @param received Is called with the sender of each message that has been received.
   /// @return How many messages have ended since the last poll.
   template <class Received>
   int poll(Received received) {
     if (pending_ == 0) return 0;
     int count = 0;
-    link_->ask("MPI_Testsome", [&] {
+    link().ask("MPI_Testsome", [&] {
       return MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, ended_.data(),
                           MPI_STATUSES_IGNORE);
     });
@@ -91,7 +93,7 @@ class MpiMessages {
     try {
       for (std::size_t i = 0; i < requests_.size(); ++i) {
         if (about_[i].way == Way::out || requests_[i] == MPI_REQUEST_NULL) continue;
-        link_->ask("MPI_Cancel", [&] { return MPI_Cancel(&requests_[i]); });
+        link().ask("MPI_Cancel", [&] { return MPI_Cancel(&requests_[i]); });
       }
       const auto deadline = moment_after(std::chrono::milliseconds{100});
       for (MpiPatience patience{MpiAwaited::messages}; !is_done() && MpiPatience::Clock::now() < deadline;) {
@@ -111,9 +113,11 @@ class MpiMessages {
     Way way;
   };
 
+  MpiLink& link() const noexcept { return group_->link(); }
+
   template <class Piece>
   void in_pieces(std::size_t bytes, Piece piece) {
-    const std::size_t largest = link_->options().largest_message.count;
+    const std::size_t largest = link().options().largest_message.count;
     for (std::size_t first = 0; first < bytes; first += largest) {
       piece(first, static_cast<int>(std::min(largest, bytes - first)));
     }
@@ -125,7 +129,7 @@ class MpiMessages {
     about_.push_back({peer, way});
     ended_.push_back(0);
     requests_.push_back(MPI_REQUEST_NULL);
-    link_->ask(way == Way::out ? "MPI_Isend" : "MPI_Irecv", [&] { return start(&requests_.back()); });
+    link().ask(way == Way::out ? "MPI_Isend" : "MPI_Irecv", [&] { return start(&requests_.back()); });
     ++pending_;
   }
 
@@ -147,7 +151,7 @@ class MpiMessages {
     pending_ = 0;
   }
 
-  MpiLink* link_;
+  std::shared_ptr<const MpiGroup> group_;
   std::vector<MPI_Request> requests_;
   std::vector<About> about_;
   std::vector<int> ended_;  // memory for what a poll finds

@@ -23,6 +23,12 @@ inline std::byte* append(std::byte* to, const std::byte* from, std::size_t bytes
   return to + bytes;
 }
 
+/// Where a rank's slice is, of the operands of an all-to-all.
+template <class Byte>
+Byte* slice_of(Byte* operand, const SliceExchange& exchange, int rank) noexcept {
+  return operand + static_cast<std::size_t>(rank) * exchange.bytes;
+}
+
 inline std::byte* shard_of(const GatherPart& part, int rank) noexcept {
   return part.buffer + static_cast<std::size_t>(rank) * part.shard_bytes;
 }
@@ -104,6 +110,29 @@ inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& cal
 inline void broadcast(MpiChannel& channel, const CollectiveCall& call) {
   if (call.bytes.size() <= MpiChannel::longest_payload) return broadcast_by_call(channel, call);
   broadcast_by_messages(channel, call);
+}
+
+/// Slices travel with the call if they are small, and else straight to their places.
+inline void exchange_slices(MpiChannel& channel, const CollectiveCall& call) {
+  const SliceExchange& e = call.exchange;
+  const bool by_call = e.bytes <= MpiChannel::longest_payload;
+  channel.begin(call, [&](int peer, std::byte* to) {
+    if (!by_call) return std::size_t{0};
+    append(to, slice_of(e.input, e, peer), e.bytes);
+    return e.bytes;
+  });
+  const int me = channel.rank().value;
+  append(slice_of(e.output, e, me), slice_of(e.input, e, me), e.bytes);
+  MpiMessages& messages = channel.transfer();
+  channel.for_each_distance([&](int to, int from) {
+    if (by_call) {
+      append(slice_of(e.output, e, from), channel.payload(from), e.bytes);
+    } else {
+      messages.receive(from, channel.tags().operands, slice_of(e.output, e, from), e.bytes);
+      messages.send(to, channel.tags().operands, slice_of(e.input, e, to), e.bytes);
+    }
+  });
+  channel.finish(messages);
 }
 
 }  // namespace zerospan::inline v0::detail

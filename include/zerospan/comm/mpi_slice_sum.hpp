@@ -36,8 +36,8 @@ class MpiSliceSum {
         chunk_{chunk_elements()},
         memory_{scratch.at_least(rounds_at_once * chunk_ * bytes_an_element())},
         inputs_(task.slices.size()),
-        operands_{MpiMessages{channel.link()}, MpiMessages{channel.link()}},
-        results_{MpiMessages{channel.link()}, MpiMessages{channel.link()}} {}
+        operands_{MpiMessages{channel.group()}, MpiMessages{channel.group()}},
+        results_{MpiMessages{channel.group()}, MpiMessages{channel.group()}} {}
 
   /// Within a collective that has begun.
   void run() {

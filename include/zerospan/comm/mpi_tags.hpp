@@ -24,7 +24,7 @@ struct MpiTags {
     const std::uint64_t channels = static_cast<std::uint64_t>(largest_tag) / 3;
     if (channel >= channels) {
       throw_configuration_error("this MPI has tags for " + std::to_string(channels) +
-                                " communicators of a family, duplicates included");
+                                " duplicates and groups of an MpiCommunicator, each rank of it an equal share");
     }
     const int first = mpi_announcement_tag + 1 + static_cast<int>(3 * channel);
     return {first, first + 1, first + 2};
