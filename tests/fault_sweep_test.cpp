@@ -322,13 +322,18 @@ Scenario draw_scenario(std::uint64_t seed) {
   Scenario scenario{.seed = seed};
   Configuration& c = scenario.configuration = draw_configuration(draw);
   scenario.faults.resize(static_cast<std::size_t>(c.training.ranks));
+  bool loses = false;
   for (auto& of_rank : scenario.faults) {
     for (std::uint64_t n = draw.below(3); n > 0; --n) {
       of_rank.push_back(draw_fault(draw, c.disk));
-      if (of_rank.back().kind == FaultKind::lost) c.timeout = 1s;
+      loses = loses || of_rank.back().kind == FaultKind::lost;
     }
   }
-  scenario.most_yields = draw.pick(0U, 10U, 100U, 1000U);
+  scenario.most_yields = draw.pick(0U, 3U, 30U, 100U);
+  if (loses) {  // a delay is no loss, even where other programs take their time
+    c.timeout = 2s;
+    scenario.most_yields = std::min<std::uint64_t>(scenario.most_yields, 3);
+  }
   return scenario;
 }
 
