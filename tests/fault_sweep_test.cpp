@@ -23,6 +23,7 @@
 
 #include <zerospan/zerospan.hpp>
 
+#include "support/dawdle.hpp"
 #include "support/faulty_io_engine.hpp"
 #include "support/three_weights.hpp"
 #include "support/training_run.hpp"
@@ -34,6 +35,8 @@ using namespace zerospan::literals;
 using zerospan::IoDirection;
 using zerospan::ThreadedIoEngine;
 using zerospan_test::Configuration;
+using zerospan_test::Dawdle;
+using zerospan_test::DawdlingIoEngine;
 using zerospan_test::Disk;
 using zerospan_test::DiskStack;
 using zerospan_test::Fault;
@@ -218,16 +221,23 @@ TEST_CASE("whichever request fails, and however: the bits of the oracle, or an e
   MESSAGE("\n", table);
 }
 
-// The stress: random faults in random configurations.
+// The stress: random faults and random delays in random configurations.
 
 constexpr std::uint64_t first_seed = 20250713;
 
 /// To run one configuration alone, set this to the seed that its failure names.
 constexpr std::optional<std::uint64_t> replayed_seed{};
 
+using DawdlingEngine = DawdlingIoEngine<ThreadedIoEngine>;
+using StressedEngine = FaultyIoEngine<DawdlingEngine>;
+
 struct Scenario {
-  Configuration configuration;
-  std::vector<std::vector<Fault>> faults;  ///< Of each rank.
+  std::uint64_t seed;
+  Configuration configuration{};
+  std::vector<std::vector<Fault>> faults{};  ///< Of each rank.
+  std::uint64_t most_yields = 0;             ///< Of a delay of a request, of its end, or of a rank.
+
+  Dawdle dawdle(std::size_t rank, std::uint64_t of_what) const { return {seed * 64 + rank * 8 + of_what, most_yields}; }
 
   /// True if whatever is planned can be recovered from.
   bool is_harmless() const {
@@ -241,7 +251,7 @@ struct Scenario {
 
   std::string describe() const {
     constexpr std::array names{"error", "short", "ragged", "zero", "lost", "flip", "torn"};
-    std::string text = configuration.describe();
+    std::string text = configuration.describe() + ", delays up to " + std::to_string(most_yields);
     for (std::size_t rank = 0; rank < faults.size(); ++rank) {
       for (const Fault& fault : faults[rank]) {
         text.append("; rank ").append(std::to_string(rank)).append(": ");
@@ -284,7 +294,7 @@ Configuration draw_configuration(Draw& draw) {
     c.prefetch = draw.pick(zerospan_test::Prefetch::on, zerospan_test::Prefetch::off);
     c.budget = draw.pick(zerospan_test::Budget::tight, zerospan_test::Budget::roomy);
     c.disk = draw.pick(Disk::checked, Disk::checked, Disk::plain, Disk::striped, Disk::cached);
-    c.training.ranks = draw.pick(1, 2, 3);
+    c.training.ranks = draw.pick(1, 2, 3, 4);
     c.training.micro_batches = draw.pick(std::size_t{1}, std::size_t{2});
     c.training.max_gradient_norm = draw.pick(std::numeric_limits<float>::infinity(), 1.0F);
     c.persistence_threshold = draw.pick(0_KiB, zerospan::EngineOptions{}.persistence_threshold);
@@ -309,14 +319,20 @@ Fault draw_fault(Draw& draw, Disk disk) {
 
 Scenario draw_scenario(std::uint64_t seed) {
   Draw draw{seed};
-  Scenario scenario;
+  Scenario scenario{.seed = seed};
   Configuration& c = scenario.configuration = draw_configuration(draw);
   scenario.faults.resize(static_cast<std::size_t>(c.training.ranks));
+  bool loses = false;
   for (auto& of_rank : scenario.faults) {
     for (std::uint64_t n = draw.below(3); n > 0; --n) {
       of_rank.push_back(draw_fault(draw, c.disk));
-      if (of_rank.back().kind == FaultKind::lost) c.timeout = 1s;
+      loses = loses || of_rank.back().kind == FaultKind::lost;
     }
+  }
+  scenario.most_yields = draw.pick(0U, 3U, 30U, 100U);
+  if (loses) {  // a delay is no loss, even where other programs take their time
+    c.timeout = 2s;
+    scenario.most_yields = std::min<std::uint64_t>(scenario.most_yields, 3);
   }
   return scenario;
 }
@@ -333,19 +349,23 @@ Outcome train(const Scenario& scenario, const TrainingResult& expected, std::uin
   std::exception_ptr error;
   Outcome outcome = Outcome::exact;
   std::vector<std::optional<ThreadedIoEngine>> threads(scenario.faults.size());
-  std::vector<std::optional<FaultyEngine>> engines(scenario.faults.size());
+  std::vector<std::optional<DawdlingEngine>> late(scenario.faults.size());
+  std::vector<std::optional<StressedEngine>> engines(scenario.faults.size());
   for (std::size_t rank = 0; rank < engines.size(); ++rank) {
-    engines[rank].emplace(threads[rank].emplace()).inject(scenario.faults[rank]);
+    late[rank].emplace(threads[rank].emplace(), scenario.dawdle(rank, 0));
+    engines[rank].emplace(*late[rank]).inject(scenario.faults[rank]);
   }
   try {
     const auto results = zerospan::run_ranks(
         c.training.ranks,
         [&](zerospan::ThreadCommunicator communicator) {
-          FaultyEngine& io = *engines[static_cast<std::size_t>(communicator.rank().value)];
+          const auto rank = static_cast<std::size_t>(communicator.rank().value);
+          StressedEngine& io = *engines[rank];
           const zerospan_test::Needs needs{c, communicator.rank()};
           const bool is_tight = c.budget == zerospan_test::Budget::tight;
-          Memory<FaultyEngine> memory{io, is_tight ? needs.device() : 64_MiB, is_tight ? needs.host() : 64_MiB};
-          return zerospan_test::train_on(io, memory, communicator, c, zerospan_test::ThreadCompute{});
+          Memory<StressedEngine> memory{io, is_tight ? needs.device() : 64_MiB, is_tight ? needs.host() : 64_MiB};
+          return zerospan_test::train_on(io, memory, communicator, c,
+                                         zerospan_test::DawdlingCompute{scenario.dawdle(rank, 1)});
         },
         {.timeout = 30s});
     if (zerospan_test::join_results(results) != expected) outcome = Outcome::wrong_bits;
@@ -396,7 +416,9 @@ void stress(std::size_t configurations) {
           " in CommunicationErrors");
 }
 
-TEST_CASE("random faults in random configurations: the bits of the oracle, or an error that says so") { stress(50); }
+TEST_CASE("random faults and delays in random configurations: the bits of the oracle, or an error that says so") {
+  stress(50);
+}
 
 TEST_CASE("many more of them" * doctest::skip()) { stress(500); }
 

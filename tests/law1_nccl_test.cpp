@@ -24,6 +24,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/fake_nccl_run.hpp"
+#include "support/rank_end.hpp"
 #include "support/training_matrix.hpp"
 
 namespace {
@@ -33,6 +34,7 @@ using zerospan::Rank;
 using zerospan::ThreadCommunicator;
 using zerospan_test::Array;
 using zerospan_test::Configuration;
+using zerospan_test::contains;
 using zerospan_test::FakeCompute;
 using zerospan_test::FakeGpuError;
 using zerospan_test::FakeNcclCommunicator;
@@ -42,6 +44,7 @@ using zerospan_test::Place;
 using zerospan_test::train_on_fake_nccl;
 using zerospan_test::TrainingResult;
 
+using End = zerospan_test::RankEnd;
 using BoardlessExchange = zerospan::CommunicatorExchange<ThreadCommunicator>;
 
 Configuration three_ranks() {
@@ -102,35 +105,10 @@ struct Rig {
   std::vector<zerospan::PartitionedParameter<Array<float>>> weights;
 };
 
-/// How a rank ended.
-struct End {
-  enum class Kind : std::uint8_t { well, failed, timeout, divergence, nccl, gpu, other };
-  Kind kind = Kind::well;
-  int culprit = -1;
-  std::string text;
-};
-
 template <class F>
 End end_of(F f) {
-  try {
-    f();
-    return {};
-  } catch (const zerospan::RankFailedError& error) {
-    return {End::Kind::failed, error.culprit().value, error.what()};
-  } catch (const zerospan::RankTimeoutError& error) {
-    return {End::Kind::timeout, error.culprit().value, error.what()};
-  } catch (const zerospan::DivergenceError& error) {
-    return {End::Kind::divergence, error.culprit().value, error.what()};
-  } catch (const zerospan::NcclError& error) {
-    return {End::Kind::nccl, -1, error.what()};
-  } catch (const FakeGpuError& error) {
-    return {End::Kind::gpu, -1, error.what()};
-  } catch (const std::exception& error) {
-    return {End::Kind::other, -1, error.what()};
-  }
+  return zerospan_test::rank_end_of<zerospan::NcclError, FakeGpuError>(f);
 }
-
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 /// Three ranks' nodes, on which engines come and go.
 class Cluster {
@@ -292,7 +270,7 @@ TEST_CASE("an error that NCCL finds in a collective is the rank's own, and its f
     rig.train_on();
   });
   CAPTURE(ends[1].text);
-  CHECK(ends[1].kind == End::Kind::nccl);
+  CHECK(ends[1].kind == End::Kind::device);
   CHECK(contains(ends[1].text, "reduce-scatter 'w2'"));
   CHECK(contains(ends[1].text, "on rank 1: a fake error (3)"));
   for (const std::size_t rank : {0U, 2U}) {
@@ -368,7 +346,7 @@ TEST_CASE("whichever call of CUDA fails on a rank, all ranks say so and end") {
     }
     ++failures;
     CAPTURE(ends[1].text);
-    CHECK(ends[1].kind == End::Kind::gpu);
+    CHECK(ends[1].kind == End::Kind::device);
     for (const std::size_t rank : {0U, 2U}) {
       CAPTURE(ends[rank].text);
       if (ends[rank].kind == End::Kind::well) {  // it was done, and needed rank 1 no more

@@ -16,26 +16,26 @@
 
 #include <zerospan/zerospan.hpp>
 
+#include "support/rank_end.hpp"
 #include "support/training_run.hpp"
 
 namespace {
 
 using namespace zerospan::literals;
 using zerospan::calling_thread;
-using zerospan::CommunicationError;
-using zerospan::DivergenceError;
 using zerospan::Rank;
-using zerospan::RankFailedError;
-using zerospan::RankTimeoutError;
 using zerospan::Shape;
 using zerospan::ThreadCommunicator;
 using zerospan::ThreadedIoEngine;
 using zerospan_test::Array;
 using zerospan_test::Configuration;
+using zerospan_test::contains;
 using zerospan_test::Memory;
 using zerospan_test::Place;
 using zerospan_test::Position;
+using zerospan_test::rank_end_of;
 
+using End = zerospan_test::RankEnd;
 using Parameter = zerospan::PartitionedParameter<Array<float>>;
 
 constexpr zerospan::RunRanksOptions soon{.timeout = std::chrono::milliseconds{300}};
@@ -69,32 +69,6 @@ struct Rig {
   std::vector<Parameter> weights;
 };
 
-/// How a rank ended.
-struct End {
-  enum class Kind : std::uint8_t { well, failed, timeout, divergence, other };
-  Kind kind = Kind::well;
-  int culprit = -1;
-  std::string text;
-};
-
-template <class F>
-End end_of(F f) {
-  try {
-    f();
-    return {};
-  } catch (const RankFailedError& error) {
-    return {End::Kind::failed, error.culprit().value, error.what()};
-  } catch (const RankTimeoutError& error) {
-    return {End::Kind::timeout, error.culprit().value, error.what()};
-  } catch (const DivergenceError& error) {
-    return {End::Kind::divergence, error.culprit().value, error.what()};
-  } catch (const std::exception& error) {
-    return {End::Kind::other, -1, error.what()};
-  }
-}
-
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
-
 /// The same process trains on after whatever happened.
 void check_training_works() {
   zerospan::run_ranks(3, [](ThreadCommunicator communicator) {
@@ -107,7 +81,7 @@ TEST_CASE("a rank returns early") {
   const auto ends = zerospan::run_ranks(
       3,
       [](ThreadCommunicator communicator) {
-        return end_of([&] {
+        return rank_end_of([&] {
           Rig rig{communicator};
           rig.train_step();
           if (communicator.rank() == Rank{1}) return;
@@ -138,7 +112,7 @@ TEST_CASE("a rank throws") {
                             for (int i = 0; i < 3; ++i) rig.train_step();
                           };
                           if (communicator.rank() == Rank{2}) return scenario();
-                          ends[static_cast<std::size_t>(communicator.rank().value)] = end_of(scenario);
+                          ends[static_cast<std::size_t>(communicator.rank().value)] = rank_end_of(scenario);
                         },
                         {.timeout = std::chrono::seconds{30}});
   };
@@ -158,7 +132,7 @@ TEST_CASE("a rank stalls") {
       3,
       [&](ThreadCommunicator communicator) {
         const bool stalls = communicator.rank() == Rank{1};
-        const End end = end_of([&] {
+        const End end = rank_end_of([&] {
           Rig rig{communicator};
           rig.train_step();
           if (stalls) others_have_failed.wait();
@@ -183,7 +157,7 @@ TEST_CASE("ranks that declare different parameters are told so") {
   const auto ends = zerospan::run_ranks(
       3,
       [](ThreadCommunicator communicator) {
-        return end_of([&] {
+        return rank_end_of([&] {
           Rig rig{communicator, communicator.rank() == Rank{1} ? std::vector<std::size_t>{3000, 9000}
                                                                : std::vector<std::size_t>{3000, 5000}};
           for (int i = 0; i < 3; ++i) rig.train_step();
@@ -204,7 +178,7 @@ TEST_CASE("ranks that use parameters in different orders are told so") {
   const auto ends = zerospan::run_ranks(
       3,
       [](ThreadCommunicator communicator) {
-        return end_of([&] {
+        return rank_end_of([&] {
           Rig rig{communicator};
           rig.train_step();
           const bool differs = communicator.rank() == Rank{2};
@@ -226,7 +200,7 @@ TEST_CASE("a rank that makes a step more is told so, or left alone") {
   const auto ends = zerospan::run_ranks(
       2,
       [](ThreadCommunicator communicator) {
-        return end_of([&] {
+        return rank_end_of([&] {
           Rig rig{communicator};
           rig.train_step();
           if (communicator.rank() == Rank{1}) rig.engine.step();
@@ -246,7 +220,7 @@ TEST_CASE("a rank without a gradient that others have, and that does not skip, i
   const auto ends = zerospan::run_ranks(
       2,
       [](ThreadCommunicator communicator) {
-        return end_of([&] {
+        return rank_end_of([&] {
           Rig rig{communicator};
           for (int step = 0; step < 3; ++step) {
             rig.use(0);

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -20,6 +19,7 @@
 #include <zerospan/core/stream.hpp>
 
 #include "support/mpi_world.hpp"
+#include "support/rank_end.hpp"
 
 namespace {
 
@@ -28,40 +28,18 @@ using zerospan::Collective;
 using zerospan::MpiCommunicator;
 using zerospan::MpiOptions;
 using zerospan::Rank;
+using zerospan_test::contains;
 using zerospan_test::process_count;
 using zerospan_test::process_rank;
+using zerospan_test::rank_end_of;
+
+using End = zerospan_test::RankEnd;
+using Kind = End::Kind;
 
 constexpr MpiOptions patient{.timeout = std::chrono::seconds{60}};
 constexpr MpiOptions hasty{.timeout = std::chrono::milliseconds{300}};
 
 constexpr Collective named(const char* name) { return {calling_thread, name}; }
-
-enum class Kind : std::uint8_t { well, failed, timeout, divergence, other };
-
-/// How a rank ended.
-struct End {
-  Kind kind = Kind::well;
-  int culprit = -1;
-  std::string text;
-};
-
-template <class F>
-End end_of(F f) {
-  try {
-    f();
-    return {};
-  } catch (const zerospan::RankFailedError& error) {
-    return {Kind::failed, error.culprit().value, error.what()};
-  } catch (const zerospan::RankTimeoutError& error) {
-    return {Kind::timeout, error.culprit().value, error.what()};
-  } catch (const zerospan::DivergenceError& error) {
-    return {Kind::divergence, error.culprit().value, error.what()};
-  } catch (const std::exception& error) {
-    return {Kind::other, -1, error.what()};
-  }
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 /// Gathers so many bytes a rank.
 void gather(MpiCommunicator& communicator, const char* name, std::size_t bytes) {
@@ -79,7 +57,7 @@ void check_all_is_well() {
 /// One that every rank sees fail alike, and whose duplicate fails too.
 void check_kept(MpiCommunicator& communicator, MpiCommunicator& duplicate, Kind kind, int culprit) {
   for (MpiCommunicator* each : {&communicator, &duplicate}) {
-    const End end = end_of([&] { each->barrier(named("later")); });
+    const End end = rank_end_of([&] { each->barrier(named("later")); });
     CAPTURE(end.text);
     CHECK(end.kind == kind);
     CHECK(end.culprit == culprit);
@@ -97,7 +75,7 @@ TEST_CASE("ranks that gather different sizes, or under different names, are told
     auto duplicate = communicator.duplicate();
     gather(communicator, "w0", bytes);
     const bool differs = process_rank() == last;
-    const End end = end_of([&] { gather(communicator, "w1", differs ? bytes + 8 : bytes); });
+    const End end = rank_end_of([&] { gather(communicator, "w1", differs ? bytes + 8 : bytes); });
     CAPTURE(end.text);
     CHECK(end.kind == Kind::divergence);
     CHECK(end.culprit == last);
@@ -112,7 +90,7 @@ TEST_CASE("ranks that gather different sizes, or under different names, are told
 TEST_CASE("ranks that use parameters in different orders are told so") {
   MpiCommunicator communicator{MPI_COMM_WORLD, patient};
   const bool differs = process_rank() == 1;
-  const End end = end_of([&] {
+  const End end = rank_end_of([&] {
     gather(communicator, differs ? "second" : "first", 4096);
     gather(communicator, differs ? "first" : "second", 4096);
   });
@@ -126,7 +104,7 @@ TEST_CASE("ranks that use parameters in different orders are told so") {
 
 TEST_CASE("a rank that makes a step more is told so") {
   MpiCommunicator communicator{MPI_COMM_WORLD, patient};
-  const End end = end_of([&] {
+  const End end = rank_end_of([&] {
     std::vector<std::int64_t> norm(3);
     if (process_rank() == 1) communicator.all_reduce(named("the gradient norm"), norm);
     gather(communicator, "w0", 4096);
@@ -141,7 +119,8 @@ TEST_CASE("a rank that makes a step more is told so") {
 TEST_CASE("long names differ where they are not shown") {
   MpiCommunicator communicator{MPI_COMM_WORLD, patient};
   const std::string name(1000, 'x');
-  const End end = end_of([&] { communicator.barrier(named((name + std::to_string(process_rank() % 2)).c_str())); });
+  const End end =
+      rank_end_of([&] { communicator.barrier(named((name + std::to_string(process_rank() % 2)).c_str())); });
   CHECK(end.kind == Kind::divergence);
   CHECK(end.culprit == 1);
 }
@@ -152,7 +131,7 @@ TEST_CASE("a rank stalls") {
   gather(communicator, "w0", 1 << 20);
   const bool stalls = process_rank() == 1;
   if (stalls) MPI_Barrier(MPI_COMM_WORLD);  // until the others have failed
-  const End end = end_of([&] { gather(communicator, "w1", 1 << 20); });
+  const End end = rank_end_of([&] { gather(communicator, "w1", 1 << 20); });
   if (!stalls) MPI_Barrier(MPI_COMM_WORLD);
   CAPTURE(end.text);
   CHECK(end.kind == Kind::timeout);
@@ -171,10 +150,10 @@ TEST_CASE("a rank aborts: while the others wait, and in another communicator of 
   End end;
   if (process_rank() == 1) {
     duplicate.abort("out of cheese");
-    end = end_of([&] { communicator.barrier(named("never")); });
+    end = rank_end_of([&] { communicator.barrier(named("never")); });
     CHECK(contains(end.text, "rank 1 failed (out of cheese) before rank 1 called barrier 'never' (#2)"));
   } else {
-    end = end_of([&] { communicator.barrier(named("never")); });
+    end = rank_end_of([&] { communicator.barrier(named("never")); });
     const std::string me = "rank " + std::to_string(process_rank());
     const bool waited =
         contains(end.text, "rank 1 failed (out of cheese) while " + me + " waits in barrier 'never' (#2)");
@@ -194,14 +173,14 @@ TEST_CASE("a rank aborts from another thread, while its own collective waits") {
   End end;
   if (process_rank() == 1) {
     MPI_Barrier(MPI_COMM_WORLD);
-    end = end_of([&] {
+    end = rank_end_of([&] {
       const std::jthread other{[&] { communicator.abort(std::string(100'000, 'y')); }};
       communicator.barrier(named("some wait for another collective"));
     });
   } else {
     MPI_Barrier(MPI_COMM_WORLD);
     // Rank 1 cannot get through on its own: rank 0 waits for the abort.
-    end = end_of([&] {
+    end = rank_end_of([&] {
       std::vector<std::int64_t> integers(1);
       if (process_rank() == 0) communicator.all_reduce(named("but"), integers);
       if (process_rank() != 0) communicator.barrier(named("some wait for another collective"));
@@ -218,7 +197,7 @@ TEST_CASE("a rank returns while the others wait") {
     MpiCommunicator communicator{MPI_COMM_WORLD, patient};
     gather(communicator, "w0", 4096);
     if (process_rank() != 1) {
-      end = end_of([&] { gather(communicator, "w1", 4096); });
+      end = rank_end_of([&] { gather(communicator, "w1", 4096); });
       CAPTURE(end.text);
       CHECK(end.kind == Kind::failed);
       CHECK(end.culprit == 1);
@@ -230,7 +209,7 @@ TEST_CASE("a rank returns while the others wait") {
 }
 
 TEST_CASE("a rank's exception reaches the others") {
-  const End end = end_of([] {
+  const End end = rank_end_of([] {
     MpiCommunicator communicator{MPI_COMM_WORLD, patient};
     gather(communicator, "w0", 4096);
     if (process_rank() == 1) throw std::domain_error{"my own reasons"};
@@ -254,7 +233,7 @@ TEST_CASE("many families come and go, some of them broken") {
     gather(duplicate, "w0", 100);
     if (i % 3 != 0) continue;
     if (process_rank() == i % process_count()) communicator.abort("broken");
-    CHECK(end_of([&] { communicator.barrier(named("b")); }).culprit == i % process_count());
+    CHECK(rank_end_of([&] { communicator.barrier(named("b")); }).culprit == i % process_count());
   }
   check_all_is_well();
 }

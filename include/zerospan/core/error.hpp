@@ -63,8 +63,7 @@ class IoError : public std::system_error {
  public:
   IoError(int error_number, const std::string& operation, std::string path, std::uint64_t offset, std::size_t bytes,
           std::source_location where)
-      : std::system_error{error_number, std::generic_category(),
-                          describe(operation, path, offset, bytes)},
+      : std::system_error{error_number, std::generic_category(), describe(operation, path, offset, bytes)},
         path_{std::move(path)},
         offset_{offset},
         bytes_{bytes},
