@@ -35,6 +35,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--comm", "nccl"},
                                                     {"--ranks", "3", "--ranks-per-group", "2"},
                                                     {"--group-copies", "host"},
+                                                    {"--quantize", "both"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());

@@ -19,6 +19,7 @@ enum class Precision { fp32, bf16, fp16 };
 enum class DeviceKind { cpu, cuda };
 enum class CommunicatorKind { thread, nccl, mpi };
 enum class Sharding { world, group };
+enum class Quantization { none, gather, reduce, both };
 enum class Checksums { off, on };
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
@@ -34,6 +35,7 @@ struct Options {
   int ranks_per_group = 0;  ///< 0: no groups.
   Sharding sharding = Sharding::world;
   std::optional<TierKind> group_copies;
+  Quantization quantization = Quantization::none;  ///< Of what goes across groups.
 
   int stage = 3;
   TierKind parameters = TierKind::nvme;

@@ -5,6 +5,8 @@
 
 #include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/grouped_communicator.hpp>
+#include <zerospan/comm/hybrid_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/comm/thread_communicator.hpp>

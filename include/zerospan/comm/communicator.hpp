@@ -143,7 +143,8 @@ concept Splits = Communicator<C> && requires(C& c, SplitPlace place) {
 /// `gather_within(collective, parts)` within each group, of what the first half has gathered. (hpZ of ZeRO++, arXiv
 /// 2306.10209, section 3.2, keeps what lies between them.)
 template <class C>
-concept Grouped = AllGathers<C> && requires(C& c, const C& constant, Collective what, std::span<const GatherPart> parts) {
+concept Grouped = AllGathers<C> &&
+    requires(C& c, const C& constant, Collective what, std::span<const GatherPart> parts) {
   { constant.groups() } -> std::same_as<int>;
   c.gather_across(what, parts);
   c.gather_within(what, parts);

@@ -155,7 +155,7 @@ void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduct
   phases_.run(what, own, [&] {
     const auto [first, elements] = slice(reduction.elements, rank().value);
     phases_.sum(what.stream, reduction, first, elements,
-        phases_.call(root.value).reduction.output + first * element_bytes(reduction.output_type));
+                phases_.call(root.value).reduction.output + first * element_bytes(reduction.output_type));
   });
 }
 
@@ -173,7 +173,7 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& re
     phases_.for_each_peer([&](int peer) {
       const auto [first, elements] = slice(reduction.elements, peer);
       phases_.copy(what.stream, reduction.output + first * bytes, phases_.call(peer).reduction.output + first * bytes,
-           elements * bytes);
+                   elements * bytes);
     });
   };
   phases_.run(what, own, sum_own_slice, copy_others);
@@ -214,8 +214,9 @@ void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange
   detail::require_apart(own, size());
   phases_.run(what, own, [&] {
     const auto copy_from = [&](int peer) {
+      const std::byte* const slices = phases_.call(peer).exchange.input;
       phases_.copy(what.stream, exchange.output + static_cast<std::size_t>(peer) * exchange.bytes,
-           phases_.call(peer).exchange.input + static_cast<std::size_t>(rank().value) * exchange.bytes, exchange.bytes);
+                   slices + static_cast<std::size_t>(rank().value) * exchange.bytes, exchange.bytes);
     };
     phases_.for_each_peer(copy_from);
     copy_from(rank().value);
