@@ -193,7 +193,7 @@ TEST_CASE("a reduce-scatter sums decoded slices in rank order, in place or not, 
                                           {types.input, input.data(), types.output, output.data(), elements});
               CHECK(input == before);
               CHECK(std::all_of(output.end() - 16, output.end(), [](std::byte b) { return b == std::byte{0xee}; }));
-              output.resize(output.size() - 16);
+              output.erase(output.end() - 16, output.end());
               if (types.input != types.output) return output;
               std::byte* const own = input.data() + as_size(communicator.rank().value) * output.size();
               communicator.reduce_scatter(named("in place"), {types.input, input.data(), types.output, own, elements});
@@ -226,7 +226,7 @@ TEST_CASE("what is not finite on any rank makes its block of the sum NaN, and no
       return found;
     });
     CHECK(nans[0].empty());
-    CHECK(nans[1].size() == 256);
+    REQUIRE(nans[1].size() == 256);
     CHECK(nans[1].front() == 256);
   }
 }

@@ -3,6 +3,7 @@
 /// names PartitionedParameter alone, includes `zerospan/zerospan.hpp`.
 #pragma once
 
+#include <zerospan/comm/cuda_block_quantization.hpp>
 #include <zerospan/comm/cuda_rank_order_sum.hpp>
 #include <zerospan/comm/cuda_thread_communicator.hpp>
 #include <zerospan/device/cuda_convert.hpp>

@@ -2,8 +2,10 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -11,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <zerospan/comm/cuda_block_quantization.hpp>
 #include <zerospan/comm/cuda_rank_order_sum.hpp>
 #include <zerospan/device/cuda_convert.hpp>
 #include <zerospan/device/cuda_tiles.hpp>
@@ -20,6 +23,7 @@
 #include <zerospan/pipeline/cuda_gradient_operations.hpp>
 
 #include "kernel_checks.hpp"
+#include "quantization_checks.hpp"
 
 namespace zerospan_test {
 
@@ -57,6 +61,33 @@ class HostMachine {
         run(device::CudaRankOrderSum<type.value, ElementType::float32>{inputs, output}, n);
       } else {
         run(device::CudaRankOrderSum<type.value, type.value>{inputs, output}, n);
+      }
+    });
+  }
+
+  /// The lanes of a warp in turn, as far as the point where they meet.
+  void encode_blocks(ElementType element, const std::byte* from, QuantizedType type, std::byte* to, std::size_t n) {
+    device::dispatch_quantization(element, type, [&](auto e, auto t) {
+      const device::CudaBlockEncoding<e.value, t.value> work{from, to, n, device::quantized_access(from, element)};
+      for (std::size_t block = 0; block < zerospan::quantized_blocks(n); ++block) {
+        std::array<device::QuantizedLane::Values, device::QuantizedLane::lanes> values;
+        std::uint32_t most = 0;
+        for (std::size_t lane = 0; lane < values.size(); ++lane) {
+          values[lane] = work.load({block, lane});
+          most = std::max(most, work.largest(values[lane]));
+        }
+        for (std::size_t lane = 0; lane < values.size(); ++lane) work.store({block, lane}, values[lane], most);
+      }
+    });
+  }
+
+  void sum_blocks(std::span<const std::byte* const> inputs, QuantizedType type, ElementType element, std::byte* to,
+                  std::size_t n) {
+    device::dispatch_quantization(element, type, [&](auto e, auto t) {
+      device::CudaBlockSum<e.value, t.value> work{{}, inputs.size(), to, n, device::quantized_access(to, element)};
+      std::ranges::copy(inputs, work.inputs.begin());
+      for (std::size_t block = 0; block < zerospan::quantized_blocks(n); ++block) {
+        for (std::size_t lane = 0; lane < device::QuantizedLane::lanes; ++lane) work({block, lane});
       }
     });
   }
@@ -152,6 +183,11 @@ TEST_CASE("conversions") {
 TEST_CASE("sums in rank order") {
   HostMachine machine;
   check_sums(machine);
+}
+
+TEST_CASE("block quantization") {
+  HostMachine machine;
+  check_quantization(machine);
 }
 
 TEST_CASE("updates") {

@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 #include <doctest/doctest.h>
 
+#include <zerospan/comm/cuda_block_quantization.hpp>
 #include <zerospan/comm/cuda_rank_order_sum.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/cuda_convert.hpp>
@@ -19,6 +20,7 @@
 #include <zerospan/pipeline/cuda_gradient_operations.hpp>
 
 #include "kernel_checks.hpp"
+#include "quantization_checks.hpp"
 
 namespace zerospan_test {
 
@@ -74,6 +76,13 @@ class Gpu {
                       ElementType output_type, std::size_t n) {
     zerospan::rank_order_sum(stream(), inputs, input, output, output_type, n);
   }
+  void encode_blocks(ElementType element, const std::byte* from, QuantizedType type, std::byte* to, std::size_t n) {
+    zerospan::encode_blocks(stream(), element, from, type, to, n);
+  }
+  void sum_blocks(std::span<const std::byte* const> inputs, QuantizedType type, ElementType element, std::byte* to,
+                  std::size_t n) {
+    zerospan::sum_blocks(stream(), inputs, type, element, to, n);
+  }
   template <class O>
   void update(const O& optimizer, std::span<const ShardUpdate> shards) {
     zerospan::update(stream(), optimizer, shards);
@@ -128,6 +137,13 @@ TEST_CASE("a sum of more ranks than a kernel can have is refused") {
   const std::vector<const std::byte*> inputs(257, data);
   CHECK_THROWS_AS(gpu.rank_order_sum(inputs, ElementType::float32, data, ElementType::float32, 1),
                   zerospan::ConfigurationError);
+}
+
+TEST_CASE("block quantization") {
+  for (const Memory memory : memories) {
+    Gpu gpu{memory};
+    check_quantization(gpu);
+  }
 }
 
 TEST_CASE("updates") {

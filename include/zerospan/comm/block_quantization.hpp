@@ -34,7 +34,9 @@ void encode_block(const BlockFloats& values, std::byte* to) noexcept {
   if (has_codes(scale)) {
     for (std::size_t i = 0; i < codes.size(); ++i) {
       std::uint32_t code = code_of(values[i], scale);
-      if constexpr (Type == QuantizedType::int4) code = (code & 0xfU) | code_of(values[i + nibble_distance], scale) << 4;
+      if constexpr (Type == QuantizedType::int4) {
+        code = (code & 0xfU) | code_of(values[i + nibble_distance], scale) << 4;
+      }
       codes[i] = static_cast<std::uint8_t>(code);
     }
   }
