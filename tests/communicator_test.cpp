@@ -12,12 +12,12 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/rank_order_sum.hpp>
-#include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/element.hpp>
 
 #include "support/communicator_conformance.hpp"
+#include "support/thread_world.hpp"
 
 namespace {
 
@@ -97,15 +97,6 @@ struct SelfWorld {
   static auto run(F f) {
     using Result = std::invoke_result_t<F&, zerospan::SelfCommunicator>;
     return std::vector<Result>(1, f(zerospan::SelfCommunicator{}));
-  }
-};
-
-template <int Size>
-struct ThreadWorld {
-  static constexpr int size = Size;
-  template <class F>
-  static auto run(F f) {
-    return zerospan::run_ranks(Size, f);
   }
 };
 

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -58,6 +59,18 @@ TEST_CASE_TEMPLATE("whether the device knows an optimizer or the host runs it ma
   const auto expected = train_one(host, zerospan_test::ThreadCompute{}, O{});
   CHECK(expected.size() == 5001);
   CHECK(train_one(device, zerospan_test::FakeCompute{gpu}, O{}) == expected);
+}
+
+TEST_CASE("memory that the host cannot touch is refused below an adaptor, which copies on the host's threads") {
+  const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
+  zerospan_test::FakeDevice device{zerospan_test::FakeRuntime{gpu}};
+  zerospan::DeviceTier tier{device};
+  tier.reserve({4096}, "something");
+  const zerospan::Extent extent = tier.place(4096);
+  std::array<std::byte, 16> bytes{};
+  CHECK_THROWS_AS(tier.read(extent, 0, bytes.data(), bytes.size()), zerospan::ConfigurationError);
+  CHECK_THROWS_AS(tier.write(extent, 0, bytes.data(), bytes.size()), zerospan::ConfigurationError);
+  tier.remove(extent);
 }
 
 TEST_CASE("repetitions give the same bits") {

@@ -31,6 +31,8 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--stage", "1", "--parameters", "nvme"},
                                                     {"--tiles", "129", "--width", "128"},
                                                     {"--comm", "nccl"},
+                                                    {"--ranks", "3", "--ranks-per-group", "2"},
+                                                    {"--group-copies", "host"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -131,6 +133,21 @@ TEST_CASE("activation checkpoints, wherever they rest, change no bits") {
       arguments.insert(arguments.end(), {"--activations", place, "--checkpoint-every", every});
       CHECK(train_layers(scratch, arguments).back() == kept.back());
     }
+  }
+}
+
+TEST_CASE("ranks in groups of two end with the same bits, whatever the groups keep") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto train = [&](const std::vector<std::string>& how) {
+    std::vector<std::string> arguments{"--ranks", "4", "--ranks-per-group", "2", "--nvme-path", scratch.path()};
+    arguments.insert(arguments.end(), how.begin(), how.end());
+    return train_small(scratch, arguments).back();
+  };
+  const auto expected = train({});
+  CHECK(train({"--sharding", "group"}) == expected);
+  for (const char* place : {"device", "host", "nvme"}) {
+    CAPTURE(std::string{place});
+    CHECK(train({"--group-copies", place}) == expected);
   }
 }
 

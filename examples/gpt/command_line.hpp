@@ -95,6 +95,20 @@ inline void add_placement(CLI::App& app, Options& o) {
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 
+inline void add_groups(CLI::App& app, Options& o) {
+  app.add_option("--ranks-per-group", o.ranks_per_group,
+                 "Consecutive ranks that are near each other, such as those of a machine: collectives take two hops, "
+                 "within groups and across them; 0: no groups")
+      ->check(not_negative())
+      ->capture_default_str();
+  add_choice<Sharding>(app, "--sharding", o.sharding, {{"world", Sharding::world}, {"group", Sharding::group}},
+                       "Over which ranks states are partitioned; a group's are replicated in every group");
+  add_choice<std::optional<TierKind>>(
+      app, "--group-copies", o.group_copies,
+      {{"none", std::nullopt}, {"device", TierKind::device}, {"host", TierKind::host}, {"nvme", TierKind::nvme}},
+      "Where each group keeps the parameters that it has gathered, until they change");
+}
+
 inline void add_model(CLI::App& app, Options& o) {
   const auto add = [&app](const std::string& name, std::size_t& target, const std::string& description) {
     app.add_option(name, target, description)->check(positive())->capture_default_str();
@@ -177,6 +191,12 @@ inline void validate(const Options& o, const Text& text) {
           "--comm nccl connects GPUs: it takes --device cuda");
   require(o.communicator != CommunicatorKind::mpi || o.device == DeviceKind::cpu,
           "--comm mpi connects processes that compute on CPUs: it takes --device cpu");
+  require(o.ranks_per_group == 0 || o.ranks % o.ranks_per_group == 0,
+          fmt::format("{} ranks are no groups of --ranks-per-group {}", o.ranks, o.ranks_per_group));
+  require(o.ranks_per_group > 0 || (o.sharding == Sharding::world && !o.group_copies),
+          "--sharding group and --group-copies take --ranks-per-group");
+  require(o.sharding == Sharding::world || !o.group_copies,
+          "with --sharding group, gathers stay in the group anyway: --group-copies are for --sharding world");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
@@ -191,6 +211,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   detail::add_run(app, options);
   detail::add_placement(app, options);
+  detail::add_groups(app, options);
   detail::add_model(app, options);
   detail::add_training(app, options);
   app.parse(argc, argv);

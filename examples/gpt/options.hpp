@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ enum class TierKind { device, host, nvme };
 enum class Precision { fp32, bf16, fp16 };
 enum class DeviceKind { cpu, cuda };
 enum class CommunicatorKind { thread, nccl, mpi };
+enum class Sharding { world, group };
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
 struct Options {
@@ -27,6 +29,10 @@ struct Options {
   int ranks = 2;
   int threads = 1;
   double timeout = 300;  ///< Seconds.
+
+  int ranks_per_group = 0;  ///< 0: no groups.
+  Sharding sharding = Sharding::world;
+  std::optional<TierKind> group_copies;
 
   int stage = 3;
   TierKind parameters = TierKind::nvme;

@@ -5,31 +5,30 @@
 #include <utility>
 #include <vector>
 
-#include <cblas.h>
-
-#include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/run_ranks.hpp>
-#include <zerospan/comm/thread_communicator.hpp>
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/device/host_device.hpp>
 
 #include "cpu_math.hpp"
+#include "levels.hpp"
 #include "run.hpp"
 #include "storage.hpp"
 
 namespace gpt {
 
 /// One rank's.
-template <zerospan::TrainingCommunicator C>
 class CpuPlatform {
  public:
-  using Ranks = C;
+  using Ranks = zerospan::AnyCommunicator;
   using Storage = RankStorage<zerospan::HostDevice>;
 
-  CpuPlatform(C communicator, const Job& job)
-      : communicator_{std::move(communicator)}, storage_{job.options, communicator_.rank().value, job.timeline} {}
+  template <zerospan::TrainingCommunicator C>
+  CpuPlatform(C ranks, const Job& job)
+      : storage_{job.options, ranks.rank().value, job.timeline},
+        communicator_{in_levels(ranks.duplicate(), job.options)},
+        ranks_{std::move(ranks)} {}
 
-  C& ranks() { return communicator_; }
-  C& communicator() { return communicator_; }
+  Ranks& ranks() { return ranks_; }
+  zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   template <class E>
@@ -38,23 +37,14 @@ class CpuPlatform {
   }
 
  private:
-  C communicator_;
   Storage storage_;
+  zerospan::AnyCommunicator communicator_;
+  Ranks ranks_;
 };
 
-template <zerospan::TrainingCommunicator C>
-Result run_rank_on_cpu(C communicator, const Job& job) {
-  CpuPlatform<C> platform{std::move(communicator), job};
-  return run_rank(platform, job);
-}
+Result run_rank_on_cpu(CpuPlatform& platform, const Job& job);
 
 /// Ranks that are threads. @return Of each rank.
-inline std::vector<Result> run_on_cpu(const Job& job) {
-  ::openblas_set_num_threads(job.options.threads);
-  return zerospan::run_ranks(
-      job.options.ranks,
-      [&job](zerospan::ThreadCommunicator communicator) { return run_rank_on_cpu(std::move(communicator), job); },
-      {.timeout = timeout_of(job.options)});
-}
+std::vector<Result> run_on_cpu(const Job& job);
 
 }  // namespace gpt

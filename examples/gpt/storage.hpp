@@ -47,7 +47,8 @@ class RankStorage {
         on_host_{device_} {
     const bool has_checkpoints = options.checkpoint_every > 0;
     const TierKind places[]{options.parameters, options.gradients, options.optimizer,
-                            has_checkpoints ? options.activations : TierKind::device};
+                            has_checkpoints ? options.activations : TierKind::device,
+                            options.group_copies.value_or(TierKind::device)};
     if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options.nvme_path);
     if (has_checkpoints) open_checkpoints(options, rank, timeline);
   }
@@ -55,9 +56,11 @@ class RankStorage {
   D& device() { return device_; }
 
   zerospan::Placement placement(const Options& options) {
-    return {.parameters = tier(options.parameters),
-            .gradients = tier(options.gradients),
-            .optimizer = tier(options.optimizer)};
+    zerospan::Placement placement{.parameters = tier(options.parameters),
+                                  .gradients = tier(options.gradients),
+                                  .optimizer = tier(options.optimizer)};
+    if (options.group_copies) placement.group_copies = tier(*options.group_copies);
+    return placement;
   }
 
   /// Where activations are checkpointed; nullptr: nowhere.

@@ -6,8 +6,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/mpi_communicator.hpp>
 #include <zerospan/zerospan.hpp>
 
@@ -21,15 +23,29 @@ using zerospan_test::Place;
 using zerospan_test::process_count;
 using zerospan_test::TrainingResult;
 
-TrainingResult train_on_processes(const Configuration& c) {
-  zerospan::MpiCommunicator communicator{MPI_COMM_WORLD, {.timeout = std::chrono::seconds{60}}};
-  const TrainingResult own = zerospan_test::train_on(communicator, c);
+TrainingResult joined(const TrainingResult& own) {
   std::vector<TrainingResult> results;
   const auto hashes = zerospan_test::share(MPI_COMM_WORLD, own.hash);
   const auto norms = zerospan_test::share(MPI_COMM_WORLD, own.norms);
   const auto losses = zerospan_test::share(MPI_COMM_WORLD, own.losses);
   for (std::size_t i = 0; i < hashes.size(); ++i) results.push_back({hashes[i], norms[i], losses[i]});
   return zerospan_test::join_results(results);
+}
+
+zerospan::MpiCommunicator world() {
+  return zerospan::MpiCommunicator{MPI_COMM_WORLD, {.timeout = std::chrono::seconds{60}}};
+}
+
+TrainingResult train_on_processes(const Configuration& c) {
+  zerospan::MpiCommunicator communicator = world();
+  return joined(zerospan_test::train_on(communicator, c));
+}
+
+/// In groups of two.
+template <class Communicator>
+TrainingResult train_in_groups(Communicator whole, const Configuration& c) {
+  zerospan::GroupedCommunicator communicator{zerospan::split_into_groups(whole, 2)};
+  return zerospan_test::train_on(communicator, whole, c);
 }
 
 void check_law1(Configuration c) {
@@ -60,4 +76,21 @@ TEST_CASE("16-bit parameters on disk, micro-batches, a tight budget and owners t
   c.partition = zerospan::PartitionStrategy::owners;
   c.type = zerospan::ElementType::float16;
   check_law1(c);
+}
+
+TEST_CASE("processes in groups, with copies in each, train to the bits of threads in groups") {
+  Configuration c{.type = zerospan::ElementType::bfloat16,
+                  .parameters = Place::nvme,
+                  .optimizer = Place::host,
+                  .persistence_threshold = {0},
+                  .group_copies = Place::host};
+  c.training.ranks = process_count();
+  const TrainingResult on_threads = zerospan_test::join_results(
+      zerospan::run_ranks(process_count(), [&](zerospan::ThreadCommunicator threads) {
+        return train_in_groups(std::move(threads), c);
+      }));
+  const TrainingResult on_processes = joined(train_in_groups(world(), c));
+  CHECK(on_processes.hash == on_threads.hash);
+  CHECK(on_processes.norms == on_threads.norms);
+  CHECK(on_processes.losses == on_threads.losses);
 }

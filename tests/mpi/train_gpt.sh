@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # train_gpt ends with the same parameters on processes as on threads, and reports once.
-# Usage: train_gpt.sh <train_gpt> <text> <ranks> <mpirun> [<argument of mpirun>...]
+# Usage: train_gpt.sh <train_gpt> <text> <ranks> <ranks per group> <mpirun> [<argument of mpirun>...]
 set -euo pipefail
-program="$1" text="$2" ranks="$3"
-shift 3
+program="$1" text="$2" ranks="$3" ranks_per_group="$4"
+shift 4
 
 directory="$(mktemp -d)"
 trap 'rm -rf "$directory"' EXIT
 options=(--text "$text" --layers 2 --heads 2 --width 32 --context 16 --batch 2 --micro-batches 2 --steps 3 --eval-every 0
-  --sample 20 --nvme-path "$directory" --trace "$directory/trace.json")
+  --sample 20 --ranks-per-group "$ranks_per_group" --nvme-path "$directory" --trace "$directory/trace.json")
 
 "$program" "${options[@]}" --ranks "$ranks" --metrics "$directory/threads.jsonl" >/dev/null
 timeout 120 "$@" -n "$ranks" "$program" "${options[@]}" --comm mpi --metrics "$directory/processes.jsonl" >/dev/null

@@ -154,7 +154,7 @@ TEST_CASE_TEMPLATE_DEFINE("reduce_scatter gives each rank its shard of the sum",
       CAPTURE(to_string(types.input));
       CAPTURE(to_string(types.output));
       const auto outputs = World::run([&](auto communicator) {
-        const Buffer input = input_of(communicator.rank().value, as_size(World::size) * elements, types.input);
+        Buffer input = input_of(communicator.rank().value, as_size(World::size) * elements, types.input);
         const Buffer before = input;
         Buffer output(elements * element_bytes(types.output));
         communicator.reduce_scatter(named("gradient"),
@@ -197,7 +197,7 @@ TEST_CASE_TEMPLATE_DEFINE("reduce gives the root the sum, and leaves the others'
         CAPTURE(root);
         CAPTURE(elements);
         const auto outputs = World::run([&](auto communicator) {
-          const Buffer input = input_of(communicator.rank().value, elements, types.input);
+          Buffer input = input_of(communicator.rank().value, elements, types.input);
           const Buffer before = input;
           Buffer output(elements * element_bytes(types.output), std::byte{0xee});
           communicator.reduce(named("gradient"), {types.input, input.data(), types.output, output.data(), elements},
@@ -239,7 +239,7 @@ TEST_CASE_TEMPLATE_DEFINE("all_reduce gives every rank the sum", World, reduces)
     for (const Types types : reduction_types) {
       CAPTURE(elements);
       const auto outputs = World::run([&](auto communicator) {
-        const Buffer input = input_of(communicator.rank().value, elements, types.input);
+        Buffer input = input_of(communicator.rank().value, elements, types.input);
         const Buffer before = input;
         Buffer output(elements * element_bytes(types.output));
         communicator.all_reduce(named("gradient"), {types.input, input.data(), types.output, output.data(), elements});

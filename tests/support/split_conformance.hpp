@@ -151,7 +151,7 @@ TEST_CASE_TEMPLATE_DEFINE("a rank of a split has its place in its group, and kee
 
 /// Every collective of a group of two, in which `mine` has the bytes of this rank.
 template <class C>
-std::vector<Buffer> collectives_of_two(C& part, const Buffer& mine) {
+std::vector<Buffer> collectives_of_two(C& part, Buffer mine) {
   const std::size_t bytes = mine.size();
   const std::size_t floats = bytes / 4;
   const int me = part.rank().value;

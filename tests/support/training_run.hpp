@@ -183,6 +183,7 @@ struct Configuration {
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
   zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  std::optional<Place> group_copies = std::nullopt;
   std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 
   /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
@@ -209,6 +210,7 @@ struct Configuration {
     text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
     text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
     text.append(std::to_string(persistence_threshold.count));
+    if (group_copies) text.append(", group copies on ").append(to_string(*group_copies));
     text.append(partition == zerospan::PartitionStrategy::owners ? ", owners" : ", slices")
         .append(", seed ")
         .append(std::to_string(training.seed));
@@ -336,20 +338,23 @@ TrainingResult train_rank(Engine& engine, const Communicator& communicator, cons
 }
 
 /// One rank of a training run, on memory of its own. @throws if a peak passes a budget.
-template <class Io, class D, class Communicator, class Compute>
-TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Configuration& c,
-                        const Compute& compute) {
+/// @param communicator The engine's. @param data By whose rank the data are told.
+template <class Io, class D, class Communicator, class Data, class Compute>
+TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Data& data,
+                        const Configuration& c, const Compute& compute) {
   const DiskStack<Io> disk{io, memory, c.disk};
   const auto tier = [&](Place place) { return place == Place::nvme ? disk.tier() : memory.tier(place); };
+  zerospan::Placement placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)};
+  if (c.group_copies) placement.group_copies = tier(*c.group_copies);
   const TrainingResult result = with_stage(c.stage, [&](auto stage) {
     zerospan::ZeroEngine engine{stage,
                                 communicator,
                                 memory.device,
-                                zerospan::Placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)},
+                                placement,
                                 c.training.optimizer,
                                 engine_options(c)};
     return with_element(c.type, [&](auto element) {
-      return train_rank<decltype(element)>(engine, communicator, c, full_route(), compute);
+      return train_rank<decltype(element)>(engine, data, c, full_route(), compute);
     });
   });
   if (memory.device.memory().peak() > memory.device.memory().capacity() ||
@@ -359,15 +364,26 @@ TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicato
   return result;
 }
 
+template <class Io, class D, class Communicator, class Compute>
+TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Configuration& c,
+                        const Compute& compute) {
+  return train_on(io, memory, communicator, communicator, c, compute);
+}
+
 /// The same, on the host.
-template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
-TrainingResult train_on(Communicator& communicator, const Configuration& c) {
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator, class Data>
+TrainingResult train_on(Communicator& communicator, const Data& data, const Configuration& c) {
   Io io{};
   const Needs needs{c, communicator.rank()};
   const bool is_tight = c.budget == Budget::tight;
   const zerospan::Bytes roomy{std::size_t{64} << 20};
   Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
-  return train_on(io, memory, communicator, c, ThreadCompute{});
+  return train_on(io, memory, communicator, data, c, ThreadCompute{});
+}
+
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
+TrainingResult train_on(Communicator& communicator, const Configuration& c) {
+  return train_on<Io>(communicator, communicator, c);
 }
 
 /// Joins the ranks' results. @throws if the ranks do not agree on what all of them should see.

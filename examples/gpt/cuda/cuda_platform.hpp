@@ -5,11 +5,13 @@
 #include <utility>
 #include <vector>
 
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/device/cuda_device.hpp>
 #include <zerospan/device/cuda_runtime.hpp>
 
+#include "../levels.hpp"
 #include "../options.hpp"
 #include "../run.hpp"
 #include "../storage.hpp"
@@ -18,8 +20,6 @@
 namespace gpt {
 
 /// One rank's.
-/// @tparam Communicator Of GPUs.
-template <class Communicator>
 class CudaPlatform {
  public:
   using Ranks = zerospan::ThreadCommunicator;
@@ -31,10 +31,10 @@ class CudaPlatform {
   CudaPlatform(zerospan::ThreadCommunicator ranks, int ordinal, const Job& job, Connect connect)
       : ranks_{std::move(ranks)},
         storage_{job.options, ranks_.rank().value, job.timeline, zerospan::CudaRuntime{ordinal}},
-        communicator_{connect(ranks_.duplicate(), storage_.device())} {}
+        communicator_{in_levels(connect(ranks_.duplicate(), storage_.device()), job.options)} {}
 
   zerospan::ThreadCommunicator& ranks() { return ranks_; }
-  Communicator& communicator() { return communicator_; }
+  zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   template <class E>
@@ -45,17 +45,19 @@ class CudaPlatform {
  private:
   zerospan::ThreadCommunicator ranks_;
   Storage storage_;
-  Communicator communicator_;
+  zerospan::AnyCommunicator communicator_;
 };
 
+Result run_rank_on_cuda(CudaPlatform& platform, const Job& job);
+
 /// Rank r on GPU r modulo `gpus`. @return Of each rank.
-template <class Communicator, class Connect>
+template <class Connect>
 std::vector<Result> run_cuda_threads(const Job& job, int gpus, Connect connect) {
   return zerospan::run_ranks(job.options.ranks,
                              [&](zerospan::ThreadCommunicator ranks) {
                                const int ordinal = ranks.rank().value % gpus;
-                               CudaPlatform<Communicator> platform{std::move(ranks), ordinal, job, connect};
-                               return run_rank(platform, job);
+                               CudaPlatform platform{std::move(ranks), ordinal, job, connect};
+                               return run_rank_on_cuda(platform, job);
                              },
                              {.timeout = timeout_of(job.options)});
 }

@@ -31,13 +31,15 @@ std::vector<gpt::Result> run_on_threads(const gpt::Job& job, int gpus) {
   std::vector<int> used(static_cast<std::size_t>(std::min(gpus, job.options.ranks)));
   std::iota(used.begin(), used.end(), 0);
   zerospan::enable_peer_access(used);
-  return gpt::run_cuda_threads<zerospan::CudaThreadCommunicator>(
+  return gpt::run_cuda_threads(
       job, gpus, [](zerospan::ThreadCommunicator ranks, zerospan::CudaDevice& device) {
         return zerospan::CudaThreadCommunicator{std::move(ranks), device};
       });
 }
 
 }  // namespace
+
+gpt::Result gpt::run_rank_on_cuda(CudaPlatform& platform, const Job& job) { return run_rank(platform, job); }
 
 void train_gpt_on_cuda(const gpt::Job& job, std::vector<gpt::Result>& results) {
   const int gpus = gpu_count();

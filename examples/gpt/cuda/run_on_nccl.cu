@@ -19,7 +19,7 @@ std::vector<gpt::Result> gpt::run_on_nccl(const Job& job, int gpus) {
                                         " for " + std::to_string(ranks) + " ranks; --comm thread shares them");
   }
   const auto timeout = timeout_of(job.options);
-  return run_cuda_threads<zerospan::NcclCommunicator>(
+  return run_cuda_threads(
       job, gpus, [timeout](zerospan::ThreadCommunicator threads, zerospan::CudaDevice&) {
         return zerospan::NcclCommunicator{zerospan::ThreadExchange{std::move(threads)}, {.timeout = timeout}};
       });

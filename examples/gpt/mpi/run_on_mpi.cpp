@@ -43,7 +43,8 @@ void MpiProcess::abort(int code) {
 std::vector<Result> run_on_mpi(const Job& job) {
   ::openblas_set_num_threads(job.options.threads);
   const auto run = [&job](zerospan::MpiCommunicator communicator) {
-    return run_rank_on_cpu(std::move(communicator), job);
+    CpuPlatform platform{std::move(communicator), job};
+    return run_rank_on_cpu(platform, job);
   };
   return {zerospan::run_mpi_rank(MPI_COMM_WORLD, run, {.communicator = {.timeout = timeout_of(job.options)}})};
 }

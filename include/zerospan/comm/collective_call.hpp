@@ -43,6 +43,7 @@ struct CollectiveCall {
   std::span<std::byte> bytes{};
   Rank root{};
   SliceExchange exchange{};
+  SplitPlace place{};
   std::array<const void*, 2> fences{};  ///< What a user of the operands waits for, in each phase in turn.
 };
 

@@ -36,7 +36,8 @@ struct GatherPart {
 /// `output_type`.
 struct Reduction {
   ElementType input_type;
-  const std::byte* input;   ///< Reduce-scatter: `size() * elements`; all-reduce and reduce: `elements`.
+  std::byte* input;         ///< Reduce-scatter: `size() * elements`; all-reduce and reduce: `elements`. A communicator
+                            ///< may leave partial sums in it.
   ElementType output_type;  ///< float32, or the input's type.
   std::byte* output;        ///< `elements`. May be this rank's own shard of the input (reduce-scatter),
                             ///< or the input itself (all-reduce, reduce), when the types are equal.
@@ -131,6 +132,26 @@ concept ExchangesSlices = Communicator<C> && requires(C& c, Collective what, con
 template <class C>
 concept Splits = Communicator<C> && requires(C& c, SplitPlace place) {
   { c.split(place) } -> std::same_as<C>;
+};
+
+/// Ranks in `groups()` groups of equal size: those of a group are near each other. The ranks at one place of all groups
+/// have consecutive numbers, so that their shards are one range, and an all-gather has two halves:
+/// `gather_across(collective, parts)` between the groups, after which a rank has the shards of all ranks at its place;
+/// `gather_within(collective, parts)` within each group, of what the first half has gathered. (hpZ of ZeRO++, arXiv
+/// 2306.10209, section 3.2, keeps what lies between them.)
+template <class C>
+concept Grouped = AllGathers<C> && requires(C& c, const C& constant, Collective what, std::span<const GatherPart> parts) {
+  { constant.groups() } -> std::same_as<int>;
+  c.gather_across(what, parts);
+  c.gather_within(what, parts);
+};
+
+/// Ranks that are each one of `replicas()`, numbered from 0 by `replica()`, which hold the same shards: gathers are
+/// among the ranks of one replica, sums over the ranks of all. Rank 0 in a broadcast is that of replica 0.
+template <class C>
+concept Replicates = Communicator<C> && requires(const C& constant) {
+  { constant.replicas() } -> std::same_as<int>;
+  { constant.replica() } -> std::same_as<int>;
 };
 
 /// `on_failure(told)`: calls `told(error)` once, on any thread, for a failure that is found after the collective has

@@ -74,6 +74,7 @@ class StreamThreadCommunicator : public BasicThreadCommunicator<StreamExecution<
       : Base{std::move(host), StreamExecution<R>{device.runtime()}} {}
 
   StreamThreadCommunicator duplicate() { return StreamThreadCommunicator{Base::duplicate()}; }
+  StreamThreadCommunicator split(SplitPlace place) { return StreamThreadCommunicator{Base::split(place)}; }
 
  private:
   explicit StreamThreadCommunicator(Base base) : Base{std::move(base)} {}

@@ -52,6 +52,7 @@ class BasicThreadCommunicator {
                           E execution = {})
       : group_{std::move(group)},
         member_{std::move(member)},
+        rank_{group_->rank_of(member_->rank())},
         execution_{std::move(execution)},
         operands_(static_cast<std::size_t>(group_->size())) {}
 
@@ -64,10 +65,11 @@ class BasicThreadCommunicator {
   BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
   BasicThreadCommunicator& operator=(BasicThreadCommunicator&&) noexcept = default;
 
-  Rank rank() const noexcept { return member_->rank(); }
+  Rank rank() const noexcept { return rank_; }
   int size() const noexcept { return group_->size(); }
 
   BasicThreadCommunicator duplicate() { return {group_->duplicate(rank()), member_, E{execution_}}; }
+  BasicThreadCommunicator split(SplitPlace place) { return {group_->split(rank(), place), member_, E{execution_}}; }
   void abort(const std::string& reason) noexcept { member_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
@@ -76,6 +78,7 @@ class BasicThreadCommunicator {
   void all_reduce(Collective what, const Reduction& reduction);
   void all_reduce(Collective what, std::span<std::int64_t> integers);
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root);
+  void all_to_all(Collective what, const SliceExchange& exchange);
   void barrier(Collective what) { run(what, {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
 
  private:
@@ -118,13 +121,15 @@ class BasicThreadCommunicator {
 
   std::shared_ptr<detail::ThreadGroup> group_;
   std::shared_ptr<detail::RankMembership> member_;
+  Rank rank_;
   E execution_;
   std::vector<const std::byte*> operands_;  // memory for the operands of a sum, which must not fail midway
 };
 
 using ThreadCommunicator = BasicThreadCommunicator<HostExecution>;
 
-static_assert(TrainingCommunicator<ThreadCommunicator>);
+static_assert(TrainingCommunicator<ThreadCommunicator> && ExchangesSlices<ThreadCommunicator> &&
+              Splits<ThreadCommunicator>);
 
 /// A group of `size` ranks: element r is for the thread of rank r.
 /// @throws ConfigurationError for a size below one, or a timeout that is not positive.
@@ -278,6 +283,21 @@ void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte>
   detail::require_valid_root(own, size());
   run(what, own, [&] {
     if (rank() != root) copy(what.stream, bytes.data(), call(root.value).bytes.data(), bytes.size());
+  });
+}
+
+template <ThreadExecution E>
+void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange& exchange) {
+  const detail::CollectiveCall own{
+      .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+  detail::require_apart(own, size());
+  run(what, own, [&] {
+    const auto copy_from = [&](int peer) {
+      copy(what.stream, exchange.output + static_cast<std::size_t>(peer) * exchange.bytes,
+           call(peer).exchange.input + static_cast<std::size_t>(rank().value) * exchange.bytes, exchange.bytes);
+    };
+    for_each_peer(copy_from);
+    copy_from(rank().value);
   });
 }
 

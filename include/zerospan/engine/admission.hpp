@@ -49,7 +49,11 @@ class Admission {
     if (!core_.holds(parameter)) return parameter;
     const std::size_t elements = round_up(partition.shard_elements, sizes_.alignment());
     if (residence == Residence::partitioned) {
-      space_.reserve(StateKind::parameters, elements * element_bytes(parameter.type), what);
+      const std::size_t bytes = elements * element_bytes(parameter.type);
+      space_.reserve(StateKind::parameters, bytes, what);
+      if (core_.placement.group_copies) {
+        space_.reserve(StateKind::group_copies, core_.groups() * bytes, "the group's copy of " + what);
+      }
     } else {
       parameter.replica = core_.replicas.place(parameter.gathered_bytes(), what);
     }

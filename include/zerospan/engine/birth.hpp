@@ -39,7 +39,11 @@ class Birth {
     states.form_groups(group_limit);
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
-        space.parameters = space_.place(StateKind::parameters, space.elements * element_bytes(space.type));
+        const std::size_t bytes = space.elements * element_bytes(space.type);
+        space.parameters = space_.place(StateKind::parameters, bytes);
+        if (core_.placement.group_copies) {
+          space.group_copies = space_.place(StateKind::group_copies, core_.groups() * bytes);
+        }
       }
       if (space.training == Training::trainable && sizes_.gradients_follow_shards()) {
         space.gradients = space_.place(StateKind::gradients, sizes_.gradient_bytes(space.elements, space.type));
@@ -77,6 +81,7 @@ class Birth {
     for (const ShardSpace& space : core_.states.spaces) {
       remove(StateKind::parameters, space.parameters);
       remove(StateKind::gradients, space.gradients);
+      remove(StateKind::group_copies, space.group_copies);
     }
     for (const SubGroup& group : core_.states.groups) remove(group.states_on, group.states);
     for (const ParameterUse& use : core_.states.uses) {

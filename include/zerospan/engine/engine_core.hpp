@@ -57,7 +57,7 @@ struct EngineCore {
         options{how},
         replicas{device},
         exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
-        lanes{device, LaneOptions{communicator.rank(), how.timeout, how.timeline,
+        lanes{device, LaneOptions{Rank{static_cast<int>(place())}, how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
         staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
     if constexpr (RegistersMemory<C>) {
@@ -77,13 +77,34 @@ struct EngineCore {
   std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
   std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
 
+  /// Which replica of the shards this rank belongs to; 0 where there is one alone.
+  std::size_t replica() const {
+    if constexpr (Replicates<C>) return static_cast<std::size_t>(communicator.replica());
+    return 0;
+  }
+
+  /// Ranks whose gradients are summed: of all replicas.
+  std::size_t contributors() const {
+    if constexpr (Replicates<C>) return ranks() * static_cast<std::size_t>(communicator.replicas());
+    return ranks();
+  }
+
+  /// Groups of near ranks; 1 where there are none.
+  std::size_t groups() const {
+    if constexpr (Grouped<C>) return static_cast<std::size_t>(communicator.groups());
+    return 1;
+  }
+
+  /// This rank's among the contributors.
+  std::size_t place() const { return replica() * ranks() + rank(); }
+
   /// The type in which gradients of `type` accumulate.
   ElementType accumulator_type(ElementType type) const {
     return options.micro_batches > 1 ? ElementType::float32 : type;
   }
 
   /// Whether gradients are summed over ranks in fp32 beside their buffers: where sums accumulate over micro-batches.
-  bool has_sum_buffer() const { return options.micro_batches > 1 && ranks() > 1; }
+  bool has_sum_buffer() const { return options.micro_batches > 1 && contributors() > 1; }
 
   /// Working memory of one gradient: the whole gradient, and its sum over ranks where it has a buffer of its own.
   std::size_t gradient_buffer_bytes(const ParameterUse& use, const ParameterRecord& parameter) const {
@@ -104,6 +125,12 @@ struct EngineCore {
   /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
   std::byte* shard_in(const ParameterRecord& parameter, std::byte* data) const {
     return data + shard_of(parameter) * parameter.shard_bytes();
+  }
+
+  /// Where this rank's shard of a partitioned parameter rests; to be read.
+  Operand parameter_shard(const ParameterRecord& parameter) const {
+    return {placement.parameters, states.spaces[parameter.space].parameters,
+            parameter.linear * element_bytes(parameter.type), parameter.shard_bytes(), Operand::Access::read};
   }
 
   /// Posts a collective: `call(stream, communicator, collective)` on the communication lane.
@@ -131,7 +158,7 @@ struct EngineCore {
 
   /// Sums integers over ranks, exactly, and waits for it.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
-    if (ranks() == 1) return;
+    if (contributors() == 1) return;
     const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
                                         [integers](auto&, C& c, Collective what) { c.all_reduce(what, integers); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
@@ -139,8 +166,8 @@ struct EngineCore {
 
   /// Every rank's value; 0 where a rank has told none.
   std::vector<std::int64_t> values_of_ranks(std::size_t value, std::string_view name) {
-    std::vector<std::int64_t> values(ranks());
-    values[rank()] = static_cast<std::int64_t>(value);
+    std::vector<std::int64_t> values(contributors());
+    values[place()] = static_cast<std::int64_t>(value);
     sum_over_ranks(values, name);
     return values;
   }
@@ -181,6 +208,20 @@ struct EngineCore {
     for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - 1);
     return communicate(OperationKind::all_gather, name, bytes, std::move(after),
                        [parts = std::move(parts)](auto&, C& c, Collective what) { c.all_gather(what, parts); });
+  }
+
+  /// The halves of an all-gather. @see Grouped
+  Completion gather_across(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    std::size_t bytes = 0;
+    for (const GatherPart& part : parts) bytes += part.shard_bytes * (groups() - 1);
+    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
+                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.gather_across(what, parts); });
+  }
+  Completion gather_within(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    std::size_t bytes = 0;
+    for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - groups());
+    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
+                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.gather_within(what, parts); });
   }
 
   /// What one rank has, to be sent to all others.

@@ -2,7 +2,6 @@
 /// GatherPath: the way of shards from their tier to whole tensors in device memory.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <deque>
 #include <map>
@@ -12,8 +11,9 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/group_copies.hpp>
+#include <zerospan/engine/tier_copies.hpp>
 #include <zerospan/pipeline/trace.hpp>
 #include <zerospan/pipeline/working_memory.hpp>
 
@@ -25,7 +25,7 @@ namespace zerospan::inline v0 {
 template <TrainingCommunicator C, Device D>
 class GatherPath {
  public:
-  explicit GatherPath(EngineCore<C, D>& core) : core_{core} {}
+  explicit GatherPath(EngineCore<C, D>& core) : core_{core}, copies_{core}, group_copies_{core} {}
 
   /// The key of a group of partitioned parameters; equal for equal groups.
   UseKey key_of(std::vector<std::size_t> parameters) {
@@ -46,6 +46,13 @@ class GatherPath {
   /// Posts the gather of a group into `data`. @param after What the first write to `data` waits for.
   Completion fetch(UseKey key, std::byte* data, const std::vector<Completion>& after) {
     const Group& g = group(key);
+    if constexpr (Grouped<C>) {
+      if (core_.placement.group_copies) {
+        std::vector<typename GroupCopies<C, D>::Target> targets;
+        for (std::size_t i = 0; i < g.parameters.size(); ++i) targets.push_back({g.parameters[i], data + g.offsets[i]});
+        return group_copies_.fetch(targets, g.name, after);
+      }
+    }
     std::vector<GatherPart> shards;
     std::vector<typename EngineCore<C, D>::BroadcastPart> wholes;
     std::vector<Completion> ready = after;
@@ -57,7 +64,9 @@ class GatherPath {
       } else {
         shards.push_back({target, parameter.shard_bytes()});
       }
-      if (core_.holds(parameter)) ready.push_back(fetch_shard(parameter, core_.shard_in(parameter, target), after));
+      if (!core_.holds(parameter)) continue;
+      ready.push_back(copies_.read(parameter.name, core_.parameter_shard(parameter), core_.shard_in(parameter, target),
+                                   after));
     }
     if (core_.ranks() == 1) return ready.back();  // copies end in order
     return wholes.empty() ? core_.all_gather(std::move(shards), g.name, std::move(ready))
@@ -86,27 +95,9 @@ class GatherPath {
     return result;
   }
 
-  Completion fetch_shard(const ParameterRecord& parameter, std::byte* target, const std::vector<Completion>& after) {
-    const TierRef tier = core_.placement.parameters;
-    const ShardSpace& space = core_.states.spaces[parameter.space];
-    const std::size_t begin = parameter.linear * element_bytes(parameter.type);
-    const std::size_t piece = core_.staging.piece_bytes(tier);
-    Completion copied;
-    for (std::size_t done = 0; done < parameter.shard_bytes();) {
-      const std::size_t bytes = std::min(piece, parameter.shard_bytes() - done);
-      const Operand shard{tier, space.parameters, begin + done, bytes, Operand::Access::read};
-      copied = core_.staging
-                   .run(Lane::copy, {OperationKind::copy, parameter.name, bytes}, {&shard, 1}, after,
-                        [to = target + done, bytes](auto& stream, std::span<std::byte* const> from) {
-                          copy_bytes(stream, to, from[0], bytes);
-                        })
-                   .work;
-      done += bytes;
-    }
-    return copied;
-  }
-
   EngineCore<C, D>& core_;
+  TierCopies<C, D> copies_;
+  GroupCopies<C, D> group_copies_;
   std::deque<Group> groups_;  // names are stable
   std::map<std::vector<std::size_t>, UseKey> keys_;
 };

@@ -34,7 +34,7 @@ class GradientPath {
     const ParameterRecord& parameter = core_.states.parameters[use.parameter];
     Summand sum{data, parameter.type};
     std::size_t padding_from = parameter.partition.elements;
-    if (core_.ranks() > 1) {
+    if (core_.contributors() > 1) {
       after = {reduce(use, parameter, data, sum, std::move(after))};
       padding_from = parameter.partition.padded_elements();
     }

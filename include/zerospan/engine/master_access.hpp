@@ -49,6 +49,7 @@ class MasterAccess {
   /// (a collective); waits for it.
   void replace(std::size_t index, std::byte* data, Rank source, const Completion& written) {
     ParameterRecord& parameter = core_.states.parameters[index];
+    parameter.copy.is_current = false;
     const std::size_t bytes = parameter.gathered_bytes();
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
     const Completion arrived = core_.communicate(OperationKind::broadcast, parameter.name, bytes, {written},

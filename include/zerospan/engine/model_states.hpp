@@ -44,6 +44,12 @@ struct ParameterUse {
   bool gradient_leased = false;
 };
 
+/// What a rank keeps of its group's shards of a parameter.
+struct GroupCopy {
+  bool is_current = false;
+  std::vector<Completion> ready;  ///< The ends of the last writes.
+};
+
 struct ParameterRecord {
   static constexpr std::size_t nowhere = std::numeric_limits<std::size_t>::max();
 
@@ -58,6 +64,7 @@ struct ParameterRecord {
   std::size_t linear = 0;         ///< Its shard's first element in the space.
   std::vector<std::size_t> uses;  ///< In declaration order.
   std::int64_t updates = 0;
+  GroupCopy copy{};
 
   bool trainable() const noexcept { return options.training == Training::trainable; }
   std::size_t gathered_bytes() const noexcept { return partition.padded_elements() * element_bytes(type); }
@@ -93,6 +100,7 @@ struct ShardSpace {
   std::size_t elements = 0;
   Extent parameters;
   Extent gradients;
+  Extent group_copies;
 };
 
 struct ModelStates {
@@ -111,7 +119,7 @@ struct ModelStates {
     };
     auto space = std::ranges::find_if(spaces, is_its_space);
     if (space == spaces.end()) {
-      spaces.push_back({parameter.type, parameter.residence, parameter.options.training, 0, {}, {}});
+      spaces.push_back({parameter.type, parameter.residence, parameter.options.training, 0, {}, {}, {}});
       space = std::prev(spaces.end());
     }
     parameter.space = static_cast<std::size_t>(space - spaces.begin());

@@ -58,7 +58,7 @@ class OptimizerStep {
  private:
   /// The factor from a sum over ranks and micro-batches to the mean, unscaled.
   double mean_factor() const {
-    return 1.0 / static_cast<double>(core_.ranks() * core_.options.micro_batches) / double{loss_scale_.value()};
+    return 1.0 / static_cast<double>(core_.contributors() * core_.options.micro_batches) / double{loss_scale_.value()};
   }
 
   /// Of the mean gradient; waits for the accumulators.
@@ -79,7 +79,10 @@ class OptimizerStep {
       total.merge(std::span<const std::int64_t, ExactSum::digit_count>{digits + use * ExactSum::digit_count,
                                                                        ExactSum::digit_count});
     }
-    if (S::partitions_optimizer) core_.sum_over_ranks(total.digits(), "the gradient norm");
+    if (S::partitions_optimizer) {
+      if (core_.replica() != 0) total = {};  // the sums of each replica are the same
+      core_.sum_over_ranks(total.digits(), "the gradient norm");
+    }
     return std::sqrt(total.value()) * mean_factor();
   }
 

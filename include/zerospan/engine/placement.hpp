@@ -21,9 +21,9 @@ struct TierShare {
 };
 
 /// What is placed; each kind on one tier.
-enum class StateKind : std::uint8_t { parameters, gradients, optimizer, optimizer_share };
+enum class StateKind : std::uint8_t { parameters, gradients, optimizer, optimizer_share, group_copies };
 
-inline constexpr std::size_t state_kinds = 4;
+inline constexpr std::size_t state_kinds = 5;
 
 struct Placement {
   TierRef parameters;  ///< Shards of parameters (stage 3); below stage 3 whole parameters stay in device memory.
@@ -34,7 +34,12 @@ struct Placement {
   /// device and host update at once (Twin-Flow, arXiv 2101.06840 carried further).
   std::optional<TierShare> optimizer_share = std::nullopt;
 
-  /// Where a kind rests. Without a share, that is where all of it is.
+  /// Where given, gathers go across groups of ranks once after each step, and each rank keeps its part of its group's
+  /// copy here: 1 / (ranks of a group) of the parameters (hpZ of ZeRO++, arXiv 2306.10209). For a `Grouped`
+  /// communicator and stage 3.
+  std::optional<TierRef> group_copies = std::nullopt;
+
+  /// Where a kind rests. Without a share, that is where all of it is; without group copies, none are.
   TierRef tier(StateKind kind) const {
     switch (kind) {
       case StateKind::parameters:
@@ -44,6 +49,8 @@ struct Placement {
       case StateKind::optimizer_share:
         if (optimizer_share) return optimizer_share->tier;
         break;
+      case StateKind::group_copies:
+        return group_copies.value_or(parameters);
       case StateKind::optimizer:
         break;
     }
@@ -52,7 +59,7 @@ struct Placement {
 
   /// The tiers of all kinds.
   std::array<TierRef, state_kinds> tiers() const {
-    return {parameters, gradients, optimizer, tier(StateKind::optimizer_share)};
+    return {parameters, gradients, optimizer, tier(StateKind::optimizer_share), tier(StateKind::group_copies)};
   }
 
   /// Whether anything rests on a tier that is addressable there.

@@ -31,7 +31,9 @@ class StepRing {
   template <Optimizer O>
   std::vector<Completion> run(const O& optimizer, float gradient_scale) {
     for (ParameterRecord& parameter : core_.states.parameters) {
-      if (has_gradient(parameter)) ++parameter.updates;
+      if (!has_gradient(parameter)) continue;
+      ++parameter.updates;
+      parameter.copy.is_current = false;
     }
     std::vector<Completion> ends;
     for (const SubGroup& group : core_.states.groups) {

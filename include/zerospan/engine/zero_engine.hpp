@@ -99,11 +99,20 @@ class ZeroEngine {
       throw_configuration_error("a share of the optimizer's states is a fraction between 0 and 1, not " +
                                 std::to_string(fraction));
     }
+    if (placement.group_copies) check_group_copies(options);
     if (options.micro_batches == 0) throw_configuration_error("a step has at least one micro-batch");
     if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");
     if (!(options.max_gradient_norm > 0)) throw_configuration_error("the largest gradient norm must be positive");
     if (options.loss_scale) options.loss_scale->validate();
     if constexpr (requires { optimizer.validate(); }) optimizer.validate();
+  }
+
+  static void check_group_copies(const EngineOptions& options) {
+    if (!Grouped<C> || !S::partitions_parameters || options.partition != PartitionStrategy::slices) {
+      throw_configuration_error(
+          "copies of the parameters in groups of ranks need a communicator with groups (GroupedCommunicator), stage 3, "
+          "and parameters in slices");
+    }
   }
 
   int exceptions_;

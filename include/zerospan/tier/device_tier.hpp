@@ -14,7 +14,9 @@ namespace zerospan::inline v0 {
 class DeviceTier : public MemoryTier {
  public:
   template <Device D>
-  explicit DeviceTier(D& device) : DeviceTier{device.memory()} {}
+  explicit DeviceTier(D& device)
+      : MemoryTier{device.memory(), Addressable::on_device,
+                   D::lanes_type::is_unified ? HostAccess::granted : HostAccess::denied} {}
 
   explicit DeviceTier(Arena& arena) noexcept : MemoryTier{arena, Addressable::on_device} {}
 };

@@ -29,7 +29,11 @@ namespace zerospan::inline v0 {
 /// tier.
 class MemoryTier {
  public:
-  MemoryTier(Arena& arena, Addressable addressable) noexcept : arena_{&arena}, addressable_{addressable} {}
+  /// Whether the host's threads can touch the memory; otherwise the device's streams alone.
+  enum class HostAccess : std::uint8_t { granted, denied };
+
+  MemoryTier(Arena& arena, Addressable addressable, HostAccess access = HostAccess::granted) noexcept
+      : arena_{&arena}, addressable_{addressable}, access_{access} {}
   MemoryTier(const MemoryTier&) = delete;
   MemoryTier& operator=(const MemoryTier&) = delete;
 
@@ -86,13 +90,13 @@ class MemoryTier {
                               arena_->name());
   }
 
-  /// @throws ConfigurationError if the range leaves the extent.
+  /// @throws ConfigurationError if the range leaves the extent, or the host has no access to the memory.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
     if (const std::byte* source = locate(extent, offset, bytes)) std::memcpy(data, source, bytes);
     return {};
   }
 
-  /// @throws ConfigurationError if the range leaves the extent.
+  /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
     if (std::byte* target = locate(extent, offset, bytes)) std::memcpy(target, data, bytes);
     return {};
@@ -106,6 +110,12 @@ class MemoryTier {
  private:
   /// The memory of a range, nullptr if it is empty.
   std::byte* locate(const Extent& extent, std::size_t offset, std::size_t bytes) {
+    if (access_ == HostAccess::denied) {
+      throw_configuration_error(
+          arena_->name() +
+          " is memory of a device that the host cannot touch: its tier is used as it is, not below a cache, stripes, "
+          "checksums or a throttle");
+    }
     if (offset > extent.bytes || bytes > extent.bytes - offset) {
       throw_configuration_error("a transfer of " + std::to_string(bytes) + " bytes at offset " +
                                 std::to_string(offset) + " leaves an extent of " + std::to_string(extent.bytes) +
@@ -117,6 +127,7 @@ class MemoryTier {
 
   Arena* arena_;
   Addressable addressable_;
+  HostAccess access_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
   mutable std::mutex mutex_;
   std::map<std::uint64_t, Allocation> extents_;  // by address
