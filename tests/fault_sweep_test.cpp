@@ -24,17 +24,15 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/faulty_io_engine.hpp"
+#include "support/three_weights.hpp"
 #include "support/training_run.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
 using namespace zerospan::literals;
-using zerospan::calling_thread;
 using zerospan::IoDirection;
-using zerospan::Shape;
 using zerospan::ThreadedIoEngine;
-using zerospan_test::Array;
 using zerospan_test::Configuration;
 using zerospan_test::Disk;
 using zerospan_test::DiskStack;
@@ -45,7 +43,6 @@ using zerospan_test::Memory;
 using zerospan_test::Place;
 using zerospan_test::TrainingResult;
 
-using Parameter = zerospan::PartitionedParameter<Array<float>>;
 using FaultyEngine = FaultyIoEngine<ThreadedIoEngine>;
 
 /// How a run ended.
@@ -87,48 +84,13 @@ std::string text_of(const std::exception_ptr& error) {
 
 // The sweep: one fault, at each request in turn.
 
-/// Trains three small parameters for two steps. @return a hash of the master weights.
-template <class Stage>
-std::uint64_t train_small(Stage stage, zerospan::HostDevice& device, const zerospan::Placement& placement,
-                          std::chrono::milliseconds timeout) {
-  zerospan::SelfCommunicator self;
-  zerospan::ZeroEngine engine{
-      stage,
-      self,
-      device,
-      placement,
-      zerospan::AdamW{},
-      zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB, .timeout = timeout}};
-  std::vector<Parameter> weights;
-  for (const std::size_t size : {1000U, 5000U, 3000U}) {
-    weights.emplace_back(engine, std::string{"w"} + std::to_string(size), Shape{size}, zerospan::init::normal(1));
-  }
-  for (int step = 0; step < 2; ++step) {
-    for (int micro = 0; micro < 2; ++micro) {
-      for (const Parameter& weight : weights) {
-        const auto full = weight.gather(calling_thread);
-        auto gradient = weight.gradient(calling_thread);
-        for (std::size_t k = 0; k < full->size; ++k) gradient->data[k] = full->data[k];
-        gradient.commit();
-      }
-    }
-    engine.step();
-  }
-  return zerospan_test::hash_masters(engine);
-}
-
-/// The same without a disk and without partitions.
-std::uint64_t oracle() {
-  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
-  zerospan::DeviceTier tier{device};
-  return train_small(zerospan::Stage0{}, device, {tier, tier, tier}, 30s);
-}
-
 /// With everything on disk.
 std::uint64_t train_on_disk(FaultyEngine& io, Disk kind, std::chrono::milliseconds timeout) {
   Memory<FaultyEngine> memory{io, 512_KiB, 256_KiB};
   const DiskStack<FaultyEngine> disk{io, memory, kind};
-  return train_small(zerospan::Stage3{}, memory.device, {disk.tier(), disk.tier(), disk.tier()}, timeout);
+  zerospan::SelfCommunicator self;
+  return zerospan_test::train_three_weights(zerospan::Stage3{}, self, memory.device,
+                                            {disk.tier(), disk.tier(), disk.tier()}, {.timeout = timeout});
 }
 
 struct Run {
@@ -236,7 +198,7 @@ TEST_CASE("whichever request fails, and however: the bits of the oracle, or an e
        {exact, integrity_error}},
       {"lost completion", {.kind = FaultKind::lost}, Disk::plain, {timeout}},
       {"lost completion, checked", {.kind = FaultKind::lost}, Disk::checked, {timeout}}};
-  const std::uint64_t expected = oracle();
+  const std::uint64_t expected = zerospan_test::train_three_weights_in_memory();
   std::string table = "fault                              | N tried | recovered bit-exact | clean error\n";
   for (const Sweep& sweep : sweeps) {
     CAPTURE(sweep.name);

@@ -189,23 +189,4 @@ TEST_CASE("the largest and the smallest gradients neither overflow nor vanish") 
   CHECK(sum.value() == 0x1p-298);
 }
 
-TEST_CASE("accumulate_and_norm is accumulate, then the norm of the accumulator") {
-  for (const ElementType type : types) {
-    for (const std::size_t n : lengths) {
-      const auto gradient = elements_of(random_floats(n, 80 + n), type);
-      const std::vector<float> before = random_floats(n, 90 + n);
-      std::vector<float> expected = before;
-      zerospan::accumulate(expected.data(), type, gradient.data(), n);
-      for (const InstructionSet set : instruction_sets()) {
-        CAPTURE(n);
-        std::vector<float> accumulator = before;
-        ExactSum sum;
-        zerospan::accumulate_and_norm(accumulator.data(), type, gradient.data(), n, sum, set);
-        CHECK(bits_of(accumulator) == bits_of(expected));
-        CHECK(sum.value() == promised_square_sum(expected));
-      }
-    }
-  }
-}
-
 }  // namespace

@@ -3,11 +3,13 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <zerospan/comm/counted_communicator.hpp>
 #include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/hybrid_communicator.hpp>
+#include <zerospan/comm/quantized_communicator.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/toy_model.hpp"
@@ -17,6 +19,7 @@ namespace {
 using namespace zerospan::literals;
 using zerospan::bfloat16;
 using zerospan::calling_thread;
+using zerospan::QuantizedType;
 using zerospan::ThreadCommunicator;
 
 using Counted = zerospan::CountedCommunicator<ThreadCommunicator>;
@@ -52,14 +55,15 @@ void train_step(Engine& engine, std::vector<zerospan::PartitionedParameter<Tenso
 }
 
 /// What each rank receives in the second of two steps.
-template <class Communicator>
-std::vector<Traffic> traffic(std::size_t micro_batches, bool keeps_copies) {
+/// @param join Called as `join(within, across, device)`, makes the engine's communicator.
+template <class Join>
+std::vector<Traffic> traffic(std::size_t micro_batches, bool keeps_copies, Join join) {
   return zerospan::run_ranks(ranks, [&](ThreadCommunicator threads) {
     auto levels = zerospan::split_into_groups(threads, ranks_per_group);
     Counted within{std::move(levels.within)};
     Counted across{std::move(levels.across)};
-    Communicator communicator{zerospan::CommunicatorLevels<Counted>{within.duplicate(), across.duplicate()}};
     zerospan::HostDevice device{{.device_budget = 4_MiB, .host_budget = 4_MiB}};
+    auto communicator = join(within.duplicate(), across.duplicate(), device);
     zerospan::DeviceTier tier{device};
     zerospan::Placement placement{tier, tier, tier};
     if (keeps_copies) placement.group_copies = tier;
@@ -89,21 +93,39 @@ void check(const std::vector<Traffic>& received, std::size_t within, std::size_t
   }
 }
 
-using Grouped = zerospan::GroupedCommunicator<Counted>;
-using Hybrid = zerospan::HybridCommunicator<Counted>;
+constexpr auto grouped = [](Counted within, Counted across, zerospan::HostDevice&) {
+  return zerospan::GroupedCommunicator{zerospan::CommunicatorLevels<Counted>{std::move(within), std::move(across)}};
+};
+constexpr auto hybrid = [](Counted within, Counted across, zerospan::HostDevice&) {
+  return zerospan::HybridCommunicator{zerospan::CommunicatorLevels<Counted>{std::move(within), std::move(across)}};
+};
+constexpr auto quantized = [](Counted within, Counted across, zerospan::HostDevice& device) {
+  using Across = zerospan::QuantizedCommunicator<Counted, zerospan::HostDevice>;
+  return zerospan::GroupedCommunicator{zerospan::CommunicatorLevels<Counted, Across>{
+      std::move(within), Across{std::move(across), device,
+                                {.gather = QuantizedType::int8, .reduce = QuantizedType::int4, .scratch = 64_KiB}}}};
+};
 
 TEST_CASE("stage 3 moves 3 psi over either level: a gather in forward, one in backward, a reduce-scatter") {
-  check(traffic<Grouped>(1, false), 3, 3);
-  check(traffic<Grouped>(4, false), 12, 12);
+  check(traffic(1, false, grouped), 3, 3);
+  check(traffic(4, false, grouped), 12, 12);
 }
 
 TEST_CASE("with group copies 2 psi go across groups: a gather a step, a reduce-scatter a micro-batch") {
-  check(traffic<Grouped>(1, true), 3, 2);
-  check(traffic<Grouped>(4, true), 12, 5);
+  check(traffic(1, true, grouped), 3, 2);
+  check(traffic(4, true, grouped), 12, 5);
 }
 
 TEST_CASE("with hybrid sharding 2 psi go across groups: an all-reduce of each shard") {
-  check(traffic<Hybrid>(1, false), 3, 2);
+  check(traffic(1, false, hybrid), 3, 2);
+}
+
+TEST_CASE("quantized across groups, with copies, it is 0.75 psi: half a gather, a quarter of a reduce-scatter, scales") {
+  constexpr std::size_t scales = psi / sizeof(bfloat16) / zerospan::quantized_block_elements * sizeof(float);
+  for (const Traffic& rank : traffic(1, true, quantized)) {
+    CHECK(rank.across * ranks_per_group == (psi / 2 + scales + psi / 4 + scales) * (groups - 1) / groups);
+    CHECK(rank.within * ranks_per_group == 3 * psi * (ranks_per_group - 1));
+  }
 }
 
 TEST_CASE("group copies need groups, stage 3 and slices") {
@@ -115,10 +137,10 @@ TEST_CASE("group copies need groups, stage 3 and slices") {
                     zerospan::ConfigurationError);
   };
   zerospan::SelfCommunicator self;
-  zerospan::GroupedCommunicator grouped{zerospan::split_into_groups(self, 1)};
+  zerospan::GroupedCommunicator alone{zerospan::split_into_groups(self, 1)};
   refuses(zerospan::Stage3{}, self, {});
-  refuses(zerospan::Stage2{}, grouped, {});
-  refuses(zerospan::Stage3{}, grouped, {.partition = zerospan::PartitionStrategy::owners});
+  refuses(zerospan::Stage2{}, alone, {});
+  refuses(zerospan::Stage3{}, alone, {.partition = zerospan::PartitionStrategy::owners});
 }
 
 TEST_CASE("ranks that are no whole groups are refused") {

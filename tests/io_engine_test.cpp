@@ -3,16 +3,22 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <zerospan/core/completion.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/tier/nvme_tier.hpp>
 
 #include "support/faulty_io_engine.hpp"
 #include "support/io_engine_conformance.hpp"
@@ -239,6 +245,79 @@ TEST_CASE("EAGAIN with nothing under way reaches the callback") {
   BasicLibaioEngine<RefusingCalls> engine{{.queue_depth = 2}};
   const Slots slots{1};
   for (int i = 0; i < 5; ++i) CHECK(outcome_of(engine, slots.request(IoDirection::read, 0)) == -EAGAIN);
+}
+
+/// Keeps the first completion back until it is released, as a disk does that does not answer.
+struct HoardingCalls : zerospan::LibaioCalls {
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    int under_way = 0;
+    bool is_released = false;
+    std::optional<io_event> kept{};
+
+    void release() {
+      const std::scoped_lock lock{mutex};
+      is_released = true;
+      changed.notify_all();
+    }
+  };
+
+  int submit(io_context_t context, long count, iocb** requests) const noexcept {
+    const std::scoped_lock lock{state->mutex};
+    const int accepted = LibaioCalls::submit(context, count, requests);
+    state->under_way += std::max(accepted, 0);
+    state->changed.notify_all();
+    return accepted;
+  }
+  int get_events(io_context_t context, long, io_event* events) const noexcept {
+    {
+      std::unique_lock lock{state->mutex};
+      state->changed.wait(lock, [&] { return state->under_way > 0 || (state->is_released && state->kept); });
+      if (state->under_way == 0) {
+        *events = *state->kept;
+        return 1;
+      }
+    }
+    const int ended = LibaioCalls::get_events(context, 1, events);
+    const std::scoped_lock lock{state->mutex};
+    state->under_way -= std::max(ended, 0);
+    if (ended != 1 || state->kept) return ended;
+    state->kept = *events;
+    return 0;
+  }
+
+  std::shared_ptr<State> state = std::make_shared<State>();
+};
+
+TEST_CASE("a completion that never comes holds up nobody but the end of the engine") {
+  const HoardingCalls calls;
+  const zerospan_test::ScratchDirectory directory;
+  const AlignedBuffer lost{4096};
+  const AlignedBuffer buffer{4096};
+  lost.fill(1);
+  zerospan::Completion never;
+  {
+    BasicLibaioEngine<HoardingCalls> engine{{.queue_depth = 4}, calls};
+    {
+      zerospan::NvmeTier tier{engine, {.directory = directory.path(), .drain_timeout = std::chrono::milliseconds{1}}};
+      const zerospan::Extent first = tier.place(4096);
+      const zerospan::Extent second = tier.place(4096);
+      never = tier.write(first, 0, lost.data(), 4096);
+      for (std::uint64_t seed = 2; seed < 12; ++seed) {
+        const AlignedBuffer written{4096};
+        written.fill(seed);
+        tier.write(second, 0, written.data(), 4096).wait();
+        tier.read(second, 0, buffer.data(), 4096).wait();
+        CHECK((buffer == written));
+      }
+      CHECK_FALSE(never.done());
+    }
+    CHECK_FALSE(never.done());
+    calls.state->release();
+  }
+  CHECK(never.done());
+  CHECK_NOTHROW(never.wait());
 }
 
 /// Has no contexts left.

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/hybrid_communicator.hpp>
+#include <zerospan/comm/quantized_communicator.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/fake_gpu_run.hpp"
@@ -64,10 +66,11 @@ struct Way {
 };
 
 TEST_CASE("whatever is divided among groups and however, training gives the same bits") {
-  const std::vector<Way> grouped{{1, Place::device, Place::device, {}},          {2, Place::device, Place::host, {}},
-                                 {3, Place::device, Place::device, {}},          {3, Place::nvme, Place::nvme, {}},
-                                 {3, Place::device, Place::host, Place::device}, {3, Place::host, Place::nvme, Place::host},
-                                 {3, Place::nvme, Place::nvme, Place::nvme},     {3, Place::nvme, Place::host, Place::device}};
+  const std::vector<Way> ways{
+      {1, Place::device, Place::device, {}},          {2, Place::device, Place::host, {}},
+      {3, Place::device, Place::device, {}},          {3, Place::nvme, Place::nvme, {}},
+      {3, Place::device, Place::host, Place::device}, {3, Place::host, Place::nvme, Place::host},
+      {3, Place::nvme, Place::nvme, Place::nvme},     {3, Place::nvme, Place::host, Place::device}};
   for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
     for (const std::size_t micro_batches : {1U, 2U}) {
       for (const int ranks_per_group : {2, 3}) {
@@ -75,7 +78,7 @@ TEST_CASE("whatever is divided among groups and however, training gives the same
         c.stage = 0;
         const TrainingResult oracle = train<Grouped>(c, ranks_per_group);
         check_equal(train<Hybrid>(c, ranks_per_group), oracle);
-        for (const Way& way : grouped) {
+        for (const Way& way : ways) {
           c.stage = way.stage;
           c.parameters = way.parameters;
           c.gradients = c.optimizer = way.rest;
@@ -117,6 +120,35 @@ TEST_CASE("so it does on streams, with memory of the device's own") {
     c.group_copies = c.parameters = place;
     CAPTURE(c.describe());
     check_equal(train_on_fake_gpu(c, 2), oracle);
+  }
+}
+
+/// A training run whose gathers and reductions across groups are quantized.
+TrainingResult train_quantized(const Configuration& c, int ranks_per_group) {
+  return zerospan_test::join_results(zerospan::run_ranks(
+      c.training.ranks,
+      [&](ThreadCommunicator threads) {
+        using Across = zerospan::QuantizedCommunicator<ThreadCommunicator, zerospan::HostDevice>;
+        zerospan::HostDevice scratch;
+        auto [within, across] = zerospan::split_into_groups(threads, ranks_per_group);
+        zerospan::GroupedCommunicator communicator{zerospan::CommunicatorLevels<ThreadCommunicator, Across>{
+            std::move(within),
+            Across{std::move(across), scratch,
+                   {.gather = zerospan::QuantizedType::int8, .reduce = zerospan::QuantizedType::int4}}}};
+        return zerospan_test::train_on(communicator, threads, c);
+      },
+      {.timeout = std::chrono::seconds{30}}));
+}
+
+TEST_CASE("what is quantized is the same bits everywhere, whoever keeps it") {
+  Configuration c = configuration(ElementType::bfloat16, 2, 4);
+  c.parameters = Place::host;
+  const TrainingResult oracle = train_quantized(c, 2);
+  CHECK(oracle.hash != train<Grouped>(c, 2).hash);
+  for (const Place place : {Place::device, Place::host, Place::nvme}) {
+    c.group_copies = place;
+    CAPTURE(c.describe());
+    check_equal(train_quantized(c, 2), oracle);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/faulty_io_engine.hpp"
+#include "support/three_weights.hpp"
 #include "support/training_run.hpp"
 
 namespace {
@@ -22,7 +23,6 @@ using zerospan::calling_thread;
 using zerospan::IoError;
 using zerospan::RankFailedError;
 using zerospan::SelfCommunicator;
-using zerospan::Shape;
 using zerospan::ThreadCommunicator;
 using zerospan::ThreadedIoEngine;
 using zerospan::TimeoutError;
@@ -36,34 +36,14 @@ using zerospan_test::Place;
 using Parameter = zerospan::PartitionedParameter<Array<float>>;
 using FaultyEngine = FaultyIoEngine<ThreadedIoEngine>;
 
-/// Trains three small parameters for two steps with everything on disk. @return a hash of the master weights.
+/// Trains three small weights with everything on disk. @return a hash of the master weights.
 template <class Communicator>
 std::uint64_t train(FaultyEngine& io, Communicator& communicator,
                     std::chrono::milliseconds timeout = std::chrono::seconds{30}) {
   Memory<FaultyEngine> memory{io, 256_KiB, 128_KiB};
-  zerospan::ZeroEngine engine{
-      zerospan::Stage3{},
-      communicator,
-      memory.device,
-      memory.placement(Place::nvme, Place::nvme, Place::nvme),
-      zerospan::AdamW{},
-      zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = 0_KiB, .timeout = timeout}};
-  std::vector<Parameter> weights;
-  for (const std::size_t size : {1000U, 5000U, 3000U}) {
-    weights.emplace_back(engine, std::string{"w"} + std::to_string(size), Shape{size}, zerospan::init::normal(1));
-  }
-  for (int step = 0; step < 2; ++step) {
-    for (int micro = 0; micro < 2; ++micro) {
-      for (const Parameter& weight : weights) {
-        const auto full = weight.gather(calling_thread);
-        auto gradient = weight.gradient(calling_thread);
-        for (std::size_t k = 0; k < full->size; ++k) gradient->data[k] = full->data[k];
-        gradient.commit();
-      }
-    }
-    engine.step();
-  }
-  return zerospan_test::hash_masters(engine);
+  return zerospan_test::train_three_weights(zerospan::Stage3{}, communicator, memory.device,
+                                            memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                                            {.timeout = timeout});
 }
 
 std::uint64_t train_alone(FaultyEngine& io, std::chrono::milliseconds timeout = std::chrono::seconds{30}) {

@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "support/scratch.hpp"
 #include "support/train_gpt.hpp"
+#include "support/unnamed_files.hpp"
 
 namespace {
 
@@ -33,6 +35,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--comm", "nccl"},
                                                     {"--ranks", "3", "--ranks-per-group", "2"},
                                                     {"--group-copies", "host"},
+                                                    {"--quantize", "both"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -105,6 +108,57 @@ TEST_CASE("linear layers in tiles train alike, within what the order of addition
     CHECK(std::abs(tiled[step]["loss"].get<double>() - loss) < 1e-6 * loss);
   }
 }
+
+#if defined(ZEROSPAN_HAS_XXHASH)
+/// Everything on disk, with checksums.
+std::vector<std::string> checked(const std::string& directories) {
+  return {"--stage",     "3",    "--parameters",  "nvme", "--gradients", "nvme",      "--optimizer",
+          "nvme",        "--activations", "nvme", "--nvme-path", directories, "--checksums", "on"};
+}
+
+TEST_CASE("checksums of what is on disk change no bits") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory other;
+  const auto oracle = train_small(scratch, {"--activations", "device"});
+  const auto one = train_small(scratch, checked(scratch.path()));
+  CHECK(one.back() == oracle.back());
+  CHECK(one[3]["bytes_read"] > 0);
+  CHECK(train_small(scratch, checked(scratch.path() + "," + other.path())).back() == oracle.back());
+}
+
+TEST_CASE("bits that flip on the disk between steps are found and named, in one line") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory disk;
+  const std::string metrics = scratch.path() + "/metrics";
+  std::vector<std::string> arguments = checked(disk.path());
+  arguments.insert(arguments.end(), {"--text", write_text(scratch), "--ranks", "2", "--layers", "2", "--width", "64",
+                                     "--context", "16", "--batch", "2", "--steps", "1000000", "--sample", "0",
+                                     "--eval-every", "0", "--metrics", metrics, "--trace", scratch.path() + "/trace"});
+  zerospan_test::RunningTrainGpt running{scratch, arguments};
+  while (!running.has_ended() && content(metrics).find('\n') == std::string::npos) std::this_thread::yield();
+  std::size_t flipped = 0;
+  while (!running.has_ended()) {
+    for (const std::string& file : zerospan_test::unnamed_files(running.process(), disk.path())) {
+      flipped += zerospan_test::flip_bits(file);
+    }
+  }
+  const Run run = running.wait();
+  CHECK(flipped > 0);
+  CHECK(run.exit_code == 1);
+  CHECK(run.errors.find("of the checked NVMe tier") != std::string::npos);
+  CHECK(run.errors.find(" in " + disk.path() + " are not those that were written there") != std::string::npos);
+  CHECK(std::ranges::count(run.errors, '\n') == 1);
+  MESSAGE(run.errors);
+}
+#else
+TEST_CASE("without xxHash --checksums on is refused in one clear line, with exit code 2") {
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--checksums", "on"});
+  CHECK(run.exit_code == 2);
+  CHECK(run.errors.find("without xxHash: --checksums off") != std::string::npos);
+  CHECK(run.errors.find('\n') == run.errors.size() - 1);
+}
+#endif
 
 #if !defined(ZEROSPAN_SANITIZED)
 TEST_CASE("several directories make one striped tier, and change no bits") {

@@ -19,6 +19,7 @@
 
 #include <zerospan/core/error.hpp>
 
+#include "checks.hpp"
 #include "options.hpp"
 #include "text.hpp"
 
@@ -90,6 +91,8 @@ inline void add_placement(CLI::App& app, Options& o) {
                  "Directories, on disks of their own, that each rank's nvme tier is striped over")
       ->delimiter(',')
       ->check(CLI::ExistingDirectory);
+  add_choice<Checksums>(app, "--checksums", o.checksums, {{"off", Checksums::off}, {"on", Checksums::on}},
+                        "Whether what is read from disks is checked to be what was written");
   add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");
   add_bytes(app, "--host-budget", o.host_budget, "Host memory of a rank, staging included");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
@@ -107,6 +110,12 @@ inline void add_groups(CLI::App& app, Options& o) {
       app, "--group-copies", o.group_copies,
       {{"none", std::nullopt}, {"device", TierKind::device}, {"host", TierKind::host}, {"nvme", TierKind::nvme}},
       "Where each group keeps the parameters that it has gathered, until they change");
+  add_choice<Quantization>(app, "--quantize", o.quantization,
+                           {{"none", Quantization::none},
+                            {"gather", Quantization::gather},
+                            {"reduce", Quantization::reduce},
+                            {"both", Quantization::both}},
+                           "What goes across groups in codes: gathered parameters, of 8 bits; gradients, of 4");
 }
 
 inline void add_model(CLI::App& app, Options& o) {
@@ -193,10 +202,15 @@ inline void validate(const Options& o, const Text& text) {
           "--comm mpi connects processes that compute on CPUs: it takes --device cpu");
   require(o.ranks_per_group == 0 || o.ranks % o.ranks_per_group == 0,
           fmt::format("{} ranks are no groups of --ranks-per-group {}", o.ranks, o.ranks_per_group));
-  require(o.ranks_per_group > 0 || (o.sharding == Sharding::world && !o.group_copies),
-          "--sharding group and --group-copies take --ranks-per-group");
-  require(o.sharding == Sharding::world || !o.group_copies,
-          "with --sharding group, gathers stay in the group anyway: --group-copies are for --sharding world");
+  const bool is_special = o.group_copies || o.quantization != Quantization::none;
+  require(o.ranks_per_group > 0 || (o.sharding == Sharding::world && !is_special),
+          "--sharding group, --group-copies and --quantize take --ranks-per-group");
+  require(o.sharding == Sharding::world || !is_special,
+          "with --sharding group, gathers stay in the group anyway: --group-copies and --quantize are for --sharding "
+          "world");
+  require(o.checksums == Checksums::off || has_checksums,
+          "this train_gpt was built without xxHash: --checksums off is what it has; configure with "
+          "-DZEROSPAN_WITH_XXHASH=ON for --checksums on");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());

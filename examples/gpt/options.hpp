@@ -19,6 +19,8 @@ enum class Precision { fp32, bf16, fp16 };
 enum class DeviceKind { cpu, cuda };
 enum class CommunicatorKind { thread, nccl, mpi };
 enum class Sharding { world, group };
+enum class Quantization { none, gather, reduce, both };
+enum class Checksums { off, on };
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
 struct Options {
@@ -33,6 +35,7 @@ struct Options {
   int ranks_per_group = 0;  ///< 0: no groups.
   Sharding sharding = Sharding::world;
   std::optional<TierKind> group_copies;
+  Quantization quantization = Quantization::none;  ///< Of what goes across groups.
 
   int stage = 3;
   TierKind parameters = TierKind::nvme;
@@ -41,6 +44,7 @@ struct Options {
   TierKind activations = TierKind::device;  ///< Of checkpoints; what is kept besides is in ordinary memory.
   std::size_t checkpoint_every = 0;         ///< Layers from one checkpoint to the next; 0: all activations are kept.
   std::vector<std::filesystem::path> nvme_path;  ///< Each rank's nvme tier is striped over all.
+  Checksums checksums = Checksums::off;          ///< Of what is on the disks.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;

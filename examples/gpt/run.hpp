@@ -118,8 +118,8 @@ Result run_stage(Platform& platform, const Job& job) {
 
 /// Trains, validates and writes, as one of the ranks.
 /// @param platform What the rank computes on: `ranks()` is a communicator of type `Ranks` for the host,
-/// `communicator()` the engine's, whose ranks may have other numbers, `storage()` a RankStorage of type `Storage`, `make_math<E>(options)` the arithmetic
-/// of parameters of `E`.
+/// `communicator()` the engine's, whose ranks may have other numbers, `storage()` a RankStorage of type `Storage`,
+/// `make_math<E>(options)` the arithmetic of parameters of `E`.
 template <class Platform>
 Result run_rank(Platform& platform, const Job& job) {
   switch (job.options.stage) {

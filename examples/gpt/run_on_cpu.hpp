@@ -24,7 +24,7 @@ class CpuPlatform {
   template <zerospan::TrainingCommunicator C>
   CpuPlatform(C ranks, const Job& job)
       : storage_{job.options, ranks.rank().value, job.timeline},
-        communicator_{in_levels(ranks.duplicate(), job.options)},
+        communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
         ranks_{std::move(ranks)} {}
 
   Ranks& ranks() { return ranks_; }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <deque>
-#include <filesystem>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -29,6 +28,7 @@
 #include <zerospan/io/libaio_engine.hpp>
 #endif
 
+#include "checks.hpp"
 #include "options.hpp"
 
 namespace gpt {
@@ -49,7 +49,7 @@ class RankStorage {
     const TierKind places[]{options.parameters, options.gradients, options.optimizer,
                             has_checkpoints ? options.activations : TierKind::device,
                             options.group_copies.value_or(TierKind::device)};
-    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options.nvme_path);
+    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options);
     if (has_checkpoints) open_checkpoints(options, rank, timeline);
   }
 
@@ -70,34 +70,34 @@ class RankStorage {
   zerospan::TierCounters disk() const { return on_disk_ ? on_disk_->counters() : zerospan::TierCounters{}; }
 
  private:
-  using Paths = std::vector<std::filesystem::path>;
-
   template <class Io>
   struct Disks {
-    explicit Disks(const Paths& paths) {
-      std::vector<zerospan::TierRef> refs;
-      for (const auto& path : paths) {
-        refs.emplace_back(tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()}));
+    explicit Disks(const Options& options) {
+      for (const auto& path : options.nvme_path) {
+        auto& tier = tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()});
+        refs.push_back(options.checksums == Checksums::on ? checks.over(tier) : zerospan::TierRef{tier});
       }
       if (refs.size() > 1) stripes.emplace(refs);
     }
-    zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : tiers.front(); }
+    zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : refs.front(); }
 
     Io io;
     std::deque<zerospan::NvmeTier<Io>> tiers;
+    Checks<zerospan::NvmeTier<Io>> checks;
+    std::vector<zerospan::TierRef> refs;
     std::optional<zerospan::StripedTier> stripes;
   };
 
-  void open_disks(const Paths& paths) {
+  void open_disks(const Options& options) {
 #if defined(ZEROSPAN_HAS_LIBAIO)
-    if (zerospan::LibaioEngine::available()) return open_disks_through<zerospan::LibaioEngine>(paths);
+    if (zerospan::LibaioEngine::available()) return open_disks_through<zerospan::LibaioEngine>(options);
 #endif
-    open_disks_through<zerospan::ThreadedIoEngine>(paths);
+    open_disks_through<zerospan::ThreadedIoEngine>(options);
   }
 
   template <class Io>
-  void open_disks_through(const Paths& paths) {
-    const auto disks = std::make_shared<Disks<Io>>(paths);
+  void open_disks_through(const Options& options) {
+    const auto disks = std::make_shared<Disks<Io>>(options);
     on_disk_.emplace(disks->tier());
     disks_ = disks;
   }

@@ -1,7 +1,8 @@
 /// @file
-/// A training run whose rank 1 kills itself, or throws: `ill_fated <forward|backward|step|throw> <timeout in ms>`.
+/// A training run whose rank 1 kills itself, or throws: `ill_fated <forward|backward|read|step|throw> <timeout in ms>`.
 #include <mpi.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <zerospan/comm/run_mpi_rank.hpp>
 #include <zerospan/zerospan.hpp>
@@ -32,12 +34,31 @@ struct DeadlyAdamW {
 };
 static_assert(zerospan::Optimizer<DeadlyAdamW>);
 
+/// An engine of threads, but that the process may die while a read is under way.
+class DeadlyIo {
+ public:
+  void submit(const zerospan::IoRequest& request, zerospan::IoCallback callback) {
+    threads_.submit(request, std::move(callback));
+    if (kills_ && request.direction == zerospan::IoDirection::read) std::raise(SIGKILL);
+  }
+  std::size_t queue_depth() const { return threads_.queue_depth(); }
+  std::string_view name() const { return threads_.name(); }
+
+  /// The next read is the last.
+  void kill_in_read() { kills_ = true; }
+
+ private:
+  zerospan::ThreadedIoEngine threads_;
+  std::atomic<bool> kills_ = false;
+};
+static_assert(zerospan::IoEngine<DeadlyIo>);
+
 void train(zerospan::MpiCommunicator& communicator, std::string_view where) {
   using zerospan_test::Place;
   const bool dies = communicator.rank().value == 1;
-  zerospan::ThreadedIoEngine io;
+  DeadlyIo io;
   const zerospan::Bytes budget{std::size_t{64} << 20};
-  zerospan_test::Memory<zerospan::ThreadedIoEngine> memory{io, budget, budget};
+  zerospan_test::Memory<DeadlyIo> memory{io, budget, budget};
   zerospan::ZeroEngine engine{zerospan::Stage3{},
                               communicator,
                               memory.device,
@@ -51,6 +72,7 @@ void train(zerospan::MpiCommunicator& communicator, std::string_view where) {
   for (std::int64_t step = 0; step < 4; ++step) {
     const zerospan_test::Position at{communicator.rank().value, step, 0};
     const bool dies_now = dies && step == 1;
+    if (dies_now && where == "read") io.kill_in_read();
     if (dies_now && where == "throw") throw std::runtime_error{"my own reasons"};
     model.forward(dies_now && where == "forward" ? first_half : route, at);
     if (dies_now && where == "forward") std::raise(SIGKILL);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whatever befalls a rank, the job ends, not with success, and says of whom.
-# Usage: ill_fated.sh <program> <forward|backward|step|throw> <mpirun> [<argument of mpirun>...]
+# Usage: ill_fated.sh <program> <forward|backward|read|step|throw> <mpirun> [<argument of mpirun>...]
 set -euo pipefail
 program="$1" fate="$2"
 shift 2

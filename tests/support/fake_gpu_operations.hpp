@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include <zerospan/comm/block_quantization.hpp>
+#include <zerospan/comm/quantized_block.hpp>
 #include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
@@ -55,6 +57,22 @@ inline void rank_order_sum(FakeStream& stream, std::span<const std::byte* const>
   for (const std::byte* input : inputs) operands.push_back(stream.gpu().at(input));
   stream.enqueue([=, to = stream.gpu().at(output)] {
     zerospan::rank_order_sum(std::span<const std::byte* const>{operands}, in, to, out, elements);
+  });
+}
+
+inline void encode_blocks(FakeStream& stream, zerospan::ElementType element, const std::byte* source,
+                          zerospan::QuantizedType type, std::byte* target, std::size_t elements) {
+  stream.enqueue([=, from = stream.gpu().at(source), to = stream.gpu().at(target)] {
+    zerospan::encode_blocks(zerospan::calling_thread, element, from, type, to, elements);
+  });
+}
+
+inline void sum_blocks(FakeStream& stream, std::span<const std::byte* const> inputs, zerospan::QuantizedType type,
+                       zerospan::ElementType element, std::byte* target, std::size_t elements) {
+  std::vector<const std::byte*> operands;
+  for (const std::byte* input : inputs) operands.push_back(stream.gpu().at(input));
+  stream.enqueue([=, to = stream.gpu().at(target)] {
+    zerospan::sum_blocks(zerospan::calling_thread, operands, type, element, to, elements);
   });
 }
 

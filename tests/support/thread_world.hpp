@@ -17,7 +17,8 @@ struct ThreadWorld {
   static constexpr int size = Size;
   template <class F>
   static auto run(F f) {
-    return zerospan::run_ranks(Size, [&f](zerospan::ThreadCommunicator threads) { return f(make(std::move(threads))); });
+    return zerospan::run_ranks(
+        Size, [&f](zerospan::ThreadCommunicator threads) { return f(make(std::move(threads))); });
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,35 +38,66 @@ inline std::string content(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>{file}, {}};
 }
 
-inline Run train_gpt(const ScratchDirectory& scratch, std::vector<std::string> arguments) {
-  const std::string output = scratch.path() + "/output";
-  const std::string errors = scratch.path() + "/errors";
-  arguments.insert(arguments.begin(), TRAIN_GPT);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
+/// The program while it runs.
+class RunningTrainGpt {
+ public:
+  RunningTrainGpt(const ScratchDirectory& scratch, std::vector<std::string> arguments)
+      : output_{scratch.path() + "/output"}, errors_{scratch.path() + "/errors"} {
+    arguments.insert(arguments.begin(), TRAIN_GPT);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
 
-  const ::pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
+    child_ = ::fork();
+    REQUIRE(child_ >= 0);
+    if (child_ > 0) return;
     const auto redirect = [](const std::string& path, int to) {
       ::dup2(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600), to);
     };
-    redirect(output, STDOUT_FILENO);
-    redirect(errors, STDERR_FILENO);
+    redirect(output_, STDOUT_FILENO);
+    redirect(errors_, STDERR_FILENO);
     ::execv(argv[0], argv.data());
     ::_exit(127);
   }
-  int status = 0;
-  ::rusage usage{};
-  REQUIRE(::wait4(child, &status, 0, &usage) == child);
-  REQUIRE(WIFEXITED(status));
-  return {WEXITSTATUS(status),
-          content(output),
-          content(errors),
-          static_cast<std::uint64_t>(usage.ru_maxrss) * 1024,
-          static_cast<std::uint64_t>(usage.ru_inblock) * 512,
-          static_cast<std::uint64_t>(usage.ru_oublock) * 512};
+  RunningTrainGpt(const RunningTrainGpt&) = delete;
+  RunningTrainGpt& operator=(const RunningTrainGpt&) = delete;
+  ~RunningTrainGpt() {
+    if (has_ended_) return;
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+  }
+
+  std::string process() const { return std::to_string(child_); }
+
+  bool has_ended() { return ask(WNOHANG); }
+
+  Run wait() {
+    REQUIRE(ask(0));
+    REQUIRE(WIFEXITED(status_));
+    return {WEXITSTATUS(status_),
+            content(output_),
+            content(errors_),
+            static_cast<std::uint64_t>(usage_.ru_maxrss) * 1024,
+            static_cast<std::uint64_t>(usage_.ru_inblock) * 512,
+            static_cast<std::uint64_t>(usage_.ru_oublock) * 512};
+  }
+
+ private:
+  bool ask(int flags) {
+    if (!has_ended_) has_ended_ = ::wait4(child_, &status_, flags, &usage_) == child_;
+    return has_ended_;
+  }
+
+  std::string output_;
+  std::string errors_;
+  ::pid_t child_ = -1;
+  int status_ = 0;
+  ::rusage usage_{};
+  bool has_ended_ = false;
+};
+
+inline Run train_gpt(const ScratchDirectory& scratch, std::vector<std::string> arguments) {
+  return RunningTrainGpt{scratch, std::move(arguments)}.wait();
 }
 
 /// A text of a few thousand bytes.

@@ -31,7 +31,7 @@ class CudaPlatform {
   CudaPlatform(zerospan::ThreadCommunicator ranks, int ordinal, const Job& job, Connect connect)
       : ranks_{std::move(ranks)},
         storage_{job.options, ranks_.rank().value, job.timeline, zerospan::CudaRuntime{ordinal}},
-        communicator_{in_levels(connect(ranks_.duplicate(), storage_.device()), job.options)} {}
+        communicator_{in_levels(connect(ranks_.duplicate(), storage_.device()), storage_.device(), job.options)} {}
 
   zerospan::ThreadCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,8 @@ struct Collective {
 struct GatherPart {
   std::byte* buffer;
   std::size_t shard_bytes;
+  std::optional<ElementType> approximable{};  ///< The type of its elements, if they need not arrive to the bit: what
+                                              ///< allows a communicator to quantize them, own shard and all.
 };
 
 /// The operands of a reduction. Sums are taken in fp32, in rank order 0, 1, ..., and then rounded once to
@@ -140,7 +143,8 @@ concept Splits = Communicator<C> && requires(C& c, SplitPlace place) {
 /// `gather_within(collective, parts)` within each group, of what the first half has gathered. (hpZ of ZeRO++, arXiv
 /// 2306.10209, section 3.2, keeps what lies between them.)
 template <class C>
-concept Grouped = AllGathers<C> && requires(C& c, const C& constant, Collective what, std::span<const GatherPart> parts) {
+concept Grouped = AllGathers<C> &&
+    requires(C& c, const C& constant, Collective what, std::span<const GatherPart> parts) {
   { constant.groups() } -> std::same_as<int>;
   c.gather_across(what, parts);
   c.gather_within(what, parts);

@@ -42,12 +42,16 @@ class GroupedCommunicator : public detail::TwoLevels<W, A> {
   }
   void gather_across(Collective what, std::span<const GatherPart> parts) {
     std::vector<GatherPart> shards;
-    for (const auto& [buffer, bytes] : parts) shards.push_back({buffer + first_shard() * bytes, bytes});
+    for (const auto& [buffer, bytes, approximable] : parts) {
+      shards.push_back({buffer + first_shard() * bytes, bytes, approximable});
+    }
     this->across_.all_gather(what, shards);
   }
   void gather_within(Collective what, std::span<const GatherPart> parts) {
     std::vector<GatherPart> ranges;
-    for (const auto& [buffer, bytes] : parts) ranges.push_back({buffer, static_cast<std::size_t>(groups()) * bytes});
+    for (const auto& [buffer, bytes, approximable] : parts) {
+      ranges.push_back({buffer, static_cast<std::size_t>(groups()) * bytes, approximable});
+    }
     this->within_.all_gather(what, ranges);
   }
 

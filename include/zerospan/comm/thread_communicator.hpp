@@ -7,7 +7,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,11 +18,11 @@
 #include <zerospan/comm/rank_family.hpp>
 #include <zerospan/comm/thread_execution.hpp>
 #include <zerospan/comm/thread_group.hpp>
+#include <zerospan/comm/thread_phases.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/device/stream_operations.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -47,29 +46,30 @@ struct ThreadGroupOptions {
 template <ThreadExecution E>
 class BasicThreadCommunicator {
  public:
-  /// Built by `make_thread_communicators`, `run_ranks` and `duplicate`.
+  /// Built by `make_thread_communicators`, `run_ranks`, `duplicate` and `split`.
   BasicThreadCommunicator(std::shared_ptr<detail::ThreadGroup> group, std::shared_ptr<detail::RankMembership> member,
                           E execution = {})
-      : group_{std::move(group)},
-        member_{std::move(member)},
-        rank_{group_->rank_of(member_->rank())},
-        execution_{std::move(execution)},
-        operands_(static_cast<std::size_t>(group_->size())) {}
+      : member_{std::move(member)},
+        phases_{group, group->rank_of(member_->rank()), std::move(execution)} {}
 
   /// The same rank, on other memory. @param host Of no use any more.
   template <ThreadExecution Other>
     requires(!std::same_as<Other, E>)
   BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
-      : BasicThreadCommunicator{std::move(host.group_), std::move(host.member_), std::move(execution)} {}
+      : BasicThreadCommunicator{host.phases_.group(), std::move(host.member_), std::move(execution)} {}
 
   BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
   BasicThreadCommunicator& operator=(BasicThreadCommunicator&&) noexcept = default;
 
-  Rank rank() const noexcept { return rank_; }
-  int size() const noexcept { return group_->size(); }
+  Rank rank() const noexcept { return phases_.rank(); }
+  int size() const noexcept { return phases_.size(); }
 
-  BasicThreadCommunicator duplicate() { return {group_->duplicate(rank()), member_, E{execution_}}; }
-  BasicThreadCommunicator split(SplitPlace place) { return {group_->split(rank(), place), member_, E{execution_}}; }
+  BasicThreadCommunicator duplicate() {
+    return {phases_.group()->duplicate(rank()), member_, E{phases_.execution()}};
+  }
+  BasicThreadCommunicator split(SplitPlace place) {
+    return {phases_.group()->split(rank(), place), member_, E{phases_.execution()}};
+  }
   void abort(const std::string& reason) noexcept { member_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
@@ -79,16 +79,11 @@ class BasicThreadCommunicator {
   void all_reduce(Collective what, std::span<std::int64_t> integers);
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root);
   void all_to_all(Collective what, const SliceExchange& exchange);
-  void barrier(Collective what) { run(what, {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
+  void barrier(Collective what) { phases_.run(what, {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
 
  private:
   template <ThreadExecution>
   friend class BasicThreadCommunicator;
-
-  /// Runs the phases of a collective, each between what all ranks have done before and what any rank does after it.
-  /// What a phase throws is thrown when the peers have left this rank's buffers.
-  template <class... Phases>
-  void run(Collective what, detail::CollectiveCall call, Phases... phases);
 
   struct Slice {
     std::size_t first;
@@ -103,27 +98,8 @@ class BasicThreadCommunicator {
     return {first, std::min(even, elements - first)};
   }
 
-  const detail::CollectiveCall& call(int rank) const noexcept { return group_->call(Rank{rank}); }
-
-  /// Sums the elements that begin at `first` in every rank's input.
-  void sum(StreamRef stream, const Reduction& reduction, std::size_t first, std::size_t elements, std::byte* output);
-
-  /// Calls `copy(peer)` for every other rank; each rank begins with another one.
-  template <class Copy>
-  void for_each_peer(Copy copy) const {
-    for (int i = 1; i < size(); ++i) copy((rank().value + i) % size());
-  }
-
-  void copy(StreamRef reference, std::byte* to, const std::byte* from, std::size_t bytes) {
-    auto stream = execution_.stream(reference);
-    if (bytes != 0) copy_bytes(stream, to, from, bytes);
-  }
-
-  std::shared_ptr<detail::ThreadGroup> group_;
   std::shared_ptr<detail::RankMembership> member_;
-  Rank rank_;
-  E execution_;
-  std::vector<const std::byte*> operands_;  // memory for the operands of a sum, which must not fail midway
+  detail::ThreadPhases<E> phases_;
 };
 
 using ThreadCommunicator = BasicThreadCommunicator<HostExecution>;
@@ -145,69 +121,13 @@ inline std::vector<ThreadCommunicator> make_thread_communicators(int size, const
 }
 
 template <ThreadExecution E>
-template <class... Phases>
-void BasicThreadCommunicator<E>::run(Collective what, detail::CollectiveCall own, Phases... phases) {
-  if constexpr (E::is_done_at_return) {
-    group_->begin(rank(), own);
-    ((phases(), group_->meet()), ...);
-  } else {
-    own.fences[0] = execution_.fence(what.stream);
-    group_->begin(rank(), own);
-    std::exception_ptr error;
-    const auto attempt_anyway = [&error](auto action) {
-      try {
-        action();
-      } catch (...) {
-        if (!error) error = std::current_exception();
-      }
-    };
-    const auto attempt = [&](auto action) {
-      if (!error) attempt_anyway(action);
-    };
-    std::size_t turn = 0;
-    const auto join_peers = [&] {
-      for_each_peer([&](int peer) {
-        const void* const fence = call(peer).fences[turn % 2];
-        if (fence) execution_.wait(what.stream, fence);  // a peer whose device has failed has none
-      });
-    };
-    attempt(join_peers);
-    const auto take_turn = [&](auto phase) {
-      attempt(phase);
-      ++turn;
-      attempt([&] { group_->set_fence(rank(), turn % 2, execution_.fence(what.stream)); });
-      group_->meet();
-      attempt(join_peers);
-    };
-    (take_turn(phases), ...);
-    const bool all_are_well = !group_->meet(error != nullptr);  // from here on nobody reads a fence
-    if (!all_are_well) {                                        // streams do not wait for all that they ought to
-      attempt_anyway([&] { execution_.synchronize(what.stream); });
-      group_->meet();
-    }
-    if (error) std::rethrow_exception(error);
-  }
-}
-
-template <ThreadExecution E>
-void BasicThreadCommunicator<E>::sum(StreamRef reference, const Reduction& reduction, std::size_t first,
-                                     std::size_t elements, std::byte* output) {
-  const std::size_t offset = first * element_bytes(reduction.input_type);
-  for (int rank = 0; rank < size(); ++rank) {
-    operands_[static_cast<std::size_t>(rank)] = call(rank).reduction.input + offset;
-  }
-  auto stream = execution_.stream(reference);
-  rank_order_sum(stream, std::span<const std::byte* const>{operands_}, reduction.input_type, output,
-                 reduction.output_type, elements);
-}
-
-template <ThreadExecution E>
 void BasicThreadCommunicator<E>::all_gather(Collective what, std::span<const GatherPart> parts) {
-  run(what, {.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts}, [&] {
+  phases_.run(what, {.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts}, [&] {
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      for_each_peer([&](int peer) {
+      phases_.for_each_peer([&](int peer) {
         const std::size_t offset = static_cast<std::size_t>(peer) * parts[i].shard_bytes;
-        copy(what.stream, parts[i].buffer + offset, call(peer).parts[i].buffer + offset, parts[i].shard_bytes);
+        phases_.copy(what.stream, parts[i].buffer + offset, phases_.call(peer).parts[i].buffer + offset,
+                     parts[i].shard_bytes);
       });
     }
   });
@@ -221,7 +141,7 @@ void BasicThreadCommunicator<E>::reduce_scatter(Collective what, const Reduction
   detail::require_valid(own, static_cast<std::size_t>(size()) * reduction.elements,
                         reduction.input + first * element_bytes(reduction.input_type));
   // Shard r of every input is read by rank r alone, so that it may write to its own.
-  run(what, own, [&] { sum(what.stream, reduction, first, reduction.elements, reduction.output); });
+  phases_.run(what, own, [&] { phases_.sum(what.stream, reduction, first, reduction.elements, reduction.output); });
 }
 
 template <ThreadExecution E>
@@ -232,10 +152,10 @@ void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduct
   detail::require_valid_root(own, size());
   detail::require_valid(own, reduction.elements, reduction.input);
   // Every rank sums a slice for the root; no other rank reads that slice of any input.
-  run(what, own, [&] {
+  phases_.run(what, own, [&] {
     const auto [first, elements] = slice(reduction.elements, rank().value);
-    sum(what.stream, reduction, first, elements,
-        call(root.value).reduction.output + first * element_bytes(reduction.output_type));
+    phases_.sum(what.stream, reduction, first, elements,
+                phases_.call(root.value).reduction.output + first * element_bytes(reduction.output_type));
   });
 }
 
@@ -247,33 +167,34 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& re
   const std::size_t bytes = element_bytes(reduction.output_type);
   const auto sum_own_slice = [&] {
     const auto [first, elements] = slice(reduction.elements, rank().value);
-    sum(what.stream, reduction, first, elements, reduction.output + first * bytes);
+    phases_.sum(what.stream, reduction, first, elements, reduction.output + first * bytes);
   };
   const auto copy_others = [&] {  // nobody reads an input any more, which the copies may overwrite
-    for_each_peer([&](int peer) {
+    phases_.for_each_peer([&](int peer) {
       const auto [first, elements] = slice(reduction.elements, peer);
-      copy(what.stream, reduction.output + first * bytes, call(peer).reduction.output + first * bytes,
-           elements * bytes);
+      phases_.copy(what.stream, reduction.output + first * bytes, phases_.call(peer).reduction.output + first * bytes,
+                   elements * bytes);
     });
   };
-  run(what, own, sum_own_slice, copy_others);
+  phases_.run(what, own, sum_own_slice, copy_others);
 }
 
 template <ThreadExecution E>
 void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int64_t> integers) {
-  group_->begin(rank(), {.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
+  phases_.group()->begin(
+      rank(), {.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
   const auto [first, elements] = slice(integers.size(), rank().value);
-  for_each_peer([&](int peer) {
-    const auto addends = call(peer).integers.subspan(first, elements);
+  phases_.for_each_peer([&](int peer) {
+    const auto addends = phases_.call(peer).integers.subspan(first, elements);
     for (std::size_t i = 0; i < elements; ++i) integers[first + i] += addends[i];
   });
-  group_->meet();
-  for_each_peer([&](int peer) {
+  phases_.group()->meet();
+  phases_.for_each_peer([&](int peer) {
     const auto [peer_first, peer_elements] = slice(integers.size(), peer);
-    std::ranges::copy(call(peer).integers.subspan(peer_first, peer_elements),
+    std::ranges::copy(phases_.call(peer).integers.subspan(peer_first, peer_elements),
                       integers.begin() + static_cast<std::ptrdiff_t>(peer_first));
   });
-  group_->meet();
+  phases_.group()->meet();
 }
 
 template <ThreadExecution E>
@@ -281,8 +202,8 @@ void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte>
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
   detail::require_valid_root(own, size());
-  run(what, own, [&] {
-    if (rank() != root) copy(what.stream, bytes.data(), call(root.value).bytes.data(), bytes.size());
+  phases_.run(what, own, [&] {
+    if (rank() != root) phases_.copy(what.stream, bytes.data(), phases_.call(root.value).bytes.data(), bytes.size());
   });
 }
 
@@ -291,12 +212,13 @@ void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
   detail::require_apart(own, size());
-  run(what, own, [&] {
+  phases_.run(what, own, [&] {
     const auto copy_from = [&](int peer) {
-      copy(what.stream, exchange.output + static_cast<std::size_t>(peer) * exchange.bytes,
-           call(peer).exchange.input + static_cast<std::size_t>(rank().value) * exchange.bytes, exchange.bytes);
+      const std::byte* const slices = phases_.call(peer).exchange.input;
+      phases_.copy(what.stream, exchange.output + static_cast<std::size_t>(peer) * exchange.bytes,
+                   slices + static_cast<std::size_t>(rank().value) * exchange.bytes, exchange.bytes);
     };
-    for_each_peer(copy_from);
+    phases_.for_each_peer(copy_from);
     copy_from(rank().value);
   });
 }

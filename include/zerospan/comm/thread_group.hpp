@@ -126,7 +126,8 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   std::unique_lock lock{family_->mutex};
   const std::uint64_t number = begun_.load(std::memory_order_relaxed);
   if (family_->failure) {
-    throw_failure(*family_->failure, std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
+    throw_failure(*family_->failure,
+                  std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
   }
   calls_[index(me)] = call;
   ++entered_[index(me)];

@@ -57,14 +57,14 @@ class BudgetError : public Error {
   Bytes available_;
 };
 
-/// A failed read, write or reservation on a file; carries path, offset, length and errno.
+/// A failed read, write or reservation on a file; carries path, offset, length and errno. Where no bytes were asked
+/// for, `path` is where a file could not be opened.
 class IoError : public std::system_error {
  public:
   IoError(int error_number, const std::string& operation, std::string path, std::uint64_t offset, std::size_t bytes,
           std::source_location where)
       : std::system_error{error_number, std::generic_category(),
-                          operation + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
-                              " of " + path},
+                          describe(operation, path, offset, bytes)},
         path_{std::move(path)},
         offset_{offset},
         bytes_{bytes},
@@ -76,6 +76,12 @@ class IoError : public std::system_error {
   const std::source_location& where() const noexcept { return where_; }
 
  private:
+  static std::string describe(const std::string& operation, const std::string& path, std::uint64_t offset,
+                              std::size_t bytes) {
+    if (bytes == 0) return operation + " in " + path;
+    return operation + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of " + path;
+  }
+
   std::string path_;
   std::uint64_t offset_;
   std::size_t bytes_;

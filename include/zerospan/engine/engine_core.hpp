@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -18,12 +17,12 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/core/philox.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/device/mirrored_memory.hpp>
 #include <zerospan/engine/model_states.hpp>
+#include <zerospan/engine/option_fingerprint.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/pipeline/staging.hpp>
 #include <zerospan/tier/device_tier.hpp>
@@ -183,22 +182,13 @@ struct EngineCore {
 
   /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
   void check_options_agree() {
-    std::size_t fingerprint = 0;
-    const auto bits = [](float value) { return std::uint64_t{std::bit_cast<std::uint32_t>(value)}; };
-    const DynamicLossScale scale = options.loss_scale.value_or(DynamicLossScale{.initial = 0});
-    for (const std::uint64_t part :
-         {options.seed, std::uint64_t{options.micro_batches}, std::uint64_t{options.persistence_threshold.count},
-          bits(options.max_gradient_norm), std::uint64_t{options.prefetch.count},
-          static_cast<std::uint64_t>(options.partition), bits(scale.initial), bits(scale.growth_factor),
-          bits(scale.backoff_factor), std::uint64_t{scale.growth_interval}, bits(scale.minimum), bits(scale.maximum)}) {
-      fingerprint = philox(fingerprint, 0, part)[0] | std::size_t{1};
-    }
-    const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
+    const std::vector<std::int64_t> all = values_of_ranks(detail::fingerprint(options, placement), "the options");
     for (std::size_t r = 0; r < all.size(); ++r) {
       if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
-      throw_configuration_error("rank " + std::to_string(r) +
-                                " was given other options than rank 0: seed, micro-batches, gradient norm, loss scale, "
-                                "partition, persistence threshold and prefetch are the same on every rank");
+      throw_configuration_error(
+          "rank " + std::to_string(r) +
+          " was given other options than rank 0: seed, micro-batches, gradient norm, loss scale, partition, group "
+          "copies, persistence threshold and prefetch are the same on every rank");
     }
   }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <span>
@@ -18,6 +19,10 @@
 #include <zerospan/pipeline/working_memory.hpp>
 
 namespace zerospan::inline v0 {
+
+/// What is gathered, to the bit or nearly: a reader computes with what a communicator may have quantized, a writer
+/// publishes what it was given.
+enum class GatherFor : std::uint8_t { reading, writing };
 
 /// Gathers groups of parameters in three stages on their lanes: tier to staging, staging to this rank's place in the
 /// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2). Parameters that have owners are read by
@@ -44,10 +49,10 @@ class GatherPath {
   std::span<const std::size_t> offsets(UseKey key) const { return group(key).offsets; }
 
   /// Posts the gather of a group into `data`. @param after What the first write to `data` waits for.
-  Completion fetch(UseKey key, std::byte* data, const std::vector<Completion>& after) {
+  Completion fetch(UseKey key, GatherFor purpose, std::byte* data, const std::vector<Completion>& after) {
     const Group& g = group(key);
     if constexpr (Grouped<C>) {
-      if (core_.placement.group_copies) {
+      if (core_.placement.group_copies && purpose == GatherFor::reading) {
         std::vector<typename GroupCopies<C, D>::Target> targets;
         for (std::size_t i = 0; i < g.parameters.size(); ++i) targets.push_back({g.parameters[i], data + g.offsets[i]});
         return group_copies_.fetch(targets, g.name, after);
@@ -63,6 +68,7 @@ class GatherPath {
         wholes.push_back({{target, parameter.gathered_bytes()}, *owner});
       } else {
         shards.push_back({target, parameter.shard_bytes()});
+        if (purpose == GatherFor::reading) shards.back().approximable = parameter.type;
       }
       if (!core_.holds(parameter)) continue;
       ready.push_back(copies_.read(parameter.name, core_.parameter_shard(parameter), core_.shard_in(parameter, target),

@@ -29,10 +29,14 @@ class GroupCopies {
     std::byte* data;
   };
 
-  /// Posts the gather of a group of parameters. @param after What the first write to their buffers waits for.
+  /// Posts the gather of a group of parameters, to be read: what a communicator across groups has quantized is what is
+  /// kept. @param after What the first write to their buffers waits for.
   Completion fetch(std::span<const Target> targets, const std::string& name, const std::vector<Completion>& after) {
     std::vector<GatherPart> parts;
-    for (const auto& [p, data] : targets) parts.push_back({data, core_.states.parameters[p].shard_bytes()});
+    for (const auto& [p, data] : targets) {
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      parts.push_back({data, parameter.shard_bytes(), parameter.type});
+    }
     std::vector<Completion> ready = after;
     const auto is_kept = [&](const Target& target) {
       return core_.states.parameters[target.parameter].copy.is_current;

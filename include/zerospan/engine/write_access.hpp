@@ -57,7 +57,9 @@ class WriteAccess {
  private:
   Completion copy(std::size_t index, std::byte* data, std::vector<Completion> after) {
     const ParameterRecord& parameter = core_.states.parameters[index];
-    if (parameter.residence == Residence::partitioned) return gathers_.fetch(gathers_.key_of({index}), data, after);
+    if (parameter.residence == Residence::partitioned) {
+      return gathers_.fetch(gathers_.key_of({index}), GatherFor::writing, data, after);
+    }
     const std::size_t bytes = parameter.gathered_bytes();
     return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
                             [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {

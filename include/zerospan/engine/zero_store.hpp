@@ -2,7 +2,6 @@
 /// ZeroStore: the parameter store behind a ZeroEngine.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -14,20 +13,16 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/engine/admission.hpp>
 #include <zerospan/engine/birth.hpp>
+#include <zerospan/engine/declarations.hpp>
 #include <zerospan/engine/engine_core.hpp>
-#include <zerospan/engine/gather_path.hpp>
-#include <zerospan/engine/gradient_access.hpp>
-#include <zerospan/engine/lease_table.hpp>
+#include <zerospan/engine/leasing.hpp>
 #include <zerospan/engine/master_access.hpp>
 #include <zerospan/engine/optimizer_step.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
-#include <zerospan/engine/read_access.hpp>
 #include <zerospan/engine/reserved_space.hpp>
 #include <zerospan/engine/stage.hpp>
-#include <zerospan/engine/write_access.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/pipeline/overlap_pipeline.hpp>
 
@@ -42,101 +37,64 @@ class ZeroStore final : public ParameterStore {
         optimizer_{std::move(optimizer)},
         core_{communicator.duplicate(), device, placement, options},
         space_{core_.placement},
-        admission_{core_, memory_, space_, optimizer_},
+        declarations_{core_, memory_, space_, optimizer_},
         birth_{core_, device, space_, optimizer_},
-        gathers_{core_},
-        leases_{core_.states},
-        readers_{core_, gathers_, leases_},
-        writers_{core_, gathers_, leases_},
-        gradients_{core_, leases_},
-        step_{core_, gradients_, options.loss_scale},
+        leasing_{core_},
+        step_{core_, leasing_.gradients(), options.loss_scale},
         state_bytes_{optimizer_.state_bytes(block_elements)} {}
 
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this};
     check_declaring(declaration.name);
-    const auto before = space_.counts();
-    try {
-      ParameterRecord parameter = admission_.admit(std::move(declaration));
-      ParameterUse use = admission_.admit_use(parameter.name, core_.states.parameters.size(), parameter);
-      core_.states.parameters.push_back(std::move(parameter));
-      admission_.keep(core_.states.parameters.back());
-      return add_use(std::move(use));
-    } catch (...) {
-      space_.cancel_since(before);
-      throw;
-    }
+    return declarations_.declare(std::move(declaration));
   }
 
   ParameterId tie(ParameterId parameter, std::string name) override {
     const Call call{*this};
     check_declaring(name);
-    const std::size_t index = core_.states.use(parameter).parameter;
-    return add_use(admission_.admit_use(std::move(name), index, core_.states.parameters[index]));
+    return declarations_.tie(parameter, std::move(name));
   }
 
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
               std::span<LeaseId> leases) override {
     const Call call{*this};
     seal();
-    std::vector<std::size_t> parameters;
-    for (const ParameterId id : ids) {
-      parameters.push_back(core_.states.use(id).parameter);
-      if (writers_.is_writing(parameters.back()))
-        throw_lease_error(core_.states.use(id).name + " is leased for writing");
-    }
-    readers_.acquire(*pipeline_, stream, parameters);
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      data[i] = readers_.data(parameters[i]);
-      leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
-    }
+    leasing_.gather(*pipeline_, stream, ids, data, leases);
   }
 
   LeaseId gather_for_write(StreamRef stream, ParameterId id, std::byte*& data) override {
     const Call call{*this};
     seal();
-    const std::size_t parameter = core_.states.use(id).parameter;
-    if (readers_.is_gathered(parameter) || writers_.is_writing(parameter)) {
-      throw_lease_error(core_.states.use(id).name + " cannot be leased for writing beside " + leases_.held());
-    }
-    const OverlapPipeline::Buffer buffer = writers_.acquire(*pipeline_, stream, parameter);
-    data = buffer.data;
-    return leases_.add({LeaseRecord::Kind::write, id, stream, buffer});
+    return leasing_.gather_for_write(*pipeline_, stream, id, data);
   }
 
   void publish(LeaseId id, Rank source) override {
     const Call call{*this};
-    const LeaseRecord& lease = leases_[id];
-    writers_.publish(core_.states.use(lease.use).parameter, lease.buffer.data, source,
-                     core_.lanes.record(lease.stream));
+    leasing_.publish(id, source);
   }
 
   LeaseId gradient(StreamRef stream, ParameterId id, std::byte*& data) override {
     const Call call{*this};
     seal();
-    const OverlapPipeline::Buffer buffer = gradients_.acquire(*pipeline_, stream, id);
-    data = buffer.data;
-    return leases_.add({LeaseRecord::Kind::gradient, id, stream, buffer});
+    return leasing_.gradient(*pipeline_, stream, id, data);
   }
 
   void commit(LeaseId id) override {
     const Call call{*this};
-    LeaseRecord& lease = leases_[id];
-    lease.kind = LeaseRecord::Kind::committed;
-    gradients_.commit(*pipeline_, lease.use, lease.buffer, core_.lanes.record(lease.stream));
+    leasing_.commit(*pipeline_, id);
   }
 
   void skip(ParameterId id) override {
     const Call call{*this};
     seal();
-    gradients_.skip(*pipeline_, id);
+    leasing_.gradients().skip(*pipeline_, id);
   }
 
   void release(LeaseId id) noexcept override {
     if (closed_) return;
     core_.lanes.enter();
     try {
-      end_lease(id);
+      leasing_.end(*pipeline_, id);
     } catch (...) {
       core_.lanes.fail(std::current_exception());
     }
@@ -146,7 +104,7 @@ class ZeroStore final : public ParameterStore {
   StepOutcome step() {
     const Call call{*this};
     seal();
-    leases_.check_nothing_held("step()");
+    leasing_.check_nothing_held("step()");
     check_states_size();
     return step_.run(optimizer_, *pipeline_);
   }
@@ -156,7 +114,7 @@ class ZeroStore final : public ParameterStore {
     seal();
     const auto kind = static_cast<std::uint8_t>(pass);
     if (pipeline_->pass() == kind && pipeline_->pass_is_empty()) return;
-    leases_.check_nothing_held("begin()");
+    leasing_.check_nothing_held("begin()");
     pipeline_->end_pass();
     pipeline_->begin_pass(kind);
   }
@@ -220,9 +178,9 @@ class ZeroStore final : public ParameterStore {
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
       pipeline_.emplace(WorkingMemory{memory_.allocate_working({bytes})}, core_.options.prefetch,
                         [this](UseKey key, std::byte* data, std::vector<Completion> after) {
-                          return gathers_.fetch(key, data, after);
+                          return leasing_.gathers().fetch(key, GatherFor::reading, data, after);
                         });
-      check_each_fits();
+      leasing_.check_each_fits(*pipeline_);
       for (const Completion& end : birth_.fill()) {
         core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
       }
@@ -240,66 +198,18 @@ class ZeroStore final : public ParameterStore {
     }
   }
 
-  void check_declaring(const std::string& name) {
+  void check_declaring(const std::string& name) const {
     check_states_size();
     if (pipeline_) throw_configuration_error("parameter " + name + " is declared after the first gather");
-    const bool is_taken =
-        std::ranges::any_of(core_.states.uses, [&](const ParameterUse& use) { return use.name == name; });
-    if (is_taken) throw_configuration_error("two parameters are named " + name);
-  }
-
-  ParameterId add_use(ParameterUse use) {
-    const std::size_t id = core_.states.uses.size();
-    core_.states.parameters[use.parameter].uses.push_back(id);
-    core_.states.uses.push_back(std::move(use));
-    return static_cast<ParameterId>(id);
-  }
-
-  /// Whatever fits alone can be gathered, if not beside others.
-  void check_each_fits() const {
-    for (const ParameterUse& use : core_.states.uses) {
-      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
-      if (parameter.residence == Residence::partitioned && parameter.gathered_bytes() > pipeline_->capacity()) {
-        leases_.refuse("the gather of " + use.name, parameter.gathered_bytes(), *pipeline_);
-      }
-      if (parameter.trainable() && gradients_.bytes(use) > pipeline_->capacity()) {
-        leases_.refuse("the gradient of " + use.name, gradients_.bytes(use), *pipeline_);
-      }
-    }
-  }
-
-  void end_lease(LeaseId id) {
-    const LeaseRecord& lease = leases_[id];
-    const std::size_t parameter = core_.states.use(lease.use).parameter;
-    const Completion last_use = core_.lanes.record(lease.stream);
-    switch (lease.kind) {
-      case LeaseRecord::Kind::read:
-        readers_.release(*pipeline_, parameter, last_use);
-        break;
-      case LeaseRecord::Kind::write:
-        writers_.release(*pipeline_, parameter, lease.buffer, last_use);
-        break;
-      case LeaseRecord::Kind::gradient:
-        gradients_.release(*pipeline_, lease.use, lease.buffer, last_use);
-        break;
-      case LeaseRecord::Kind::committed:
-      case LeaseRecord::Kind::free:
-        break;
-    }
-    leases_.remove(id);
   }
 
   Arena& memory_;
   O optimizer_;
   EngineCore<C, D> core_;
   ReservedSpace space_;
-  Admission<S, C, D, O> admission_;
+  Declarations<S, C, D, O> declarations_;
   Birth<S, C, D, O> birth_;
-  GatherPath<C, D> gathers_;
-  LeaseTable leases_;
-  ReadAccess<C, D> readers_;
-  WriteAccess<C, D> writers_;
-  GradientAccess<C, D> gradients_;
+  Leasing<C, D> leasing_;
   OptimizerStep<S, C, D> step_;
   std::optional<OverlapPipeline> pipeline_;  ///< From the end of declaration on.
   std::size_t state_bytes_;                  ///< Of a block.

@@ -123,15 +123,4 @@ inline void square_norm(ElementType type, const std::byte* gradient, std::size_t
   });
 }
 
-/// `accumulate`, and the `square_norm` of what the accumulator then holds, in one pass over memory: for the last
-/// micro-batch. The first element begins a logical block.
-/// @param set One that this processor has.
-inline void accumulate_and_norm(float* accumulator, ElementType type, const std::byte* gradient, std::size_t n,
-                                ExactSum& sum, InstructionSet set = best_instruction_set()) noexcept {
-  detail::for_each_block(n, [&](std::size_t first, std::size_t count) {
-    accumulate(accumulator + first, type, gradient + first * element_bytes(type), count, set);
-    square_norm(ElementType::float32, reinterpret_cast<const std::byte*>(accumulator + first), count, sum, set);
-  });
-}
-
 }  // namespace zerospan::inline v0

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -48,7 +49,8 @@ class ArenaFile {
 
   /// Makes the file `bytes` long, all of it allocated on the disk (blocking). Shorter than it is: nothing happens.
   /// @param purpose Names what the space is for in the error.
-  /// @throws IoError (ENOSPC when the disk is full); the file then is as long as before.
+  /// @throws IoError (ENOSPC when the disk is full, EFBIG beyond the process's limit of file sizes); the file then is
+  /// as long as before.
   void grow(std::uint64_t bytes, const std::string& purpose) {
     if (bytes <= size_) return;
     const int error_number = allocate(size_, bytes - size_);
@@ -105,13 +107,21 @@ class ArenaFile {
 
   /// Allocates a range, by fallocate or by writing zeros. Returns an errno, 0 if it was done.
   int allocate(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    if (offset + bytes > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) return EFBIG;
+    if (offset + bytes > largest_file()) return EFBIG;
     if (exceeds_disk(bytes)) return ENOSPC;
     while (::fallocate(descriptor_, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) {
       if (errno == EOPNOTSUPP) return write_zeros(offset, bytes);
       if (errno != EINTR) return errno;
     }
     return 0;
+  }
+
+  /// Bytes that a file of this process may have. Who passes a limit of the process is killed, unless it ignores SIGXFSZ.
+  static std::uint64_t largest_file() noexcept {
+    constexpr std::uint64_t largest = std::numeric_limits<off_t>::max();
+    struct rlimit limit {};
+    if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return largest;
+    return std::min<std::uint64_t>(limit.rlim_cur, largest);
   }
 
   /// True if the disk cannot hold `bytes` more: fallocate would find out only after it had filled the disk.
