@@ -21,6 +21,7 @@
 
 #include <zerospan/comm/basic_nccl_communicator.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_exchange.hpp>
 #include <zerospan/core/error.hpp>
@@ -186,6 +187,25 @@ TEST_CASE("the groups of a split have every collective, by NCCL's split and by n
     check_collectives<fake::Api, ThreadExchange>(grouping);
     check_collectives<fake::ApiWithoutSplits, ThreadExchange>(grouping);
     check_collectives<fake::Api, BoardlessExchange>(grouping);
+  }
+}
+
+TEST_CASE("collectives in two hops over NCCL have the bits of those over threads") {
+  const auto in_groups = [](auto& ranks) {
+    return zerospan::GroupedCommunicator{zerospan::split_into_groups(ranks, 2)};
+  };
+  const auto expected = zerospan::run_ranks(4, [&](ThreadCommunicator threads) {
+    exercise::HostPlace place;
+    auto grouped = in_groups(threads);
+    return exercise::Exercise{grouped, place}.run();
+  });
+  const auto outcomes = run(4, patient, [&](auto& c, StreamPlace& place) {
+    auto grouped = in_groups(c);
+    return exercise::Exercise{grouped, place}.run();
+  });
+  for (std::size_t rank = 0; rank < 4; ++rank) {
+    CHECK(outcomes[rank].results == expected[rank].results);
+    CHECK(outcomes[rank].integers == expected[rank].integers);
   }
 }
 
