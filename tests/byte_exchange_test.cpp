@@ -36,7 +36,9 @@ struct NamelessExchange : LoneExchange {
 static_assert(zerospan::ByteExchange<LoneExchange> && !zerospan::ByteExchange<NamelessExchange>);
 static_assert(!zerospan::DuplicatesExchange<LoneExchange> && !zerospan::AbortsExchange<LoneExchange> &&
               !zerospan::PostsToBoard<LoneExchange>);
-static_assert(zerospan::DuplicatesExchange<CommunicatorExchange<zerospan::SelfCommunicator>>);
+static_assert(zerospan::DuplicatesExchange<CommunicatorExchange<zerospan::SelfCommunicator>> &&
+              zerospan::SplitsExchange<CommunicatorExchange<zerospan::SelfCommunicator>> &&
+              !zerospan::SplitsExchange<LoneExchange>);
 
 std::vector<std::byte> gather(auto& exchange, std::byte mine) {
   std::vector<std::byte> all(static_cast<std::size_t>(exchange.size()));
@@ -74,6 +76,21 @@ TEST_CASE("threads share a board") {
   });
 }
 
+TEST_CASE("exchanges are split, each group with a board of its own") {
+  zerospan::run_ranks(4, [](ThreadCommunicator communicator) {
+    AnyExchange exchange = AnyExchange::of(ThreadExchange{std::move(communicator)});
+    REQUIRE(exchange.can_split());
+    const int rank = exchange.rank().value;
+    AnyExchange part = exchange.split({rank == 3 ? 1 : 0, -rank});
+    const std::byte mine{static_cast<unsigned char>(3 - rank)};
+    CHECK(gather(part, mine) == (rank == 3 ? std::vector{std::byte{0}} : one_two_three));
+    part.post(std::span{&mine, 1});
+    gather(exchange, mine);
+    CHECK(part.peek(Rank{part.size() - 1}) == std::vector{rank == 3 ? std::byte{0} : std::byte{3}});
+    CHECK(exchange.peek(exchange.rank()).empty());
+  });
+}
+
 TEST_CASE("an aborted exchange wakes those who gather") {
   const auto run = [] {
     zerospan::run_ranks(2, [](ThreadCommunicator communicator) {
@@ -90,6 +107,8 @@ TEST_CASE("an exchange that has the least is its own duplicate and has no board"
   AnyExchange twin = exchange.duplicate();
   CHECK(gather(twin, std::byte{5}) == std::vector{std::byte{5}});
   CHECK(!exchange.has_board());
+  CHECK(!exchange.can_split());
+  CHECK_THROWS_AS(exchange.split({0, 0}), zerospan::ConfigurationError);
   exchange.abort("nobody hears");
   exchange.post({});
   CHECK(exchange.peek(Rank{0}).empty());

@@ -19,7 +19,7 @@ done
 
 install_packages g++ clang-16 libclang-rt-16-dev llvm-16 cmake ninja-build doctest-dev libaio-dev libopenblas-dev \
   libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev libeigen3-dev libdlpack-dev libtorch-dev \
-  openmpi-bin libopenmpi-dev doxygen
+  openmpi-bin libopenmpi-dev iproute2 doxygen
 
 # Debian's clang-16 looks for a symbolizer without a version in its name.
 export ASAN_SYMBOLIZER_PATH=/usr/lib/llvm-16/bin/llvm-symbolizer

@@ -19,8 +19,9 @@ class Hash {
     if (!state_ || XXH3_64bits_reset(state_.get()) == XXH_ERROR) throw std::runtime_error{"xxHash cannot be set up"};
   }
 
-  void update(std::span<const float> values) {
-    if (XXH3_64bits_update(state_.get(), values.data(), values.size_bytes()) == XXH_ERROR) {
+  void update(std::span<const float> values) { update(std::as_bytes(values)); }
+  void update(std::span<const std::byte> bytes) {
+    if (XXH3_64bits_update(state_.get(), bytes.data(), bytes.size()) == XXH_ERROR) {
       throw std::runtime_error{"xxHash failed"};
     }
   }

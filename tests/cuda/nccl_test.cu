@@ -116,6 +116,41 @@ TEST_CASE("duplicates are independent, and register memory") {
   });
 }
 
+TEST_CASE("slices go to their ranks") {
+  run({}, [](NcclCommunicator& communicator, CudaPlace& place) {
+    constexpr std::size_t slice = 5000;
+    const int me = communicator.rank().value;
+    Buffer sent;
+    Buffer expected;
+    for (int peer = 0; peer < communicator.size(); ++peer) {
+      sent.insert(sent.end(), slice, static_cast<std::byte>(16 * me + peer));
+      expected.insert(expected.end(), slice, static_cast<std::byte>(16 * peer + me));
+    }
+    auto input = place.memory(sent);
+    auto output = place.memory(Buffer(sent.size()));
+    communicator.all_to_all({place.stream(), "slices"}, {input.data(), output.data(), slice});
+    CHECK(place.read(output) == expected);
+  });
+}
+
+TEST_CASE("ranks are split into pairs, which have every collective") {
+  const auto outcomes = run({}, [](NcclCommunicator& communicator, CudaPlace& place) {
+    NcclCommunicator pair = communicator.split({communicator.rank().value / 2, communicator.rank().value});
+    const auto outcome = exercise::Exercise<NcclCommunicator, CudaPlace>{pair, place}.run();
+    communicator.barrier({place.stream(), "all pairs"});
+    return std::pair{pair.size(), outcome};
+  });
+  for (std::size_t rank = 0; rank < outcomes.size(); ++rank) {
+    const auto& [size, outcome] = outcomes[rank];
+    const auto expected = zerospan::run_ranks(size, [](ThreadCommunicator communicator) {
+      exercise::HostPlace place;
+      return exercise::Exercise<ThreadCommunicator, exercise::HostPlace>{communicator, place}.run();
+    });
+    CHECK(outcome.results == expected[rank % 2].results);
+    CHECK(outcome.integers == expected[rank % 2].integers);
+  }
+}
+
 TEST_CASE("a communicator of the host's is duplicated") {
   std::vector<ncclComm_t> hosts(static_cast<std::size_t>(device_count()));
   zerospan::check_nccl(ncclCommInitAll(hosts.data(), device_count(), nullptr), "ncclCommInitAll");

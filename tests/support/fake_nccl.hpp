@@ -56,13 +56,22 @@ class BasicApi : public CudaCalls {
     return begin(communicator);
   }
 
-  NcclResult split(Communicator parent, Rank rank, Communicator& child) {
+  NcclResult split(Communicator parent, int color, Rank rank, Communicator& child) {
     const std::scoped_lock lock{world().mutex};
-    auto& clique = world().splits[{parent->clique.get(), world().split_counts[parent]++}];
-    if (!clique) clique = std::make_shared<Clique>(parent->clique->size);
+    const int ranks = parent->clique->size;
+    auto& split = world().splits[{parent->clique.get(), world().split_counts[parent]++}];
+    if (!split) split = std::make_shared<Split>(ranks);
+    auto& clique = split->groups[color];
+    if (!clique) clique = std::make_shared<Clique>(0, ranks);
+    ++clique->size;
     child = join(clique, rank);
+    child->split = split;
     begin(child);
-    return begin(parent);
+    begin(parent);
+    const std::scoped_lock guard{parent->clique->mutex};
+    parent->split = split;
+    ++split->arrived;
+    return NcclResult::in_progress;
   }
 
   NcclResult place(Communicator communicator, Rank& rank, int& size) {
@@ -76,7 +85,8 @@ class BasicApi : public CudaCalls {
     {
       const std::scoped_lock lock{communicator->clique->mutex};
       state = communicator->error;
-      if (communicator->polls > 0 && --communicator->polls > 0) {
+      const bool waits = communicator->split && !communicator->split->is_over() && state == NcclResult::success;
+      if (waits || (communicator->polls > 0 && --communicator->polls > 0)) {
         state = NcclResult::in_progress;
         return NcclResult::success;
       }

@@ -26,16 +26,29 @@ using zerospan::Rank;
 
 /// What the ranks of one communicator share: a queue of messages from each rank to each other one.
 struct Clique {
-  explicit Clique(int n) : size{n}, queues(static_cast<std::size_t>(n * n)) {}
+  explicit Clique(int n) : Clique{n, n} {}
+  Clique(int n, int most) : size{n}, capacity{most}, queues(static_cast<std::size_t>(most * most)) {}
 
   std::deque<std::vector<std::byte>>& queue(int from, int to) {
-    return queues[static_cast<std::size_t>(from * size + to)];
+    return queues[static_cast<std::size_t>(from * capacity + to)];
   }
 
   int size;
+  int capacity;
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::deque<std::vector<std::byte>>> queues;
+};
+
+/// A split of a communicator's ranks, which ends when all have come.
+struct Split {
+  explicit Split(int ranks) : expected{ranks} {}
+
+  bool is_over() const { return arrived == expected; }
+
+  int expected;
+  std::atomic<int> arrived = 0;
+  std::map<int, std::shared_ptr<Clique>> groups;  // by color
 };
 
 /// One rank's communicator. A group is enqueued when the state has been asked for often enough.
@@ -46,6 +59,7 @@ struct Communicator {
   NcclResult error = NcclResult::success;  // guarded by the clique's mutex, as all below
   bool is_waiting = false;                 // for a message
   int polls = 0;
+  std::shared_ptr<Split> split;  // that it takes part in or comes from
   std::vector<std::function<void()>> launches;
   std::map<void*, std::size_t> registered;
 };
@@ -63,8 +77,8 @@ struct World {
   int polls = 2;                        ///< How often a call is in progress; 0: it is not.
 
   std::mutex mutex;
-  std::map<std::uint64_t, std::shared_ptr<Clique>> cliques;           // by unique id
-  std::map<std::pair<Clique*, int>, std::shared_ptr<Clique>> splits;  // by parent and the number of the split
+  std::map<std::uint64_t, std::shared_ptr<Clique>> cliques;          // by unique id
+  std::map<std::pair<Clique*, int>, std::shared_ptr<Split>> splits;  // by parent and the number of the split
   std::map<Communicator*, int> split_counts;
   std::uint64_t ids = 0;
   std::vector<std::unique_ptr<Communicator>> all;  // work on a stream may outlive a communicator's end

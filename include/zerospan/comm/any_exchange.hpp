@@ -10,7 +10,9 @@
 #include <vector>
 
 #include <zerospan/comm/byte_exchange.hpp>
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -33,6 +35,10 @@ class AnyExchange {
     return AnyExchange{other ? std::move(other) : model_};
   }
 
+  bool can_split() const noexcept { return model_->can_split(); }
+  /// @throws ConfigurationError where the exchange cannot be split.
+  AnyExchange split(SplitPlace place) { return AnyExchange{model_->split(place)}; }
+
   /// Does nothing where the exchange cannot be aborted.
   void abort(const std::string& reason) noexcept { model_->abort(reason); }
 
@@ -47,6 +53,8 @@ class AnyExchange {
     virtual int size() const = 0;
     virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
     virtual std::shared_ptr<Interface> duplicate() = 0;
+    virtual bool can_split() const noexcept = 0;
+    virtual std::shared_ptr<Interface> split(SplitPlace place) = 0;
     virtual void abort(const std::string& reason) noexcept = 0;
     virtual bool has_board() const noexcept = 0;
     virtual void post(std::span<const std::byte> bytes) = 0;
@@ -67,6 +75,14 @@ class AnyExchange {
         return std::make_shared<Model>(exchange.duplicate());
       } else {
         return nullptr;
+      }
+    }
+    bool can_split() const noexcept override { return SplitsExchange<E>; }
+    std::shared_ptr<Interface> split([[maybe_unused]] SplitPlace place) override {
+      if constexpr (SplitsExchange<E>) {
+        return std::make_shared<Model>(exchange.split(place));
+      } else {
+        throw_configuration_error("this exchange of bytes cannot be split, and so no communicator that has it");
       }
     }
     void abort(const std::string& reason) noexcept override {

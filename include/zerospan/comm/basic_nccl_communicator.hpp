@@ -23,6 +23,7 @@
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/comm/nccl_rank.hpp>
 #include <zerospan/comm/nccl_setup.hpp>
+#include <zerospan/comm/nccl_slices.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -36,10 +37,10 @@ namespace zerospan::inline v0 {
 /// the device addresses.
 ///
 /// Each rank's communicator serves one thread at a time; `abort` may be called from any thread meanwhile. A
-/// communicator and all its duplicates stand and fall together, and one thread of the rank watches over them: an error
-/// that NCCL finds, a collective that does not end in time, and, where the exchange has a board, a rank that failed,
-/// ended or called something else make every later collective throw. `on_failure` tells of it at once; then everything
-/// is aborted. A culprit that cannot be told is Rank{-1}.
+/// communicator, its duplicates and the groups that it is split into stand and fall together, and one thread of the
+/// rank watches over them: an error that NCCL finds, a collective that does not end in time, and, where the exchange
+/// has a board, a rank that failed, ended or called something else make every later collective throw. `on_failure`
+/// tells of it at once; then everything is aborted. A culprit that cannot be told is Rank{-1}.
 ///
 /// Sums in rank order have the bits of every other communicator. They take the way of NcclReductions::rank_order; also
 /// with NcclReductions::nccl where the type of the output differs from the input's.
@@ -73,6 +74,10 @@ class BasicNcclCommunicator {
 
   /// It has scratch memory of its own, and the registered memory of this one.
   BasicNcclCommunicator duplicate() { return BasicNcclCommunicator{rank_->duplicate()}; }
+
+  /// Each has scratch memory of its own, and the registered memory of this one. Takes an exchange that can be split.
+  /// @throws ConfigurationError, on every rank, where it cannot, or if two ranks have the same place in a group.
+  BasicNcclCommunicator split(SplitPlace place) { return BasicNcclCommunicator{rank_->split(place)}; }
 
   void abort(const std::string& reason) noexcept { rank_->abort(reason); }
 
@@ -159,6 +164,15 @@ class BasicNcclCommunicator {
       rank_->launch("ncclBroadcast", [&](Api& api, auto& handle) {
         return api.broadcast(handle, bytes.data(), bytes.size(), root, what.stream);
       });
+    });
+  }
+
+  void all_to_all(Collective what, const SliceExchange& exchange) {
+    const detail::CollectiveCall own{
+        .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+    detail::require_apart(own, size());
+    rank_->run(own, what.stream, [&] {
+      detail::exchange_slices(rank_->api(), rank_->link(), rank(), size(), exchange, what.stream);
     });
   }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 
@@ -33,6 +34,13 @@ concept ByteExchange = std::movable<E> &&
 template <class E>
 concept DuplicatesExchange = ByteExchange<E> && requires(E& exchange) {
   { exchange.duplicate() } -> std::same_as<E>;
+};
+
+/// `exchange.split(place)` is a collective that makes independent exchanges, one of each group of ranks, as `split` of
+/// a communicator does.
+template <class E>
+concept SplitsExchange = ByteExchange<E> && requires(E& exchange, SplitPlace place) {
+  { exchange.split(place) } -> std::same_as<E>;
 };
 
 /// `exchange.abort(reason)` makes every rank that gathers, or ever gathers again, throw. From any thread, at once.

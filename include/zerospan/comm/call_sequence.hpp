@@ -58,6 +58,7 @@ class CallSequence {
     mix(call.integers.size());
     mix(call.bytes.size());
     mix(static_cast<std::uint64_t>(call.root.value));
+    mix(call.exchange.bytes);
     record_.hashes[record_.calls % SequenceRecord::history] = hash_;
     ++record_.calls;
     keep_text(record_.last, text);
@@ -109,20 +110,23 @@ inline bool at_one_place(const SequenceRecord& a, const SequenceRecord& b) noexc
 }
 
 /// "rank 0: last called ...; rank 1: ...". A null pointer is a rank that has told nothing.
-inline std::string last_calls(std::span<const SequenceRecord* const> ranks) {
+/// @param names What messages call the ranks.
+inline std::string last_calls(std::span<const SequenceRecord* const> ranks, std::span<const Rank> names) {
   std::string text;
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    text.append(rank == 0 ? "rank " : "; rank ").append(std::to_string(rank));
-    text.append(ranks[rank] ? std::string{": "}.append(ranks[rank]->last.data()) : std::string{" does not say"});
-    if (ranks[rank] && ranks[rank]->closed != 0) text += " and ended";
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    text.append(i == 0 ? "" : "; ").append(describe(names[i]));
+    text.append(ranks[i] ? std::string{": "}.append(ranks[i]->last.data()) : std::string{" does not say"});
+    if (ranks[i] && ranks[i]->closed != 0) text += " and ended";
   }
   return text;
 }
 
 /// What each rank called last, if their records do not `agree`. At fault is the lowest rank that differs from the
 /// majority, or from the first that tells anything.
+/// @param names What messages call the ranks.
 template <class Agree>
-std::optional<Failure> find_divergence(std::span<const SequenceRecord* const> ranks, Agree agree) {
+std::optional<Failure> find_divergence(std::span<const SequenceRecord* const> ranks, std::span<const Rank> names,
+                                       Agree agree) {
   const SequenceRecord* expected = nullptr;
   std::ptrdiff_t most = 0;
   for (const SequenceRecord* const a : ranks) {
@@ -136,13 +140,13 @@ std::optional<Failure> find_divergence(std::span<const SequenceRecord* const> ra
   const auto culprit =
       std::ranges::find_if(ranks, [&](const auto* a) { return a != nullptr && !agree(*a, *expected); });
   if (culprit == ranks.end()) return std::nullopt;
-  return Failure{Failure::Kind::divergence, Rank{static_cast<int>(culprit - ranks.begin())},
-                 "ranks diverge: " + last_calls(ranks)};
+  return Failure{Failure::Kind::divergence, names[static_cast<std::size_t>(culprit - ranks.begin())],
+                 "ranks diverge: " + last_calls(ranks, names)};
 }
 
 /// Whether every rank has told what it called where the culprit differs from others, so that the majority is known.
-inline bool all_have_told(std::span<const SequenceRecord* const> ranks, Rank culprit) {
-  const SequenceRecord& one = *ranks[static_cast<std::size_t>(culprit.value)];
+inline bool all_have_told(std::span<const SequenceRecord* const> ranks, std::span<const Rank> names, Rank culprit) {
+  const SequenceRecord& one = *ranks[static_cast<std::size_t>(std::ranges::find(names, culprit) - names.begin())];
   std::uint64_t call = one.calls;
   for (const SequenceRecord* const other : ranks) {
     if (other != nullptr) call = std::min(call, first_difference(one, *other).value_or(call));

@@ -85,10 +85,10 @@ class MpiChannel {
   /// Messages number collectives from here.
   void count_from_here() noexcept { first_shown_ = *begun_; }
 
-  /// Calls `act(to, from)` for every distance: to which peer this rank sends, from which it receives.
+  /// As the group's.
   template <class Act>
   void for_each_distance(Act act) const {
-    for (int i = 1; i < size(); ++i) act((rank().value + i) % size(), (rank().value + size() - i) % size());
+    group_->for_each_distance(act);
   }
 
  private:

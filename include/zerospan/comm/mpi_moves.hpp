@@ -2,6 +2,7 @@
 /// Collectives between processes that move bytes and compute nothing.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -52,18 +53,23 @@ inline void gather_by_call(MpiChannel& channel, const CollectiveCall& call) {
 /// An all-gather straight from buffer to buffer.
 inline void gather_by_messages(MpiChannel& channel, const CollectiveCall& call) {
   constexpr std::size_t most_at_once = 256;
+  const int distances = static_cast<int>(std::max(most_at_once / (2 * call.parts.size()), std::size_t{1}));
   channel.begin(call, MpiChannel::nothing);
   MpiMessages& messages = channel.transfer();
-  channel.for_each_distance([&](int to, int from) {
-    for (const GatherPart& part : call.parts) {
-      messages.receive(from, channel.tags().operands, shard_of(part, from), part.shard_bytes);
-    }
+  const auto send = [&](int to) {
     for (const GatherPart& part : call.parts) {
       messages.send(to, channel.tags().operands, shard_of(part, channel.rank().value), part.shard_bytes);
     }
-    if (messages.size() >= most_at_once) channel.finish(messages);
-  });
-  channel.finish(messages);
+  };
+  const auto receive = [&](int from) {
+    for (const GatherPart& part : call.parts) {
+      messages.receive(from, channel.tags().operands, shard_of(part, from), part.shard_bytes);
+    }
+  };
+  for (int first = 1; first < channel.size(); first += distances) {
+    channel.group()->exchange(send, receive, first, first + distances - 1);
+    channel.finish(messages);
+  }
 }
 
 inline void gather(MpiChannel& channel, const CollectiveCall& call) {
@@ -99,11 +105,16 @@ inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& cal
     messages.receive(call.root.value, channel.tags().operands, own.data(), own.size());
     channel.finish(messages);
   }
-  channel.for_each_distance([&](int to, int from) {
+  channel.for_each_distance([&](int to, int) {
     if (is_root) messages.send(to, channel.tags().operands, slice(to).data(), slice(to).size());
-    if (!is_root) messages.receive(from, channel.tags().results, slice(from).data(), slice(from).size());
-    if (to != call.root.value) messages.send(to, channel.tags().results, own.data(), own.size());
   });
+  channel.group()->exchange(
+      [&](int to) {
+        if (to != call.root.value) messages.send(to, channel.tags().results, own.data(), own.size());
+      },
+      [&](int from) {
+        if (!is_root) messages.receive(from, channel.tags().results, slice(from).data(), slice(from).size());
+      });
   channel.finish(messages);
 }
 
@@ -123,15 +134,15 @@ inline void exchange_slices(MpiChannel& channel, const CollectiveCall& call) {
   });
   const int me = channel.rank().value;
   append(slice_of(e.output, e, me), slice_of(e.input, e, me), e.bytes);
+  if (by_call) {
+    channel.for_each_distance(
+        [&](int, int from) { append(slice_of(e.output, e, from), channel.payload(from), e.bytes); });
+    return;
+  }
   MpiMessages& messages = channel.transfer();
-  channel.for_each_distance([&](int to, int from) {
-    if (by_call) {
-      append(slice_of(e.output, e, from), channel.payload(from), e.bytes);
-    } else {
-      messages.receive(from, channel.tags().operands, slice_of(e.output, e, from), e.bytes);
-      messages.send(to, channel.tags().operands, slice_of(e.input, e, to), e.bytes);
-    }
-  });
+  channel.group()->exchange(
+      [&](int to) { messages.send(to, channel.tags().operands, slice_of(e.input, e, to), e.bytes); },
+      [&](int from) { messages.receive(from, channel.tags().operands, slice_of(e.output, e, from), e.bytes); });
   channel.finish(messages);
 }
 

@@ -93,13 +93,16 @@ class MpiSliceSum {
 
   void exchange(std::size_t round) {
     MpiMessages& messages = operands_[round % rounds_at_once];
-    channel_.for_each_distance([&](int to, int from) {
-      messages.receive(from, channel_.tags().operands, place(static_cast<std::size_t>(from), round),
-                       piece(me_, round).elements * task_.input_width);
-      const auto [first, elements] = piece(to, round);
-      messages.send(to, channel_.tags().operands, task_.input + first * task_.input_width,
-                    elements * task_.input_width);
-    });
+    channel_.group()->exchange(
+        [&](int to) {
+          const auto [first, elements] = piece(to, round);
+          messages.send(to, channel_.tags().operands, task_.input + first * task_.input_width,
+                        elements * task_.input_width);
+        },
+        [&](int from) {
+          messages.receive(from, channel_.tags().operands, place(static_cast<std::size_t>(from), round),
+                           piece(me_, round).elements * task_.input_width);
+        });
   }
 
   void add_up(std::size_t round) noexcept {
@@ -113,16 +116,17 @@ class MpiSliceSum {
   /// The places of the others' sums in the output, which may be the input, have been sent by now.
   void distribute(std::size_t round) {
     MpiMessages& messages = results_[round % rounds_at_once];
-    channel_.for_each_distance([&](int to, int from) {
-      if (task_.gets_all(channel_.rank().value)) {
-        const auto [first, elements] = piece(from, round);
-        messages.receive(from, channel_.tags().results, task_.output + first * task_.output_width,
-                         elements * task_.output_width);
-      }
-      if (task_.gets_all(to)) {
-        messages.send(to, channel_.tags().results, sums(round), piece(me_, round).elements * task_.output_width);
-      }
-    });
+    channel_.group()->exchange(
+        [&](int to) {
+          if (!task_.gets_all(to)) return;
+          messages.send(to, channel_.tags().results, sums(round), piece(me_, round).elements * task_.output_width);
+        },
+        [&](int from) {
+          if (!task_.gets_all(channel_.rank().value)) return;
+          const auto [first, elements] = piece(from, round);
+          messages.receive(from, channel_.tags().results, task_.output + first * task_.output_width,
+                           elements * task_.output_width);
+        });
   }
 
   MpiChannel& channel_;

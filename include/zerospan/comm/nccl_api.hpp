@@ -55,12 +55,12 @@ class NcclApi {
     return result(ncclCommInitRankConfig(&communicator, size, id, rank.value, &config));
   }
 
-  NcclResult split([[maybe_unused]] Communicator parent, [[maybe_unused]] Rank rank,
+  NcclResult split([[maybe_unused]] Communicator parent, [[maybe_unused]] int color, [[maybe_unused]] Rank rank,
                    [[maybe_unused]] Communicator& child) {
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 18, 1)
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    return result(ncclCommSplit(parent, 0, rank.value, &child, &config));
+    return result(ncclCommSplit(parent, color, rank.value, &child, &config));
 #else
     return NcclResult::invalid_usage;
 #endif

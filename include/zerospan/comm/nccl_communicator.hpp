@@ -9,11 +9,12 @@
 
 namespace zerospan::inline v0 {
 
-/// See BasicNcclCommunicator. Needs NCCL 2.14; duplicates by `ncclCommSplit` from 2.18 on, and registers memory from
-/// 2.19 on.
+/// See BasicNcclCommunicator. Needs NCCL 2.14; duplicates and splits by `ncclCommSplit` from 2.18 on, and registers
+/// memory from 2.19 on.
 using NcclCommunicator = BasicNcclCommunicator<NcclApi>;
 
 static_assert(TrainingCommunicator<NcclCommunicator> && ReportsFailures<NcclCommunicator> &&
-              RegistersMemory<NcclCommunicator> && VerifiesCalls<NcclCommunicator>);
+              RegistersMemory<NcclCommunicator> && VerifiesCalls<NcclCommunicator> &&
+              ExchangesSlices<NcclCommunicator> && Splits<NcclCommunicator>);
 
 }  // namespace zerospan::inline v0

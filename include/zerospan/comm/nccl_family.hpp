@@ -118,39 +118,44 @@ class NcclFamily {
 
   void examine(Link& link, const States& states) {
     const auto sight = link.look(options_.timeout);
-    std::vector<const SequenceRecord*> records(states.size());
-    for (std::size_t rank = 0; rank < states.size(); ++rank) {
-      records[rank] = static_cast<int>(rank) == rank_.value ? &sight.record : states[rank].find(link.id());
+    const std::vector<Rank>& members = link.members();
+    std::vector<const SequenceRecord*> records;
+    for (const Rank member : members) {
+      const RankState& state = states[static_cast<std::size_t>(member.value)];
+      records.push_back(member == rank_ ? &sight.record : state.find(link.id()));
     }
-    const auto divergence = find_divergence(records, on_one_way);
-    if (divergence && (sight.overdue || all_have_told(records, divergence->culprit))) failure_->keep(*divergence);
-    if (sight.waits_in) find_finished(sight, records);
-    if (sight.overdue) failure_->keep(overdue(sight, records));
+    const auto divergence = find_divergence(records, members, on_one_way);
+    const bool is_certain = divergence && (sight.overdue || all_have_told(records, members, divergence->culprit));
+    if (is_certain) failure_->keep(*divergence);
+    if (sight.waits_in) find_finished(sight, records, members);
+    if (sight.overdue) failure_->keep(overdue(sight, records, members));
   }
 
   /// A rank that calls nothing more does not come.
-  void find_finished(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records) {
-    for (std::size_t rank = 0; rank < records.size(); ++rank) {
-      const SequenceRecord* const record = records[rank];
+  void find_finished(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+                     const std::vector<Rank>& members) {
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      const SequenceRecord* const record = records[i];
       if (record == nullptr || record->closed == 0 || record->calls > *sight.waits_in) continue;
-      const Rank finished{static_cast<int>(rank)};
+      const Rank finished = members[i];
       failure_->keep({Failure::Kind::rank_failed, finished,
                       describe(finished) + " returned while " + describe(rank_) + " waits in " + sight.waiting_for});
     }
   }
 
-  Failure overdue(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records) const {
+  Failure overdue(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+                  const std::vector<Rank>& members) const {
     Rank culprit = unknown_rank;
     std::string missing;
-    for (std::size_t rank = 0; sight.waits_in && rank < records.size(); ++rank) {
-      if (records[rank] == nullptr || records[rank]->calls > *sight.waits_in) continue;
-      if (culprit == unknown_rank) culprit = Rank{static_cast<int>(rank)};
-      missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
+    for (std::size_t i = 0; sight.waits_in && i < records.size(); ++i) {
+      if (records[i] == nullptr || records[i]->calls > *sight.waits_in) continue;
+      if (culprit == unknown_rank) culprit = members[i];
+      missing += (missing.empty() ? "" : ", ") + std::to_string(members[i].value);
     }
     const std::string time = " within " + std::to_string(options_.timeout.count()) + " ms";
     std::string text = missing.empty() ? sight.waiting_for + " did not end on " + describe(rank_) + time
                                        : "rank " + missing + " did not arrive at " + sight.waiting_for + time;
-    if (exchange_.has_board()) text += "; " + last_calls(records);
+    if (exchange_.has_board()) text += "; " + last_calls(records, members);
     return {Failure::Kind::timeout, culprit, text};
   }
 

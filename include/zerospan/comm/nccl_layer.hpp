@@ -36,7 +36,8 @@ enum class NcclResult : int {
 /// 1. `Communicator` is a non-blocking `ncclComm_t`, null at first; `Event` a `cudaEvent_t`, `UniqueId` an
 ///    `ncclUniqueId`;
 /// 2. calls of NCCL return a NcclResult; those that start something may return `in_progress`, and `state_of` tells when
-///    it ends; `splits` and `registers` say whether the version of NCCL has those calls;
+///    it ends; `splits` and `registers` say whether the version of NCCL has those calls; `split(parent, color, rank,
+///    child)` has as its key the rank in the child;
 /// 3. calls of CUDA throw, except those that give back;
 /// 4. collectives, copies, sums and records are enqueued on the stream that they are given;
 /// 5. memory is given back when nothing on the device uses it any more: to free it waits for that.
@@ -50,7 +51,7 @@ concept NcclLayer = std::copyable<A> && std::is_trivially_copyable_v<typename A:
   { A::registers } -> std::convertible_to<bool>;
   { api.make_unique_id(id) } -> std::same_as<NcclResult>;
   { api.create(communicator, n, id, rank) } -> std::same_as<NcclResult>;
-  { api.split(communicator, rank, communicator) } -> std::same_as<NcclResult>;
+  { api.split(communicator, n, rank, communicator) } -> std::same_as<NcclResult>;
   { api.place(communicator, rank, n) } -> std::same_as<NcclResult>;
   { api.state_of(communicator, result) } -> std::same_as<NcclResult>;
   { api.finalize(communicator) } -> std::same_as<NcclResult>;

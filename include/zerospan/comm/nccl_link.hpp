@@ -10,6 +10,7 @@
 #include <source_location>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <zerospan/comm/call_sequence.hpp>
 #include <zerospan/comm/collective_call.hpp>
@@ -36,13 +37,21 @@ class NcclLink {
  public:
   using Communicator = typename Api::Communicator;
 
-  NcclLink(Api api, Rank rank, std::uint64_t id, std::shared_ptr<KeptFailure> failure)
-      : api_{std::move(api)}, rank_{rank}, failure_{std::move(failure)}, sequence_{id}, pending_{api_} {}
+  /// @param rank This one's in the family, which errors name.
+  /// @param members The ranks in the family of those that the communicator connects.
+  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<KeptFailure> failure)
+      : api_{std::move(api)},
+        rank_{rank},
+        members_{std::move(members)},
+        failure_{std::move(failure)},
+        sequence_{id},
+        pending_{api_} {}
   NcclLink(const NcclLink&) = delete;
   NcclLink& operator=(const NcclLink&) = delete;
   ~NcclLink() { end(); }
 
   std::uint64_t id() const noexcept { return sequence_.record().communicator; }
+  const std::vector<Rank>& members() const noexcept { return members_; }
 
   SequenceRecord record() const {
     const std::scoped_lock lock{mutex_};
@@ -231,6 +240,7 @@ class NcclLink {
 
   Api api_;
   Rank rank_;
+  std::vector<Rank> members_;
   std::shared_ptr<KeptFailure> failure_;
 
   mutable std::mutex mutex_;  // guards all below

@@ -2,7 +2,6 @@
 /// NcclRank: what one rank has of one NCCL communicator.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -15,30 +14,25 @@
 #include <zerospan/comm/any_exchange.hpp>
 #include <zerospan/comm/call_sequence.hpp>
 #include <zerospan/comm/collective_call.hpp>
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/kept_failure.hpp>
 #include <zerospan/comm/nccl_buffers.hpp>
 #include <zerospan/comm/nccl_family.hpp>
 #include <zerospan/comm/nccl_integers.hpp>
 #include <zerospan/comm/nccl_layer.hpp>
 #include <zerospan/comm/nccl_link.hpp>
+#include <zerospan/comm/nccl_memory.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/comm/nccl_rank_order.hpp>
 #include <zerospan/comm/nccl_setup.hpp>
 #include <zerospan/comm/rank_family.hpp>
+#include <zerospan/comm/split_places.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// Memory that is registered with NCCL.
-struct MemoryRange {
-  std::byte* data;
-  Bytes bytes;
-
-  friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
-};
 
 /// A communicator's part of its family: the link, the exchange, and the buffers of sums.
 template <NcclLayer Api>
@@ -66,22 +60,26 @@ class NcclRank {
                                 " of " + std::to_string(size));
     }
     if constexpr (Api::splits) {
-      rank->split(
-          *rank->link_, [&](Handle&, Handle& child) { return api.split(host, place, child); }, &host);
+      rank->split_off(
+          *rank->link_, [&](Handle&, Handle& child) { return api.split(host, 0, place, child); }, &host);
     } else {
       rank->create();
     }
     return rank;
   }
 
-  NcclRank(Api api, std::shared_ptr<NcclFamily<Api>> family, AnyExchange exchange, std::uint64_t id)
+  /// @param exchange Of the members, in that order.
+  /// @param members Their ranks in the family.
+  NcclRank(Api api, std::shared_ptr<NcclFamily<Api>> family, AnyExchange exchange, std::vector<Rank> members,
+           std::uint64_t id)
       : api_{std::move(api)},
         family_{std::move(family)},
         exchange_{std::move(exchange)},
+        rank_{exchange_.rank()},
         size_{exchange_.size()},
-        in_rank_order_{api_, family_->rank(), size_, options().scratch},
+        in_rank_order_{api_, rank_, size_, options().scratch},
         integers_{api_},
-        link_{std::make_shared<NcclLink<Api>>(api_, family_->rank(), id, family_->failure())} {
+        link_{std::make_shared<NcclLink<Api>>(api_, family_->rank(), std::move(members), id, family_->failure())} {
     family_->add(link_);
   }
   NcclRank(const NcclRank&) = delete;
@@ -96,37 +94,35 @@ class NcclRank {
     }
   }
 
-  Rank rank() const noexcept { return family_->rank(); }
+  Rank rank() const noexcept { return rank_; }
   int size() const noexcept { return size_; }
   const NcclOptions& options() const noexcept { return family_->options(); }
+  Api& api() noexcept { return api_; }
   NcclLink<Api>& link() noexcept { return *link_; }
   RankOrderSums<Api>& in_rank_order() noexcept { return in_rank_order_; }
   IntegerSums<Api>& integers() noexcept { return integers_; }
 
   std::unique_ptr<NcclRank> duplicate() {
-    family_->failure()->check();
     const DeviceScope scope{api_, family_->device()};
-    try {
-      link_->count({.kind = CollectiveKind::duplicate});
-      link_->wait_idle();
-      auto twin = std::make_unique<NcclRank>(api_, family_, exchange_.duplicate(),
-                                             CallSequence::name_of_duplicate(link_->id(), duplicates_++));
-      if constexpr (Api::splits) {
-        twin->split(*link_, [this](Handle& own, Handle& child) { return api_.split(own, rank(), child); });
-      } else {
-        twin->create();
-      }
-      for (const MemoryRange& range : registered_) twin->register_memory(range);
-      return twin;
-    } catch (...) {
-      failed();
-    }
+    begin_child(CollectiveKind::duplicate);
+    return make_child(0, link_->members(), [this] { return exchange_.duplicate(); });
+  }
+
+  /// @throws ConfigurationError, on every rank, where the exchange cannot be split, or if two have the same place.
+  std::unique_ptr<NcclRank> split(SplitPlace place) {
+    if (!exchange_.can_split()) static_cast<void>(exchange_.split(place));
+    const DeviceScope scope{api_, family_->device()};
+    begin_child(CollectiveKind::split);
+    const auto beside = ranks_beside(gather_places(place), static_cast<std::size_t>(rank_.value));
+    std::vector<Rank> members;
+    for (const std::size_t rank : beside) members.push_back(link_->members()[rank]);
+    return make_child(static_cast<int>(beside.front()), std::move(members), [&] { return exchange_.split(place); });
   }
 
   void abort(const std::string& reason) noexcept {
-    Failure failure{Failure::Kind::rank_failed, rank(), {}};
+    Failure failure{Failure::Kind::rank_failed, family_->rank(), {}};
     try {
-      failure.text = describe(rank()) + " failed (" + reason + ")";
+      failure.text = describe(family_->rank()) + " failed (" + reason + ")";
     } catch (...) {  // no memory for the reason
     }
     family_->failure()->keep(std::move(failure));
@@ -140,7 +136,8 @@ class NcclRank {
       const std::vector<SequenceRecord> all = gather(exchange_, link_->record());
       std::vector<const SequenceRecord*> ranks;
       for (const SequenceRecord& record : all) ranks.push_back(&record);
-      if (const auto divergence = find_divergence(ranks, at_one_place)) family_->failure()->keep(*divergence);
+      const auto divergence = find_divergence(ranks, link_->members(), at_one_place);
+      if (divergence) family_->failure()->keep(*divergence);
     } catch (...) {
       failed();
     }
@@ -148,15 +145,9 @@ class NcclRank {
   }
 
   void register_memory(const MemoryRange& range) {
-    if constexpr (Api::registers) {
-      if (std::ranges::find(registered_, range) != registered_.end()) return;
-      const DeviceScope scope{api_, family_->device()};
-      void* handle = nullptr;
-      link_->make("ncclCommRegister",
-                  [&](Handle& own) { return api_.register_memory(own, range.data, range.bytes.count, handle); });
-      registrations_.push_back(handle);
-      registered_.push_back(range);
-    }
+    if (memory_.has(range)) return;
+    const DeviceScope scope{api_, family_->device()};
+    memory_.add(api_, *link_, range);
   }
 
   /// Runs a collective: `work()` enqueues it.
@@ -168,7 +159,9 @@ class NcclRank {
                                 "' is to run on the calling thread: NCCL's run on streams of the device");
     }
     const DeviceScope scope{api_, family_->device()};
-    link_->run(call, stream, work);
+    CollectiveCall named = call;
+    named.root = link_->members()[static_cast<std::size_t>(call.root.value)];
+    link_->run(named, stream, work);
   }
 
   /// A group of calls of NCCL, `calls(api, handle)`, within a collective.
@@ -182,8 +175,48 @@ class NcclRank {
     require_valid(options, exchange.size());
     require_equal(exchange, options);
     AnyExchange own = exchange.duplicate();
+    std::vector<Rank> members = ranks_of(own);
     return std::make_unique<NcclRank>(api, std::make_shared<NcclFamily<Api>>(api, std::move(exchange), options),
-                                      std::move(own), std::uint64_t{0});
+                                      std::move(own), std::move(members), std::uint64_t{0});
+  }
+
+  void begin_child(CollectiveKind kind) {
+    family_->failure()->check();
+    try {
+      link_->count({.kind = kind});
+      link_->wait_idle();
+    } catch (...) {
+      failed();
+    }
+  }
+
+  std::vector<SplitPlace> gather_places(SplitPlace place) {
+    try {
+      return gather(exchange_, place);
+    } catch (...) {
+      failed();
+    }
+  }
+
+  /// @param color The same on all members alone, of those that make children now.
+  /// @param make_exchange Of the members.
+  template <class MakeExchange>
+  std::unique_ptr<NcclRank> make_child(int color, std::vector<Rank> members, MakeExchange make_exchange) {
+    try {
+      const std::uint64_t turn = CallSequence::name_of_duplicate(link_->id(), children_++);
+      const std::uint64_t id = CallSequence::name_of_duplicate(turn, static_cast<std::uint64_t>(color));
+      auto child = std::make_unique<NcclRank>(api_, family_, make_exchange(), std::move(members), id);
+      if constexpr (Api::splits) {
+        const Rank key = child->rank();
+        child->split_off(*link_, [&](Handle& own, Handle& made) { return api_.split(own, color, key, made); });
+      } else {
+        child->create();
+      }
+      for (const MemoryRange& range : memory_.ranges()) child->register_memory(range);
+      return child;
+    } catch (...) {
+      failed();
+    }
   }
 
   /// Throws, for the exception being handled, this family's first failure: of an exchange that was aborted, the board
@@ -208,7 +241,7 @@ class NcclRank {
 
   /// Takes what `start(handle, child)` splits off the parent, while `parent` waits.
   template <class Start>
-  void split(NcclLink<Api>& parent, Start start, const Handle* watched = nullptr) {
+  void split_off(NcclLink<Api>& parent, Start start, const Handle* watched = nullptr) {
     auto child = std::make_unique<Handle>();
     try {
       parent.make(
@@ -233,21 +266,19 @@ class NcclRank {
   }
 
   void close() noexcept {
-    link_->close([this](Handle& own) {
-      for (void* const handle : registrations_) api_.deregister_memory(own, handle);
-    });
+    link_->close([this](Handle& own) { memory_.give_back(api_, own); });
   }
 
   Api api_;
   std::shared_ptr<NcclFamily<Api>> family_;
   AnyExchange exchange_;
+  Rank rank_;
   int size_;
   RankOrderSums<Api> in_rank_order_;
   IntegerSums<Api> integers_;
   std::shared_ptr<NcclLink<Api>> link_;
-  std::vector<MemoryRange> registered_;
-  std::vector<void*> registrations_;
-  std::uint64_t duplicates_ = 0;
+  NcclMemory<Api> memory_;
+  std::uint64_t children_ = 0;  // made
 };
 
 }  // namespace zerospan::inline v0::detail

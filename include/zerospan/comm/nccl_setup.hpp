@@ -53,6 +53,13 @@ inline void require_equal(AnyExchange& exchange, const NcclOptions& options) {
   }
 }
 
+/// The ranks of an exchange.
+inline std::vector<Rank> ranks_of(const AnyExchange& exchange) {
+  std::vector<Rank> ranks;
+  for (int rank = 0; rank < exchange.size(); ++rank) ranks.push_back(Rank{rank});
+  return ranks;
+}
+
 /// The id that rank 0 makes, on every rank.
 /// @throws NcclError on rank 0 and RankFailedError on the others, if it could not.
 template <NcclLayer Api>

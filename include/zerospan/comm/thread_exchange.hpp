@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <zerospan/comm/byte_exchange.hpp>
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/config.hpp>
@@ -40,6 +41,8 @@ class ThreadExchange {
 
   /// The duplicate has the same board.
   ThreadExchange duplicate() { return {exchange_.duplicate(), board_}; }
+  /// Each group has a board of its own.
+  ThreadExchange split(SplitPlace place) { return ThreadExchange{exchange_.communicator().split(place)}; }
   void abort(const std::string& reason) noexcept { exchange_.abort(reason); }
 
   void post(std::span<const std::byte> bytes) {
@@ -66,6 +69,7 @@ class ThreadExchange {
   std::shared_ptr<Board> board_;
 };
 
-static_assert(DuplicatesExchange<ThreadExchange> && AbortsExchange<ThreadExchange> && PostsToBoard<ThreadExchange>);
+static_assert(DuplicatesExchange<ThreadExchange> && SplitsExchange<ThreadExchange> && AbortsExchange<ThreadExchange> &&
+              PostsToBoard<ThreadExchange>);
 
 }  // namespace zerospan::inline v0
