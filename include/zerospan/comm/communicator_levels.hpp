@@ -47,7 +47,7 @@ CommunicatorLevels<C> split_into_groups(C& communicator, int ranks_per_group) {
 namespace detail {
 
 /// Sums are taken within each group first, rounded to the input's type, and then across groups: whatever the collective
-/// is, an element's sum has the same bits.
+/// is, an element's sum has the same bits, unless a level quantizes.
 template <TrainingCommunicator W, TrainingCommunicator A>
 class TwoLevels {
  public:
