@@ -11,7 +11,7 @@ skip() {
 
 ((UID == 0)) || skip "only root makes network namespaces"
 for tool in ip tc nsenter unshare; do command -v "$tool" >/dev/null || skip "there is no $tool"; done
-[[ "$("$mpirun" --version 2>/dev/null)" == *"Open MPI"*" 4."* ]] || skip "$mpirun is not Open MPI 4"
+[[ "$("$mpirun" --version 2>/dev/null)" =~ \((Open MPI|OpenRTE)\)\ 4\. ]] || skip "$mpirun is not Open MPI 4"
 
 prefix="zerospan-$$"
 directory="$(mktemp -d)"
