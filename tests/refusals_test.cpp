@@ -106,6 +106,35 @@ TEST_CASE("ranks that were given different options are told so") {
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.loss_scale.emplace(); }), told, zerospan::ConfigurationError);
 }
 
+TEST_CASE("ranks that were given different stages or optimizers are told so") {
+  const auto train = [](zerospan::ThreadCommunicator& communicator, auto stage, auto optimizer) {
+    HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+    zerospan::DeviceTier tier{device};
+    zerospan::ZeroEngine engine{stage, communicator, device, Placement{tier, tier, tier}, optimizer};
+    const Parameter w{engine, "w", {5000}, zerospan::init::ones()};
+    static_cast<void>(w.gather(calling_thread));
+  };
+  const auto told = doctest::Contains("rank 1 was given other options than rank 0");
+  CHECK_THROWS_WITH_AS(zerospan::run_ranks(2,
+                                           [&](zerospan::ThreadCommunicator ranks) {
+                                             if (ranks.rank().value == 0) {
+                                               train(ranks, Stage3{}, zerospan::AdamW{});
+                                             } else {
+                                               train(ranks, zerospan::Stage2{}, zerospan::AdamW{});
+                                             }
+                                           }),
+                       told, zerospan::ConfigurationError);
+  CHECK_THROWS_WITH_AS(zerospan::run_ranks(2,
+                                           [&](zerospan::ThreadCommunicator ranks) {
+                                             if (ranks.rank().value == 0) {
+                                               train(ranks, Stage3{}, zerospan::AdamW{});
+                                             } else {
+                                               train(ranks, Stage3{}, zerospan::Lion{});
+                                             }
+                                           }),
+                       told, zerospan::ConfigurationError);
+}
+
 TEST_CASE("the longest timeout there is does not overflow") {
   const zerospan_test::ScratchDirectory scratch;
   HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};

@@ -22,7 +22,6 @@
 #include <zerospan/device/device.hpp>
 #include <zerospan/device/mirrored_memory.hpp>
 #include <zerospan/engine/model_states.hpp>
-#include <zerospan/engine/option_fingerprint.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/pipeline/staging.hpp>
 #include <zerospan/tier/device_tier.hpp>
@@ -181,14 +180,15 @@ struct EngineCore {
   }
 
   /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
-  void check_options_agree() {
-    const std::vector<std::int64_t> all = values_of_ranks(detail::fingerprint(options, placement), "the options");
+  /// @param fingerprint Of the options. @see detail::fingerprint
+  void check_options_agree(std::size_t fingerprint) {
+    const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
     for (std::size_t r = 0; r < all.size(); ++r) {
       if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
       throw_configuration_error(
           "rank " + std::to_string(r) +
-          " was given other options than rank 0: seed, micro-batches, gradient norm, loss scale, partition, group "
-          "copies, persistence threshold and prefetch are the same on every rank");
+          " was given other options than rank 0: stage, optimizer, seed, micro-batches, gradient norm, loss scale, "
+          "partition, group copies, persistence threshold and prefetch are the same on every rank");
     }
   }
 

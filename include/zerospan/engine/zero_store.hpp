@@ -19,6 +19,7 @@
 #include <zerospan/engine/leasing.hpp>
 #include <zerospan/engine/master_access.hpp>
 #include <zerospan/engine/optimizer_step.hpp>
+#include <zerospan/engine/option_fingerprint.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/reserved_space.hpp>
@@ -173,7 +174,7 @@ class ZeroStore final : public ParameterStore {
     if (pipeline_) return;
     check_states_size();
     try {
-      core_.check_options_agree();
+      core_.check_options_agree(detail::fingerprint<S>(core_.options, core_.placement, state_bytes_));
       birth_.place(core_.least_over_ranks(birth_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
       pipeline_.emplace(WorkingMemory{memory_.allocate_working({bytes})}, core_.options.prefetch,
