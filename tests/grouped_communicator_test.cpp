@@ -2,12 +2,16 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <exception>
+#include <functional>
 #include <utility>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/counted_communicator.hpp>
 #include <zerospan/comm/grouped_communicator.hpp>
+#include <zerospan/comm/hybrid_communicator.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 
 #include "support/communicator_conformance.hpp"
@@ -22,6 +26,31 @@ using zerospan::ThreadCommunicator;
 
 using Grouped = zerospan::GroupedCommunicator<ThreadCommunicator>;
 static_assert(zerospan::TrainingCommunicator<Grouped> && zerospan::Grouped<Grouped>);
+
+using Hybrid = zerospan::HybridCommunicator<ThreadCommunicator>;
+static_assert(zerospan::Replicates<zerospan::CountedCommunicator<Hybrid>>);
+static_assert(zerospan::Grouped<zerospan::CountedCommunicator<Grouped>>);
+
+/// Has what only communicators of enqueued collectives need.
+struct Watched : ThreadCommunicator {
+  explicit Watched(ThreadCommunicator threads) : ThreadCommunicator{std::move(threads)} {}
+  Watched duplicate() { return Watched{ThreadCommunicator::duplicate()}; }
+
+  void on_failure(std::function<void(std::exception_ptr)> f) { told = std::move(f); }
+  void register_memory(std::byte*, zerospan::Bytes bytes) { registered = bytes.count; }
+  void verify() { ++verified; }
+
+  std::function<void(std::exception_ptr)> told;
+  std::size_t registered = 0;
+  int verified = 0;
+};
+template <class C>
+constexpr bool is_watched = zerospan::ReportsFailures<C> && zerospan::RegistersMemory<C> && zerospan::VerifiesCalls<C>;
+static_assert(is_watched<Watched> && !is_watched<ThreadCommunicator>);
+static_assert(is_watched<zerospan::CountedCommunicator<Watched>>);
+static_assert(is_watched<zerospan::GroupedCommunicator<Watched, ThreadCommunicator>>);
+static_assert(is_watched<zerospan::HybridCommunicator<ThreadCommunicator, Watched>>);
+static_assert(!is_watched<Grouped> && !is_watched<zerospan::CountedCommunicator<ThreadCommunicator>>);
 
 constexpr auto in_groups_of_one = [](ThreadCommunicator threads) {
   return Grouped{zerospan::split_into_groups(threads, 1)};
@@ -66,3 +95,20 @@ TEST_CASE_TEMPLATE_INVOKE(barriers, Alone, Together, Any, Counted);
 TEST_CASE_TEMPLATE_INVOKE(duplicates, Alone, Together, Any, Counted);
 TEST_CASE_TEMPLATE_INVOKE(outlives, Alone, Together, Any, Counted);
 TEST_CASE_TEMPLATE_INVOKE(refuses, Any, Counted);
+
+TEST_CASE("what is counted of replicas and of groups trains as they do, and counts both halves of their gathers") {
+  zerospan::run_ranks(4, [](ThreadCommunicator threads) {
+    zerospan::CountedCommunicator hybrid{Hybrid{zerospan::split_into_groups(threads, 2)}};
+    CHECK(hybrid.size() == 2);
+    CHECK(hybrid.replicas() == 2);
+    CHECK(hybrid.replica() == threads.rank().value / 2);
+
+    zerospan::CountedCommunicator grouped{Grouped{zerospan::split_into_groups(threads, 2)}};
+    Buffer buffer(4 * 10);
+    const GatherPart part{buffer.data(), 10};
+    grouped.gather_across(named("across"), {&part, 1});
+    CHECK(grouped.received().count == 10);
+    grouped.gather_within(named("within"), {&part, 1});
+    CHECK(grouped.received().count == 10 + 20);
+  });
+}

@@ -70,31 +70,29 @@ class TwoLevels {
   }
 
   void on_failure(std::function<void(std::exception_ptr)> told)
-    requires ReportsFailures<W> && ReportsFailures<A>
+    requires ReportsFailures<W> || ReportsFailures<A>
   {
-    if (!told) {
-      within_.on_failure({});
-      across_.on_failure({});
-      return;
+    std::function<void(std::exception_ptr)> tell_once;
+    if (told) {
+      tell_once = [told = std::move(told), has_told = std::make_shared<std::atomic<bool>>(false)](
+                      const std::exception_ptr& error) {
+        if (!has_told->exchange(true)) told(error);
+      };
     }
-    const auto tell_once = [told = std::move(told), has_told = std::make_shared<std::atomic<bool>>(false)](
-                               const std::exception_ptr& error) {
-      if (!has_told->exchange(true)) told(error);
-    };
-    within_.on_failure(tell_once);
-    across_.on_failure(tell_once);
+    if constexpr (ReportsFailures<W>) within_.on_failure(tell_once);
+    if constexpr (ReportsFailures<A>) across_.on_failure(tell_once);
   }
   void register_memory(std::byte* data, Bytes bytes)
-    requires RegistersMemory<W> && RegistersMemory<A>
+    requires RegistersMemory<W> || RegistersMemory<A>
   {
-    within_.register_memory(data, bytes);
-    across_.register_memory(data, bytes);
+    if constexpr (RegistersMemory<W>) within_.register_memory(data, bytes);
+    if constexpr (RegistersMemory<A>) across_.register_memory(data, bytes);
   }
   void verify()
-    requires VerifiesCalls<W> && VerifiesCalls<A>
+    requires VerifiesCalls<W> || VerifiesCalls<A>
   {
-    within_.verify();
-    across_.verify();
+    if constexpr (VerifiesCalls<W>) within_.verify();
+    if constexpr (VerifiesCalls<A>) across_.verify();
   }
 
  protected:

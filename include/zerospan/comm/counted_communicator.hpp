@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
@@ -34,8 +33,20 @@ class CountedCommunicator : public detail::ForwardingCommunicator<C> {
   Bytes received() const noexcept { return {*received_}; }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) {
-    for (const GatherPart& part : parts) count(others() * part.shard_bytes);
+    count(parts, others());
     Base::all_gather(what, parts);
+  }
+  void gather_across(Collective what, std::span<const GatherPart> parts)
+    requires Grouped<C>
+  {
+    count(parts, static_cast<std::size_t>(this->groups() - 1));
+    Base::gather_across(what, parts);
+  }
+  void gather_within(Collective what, std::span<const GatherPart> parts)
+    requires Grouped<C>
+  {
+    count(parts, static_cast<std::size_t>(this->size() - this->groups()));
+    Base::gather_within(what, parts);
   }
   void reduce_scatter(Collective what, const Reduction& reduction) {
     count(others() * reduction.elements * element_bytes(reduction.input_type));
@@ -71,6 +82,9 @@ class CountedCommunicator : public detail::ForwardingCommunicator<C> {
 
   std::size_t others() const noexcept { return static_cast<std::size_t>(this->size() - 1); }
   void count(std::size_t bytes) noexcept { *received_ += bytes; }
+  void count(std::span<const GatherPart> parts, std::size_t shards) noexcept {
+    for (const GatherPart& part : parts) count(shards * part.shard_bytes);
+  }
 
   std::shared_ptr<Counter> received_ = std::make_shared<Counter>(0);
 };

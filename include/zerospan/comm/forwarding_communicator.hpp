@@ -37,6 +37,31 @@ class ForwardingCommunicator {
   {
     communicator_.all_to_all(what, exchange);
   }
+  int groups() const
+    requires Grouped<C>
+  {
+    return communicator_.groups();
+  }
+  void gather_across(Collective what, std::span<const GatherPart> parts)
+    requires Grouped<C>
+  {
+    communicator_.gather_across(what, parts);
+  }
+  void gather_within(Collective what, std::span<const GatherPart> parts)
+    requires Grouped<C>
+  {
+    communicator_.gather_within(what, parts);
+  }
+  int replicas() const
+    requires Replicates<C>
+  {
+    return communicator_.replicas();
+  }
+  int replica() const
+    requires Replicates<C>
+  {
+    return communicator_.replica();
+  }
   void on_failure(std::function<void(std::exception_ptr)> told)
     requires ReportsFailures<C>
   {
