@@ -224,7 +224,7 @@ Scene without_locked_memory(const std::string& scratch) {
 
 /// @throws NotPermitted where a sanitizer is, which needs descriptors itself.
 std::shared_ptr<ProcessLimit> no_descriptors() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ZEROSPAN_SANITIZED)
   throw NotPermitted{"the sanitizer needs descriptors itself"};
 #else
   return std::make_shared<ProcessLimit>(RLIMIT_NOFILE, zerospan_test::descriptors_in_use());
