@@ -281,6 +281,21 @@ TEST_CASE("an error may come from outside, and need not be a std::exception") {
   CHECK(rig.failures.entries() == Entries{"an error that is no std::exception"});
 }
 
+TEST_CASE("an error has been told before anybody sees it here") {
+  HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  std::optional<HostLanes> lanes;
+  int told = 0;
+  const auto tell = [&](const std::string&) {
+    ++told;
+    lanes->check();
+    lanes->fail(std::make_exception_ptr(std::runtime_error{"what follows from it"}));
+  };
+  lanes.emplace(device, LaneOptions{Rank{0}, 1min, nullptr, tell});
+  lanes->fail(std::make_exception_ptr(std::runtime_error{"disk on fire"}));
+  CHECK_THROWS_WITH_AS(lanes->check(), "disk on fire", std::runtime_error);
+  CHECK(told == 1);
+}
+
 TEST_CASE("without anybody to tell, an error is kept all the same") {
   HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
   HostLanes lanes{device, {}};

@@ -31,21 +31,17 @@ class LaneMonitor {
 
   explicit LaneMonitor(LaneOptions options) : options_{bounded(std::move(options))} {}
 
-  /// Keeps the first error and tells `LaneOptions::on_failure`; later ones follow from it.
+  /// Tells `LaneOptions::on_failure` the first error, and keeps it; later ones follow from it. Nobody sees it here who
+  /// could tell others less before.
   void fail(const std::exception_ptr& error) {
     {
       const std::scoped_lock lock{mutex_};
-      if (error_ || abandoned_) return;
-      error_ = error;
+      if (is_failing_ || abandoned_) return;
+      is_failing_ = true;
     }
-    if (!options_.on_failure) return;
-    try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& e) {
-      options_.on_failure(e.what());
-    } catch (...) {
-      options_.on_failure("an error that is no std::exception");
-    }
+    if (options_.on_failure) tell(error);
+    const std::scoped_lock lock{mutex_};
+    error_ = error;
   }
 
   std::exception_ptr error() const {
@@ -69,7 +65,6 @@ class LaneMonitor {
       fail(std::make_exception_ptr(
           TimeoutError{overdue + " did not end within " + std::to_string(options_.timeout.count()) + " ms",
                        std::source_location::current()}));
-      return;
     }
   }
 
@@ -148,6 +143,16 @@ class LaneMonitor {
   }
 
  private:
+  void tell(const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+      options_.on_failure(e.what());
+    } catch (...) {
+      options_.on_failure("an error that is no std::exception");
+    }
+  }
+
   /// Clocks count nanoseconds: "never" must not overflow them.
   static LaneOptions bounded(LaneOptions options) {
     options.timeout = std::min<std::chrono::milliseconds>(options.timeout, std::chrono::years{1});
@@ -165,6 +170,7 @@ class LaneMonitor {
   const LaneOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable idle_;
+  bool is_failing_ = false;
   std::exception_ptr error_;
   bool abandoned_ = false;
   std::size_t unfinished_ = 0;
