@@ -194,24 +194,18 @@ struct EngineCore {
 
   /// Gathers every shard of each part from the rank that holds it.
   Completion all_gather(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    std::size_t bytes = 0;
-    for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - 1);
-    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
-                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.all_gather(what, parts); });
+    return gather(std::move(parts), ranks() - 1, name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.all_gather(what, all); });
   }
 
   /// The halves of an all-gather. @see Grouped
   Completion gather_across(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    std::size_t bytes = 0;
-    for (const GatherPart& part : parts) bytes += part.shard_bytes * (groups() - 1);
-    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
-                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.gather_across(what, parts); });
+    return gather(std::move(parts), groups() - 1, name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_across(what, all); });
   }
   Completion gather_within(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    std::size_t bytes = 0;
-    for (const GatherPart& part : parts) bytes += part.shard_bytes * (ranks() - groups());
-    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
-                       [parts = std::move(parts)](auto&, C& c, Collective what) { c.gather_within(what, parts); });
+    return gather(std::move(parts), ranks() - groups(), name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_within(what, all); });
   }
 
   /// What one rank has, to be sent to all others.
@@ -231,6 +225,16 @@ struct EngineCore {
   }
 
  private:
+  /// Posts a gather that brings this rank so many `shards` of each part: `call(communicator, collective, parts)`.
+  template <class Call>
+  Completion gather(std::vector<GatherPart> parts, std::size_t shards, std::string_view name,
+                    std::vector<Completion> after, Call call) {
+    std::size_t bytes = 0;
+    for (const GatherPart& part : parts) bytes += part.shard_bytes * shards;
+    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
+                       [call, parts = std::move(parts)](auto&, C& c, Collective what) { call(c, what, parts); });
+  }
+
   /// Exports and broadcasts need a little staging memory wherever states rest.
   static constexpr Bytes least_staging = 64_KiB;
 
