@@ -23,6 +23,7 @@
 #include "support/fake_gpu.hpp"
 #include "support/fake_gpu_runtime.hpp"
 #include "support/fake_nccl.hpp"
+#include "support/fake_nccl_ranks.hpp"
 #include "support/fake_place.hpp"
 
 #include <zerospan/comm/basic_nccl_communicator.hpp>
@@ -44,12 +45,16 @@ using zerospan::ThreadCommunicator;
 using zerospan::ThreadExchange;
 using zerospan_test::FakeGpu;
 using zerospan_test::FakeStreamOwner;
+using zerospan_test::hasty;
+using zerospan_test::patient;
+using zerospan_test::run_on_fake_nccl;
 using zerospan_test::StreamPlace;
+using zerospan_test::Told;
 using Memory = zerospan_test::FakeMemory;
 using namespace std::chrono_literals;
 
 template <class Api = fake::Api>
-using Communicator = zerospan::BasicNcclCommunicator<Api>;
+using Communicator = zerospan_test::FakeNcclCommunicator<Api>;
 
 static_assert(zerospan::TrainingCommunicator<Communicator<>> && zerospan::ReportsFailures<Communicator<>> &&
               zerospan::RegistersMemory<Communicator<>> && zerospan::VerifiesCalls<Communicator<>>);
@@ -58,45 +63,6 @@ static_assert(!std::is_copy_constructible_v<Communicator<>>);
 using BoardlessExchange = zerospan::CommunicatorExchange<ThreadCommunicator>;
 static_assert(zerospan::DuplicatesExchange<BoardlessExchange> && zerospan::AbortsExchange<BoardlessExchange> &&
               !zerospan::PostsToBoard<BoardlessExchange>);
-
-/// What nobody should have to wait for.
-constexpr NcclOptions patient{.timeout = 10min, .poll = 1ms};
-constexpr NcclOptions hasty{.timeout = 500ms, .poll = 1ms};
-
-/// Runs ranks that are threads, each with a communicator over `Exchange`, and checks that nothing is left behind.
-template <class Api = fake::Api, class Exchange = ThreadExchange, class F>
-auto run(int size, const NcclOptions& options, F f) {
-  const auto world = std::make_shared<fake::World>();
-  const auto body = [&](ThreadCommunicator threads) {
-    StreamPlace place;
-    Communicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world, place.gpu_}};
-    return f(communicator, place, *world);
-  };
-  struct Check {
-    ~Check() {
-      CHECK(world->device_allocations == 0);
-      CHECK(world->pinned_allocations == 0);
-      CHECK(world->events == 0);
-      CHECK(world->communicators == 0);
-      CHECK(world->registrations == 0);
-    }
-    fake::World* world;
-  } const check{world.get()};
-  return zerospan::run_ranks(size, body);
-}
-
-/// Waits for what `on_failure` tells.
-class Told {
- public:
-  template <class C>
-  explicit Told(C& communicator) {
-    communicator.on_failure([this](std::exception_ptr error) { error_.set_value(std::move(error)); });
-  }
-  std::exception_ptr wait() { return error_.get_future().get(); }
-
- private:
-  std::promise<std::exception_ptr> error_;
-};
 
 /// "RankFailedError 1: ..." of what the call throws.
 template <class F>
@@ -159,7 +125,7 @@ TEST_CASE("sums in rank order have the bits of other communicators, however smal
       CAPTURE(scratch);
       NcclOptions options = patient;
       options.scratch = Bytes{scratch};
-      check_equal(run(size, options,
+      check_equal(run_on_fake_nccl(size, options,
                       [](auto& c, auto& place, auto&) {
                         return exercise::Exercise{c, place}.run();
                       }),
@@ -174,7 +140,7 @@ TEST_CASE("NCCL's own sums come close, and those that change the type are in ran
   const auto exact = expected(size, octaves);
   NcclOptions options = patient;
   options.reductions = NcclReductions::nccl;
-  const auto outcomes = run(size, options, [&](auto& c, auto& place, auto&) {
+  const auto outcomes = run_on_fake_nccl(size, options, [&](auto& c, auto& place, auto&) {
     return exercise::Exercise{c, place, octaves}.run();
   });
   std::size_t differing = 0;
@@ -212,9 +178,10 @@ TEST_CASE("a duplicate is independent, by splitting and by a new id") {
     place.synchronize();
     return std::pair{twin.rank().value * 10 + third.size(), world.communicators.load() > 0};
   };
-  CHECK(run(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
-  CHECK(run<fake::ApiWithoutSplits>(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
-  CHECK(run<fake::Api, BoardlessExchange>(2, patient, use).size() == 2);
+  CHECK(run_on_fake_nccl(2, patient, use) == std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
+  CHECK(run_on_fake_nccl<fake::ApiWithoutSplits>(2, patient, use) ==
+        std::vector<std::pair<int, bool>>{{2, true}, {12, true}});
+  CHECK(run_on_fake_nccl<fake::Api, BoardlessExchange>(2, patient, use).size() == 2);
 }
 
 TEST_CASE("a communicator of the host's is duplicated, and stays the host's") {
@@ -242,7 +209,7 @@ TEST_CASE("a communicator of the host's is duplicated, and stays the host's") {
 }
 
 TEST_CASE("a collective returns before it is done") {
-  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, auto&) {
     std::promise<void> gate;
     place.enqueue([opened = gate.get_future().share()] { opened.wait(); });
     Memory& buffer = place.buffer(32);
@@ -256,7 +223,7 @@ TEST_CASE("a collective returns before it is done") {
 }
 
 TEST_CASE("registered memory is registered with every duplicate, until it ends") {
-  run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
     Memory& arena = place.buffer(64);
     c.register_memory(arena.data(), Bytes{arena.size()});
     {
@@ -273,7 +240,7 @@ TEST_CASE("registered memory is registered with every duplicate, until it ends")
 }
 
 TEST_CASE("an aborted rank's peers are told before their communicator ends, and fail from then on") {
-  run(3, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+  run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place, fake::World& world) {
     auto twin = c.duplicate();
     std::atomic<bool> was_whole = false;
     std::promise<std::exception_ptr> told;
@@ -299,7 +266,7 @@ TEST_CASE("an aborted rank's peers are told before their communicator ends, and 
 }
 
 TEST_CASE("a rank that waits on the host is woken by another one's abort") {
-  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, auto&) {
     const std::string text = thrown_by([&] {
       c.verify();  // both have come this far
       if (c.rank() == Rank{0}) c.abort("no more");
@@ -310,7 +277,7 @@ TEST_CASE("a rank that waits on the host is woken by another one's abort") {
 }
 
 TEST_CASE("a rank that listens late is told all the same") {
-  run(1, patient, [](auto& c, StreamPlace&, auto&) {
+  run_on_fake_nccl(1, patient, [](auto& c, StreamPlace&, auto&) {
     c.abort("early");
     CHECK(thrown(Told{c}.wait()) == "RankFailedError 0: rank 0 failed (early)");
     CHECK(thrown(Told{c}.wait()) == "RankFailedError 0: rank 0 failed (early)");
@@ -318,7 +285,7 @@ TEST_CASE("a rank that listens late is told all the same") {
 }
 
 TEST_CASE("after the deadline every rank knows who did not arrive, and where all were") {
-  run(3, hasty, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(3, hasty, [](auto& c, StreamPlace& place, auto&) {
     Told told{c};
     Memory& buffer = place.buffer();
     gather(c, place, buffer, "first");
@@ -358,7 +325,7 @@ TEST_CASE("a rank that learns of a failure by the exchange alone throws what the
 }
 
 TEST_CASE("without a board the deadline still ends the wait") {
-  run<fake::Api, BoardlessExchange>(2, hasty, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl<fake::Api, BoardlessExchange>(2, hasty, [](auto& c, StreamPlace& place, auto&) {
     Told told{c};
     if (c.rank() == Rank{1}) {
       CHECK(begins_with(thrown_by([&] { c.verify(); }), "RankFailedError"));  // rank 0 aborts the exchange
@@ -375,7 +342,7 @@ TEST_CASE("without a board the deadline still ends the wait") {
 }
 
 TEST_CASE("work of the host before a collective does not count against its deadline") {
-  run(2, hasty, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(2, hasty, [](auto& c, StreamPlace& place, auto&) {
     std::promise<void> gate;
     place.enqueue([opened = gate.get_future().share()] { opened.wait(); });
     Memory& buffer = place.buffer();
@@ -389,7 +356,7 @@ TEST_CASE("work of the host before a collective does not count against its deadl
 }
 
 TEST_CASE("a rank that has left is not waited for") {
-  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, auto&) {
     if (c.rank() == Rank{0}) return;
     Told told{c};
     Memory& buffer = place.buffer();
@@ -401,7 +368,7 @@ TEST_CASE("a rank that has left is not waited for") {
 }
 
 TEST_CASE("ranks that call different collectives find out from the board") {
-  run(3, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place, auto&) {
     Told told{c};
     Memory& buffer = place.buffer();
     if (c.rank() == Rank{1}) {
@@ -417,7 +384,7 @@ TEST_CASE("ranks that call different collectives find out from the board") {
 }
 
 TEST_CASE("verify finds what a collective cannot see") {
-  run<fake::Api, BoardlessExchange>(3, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl<fake::Api, BoardlessExchange>(3, patient, [](auto& c, StreamPlace& place, auto&) {
     Memory& buffer = place.buffer();
     gather(c, place, buffer);
     CHECK_NOTHROW(c.verify());
@@ -432,7 +399,7 @@ TEST_CASE("verify finds what a collective cannot see") {
 }
 
 TEST_CASE("what NCCL refuses is this rank's error, and its failure to the others") {
-  const std::vector<std::string> errors = run(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
+  const auto errors = run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, fake::World& world) {
     Told told{c};
     Memory& buffer = place.buffer();
     thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
@@ -450,7 +417,7 @@ TEST_CASE("what NCCL refuses is this rank's error, and its failure to the others
 
 TEST_CASE("what NCCL finds later is told") {
   for (const auto error : {zerospan::NcclResult::remote_error, zerospan::NcclResult::internal_error}) {
-    const std::vector<std::string> errors = run(2, patient, [&](auto& c, StreamPlace& place, fake::World& world) {
+    const auto errors = run_on_fake_nccl(2, patient, [&](auto& c, StreamPlace& place, fake::World& world) {
       Told told{c};
       thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
       if (c.rank() == Rank{1}) world.set_error(Rank{1}, error);
@@ -469,7 +436,7 @@ TEST_CASE("what NCCL finds later is told") {
 }
 
 TEST_CASE("mistakes are refused before anything is counted") {
-  run(2, patient, [](auto& c, StreamPlace& place, auto&) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place, auto&) {
     CHECK(begins_with(thrown_by([&] {
                         c.barrier({zerospan::calling_thread, "b"});
                       }),

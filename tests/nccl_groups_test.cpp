@@ -16,6 +16,7 @@
 
 #include "support/collective_exercise.hpp"
 #include "support/fake_nccl.hpp"
+#include "support/fake_nccl_ranks.hpp"
 #include "support/fake_place.hpp"
 #include "support/split_conformance.hpp"
 
@@ -37,14 +38,18 @@ using zerospan_test::consecutive;
 using zerospan_test::end_of;
 using zerospan_test::Grouping;
 using zerospan_test::groupings;
+using zerospan_test::hasty;
 using zerospan_test::holds;
+using zerospan_test::patient;
+using zerospan_test::run_on_fake_nccl;
 using zerospan_test::StreamPlace;
 using zerospan_test::strided;
+using zerospan_test::Told;
 using Memory = zerospan_test::FakeMemory;
 using namespace std::chrono_literals;
 
 template <class Api = fake::Api>
-using Communicator = zerospan::BasicNcclCommunicator<Api>;
+using Communicator = zerospan_test::FakeNcclCommunicator<Api>;
 
 static_assert(zerospan::ExchangesSlices<Communicator<>> && zerospan::Splits<Communicator<>>);
 
@@ -63,43 +68,10 @@ class PlainExchange {
 };
 static_assert(zerospan::ByteExchange<PlainExchange> && !zerospan::SplitsExchange<PlainExchange>);
 
-constexpr NcclOptions patient{.timeout = 10min, .poll = 1ms};
-constexpr NcclOptions hasty{.timeout = 500ms, .poll = 1ms};
-
-template <class Api = fake::Api, class Exchange = ThreadExchange, class F>
-auto run(int size, const NcclOptions& options, F f) {
-  const auto world = std::make_shared<fake::World>();
-  struct Check {
-    ~Check() {
-      CHECK(world->device_allocations == 0);
-      CHECK(world->pinned_allocations == 0);
-      CHECK(world->events == 0);
-      CHECK(world->communicators == 0);
-    }
-    fake::World* world;
-  } const check{world.get()};
-  return zerospan::run_ranks(size, [&](ThreadCommunicator threads) {
-    StreamPlace place;
-    Communicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world, place.gpu_}};
-    return f(communicator, place);
-  });
-}
-
 /// What `on_failure` tells.
-class Told {
- public:
-  template <class C>
-  explicit Told(C& communicator) {
-    communicator.on_failure([this](std::exception_ptr error) { error_.set_value(std::move(error)); });
-  }
-  std::string wait() {
-    const std::exception_ptr error = error_.get_future().get();
-    return end_of([&] { std::rethrow_exception(error); });
-  }
-
- private:
-  std::promise<std::exception_ptr> error_;
-};
+std::string words_of(Told& told) {
+  return end_of([&] { std::rethrow_exception(told.wait()); });
+}
 
 template <class C>
 void gather(C& communicator, StreamPlace& place, Memory& buffer, const char* name) {
@@ -114,7 +86,7 @@ void check_collectives(const Grouping& grouping) {
     exercise::HostPlace place;
     return exercise::Exercise{threads, place}.run();
   });
-  const auto outcomes = run<Api, Exchange>(4, patient, [&](auto& c, StreamPlace& place) {
+  const auto outcomes = run_on_fake_nccl<Api, Exchange>(4, patient, [&](auto& c, StreamPlace& place) {
     auto part = c.split(grouping.place(c.rank()));
     auto twin = part.duplicate();
     auto outcome = exercise::Exercise{part, place}.run();
@@ -137,7 +109,7 @@ void check_collectives(const Grouping& grouping) {
 TEST_CASE("all_to_all brings every slice to its rank, on the stream") {
   for (const int size : {1, 2, 3}) {
     for (const std::size_t bytes : zerospan_test::slice_sizes) {
-      const auto outputs = run(size, patient, [&](auto& c, StreamPlace& place) {
+      const auto outputs = run_on_fake_nccl(size, patient, [&](auto& c, StreamPlace& place) {
         exercise::Buffer slices;
         for (int to = 0; to < size; ++to) {
           slices.insert(slices.end(), bytes, static_cast<std::byte>(16 * c.rank().value + to));
@@ -160,7 +132,7 @@ TEST_CASE("all_to_all brings every slice to its rank, on the stream") {
 }
 
 TEST_CASE("all_to_all refuses an output that overlaps its input") {
-  run(2, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place) {
     Memory& buffer = place.buffer(64);
     CHECK_THROWS_AS(c.all_to_all({place.stream(), "slices"}, {buffer.data(), buffer.data() + 15, 8}),
                     zerospan::ConfigurationError);
@@ -169,13 +141,13 @@ TEST_CASE("all_to_all refuses an output that overlaps its input") {
 }
 
 TEST_CASE("ranks that exchange slices of different sizes diverge") {
-  run(2, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place) {
     Told told{c};
     Memory& input = place.buffer(64);
     Memory& output = place.buffer(64);
     const std::size_t bytes = c.rank() == Rank{1} ? 8 : 16;
     static_cast<void>(end_of([&] { c.all_to_all({place.stream(), "slices"}, {input.data(), output.data(), bytes}); }));
-    CHECK(holds(told.wait(),
+    CHECK(holds(words_of(told),
                 "divergence of rank 1: ranks diverge: rank 0: all-to-all 'slices' of 16 bytes a slice (#0); rank 1: "
                 "all-to-all 'slices' of 8 bytes a slice (#0)"));
     c.on_failure({});
@@ -199,7 +171,7 @@ TEST_CASE("collectives in two hops over NCCL have the bits of those over threads
     auto grouped = in_groups(threads);
     return exercise::Exercise{grouped, place}.run();
   });
-  const auto outcomes = run(4, patient, [&](auto& c, StreamPlace& place) {
+  const auto outcomes = run_on_fake_nccl(4, patient, [&](auto& c, StreamPlace& place) {
     auto grouped = in_groups(c);
     return exercise::Exercise{grouped, place}.run();
   });
@@ -210,7 +182,7 @@ TEST_CASE("collectives in two hops over NCCL have the bits of those over threads
 }
 
 TEST_CASE("a split of a split, down to one rank, and groups of different sizes") {
-  const auto sums = run(4, patient, [](auto& c, StreamPlace& place) {
+  const auto sums = run_on_fake_nccl(4, patient, [](auto& c, StreamPlace& place) {
     auto most = c.split({c.rank() == Rank{3} ? -1 : 5, -c.rank().value});
     auto alone = most.split({most.rank().value, 0});
     std::int64_t ranks = 1;
@@ -223,7 +195,7 @@ TEST_CASE("a split of a split, down to one rank, and groups of different sizes")
 }
 
 TEST_CASE("two ranks at one place are refused on all ranks, and harm nothing") {
-  run(3, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place) {
     const std::string text = end_of([&] { static_cast<void>(c.split({1, c.rank() == Rank{0} ? 0 : 6})); });
     CHECK(text == "a split puts two ranks at place 6 of group 1");
     auto part = c.split({0, c.rank().value});
@@ -232,7 +204,7 @@ TEST_CASE("two ranks at one place are refused on all ranks, and harm nothing") {
 }
 
 TEST_CASE("an exchange that knows no groups makes none") {
-  run<fake::Api, PlainExchange>(2, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl<fake::Api, PlainExchange>(2, patient, [](auto& c, StreamPlace& place) {
     CHECK_THROWS_AS(static_cast<void>(c.split({0, c.rank().value})), zerospan::ConfigurationError);
     c.barrier({place.stream(), "in good health"});
   });
@@ -241,13 +213,13 @@ TEST_CASE("an exchange that knows no groups makes none") {
 TEST_CASE("a rank that aborts in its group ends every group and the whole") {
   for (const Grouping& grouping : {consecutive, strided}) {
     const int culprit = grouping.groups[1][1];
-    run(4, patient, [&](auto& c, StreamPlace& place) {
+    run_on_fake_nccl(4, patient, [&](auto& c, StreamPlace& place) {
       auto part = c.split(grouping.place(c.rank()));
       Told told{part};
       static_cast<void>(end_of([&] { c.barrier({place.stream(), "all listen"}); }));
       if (c.rank().value == culprit) part.abort("out of luck");
       const std::string name = "rank " + std::to_string(culprit);
-      const std::string text = told.wait();
+      const std::string text = words_of(told);
       CHECK(text == "failure of " + name + ": " + name + " failed (out of luck)");
       CHECK(end_of([&] { gather(c, place, place.buffer(), "later"); }) == text);
       CHECK(end_of([&] { gather(part, place, place.buffer(), "later"); }) == text);
@@ -258,11 +230,11 @@ TEST_CASE("a rank that aborts in its group ends every group and the whole") {
 }
 
 TEST_CASE("ranks that diverge in one group are named, to all, as the whole names them") {
-  run(4, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(4, patient, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     Told told{c};
     static_cast<void>(end_of([&] { gather(part, place, place.buffer(), c.rank() == Rank{3} ? "mine" : "ours"); }));
-    CHECK(told.wait() ==
+    CHECK(words_of(told) ==
           "divergence of rank 3: ranks diverge: rank 1: all-gather 'ours' of 16 bytes a rank (#0); rank 3: "
           "all-gather 'mine' of 16 bytes a rank (#0)");
     c.on_failure({});
@@ -271,7 +243,7 @@ TEST_CASE("ranks that diverge in one group are named, to all, as the whole names
 }
 
 TEST_CASE("verify in a group names the ranks of the whole, and a root as well") {
-  run<fake::Api, BoardlessExchange>(4, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl<fake::Api, BoardlessExchange>(4, patient, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     Memory& buffer = place.buffer(16);
     const std::span<std::byte> bytes{buffer.data(), buffer.size()};
@@ -288,11 +260,11 @@ TEST_CASE("verify in a group names the ranks of the whole, and a root as well") 
 }
 
 TEST_CASE("a rank that does not come to its group is named to all when time is up") {
-  run(4, hasty, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(4, hasty, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     Told told{c};
     if (c.rank() != Rank{3}) static_cast<void>(end_of([&] { gather(part, place, place.buffer(), "w"); }));
-    const std::string text = told.wait();
+    const std::string text = words_of(told);
     CHECK(text ==
           "timeout of rank 3: rank 3 did not arrive at all-gather 'w' of 16 bytes a rank (#0) within 500 ms; rank 1: "
           "all-gather 'w' of 16 bytes a rank (#0); rank 3: nothing");
@@ -302,14 +274,14 @@ TEST_CASE("a rank that does not come to its group is named to all when time is u
 }
 
 TEST_CASE("a rank that ends is not waited for in its group") {
-  run(4, patient, [](auto& c, StreamPlace& place) {
+  run_on_fake_nccl(4, patient, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     if (c.rank() == Rank{3}) return;
     Told told{c};
     static_cast<void>(end_of([&] {
       if (c.rank() == Rank{1}) gather(part, place, place.buffer(), "w");
     }));
-    CHECK(holds(told.wait(), "failure of rank 3: rank 3 returned while rank 1 waits in all-gather 'w'"));
+    CHECK(holds(words_of(told), "failure of rank 3: rank 3 returned while rank 1 waits in all-gather 'w'"));
     c.on_failure({});
     place.synchronize();
   });
