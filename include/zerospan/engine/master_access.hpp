@@ -6,7 +6,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -15,12 +14,9 @@
 #include <zerospan/core/convert.hpp>
 #include <zerospan/device/stream_operations.hpp>
 #include <zerospan/engine/engine_core.hpp>
+#include <zerospan/engine/outcome.hpp>
 
 namespace zerospan::inline v0 {
-
-/// Told `count` master weights of a parameter, from logical element `first` on.
-using MasterVisitor =
-    std::function<void(std::string_view parameter, std::uint64_t first, std::span<const float> values)>;
 
 /// Reads and replaces master weights outside of a step. Memory is bounded by one small buffer, whatever the model.
 template <TrainingCommunicator C, Device D>

@@ -5,15 +5,22 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/device/lane_options.hpp>
-#include <zerospan/pipeline/overlap_pipeline.hpp>
+#include <zerospan/pipeline/pipeline_counters.hpp>
 
 namespace zerospan::inline v0 {
 
 /// The kinds of passes through the model; each has traces of its own.
 enum class Pass : std::uint8_t { training, evaluation };
+
+/// Told master weights of a parameter, from logical element `first` on.
+using MasterVisitor =
+    std::function<void(std::string_view parameter, std::uint64_t first, std::span<const float> values)>;
 
 struct StepOutcome {
   std::int64_t step;     ///< Steps made, this one included.

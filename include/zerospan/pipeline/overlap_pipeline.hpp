@@ -16,19 +16,12 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/pipeline/path_memory.hpp>
 #include <zerospan/pipeline/pending_gathers.hpp>
+#include <zerospan/pipeline/pipeline_counters.hpp>
 #include <zerospan/pipeline/room.hpp>
 #include <zerospan/pipeline/trace.hpp>
 #include <zerospan/pipeline/working_memory.hpp>
 
 namespace zerospan::inline v0 {
-
-struct PipelineCounters {
-  std::uint64_t hits = 0;     ///< Gathers that had been posted ahead.
-  std::uint64_t misses = 0;   ///< Gathers fetched on demand.
-  std::uint64_t mended = 0;   ///< Passes that left the path they were expected to take.
-  std::uint64_t dropped = 0;  ///< Prefetches given up unused.
-  std::uint64_t kept = 0;     ///< Gathers of what had stayed in device memory since its last use.
-};
 
 /// Records each pass's trace of leases; from the second pass on it prefetches along the path that it expects (the
 /// overlap-centric design of ZeRO-Infinity, arXiv 2104.07857, section 6.2). While the pass follows that path, addresses
