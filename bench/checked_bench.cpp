@@ -12,13 +12,13 @@
 #include <benchmark/benchmark.h>
 #include <xxhash.h>
 
-#include <zerospan/adapters/checked_tier.hpp>
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/tier/checked_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 

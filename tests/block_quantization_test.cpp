@@ -12,11 +12,11 @@
 #include <span>
 #include <vector>
 
-#include <zerospan/comm/block_quantization.hpp>
-#include <zerospan/comm/quantized_block.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/quantized_block.hpp>
 
 namespace {
 

@@ -6,9 +6,9 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/comm/any_exchange.hpp>
 #include <zerospan/comm/byte_exchange.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/comm/thread_exchange.hpp>

@@ -5,8 +5,8 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/comm/call_sequence.hpp>
-#include <zerospan/comm/rank_state.hpp>
+#include <zerospan/comm/detail/protocol/call_sequence.hpp>
+#include <zerospan/comm/detail/protocol/rank_state.hpp>
 
 namespace {
 

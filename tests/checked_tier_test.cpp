@@ -16,9 +16,9 @@
 #include <thread>
 #include <vector>
 
-#include <zerospan/adapters/checked_tier.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/cached_tier.hpp>
+#include <zerospan/tier/checked_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 
 #include "support/communicator_conformance.hpp"
 #include "support/thread_world.hpp"

@@ -13,9 +13,9 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/cpu.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/cpu.hpp>
 
 namespace host {
 

@@ -3,13 +3,13 @@
 
 namespace zerospan::inline v0 {
 
-template class ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
-template class ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
+template class detail::ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
 
 }  // namespace zerospan::inline v0

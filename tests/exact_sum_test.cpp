@@ -10,11 +10,11 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/core/exact_sum.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
 
 namespace {
 
-using zerospan::ExactSum;
+using zerospan::detail::ExactSum;
 using Digits = std::array<std::int64_t, ExactSum::digit_count>;
 
 constexpr double infinity = std::numeric_limits<double>::infinity();

@@ -11,13 +11,13 @@
 #include <doctest/doctest.h>
 
 #include <zerospan/core/completion.hpp>
-#include <zerospan/pipeline/former_uses.hpp>
+#include <zerospan/pipeline/detail/former_uses.hpp>
 
 namespace {
 
 using zerospan::Completion;
-using zerospan::FormerUses;
 using zerospan::Promise;
+using zerospan::detail::FormerUses;
 
 using Tickets = std::set<std::uint64_t>;
 

@@ -11,17 +11,17 @@
 #include <doctest/doctest.h>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/pipeline/gradient_kernels.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/detail/gradient_kernels.hpp>
 
 namespace {
 
 using zerospan::block_elements;
 using zerospan::ElementType;
-using zerospan::ExactSum;
 using zerospan::InstructionSet;
+using zerospan::detail::ExactSum;
 
 constexpr std::array types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 constexpr std::array<std::size_t, 12> lengths{0, 1, 7, 8, 15, 16, 17, 1023, 1024, 1025, 4096, 5001};
@@ -88,7 +88,7 @@ TEST_CASE("accumulate adds in fp32, bit for bit, in every instruction set") {
         CAPTURE(n);
         CAPTURE(zerospan::to_string(set));
         std::vector<float> accumulator = before;
-        zerospan::accumulate(accumulator.data(), type, gradient.data(), n, set);
+        zerospan::detail::accumulate(accumulator.data(), type, gradient.data(), n, set);
         CHECK(bits_of(accumulator) == bits_of(expected));
       }
     }
@@ -104,7 +104,7 @@ TEST_CASE("the norm has the promised order in every instruction set") {
         CAPTURE(n);
         CAPTURE(zerospan::to_string(set));
         ExactSum sum;
-        zerospan::square_norm(type, gradient.data(), n, sum, set);
+        zerospan::detail::square_norm(type, gradient.data(), n, sum, set);
         CHECK(sum.value() == expected);
       }
     }
@@ -118,8 +118,8 @@ TEST_CASE("a shorter block counts as padded by zeros") {
   const auto padded_bytes = elements_of(values, ElementType::bfloat16);
   ExactSum as_is;
   ExactSum padded;
-  zerospan::square_norm(ElementType::bfloat16, short_bytes.data(), 1500, as_is);
-  zerospan::square_norm(ElementType::bfloat16, padded_bytes.data(), 2048, padded);
+  zerospan::detail::square_norm(ElementType::bfloat16, short_bytes.data(), 1500, as_is);
+  zerospan::detail::square_norm(ElementType::bfloat16, padded_bytes.data(), 2048, padded);
   CHECK(as_is.value() == padded.value());
 }
 
@@ -130,7 +130,7 @@ TEST_CASE("the norm does not depend on how blocks are shared out and ordered") {
   for (const ElementType type : types) {
     const auto gradient = elements_of(random_floats(n, 51), type);
     ExactSum whole;
-    zerospan::square_norm(type, gradient.data(), n, whole);
+    zerospan::detail::square_norm(type, gradient.data(), n, whole);
     for (int repetition = 0; repetition < 10; ++repetition) {
       std::vector<std::size_t> cuts{0, blocks};
       for (int i = 0; i < 6; ++i) cuts.push_back(random() % blocks);
@@ -142,8 +142,8 @@ TEST_CASE("the norm does not depend on how blocks are shared out and ordered") {
       for (const std::size_t piece : pieces) {
         const std::size_t first = cuts[piece] * block_elements;
         const std::size_t last = std::min(cuts[piece + 1] * block_elements, n);
-        zerospan::square_norm(type, gradient.data() + first * zerospan::element_bytes(type), last - first,
-                              ranks[piece % ranks.size()]);
+        zerospan::detail::square_norm(type, gradient.data() + first * zerospan::element_bytes(type), last - first,
+                                      ranks[piece % ranks.size()]);
       }
       for (std::size_t r = 1; r < ranks.size(); ++r) ranks[0].merge(ranks[r]);
       CHECK(std::bit_cast<std::uint64_t>(ranks[0].value()) == std::bit_cast<std::uint64_t>(whole.value()));
@@ -156,7 +156,8 @@ TEST_CASE("the norm is right") {
   long double reference = 0;
   for (const float value : values) reference += static_cast<long double>(value) * static_cast<long double>(value);
   ExactSum sum;
-  zerospan::square_norm(ElementType::float32, reinterpret_cast<const std::byte*>(values.data()), values.size(), sum);
+  zerospan::detail::square_norm(ElementType::float32, reinterpret_cast<const std::byte*>(values.data()), values.size(),
+                                sum);
   CHECK(sum.value() == doctest::Approx(static_cast<double>(reference)).epsilon(1e-14));
 }
 
@@ -167,11 +168,11 @@ TEST_CASE("an element that is not finite is found wherever it is") {
       for (const std::size_t where : {0U, 5U, 1023U, 1024U, 2039U, 2049U}) {
         auto values = random_floats(2050, 70);
         ExactSum sound;
-        zerospan::square_norm(type, elements_of(values, type).data(), values.size(), sound);
+        zerospan::detail::square_norm(type, elements_of(values, type).data(), values.size(), sound);
         CHECK(sound.finite());
         values[where] = poison;
         ExactSum poisoned;
-        zerospan::square_norm(type, elements_of(values, type).data(), values.size(), poisoned);
+        zerospan::detail::square_norm(type, elements_of(values, type).data(), values.size(), poisoned);
         CHECK_FALSE(poisoned.finite());
       }
     }
@@ -182,7 +183,7 @@ TEST_CASE("the largest and the smallest gradients neither overflow nor vanish") 
   const std::vector<float> extremes{std::numeric_limits<float>::max(), std::numeric_limits<float>::denorm_min()};
   ExactSum sum;
   for (const float value : extremes) {
-    zerospan::square_norm(ElementType::float32, reinterpret_cast<const std::byte*>(&value), 1, sum);
+    zerospan::detail::square_norm(ElementType::float32, reinterpret_cast<const std::byte*>(&value), 1, sum);
   }
   CHECK(sum.finite());
   sum.add(-std::pow(static_cast<double>(extremes[0]), 2));

@@ -11,11 +11,11 @@
 #include <doctest/doctest.h>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/core/stream.hpp>
-#include <zerospan/pipeline/gradient_kernels.hpp>
-#include <zerospan/pipeline/gradient_operations.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/detail/gradient_kernels.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
 
 namespace {
 
@@ -23,8 +23,8 @@ using zerospan::Addition;
 using zerospan::block_elements;
 using zerospan::element_bytes;
 using zerospan::ElementType;
-using zerospan::ExactSum;
 using zerospan::GradientAddition;
+using zerospan::detail::ExactSum;
 using Digits = std::array<std::int64_t, ExactSum::digit_count>;
 
 /// An accumulator's type, and the gradient's.
@@ -76,7 +76,7 @@ double value_of(const Digits& digits) {
 /// The norm of [begin, end), which may be empty.
 double square_sum(const std::vector<std::byte>& values, ElementType type, std::size_t begin, std::size_t end) {
   ExactSum sum;
-  if (begin < end) zerospan::square_norm(type, values.data() + begin * element_bytes(type), end - begin, sum);
+  if (begin < end) zerospan::detail::square_norm(type, values.data() + begin * element_bytes(type), end - begin, sum);
   return sum.value();
 }
 

@@ -15,7 +15,7 @@
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/device/host_device.hpp>
-#include <zerospan/device/stream_operations.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
 
 namespace {
 
@@ -27,7 +27,7 @@ using zerospan::HostDevice;
 
 // Near misses: no host memory, an arena by value, lanes that are none.
 struct WithoutHostMemory {
-  using lanes_type = zerospan::HostLanes;
+  using lanes_type = zerospan::detail::HostLanes;
   Arena& memory();
 };
 struct ArenaByValue : WithoutHostMemory {

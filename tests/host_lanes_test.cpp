@@ -25,8 +25,8 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/detail/host_lanes.hpp>
 #include <zerospan/device/host_device.hpp>
-#include <zerospan/device/host_lanes.hpp>
 
 namespace {
 
@@ -35,8 +35,6 @@ using namespace zerospan::literals;
 using zerospan::calling_thread;
 using zerospan::Completion;
 using zerospan::HostDevice;
-using zerospan::HostLanes;
-using zerospan::HostStream;
 using zerospan::Lane;
 using zerospan::LaneCounters;
 using zerospan::LaneOptions;
@@ -48,6 +46,8 @@ using zerospan::Span;
 using zerospan::StreamRef;
 using zerospan::Timeline;
 using zerospan::TimeoutError;
+using zerospan::detail::HostLanes;
+using zerospan::detail::HostStream;
 
 constexpr std::array all_lanes{Lane::read, Lane::copy, Lane::communicate, Lane::update, Lane::write};
 

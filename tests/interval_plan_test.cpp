@@ -9,16 +9,16 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/pipeline/interval_plan.hpp>
-#include <zerospan/pipeline/trace.hpp>
+#include <zerospan/pipeline/detail/interval_plan.hpp>
+#include <zerospan/pipeline/detail/trace.hpp>
 
 namespace {
 
-using zerospan::IntervalPlan;
-using zerospan::Trace;
-using zerospan::TraceUse;
-using zerospan::UseKey;
-using zerospan::UseKind;
+using zerospan::detail::IntervalPlan;
+using zerospan::detail::Trace;
+using zerospan::detail::TraceUse;
+using zerospan::detail::UseKey;
+using zerospan::detail::UseKind;
 
 constexpr std::size_t on_demand = IntervalPlan::on_demand;
 

@@ -262,7 +262,8 @@ TEST_CASE("an error that NCCL finds in a collective is the rank's own, and its f
     if (communicator.rank() == Rank{1}) {
       std::promise<void> told;
       communicator.on_failure([&](const std::exception_ptr&) { told.set_value(); });
-      while (!world.set_error_where_waiting(Rank{1}, zerospan::NcclResult::internal_error)) std::this_thread::yield();
+      while (!world.set_error_where_waiting(Rank{1}, zerospan::detail::NcclResult::internal_error))
+        std::this_thread::yield();
       told.get_future().wait();
       communicator.on_failure({});
       error_is_known.count_down();

@@ -12,7 +12,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/engine/model_states.hpp>
+#include <zerospan/engine/detail/model_states.hpp>
 #include <zerospan/partition/bandwidth_partitioner.hpp>
 
 namespace {
@@ -20,13 +20,13 @@ namespace {
 using zerospan::BandwidthPartitioner;
 using zerospan::block_elements;
 using zerospan::ElementType;
-using zerospan::ModelStates;
 using zerospan::ParameterId;
-using zerospan::ParameterRecord;
-using zerospan::Residence;
-using zerospan::ShardRun;
-using zerospan::SubGroup;
 using zerospan::Training;
+using zerospan::detail::ModelStates;
+using zerospan::detail::ParameterRecord;
+using zerospan::detail::Residence;
+using zerospan::detail::ShardRun;
+using zerospan::detail::SubGroup;
 
 struct Kind {
   ElementType type = ElementType::float32;

@@ -26,12 +26,12 @@
 #include "support/fake_nccl_ranks.hpp"
 #include "support/fake_place.hpp"
 
-#include <zerospan/comm/basic_nccl_communicator.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_exchange.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/kernels/convert.hpp>
 
 namespace {
 
@@ -126,9 +126,9 @@ TEST_CASE("sums in rank order have the bits of other communicators, however smal
       NcclOptions options = patient;
       options.scratch = Bytes{scratch};
       check_equal(run_on_fake_nccl(size, options,
-                      [](auto& c, auto& place, auto&) {
-                        return exercise::Exercise{c, place}.run();
-                      }),
+                                   [](auto& c, auto& place, auto&) {
+                                     return exercise::Exercise{c, place}.run();
+                                   }),
                   bits);
     }
   }
@@ -416,7 +416,7 @@ TEST_CASE("what NCCL refuses is this rank's error, and its failure to the others
 }
 
 TEST_CASE("what NCCL finds later is told") {
-  for (const auto error : {zerospan::NcclResult::remote_error, zerospan::NcclResult::internal_error}) {
+  for (const auto error : {zerospan::detail::NcclResult::remote_error, zerospan::detail::NcclResult::internal_error}) {
     const auto errors = run_on_fake_nccl(2, patient, [&](auto& c, StreamPlace& place, fake::World& world) {
       Told told{c};
       thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
@@ -425,7 +425,7 @@ TEST_CASE("what NCCL finds later is told") {
       c.on_failure({});
       return text;
     });
-    if (error == zerospan::NcclResult::remote_error) {
+    if (error == zerospan::detail::NcclResult::remote_error) {
       CHECK(begins_with(errors[0], "RankFailedError -1: another rank failed: no collective on rank 1"));
       CHECK(errors[1] == errors[0]);
     } else {

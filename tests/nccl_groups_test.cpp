@@ -20,8 +20,8 @@
 #include "support/fake_place.hpp"
 #include "support/split_conformance.hpp"
 
-#include <zerospan/comm/basic_nccl_communicator.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
 #include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_exchange.hpp>

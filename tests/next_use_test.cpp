@@ -7,12 +7,12 @@
 #include <numeric>
 #include <vector>
 
-#include <zerospan/tier/next_use.hpp>
+#include <zerospan/tier/detail/next_use.hpp>
 
 namespace {
 
-using zerospan::NextUseSlots;
-using zerospan::UseHistory;
+using zerospan::detail::NextUseSlots;
+using zerospan::detail::UseHistory;
 
 std::uint64_t next_after(const std::vector<std::uint64_t>& times) {
   UseHistory history;

@@ -16,9 +16,9 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
-#include <zerospan/pipeline/overlap_pipeline.hpp>
-#include <zerospan/pipeline/trace.hpp>
-#include <zerospan/pipeline/working_memory.hpp>
+#include <zerospan/pipeline/detail/overlap_pipeline.hpp>
+#include <zerospan/pipeline/detail/trace.hpp>
+#include <zerospan/pipeline/detail/working_memory.hpp>
 
 #include "support/scratch.hpp"
 
@@ -27,12 +27,12 @@ namespace {
 using zerospan::Arena;
 using zerospan::Bytes;
 using zerospan::Completion;
-using zerospan::OverlapPipeline;
 using zerospan::PipelineCounters;
 using zerospan::Promise;
-using zerospan::UseKey;
-using zerospan::UseKind;
-using zerospan::WorkingMemory;
+using zerospan::detail::OverlapPipeline;
+using zerospan::detail::UseKey;
+using zerospan::detail::UseKind;
+using zerospan::detail::WorkingMemory;
 
 constexpr std::size_t unit = WorkingMemory::alignment;
 constexpr std::uint8_t training = 0;

@@ -7,16 +7,16 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/pipeline/path_memory.hpp>
-#include <zerospan/pipeline/trace.hpp>
+#include <zerospan/pipeline/detail/path_memory.hpp>
+#include <zerospan/pipeline/detail/trace.hpp>
 
 namespace {
 
-using zerospan::Path;
-using zerospan::PathMemory;
-using zerospan::Trace;
-using zerospan::UseKey;
-using zerospan::UseKind;
+using zerospan::detail::Path;
+using zerospan::detail::PathMemory;
+using zerospan::detail::Trace;
+using zerospan::detail::UseKey;
+using zerospan::detail::UseKind;
 
 constexpr std::uint8_t training = 0;
 constexpr std::uint8_t evaluation = 1;
@@ -63,7 +63,7 @@ TEST_CASE("a trace tells when its uses were acquired and released") {
   Trace t;
   const auto a = t.acquire(UseKey{7}, UseKind::gathered, 128, 64);
   const auto b = t.acquire(UseKey{8}, UseKind::gradient, 64, 192);
-  CHECK(t.uses[a].released == zerospan::TraceUse::never);
+  CHECK(t.uses[a].released == zerospan::detail::TraceUse::never);
   t.release(a);
   t.release(b);
   REQUIRE(t.uses.size() == 2);

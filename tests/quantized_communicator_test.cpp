@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/block_quantization.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/counted_communicator.hpp>
 #include <zerospan/comm/grouped_communicator.hpp>
@@ -28,6 +27,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
 
 #include "support/communicator_conformance.hpp"
 #include "support/fake_gpu.hpp"
@@ -60,7 +60,9 @@ static_assert(!zerospan::ReportsFailures<Quantized<ThreadCommunicator>>);
 
 /// What a communicator must have to be quantized.
 template <class C>
-concept CanBeQuantized = requires { typename Quantized<C>; };
+concept CanBeQuantized = requires {
+  typename Quantized<C>;
+};
 static_assert(CanBeQuantized<SelfCommunicator>);
 static_assert(!CanBeQuantized<zerospan::GroupedCommunicator<ThreadCommunicator>>);  // its levels can
 
@@ -216,9 +218,9 @@ TEST_CASE("what is not finite on any rank makes its block of the sum NaN, and no
       std::vector<float> input(2 * 1024, 1.0F);
       if (communicator.rank().value == 1) input[1024 + 300] = bad;
       std::vector<float> sum(1024);
-      communicator.reduce_scatter(named("gradient"), {ElementType::float32, reinterpret_cast<std::byte*>(input.data()),
-                                                      ElementType::float32, reinterpret_cast<std::byte*>(sum.data()),
-                                                      sum.size()});
+      communicator.reduce_scatter(
+          named("gradient"), {ElementType::float32, reinterpret_cast<std::byte*>(input.data()), ElementType::float32,
+                              reinterpret_cast<std::byte*>(sum.data()), sum.size()});
       std::vector<std::size_t> found;
       for (std::size_t i = 0; i < sum.size(); ++i) {
         if (std::isnan(sum[i])) found.push_back(i);
@@ -245,8 +247,8 @@ TEST_CASE("what crosses the wire is the codes and the scales, to the byte") {
       communicator.all_gather(named("weights"), {&part, 1});
       const std::size_t gathered = probe.received().count;
       Buffer sum(4 * elements);
-      communicator.reduce_scatter(
-          named("gradient"), {ElementType::bfloat16, buffer.data(), ElementType::float32, sum.data(), elements});
+      communicator.reduce_scatter(named("gradient"),
+                                  {ElementType::bfloat16, buffer.data(), ElementType::float32, sum.data(), elements});
       return std::array{gathered, probe.received().count - gathered};
     });
   };
@@ -375,8 +377,8 @@ TEST_CASE("on streams it gives the bits that it gives on threads") {
       communicator.all_gather({place.stream(), "weights"}, {&part, 1});
       auto gradient = place.memory(input_of(rank - round, ranks * elements, ElementType::bfloat16));
       auto sum = place.memory(Buffer(4 * elements));
-      communicator.reduce_scatter({place.stream(), "gradient"}, {ElementType::bfloat16, gradient.data(),
-                                                                 ElementType::float32, sum.data(), elements});
+      communicator.reduce_scatter({place.stream(), "gradient"},
+                                  {ElementType::bfloat16, gradient.data(), ElementType::float32, sum.data(), elements});
       results.push_back(place.read(weights));
       results.push_back(place.read(sum));
     }

@@ -37,7 +37,7 @@
 #include <zerospan/io/libaio_engine.hpp>
 #endif
 #if defined(ZEROSPAN_HAS_XXHASH)
-#include <zerospan/adapters/checked_tier.hpp>
+#include <zerospan/tier/checked_tier.hpp>
 #endif
 
 namespace {
@@ -60,7 +60,7 @@ struct Scene {
 
 /// How a training is to end.
 struct Ending {
-  int error_number = 0;               ///< Of an IoError, 0: in the bits of the training in memory.
+  int error_number = 0;                ///< Of an IoError, 0: in the bits of the training in memory.
   std::string_view text = "training";  ///< That the error's begins with; "training" where there is none.
 };
 
@@ -249,42 +249,42 @@ std::vector<Fault> faults() {
   constexpr std::string_view opening = "opening an arena file in ";
   constexpr std::string_view reservation = "reservation for ";
   return {
-      {"the directory is not there", {ENOENT, opening}, [](S s) { return in(s + "/none"); }},
-      {"the directory is a file",
-       {ENOTDIR, opening},
-       [](S s) {
-         std::ofstream{s + "/file"} << "content";
-         return in(s + "/file");
-       }},
-      {"no right to write to it", {EACCES, opening}, unwritable},
-      {"a read-only file system", {EROFS, opening}, [](S s) { return mounted(s, {.flags = MS_RDONLY}); }},
-      {"a read-only bind mount", {EROFS, opening}, read_only_bind},
-      {"no inode left", {ENOSPC, opening}, [](S s) { return mounted(s, {.data = "nr_inodes=1"}); }},
-      {"no descriptor left", {EMFILE, opening}, without_descriptors},
-      {"tmpfs too small", {ENOSPC, reservation}, [](S s) { return mounted(s, {.data = "size=64k"}); }},
-      {"ext4 full", {ENOSPC, reservation}, [](S s) { return full(on_ext4(s, s + "/disk", 16 << 20)); }},
-      {"limit of file sizes", {EFBIG, reservation}, [](S s) { return limited(s, RLIMIT_FSIZE, 64 << 10); }},
-      {"a disk with less than it promised", {ENOSPC, "write"}, overcommitted},
+    {"the directory is not there", {ENOENT, opening}, [](S s) { return in(s + "/none"); }},
+        {"the directory is a file",
+         {ENOTDIR, opening},
+         [](S s) {
+           std::ofstream{s + "/file"} << "content";
+           return in(s + "/file");
+         }},
+        {"no right to write to it", {EACCES, opening}, unwritable},
+        {"a read-only file system", {EROFS, opening}, [](S s) { return mounted(s, {.flags = MS_RDONLY}); }},
+        {"a read-only bind mount", {EROFS, opening}, read_only_bind},
+        {"no inode left", {ENOSPC, opening}, [](S s) { return mounted(s, {.data = "nr_inodes=1"}); }},
+        {"no descriptor left", {EMFILE, opening}, without_descriptors},
+        {"tmpfs too small", {ENOSPC, reservation}, [](S s) { return mounted(s, {.data = "size=64k"}); }},
+        {"ext4 full", {ENOSPC, reservation}, [](S s) { return full(on_ext4(s, s + "/disk", 16 << 20)); }},
+        {"limit of file sizes", {EFBIG, reservation}, [](S s) { return limited(s, RLIMIT_FSIZE, 64 << 10); }},
+        {"a disk with less than it promised", {ENOSPC, "write"}, overcommitted},
 
-      {"tmpfs filled by others while training",
-       {},
-       [](S s) { return filled_in_between(mounted(s, {.data = "size=4m"})); }},
-      {"ext4 filled by others while training",
-       {},
-       [](S s) { return filled_in_between(on_ext4(s, s + "/disk", 16 << 20)); }},
-      {"the directory removed while training", {}, removed_in_between},
-      {"the file system unmounted while training", {}, detached_in_between},
-      {"the last descriptor taken while training", {}, without_descriptors_in_between},
-      {"limit of file sizes lowered while training", {EFBIG, "write"}, without_file_size_in_between},
-      {"the file system fails while training", {EIO, ""}, shut_down_in_between},
+        {"tmpfs filled by others while training",
+         {},
+         [](S s) { return filled_in_between(mounted(s, {.data = "size=4m"})); }},
+        {"ext4 filled by others while training",
+         {},
+         [](S s) { return filled_in_between(on_ext4(s, s + "/disk", 16 << 20)); }},
+        {"the directory removed while training", {}, removed_in_between},
+        {"the file system unmounted while training", {}, detached_in_between},
+        {"the last descriptor taken while training", {}, without_descriptors_in_between},
+        {"limit of file sizes lowered while training", {EFBIG, "write"}, without_file_size_in_between},
+        {"the file system fails while training", {EIO, ""}, shut_down_in_between},
 #if defined(ZEROSPAN_HAS_XXHASH)
-      {"bits flipped on the disk, checked", {EILSEQ, "4096 bytes at offset "}, damaged_in_between},
+        {"bits flipped on the disk, checked", {EILSEQ, "4096 bytes at offset "}, damaged_in_between},
 #endif
 
-      {"no memory may be locked", {}, without_locked_memory},
-      {"sectors of 4096 bytes", {}, [](S s) { return on_ext4(s, s + "/disk", 16 << 20, 4096); }},
-      {"tmpfs", {}, [](S s) { return mounted(s, {}); }},
-      {"no direct I/O, no fallocate (ramfs)", {}, [](S s) { return mounted(s, {.type = "ramfs"}); }},
+        {"no memory may be locked", {}, without_locked_memory},
+        {"sectors of 4096 bytes", {}, [](S s) { return on_ext4(s, s + "/disk", 16 << 20, 4096); }},
+        {"tmpfs", {}, [](S s) { return mounted(s, {}); }},
+        {"no direct I/O, no fallocate (ramfs)", {}, [](S s) { return mounted(s, {.type = "ramfs"}); }},
   };
 }
 

@@ -8,15 +8,15 @@
 #include <random>
 #include <vector>
 
-#include <zerospan/pipeline/residency.hpp>
+#include <zerospan/pipeline/detail/residency.hpp>
 
 namespace {
 
-using zerospan::Residency;
-using zerospan::Trace;
-using zerospan::TraceUse;
-using zerospan::UseKey;
-using zerospan::UseKind;
+using zerospan::detail::Residency;
+using zerospan::detail::Trace;
+using zerospan::detail::TraceUse;
+using zerospan::detail::UseKey;
+using zerospan::detail::UseKind;
 
 constexpr std::size_t never = TraceUse::never;
 

@@ -25,9 +25,9 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/device/detail/host_lanes.hpp>
 #include <zerospan/device/host_device.hpp>
-#include <zerospan/device/host_lanes.hpp>
-#include <zerospan/pipeline/staging.hpp>
+#include <zerospan/pipeline/detail/staging.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -41,16 +41,16 @@ using zerospan::Completion;
 using zerospan::DeviceTier;
 using zerospan::Extent;
 using zerospan::HostDevice;
-using zerospan::HostLanes;
 using zerospan::Lane;
-using zerospan::Operand;
 using zerospan::Operation;
 using zerospan::OperationKind;
-using zerospan::PostedWork;
 using zerospan::Promise;
-using zerospan::Site;
-using zerospan::Staging;
 using zerospan::TierRef;
+using zerospan::detail::HostLanes;
+using zerospan::detail::Operand;
+using zerospan::detail::PostedWork;
+using zerospan::detail::Site;
+using zerospan::detail::Staging;
 
 constexpr std::size_t page = Arena::alignment;
 using Access = Operand::Access;
@@ -586,7 +586,8 @@ class RandomWork {
     }
   }
 
-  std::function<void(zerospan::HostStream&, Pointers)> work(const std::vector<Operand>& operands, std::uint8_t value) {
+  std::function<void(zerospan::detail::HostStream&, Pointers)> work(const std::vector<Operand>& operands,
+                                                                    std::uint8_t value) {
     return [this, operands, value](auto&, Pointers pointers) {
       const auto is_staged = [&](std::size_t k) { return operands[k].tier.addressable() == Addressable::nowhere; };
       for (std::size_t k = 0; k < operands.size(); ++k) {

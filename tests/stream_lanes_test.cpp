@@ -13,8 +13,8 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/timeline.hpp>
+#include <zerospan/device/detail/stream_lanes.hpp>
 #include <zerospan/device/stream_device.hpp>
-#include <zerospan/device/stream_lanes.hpp>
 #include <zerospan/device/stream_runtime.hpp>
 #include <zerospan/zerospan.hpp>
 
@@ -38,7 +38,7 @@ using zerospan_test::FakeRuntime;
 using zerospan_test::FakeStream;
 using zerospan_test::FakeStreamOwner;
 
-using Lanes = zerospan::StreamLanes<FakeRuntime>;
+using Lanes = zerospan::detail::StreamLanes<FakeRuntime>;
 
 // Near misses of a runtime: no pinned memory, a query that answers nothing, streams that are not references.
 struct WithoutPinnedMemory : FakeRuntime {

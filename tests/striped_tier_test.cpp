@@ -67,10 +67,10 @@ namespace {
 
 TEST_CASE("stripes are dealt in rounds, and every byte has one place") {
   for (const std::vector<std::size_t>& weights : {std::vector<std::size_t>{1}, {1, 1}, {4, 2}, {1, 3, 2}}) {
-    const Stripes stripes{weights, 10};
+    const detail::Stripes stripes{weights, 10};
     std::vector<std::size_t> shares(weights.size());
     for (std::uint64_t byte = 0; byte < 300; ++byte) {
-      const Stripes::Piece piece = stripes.first_piece(byte, 1);
+      const detail::Stripes::Piece piece = stripes.first_piece(byte, 1);
       CHECK(piece.begin == byte);
       CHECK(piece.bytes == 1);
       ++shares[piece.member];
@@ -80,7 +80,7 @@ TEST_CASE("stripes are dealt in rounds, and every byte has one place") {
       }
     }
   }
-  const Stripes stripes{{4, 2}, 10};  // 2 : 1
+  const detail::Stripes stripes{{4, 2}, 10};  // 2 : 1
   CHECK(stripes.share(0, 0, 3000) == 2000);
   CHECK(stripes.first_piece(0, 100).bytes == 20);
   CHECK(stripes.first_piece(25, 100).member == 1);

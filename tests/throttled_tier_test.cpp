@@ -43,8 +43,8 @@ ZEROSPAN_TEST_TIERS(ThrottledRig<zerospan_test::HostRig>, ThrottledRig<zerospan_
 namespace {
 
 TEST_CASE("transfers queue on a link, and latency does not occupy it") {
-  const LinkClock::Time start{1h};
-  LinkClock link{1e6, 5ms};  // a byte a microsecond
+  const detail::LinkClock::Time start{1h};
+  detail::LinkClock link{1e6, 5ms};  // a byte a microsecond
   CHECK(link.transfer(start, 1000) == start + 6ms);
   CHECK(link.free() == start + 1ms);
   CHECK(link.transfer(start, 2000) == start + 8ms);
@@ -54,10 +54,10 @@ TEST_CASE("transfers queue on a link, and latency does not occupy it") {
 }
 
 TEST_CASE("a link without limits costs nothing, one without bandwidth does not overflow") {
-  const LinkClock::Time start{1h};
-  LinkClock fast{std::numeric_limits<double>::infinity(), 0ns};
+  const detail::LinkClock::Time start{1h};
+  detail::LinkClock fast{std::numeric_limits<double>::infinity(), 0ns};
   CHECK(fast.transfer(start, std::size_t{1} << 60) == start);
-  LinkClock slow{1e-300, 0ns};
+  detail::LinkClock slow{1e-300, 0ns};
   CHECK(slow.transfer(start, 1) > start + 24h);
   CHECK(slow.transfer(start, 1) > start + 48h);
 }

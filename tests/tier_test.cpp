@@ -51,7 +51,6 @@ namespace {
 using namespace zerospan::literals;
 using zerospan::Addressable;
 using zerospan::Arena;
-using zerospan::ArenaFile;
 using zerospan::BudgetError;
 using zerospan::Bytes;
 using zerospan::Completion;
@@ -63,6 +62,7 @@ using zerospan::IoDirection;
 using zerospan::IoError;
 using zerospan::NvmeTier;
 using zerospan::ThreadedIoEngine;
+using zerospan::detail::ArenaFile;
 using zerospan_test::AlignedBuffer;
 using zerospan_test::capacity;
 using zerospan_test::Fault;

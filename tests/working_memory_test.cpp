@@ -14,7 +14,7 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
-#include <zerospan/pipeline/working_memory.hpp>
+#include <zerospan/pipeline/detail/working_memory.hpp>
 
 #include "support/scratch.hpp"
 
@@ -24,7 +24,7 @@ using zerospan::Arena;
 using zerospan::Bytes;
 using zerospan::Completion;
 using zerospan::Promise;
-using zerospan::WorkingMemory;
+using zerospan::detail::WorkingMemory;
 
 constexpr std::size_t unit = WorkingMemory::alignment;
 

@@ -11,15 +11,15 @@
 
 #include <cuda_runtime.h>
 
-#include <zerospan/comm/cuda_rank_order_sum.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
-#include <zerospan/core/exact_sum.hpp>
-#include <zerospan/device/cuda_convert.hpp>
 #include <zerospan/device/cuda_error.hpp>
 #include <zerospan/device/cuda_stream.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/cuda_convert.hpp>
+#include <zerospan/kernels/cuda_gradient_operations.hpp>
+#include <zerospan/kernels/cuda_rank_order_sum.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/optimizer/cuda_adamw.hpp>
-#include <zerospan/pipeline/cuda_gradient_operations.hpp>
 
 namespace {
 
@@ -166,8 +166,8 @@ void adamw(Table& table, const char* name, ElementType type, std::size_t runs) {
 void addition(Table& table, const char* name, ElementType type, ElementType source_type, zerospan::Addition kind) {
   const Array target{type, elements};
   const Array source{source_type, elements};
-  const Array digits{ElementType::float32, 2 * zerospan::ExactSum::digit_count};
-  fill_zero(table.stream(), digits.data(), zerospan::ExactSum::digit_count * sizeof(std::int64_t));
+  const Array digits{ElementType::float32, 2 * zerospan::detail::ExactSum::digit_count};
+  fill_zero(table.stream(), digits.data(), zerospan::detail::ExactSum::digit_count * sizeof(std::int64_t));
   const std::size_t passes_of_target = kind == zerospan::Addition::add ? 2 : 1;
   const std::size_t bytes = elements * (passes_of_target * element_bytes(type) + element_bytes(source_type));
   table.line(name, bytes, [&] {

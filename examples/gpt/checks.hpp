@@ -7,7 +7,7 @@
 #include <zerospan/tier/offload_tier.hpp>
 
 #if defined(ZEROSPAN_HAS_XXHASH)
-#include <zerospan/adapters/checked_tier.hpp>
+#include <zerospan/tier/checked_tier.hpp>
 #endif
 
 namespace gpt {

@@ -3,13 +3,13 @@
 /// names PartitionedParameter alone, includes `zerospan/zerospan.hpp`.
 #pragma once
 
-#include <zerospan/comm/cuda_block_quantization.hpp>
-#include <zerospan/comm/cuda_rank_order_sum.hpp>
 #include <zerospan/comm/cuda_thread_communicator.hpp>
-#include <zerospan/device/cuda_convert.hpp>
 #include <zerospan/device/cuda_device.hpp>
+#include <zerospan/kernels/cuda_block_quantization.hpp>
+#include <zerospan/kernels/cuda_convert.hpp>
+#include <zerospan/kernels/cuda_gradient_operations.hpp>
+#include <zerospan/kernels/cuda_rank_order_sum.hpp>
 #include <zerospan/optimizer/cuda_adamw.hpp>
 #include <zerospan/optimizer/cuda_lion.hpp>
 #include <zerospan/optimizer/cuda_sgd.hpp>
-#include <zerospan/pipeline/cuda_gradient_operations.hpp>
 #include <zerospan/zerospan.hpp>

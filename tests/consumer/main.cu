@@ -2,8 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include <zerospan/device/cuda_convert.hpp>
 #include <zerospan/device/cuda_runtime.hpp>
+#include <zerospan/kernels/cuda_convert.hpp>
 
 /// Somebody else's CUDA program: one kernel of zerospan's, where there is a GPU.
 int main() {

@@ -13,8 +13,8 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/kernels/convert.hpp>
 
 namespace zerospan_test {
 

@@ -12,15 +12,15 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
-#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/pipeline/gradient_operations.hpp>
 
 #include "kernel_arrays.hpp"
 
@@ -28,9 +28,9 @@ namespace zerospan_test {
 
 using zerospan::Addition;
 using zerospan::block_elements;
-using zerospan::ExactSum;
 using zerospan::GradientAddition;
 using zerospan::ShardUpdate;
+using zerospan::detail::ExactSum;
 
 constexpr std::array all_types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 constexpr std::array all_values{Values::moderate, Values::any};

@@ -8,16 +8,16 @@
 #include <cuda_runtime.h>
 #include <doctest/doctest.h>
 
-#include <zerospan/comm/cuda_block_quantization.hpp>
-#include <zerospan/comm/cuda_rank_order_sum.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/device/cuda_convert.hpp>
 #include <zerospan/device/cuda_error.hpp>
 #include <zerospan/device/cuda_stream.hpp>
+#include <zerospan/kernels/cuda_block_quantization.hpp>
+#include <zerospan/kernels/cuda_convert.hpp>
+#include <zerospan/kernels/cuda_gradient_operations.hpp>
+#include <zerospan/kernels/cuda_rank_order_sum.hpp>
 #include <zerospan/optimizer/cuda_adamw.hpp>
 #include <zerospan/optimizer/cuda_lion.hpp>
 #include <zerospan/optimizer/cuda_sgd.hpp>
-#include <zerospan/pipeline/cuda_gradient_operations.hpp>
 
 #include "kernel_checks.hpp"
 #include "quantization_checks.hpp"

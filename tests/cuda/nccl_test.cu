@@ -21,9 +21,9 @@
 #include <zerospan/comm/nccl_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_exchange.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/device/cuda_error.hpp>
+#include <zerospan/kernels/convert.hpp>
 
 namespace {
 
@@ -153,7 +153,7 @@ TEST_CASE("ranks are split into pairs, which have every collective") {
 
 TEST_CASE("a communicator of the host's is duplicated") {
   std::vector<ncclComm_t> hosts(static_cast<std::size_t>(device_count()));
-  zerospan::check_nccl(ncclCommInitAll(hosts.data(), device_count(), nullptr), "ncclCommInitAll");
+  zerospan::detail::check_nccl(ncclCommInitAll(hosts.data(), device_count(), nullptr), "ncclCommInitAll");
   zerospan::run_ranks(device_count(), [&](ThreadCommunicator threads) {
     CudaPlace place{threads.rank().value};
     const auto rank = static_cast<std::size_t>(threads.rank().value);
@@ -162,7 +162,7 @@ TEST_CASE("a communicator of the host's is duplicated") {
     communicator.all_reduce({place.stream(), "ones"}, std::span{&one, 1});
     CHECK(one == device_count());
   });
-  for (const ncclComm_t host : hosts) zerospan::check_nccl(ncclCommDestroy(host), "ncclCommDestroy");
+  for (const ncclComm_t host : hosts) zerospan::detail::check_nccl(ncclCommDestroy(host), "ncclCommDestroy");
 }
 
 TEST_CASE("an abort ends what is under way, and fails every rank") {

@@ -9,10 +9,10 @@
 
 #include <doctest/doctest.h>
 
-#include <zerospan/comm/block_quantization.hpp>
-#include <zerospan/comm/quantized_block.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
+#include <zerospan/kernels/quantized_block.hpp>
 
 #include "kernel_arrays.hpp"
 

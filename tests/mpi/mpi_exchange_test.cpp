@@ -10,11 +10,11 @@
 
 #include <mpi.h>
 
-#include <zerospan/comm/any_exchange.hpp>
 #include <zerospan/comm/byte_exchange.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
+#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
+#include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/mpi_communicator.hpp>
-#include <zerospan/comm/nccl_setup.hpp>
 #include <zerospan/core/error.hpp>
 
 #include "support/mpi_world.hpp"
@@ -30,9 +30,7 @@ static_assert(zerospan::DuplicatesExchange<MpiExchange> && zerospan::SplitsExcha
 
 namespace {
 
-MpiExchange exchange() {
-  return MpiExchange{MpiCommunicator{MPI_COMM_WORLD, {.timeout = std::chrono::seconds{60}}}};
-}
+MpiExchange exchange() { return MpiExchange{MpiCommunicator{MPI_COMM_WORLD, {.timeout = std::chrono::seconds{60}}}}; }
 
 /// NCCL's ids among others.
 using Words = std::array<std::byte, 128>;

@@ -10,11 +10,11 @@
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/core/convert.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/philox.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/convert.hpp>
 
 namespace exercise {
 

@@ -6,13 +6,13 @@
 
 namespace zerospan::inline v0 {
 
-extern template class ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
-extern template class ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
+extern template class detail::ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
 
 }  // namespace zerospan::inline v0

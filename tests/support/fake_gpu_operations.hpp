@@ -6,15 +6,15 @@
 #include <span>
 #include <vector>
 
-#include <zerospan/comm/block_quantization.hpp>
-#include <zerospan/comm/quantized_block.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
-#include <zerospan/device/stream_operations.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
+#include <zerospan/kernels/quantized_block.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/pipeline/gradient_operations.hpp>
 
 #include "fake_gpu_runtime.hpp"
 

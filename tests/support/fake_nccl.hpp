@@ -19,7 +19,7 @@
 #include "support/fake_nccl_operations.hpp"
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
@@ -42,13 +42,13 @@ class BasicApi : public CudaCalls {
 
   using CudaCalls::CudaCalls;
 
-  NcclResult make_unique_id(UniqueId& id) {
+  zerospan::detail::NcclResult make_unique_id(UniqueId& id) {
     const std::scoped_lock lock{world().mutex};
     id.number = ++world().ids;
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
-  NcclResult create(Communicator& communicator, int size, const UniqueId& id, Rank rank) {
+  zerospan::detail::NcclResult create(Communicator& communicator, int size, const UniqueId& id, Rank rank) {
     const std::scoped_lock lock{world().mutex};
     auto& clique = world().cliques[id.number];
     if (!clique) clique = std::make_shared<Clique>(size);
@@ -56,7 +56,7 @@ class BasicApi : public CudaCalls {
     return begin(communicator);
   }
 
-  NcclResult split(Communicator parent, int color, Rank rank, Communicator& child) {
+  zerospan::detail::NcclResult split(Communicator parent, int color, Rank rank, Communicator& child) {
     const std::scoped_lock lock{world().mutex};
     const int ranks = parent->clique->size;
     auto& split = world().splits[{parent->clique.get(), world().split_counts[parent]++}];
@@ -71,34 +71,35 @@ class BasicApi : public CudaCalls {
     const std::scoped_lock guard{parent->clique->mutex};
     parent->split = split;
     ++split->arrived;
-    return NcclResult::in_progress;
+    return zerospan::detail::NcclResult::in_progress;
   }
 
-  NcclResult place(Communicator communicator, Rank& rank, int& size) {
+  zerospan::detail::NcclResult place(Communicator communicator, Rank& rank, int& size) {
     rank = communicator->rank;
     size = communicator->clique->size;
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
-  NcclResult state_of(Communicator communicator, NcclResult& state) {
+  zerospan::detail::NcclResult state_of(Communicator communicator, zerospan::detail::NcclResult& state) {
     std::vector<std::function<void()>> launches;
     {
       const std::scoped_lock lock{communicator->clique->mutex};
       state = communicator->error;
-      const bool waits = communicator->split && !communicator->split->is_over() && state == NcclResult::success;
+      const bool waits =
+          communicator->split && !communicator->split->is_over() && state == zerospan::detail::NcclResult::success;
       if (waits || (communicator->polls > 0 && --communicator->polls > 0)) {
-        state = NcclResult::in_progress;
-        return NcclResult::success;
+        state = zerospan::detail::NcclResult::in_progress;
+        return zerospan::detail::NcclResult::success;
       }
       launches.swap(communicator->launches);
     }
     for (const auto& launch : launches) launch();
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
-  NcclResult finalize(Communicator communicator) { return begin(communicator); }
-  NcclResult destroy(Communicator communicator) { return end(communicator); }
-  NcclResult abort(Communicator communicator) {
+  zerospan::detail::NcclResult finalize(Communicator communicator) { return begin(communicator); }
+  zerospan::detail::NcclResult destroy(Communicator communicator) { return end(communicator); }
+  zerospan::detail::NcclResult abort(Communicator communicator) {
     ++world().aborts;
     {
       const std::scoped_lock lock{communicator->clique->mutex};
@@ -108,28 +109,29 @@ class BasicApi : public CudaCalls {
     return end(communicator);
   }
 
-  NcclResult register_memory(Communicator communicator, std::byte* data, std::size_t bytes, void*& handle) {
+  zerospan::detail::NcclResult register_memory(Communicator communicator, std::byte* data, std::size_t bytes,
+                                               void*& handle) {
     const std::scoped_lock lock{communicator->clique->mutex};
     ++world().registrations;
     communicator->registered[handle = data] = bytes;
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
-  NcclResult deregister_memory(Communicator communicator, void* handle) {
+  zerospan::detail::NcclResult deregister_memory(Communicator communicator, void* handle) {
     const std::scoped_lock lock{communicator->clique->mutex};
     world().registrations -= static_cast<int>(communicator->registered.erase(handle));
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
-  std::string describe(NcclResult, Communicator) { return "a fake error"; }
+  std::string describe(zerospan::detail::NcclResult, Communicator) { return "a fake error"; }
 
-  NcclResult begin_group() {
+  zerospan::detail::NcclResult begin_group() {
     group().clear();
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
-  NcclResult end_group() {
-    if (world().groups++ == world().failing_group) return NcclResult::system_error;
-    if (group().empty()) return NcclResult::success;
+  zerospan::detail::NcclResult end_group() {
+    if (world().groups++ == world().failing_group) return zerospan::detail::NcclResult::system_error;
+    if (group().empty()) return zerospan::detail::NcclResult::success;
     auto calls = std::move(group());
     const Communicator communicator = calls.front().communicator;
     const StreamRef stream = calls.front().stream;
@@ -139,40 +141,44 @@ class BasicApi : public CudaCalls {
     const std::scoped_lock lock{communicator->clique->mutex};
     if (world().polls == 0) {
       work();
-      return NcclResult::success;
+      return zerospan::detail::NcclResult::success;
     }
     communicator->launches.push_back(std::move(work));
     communicator->polls = world().polls;
-    return NcclResult::in_progress;
+    return zerospan::detail::NcclResult::in_progress;
   }
 
-  NcclResult all_gather(Communicator c, std::byte* buffer, std::size_t shard, Rank, StreamRef stream) {
+  zerospan::detail::NcclResult all_gather(Communicator c, std::byte* buffer, std::size_t shard, Rank,
+                                          StreamRef stream) {
     return add(c, stream, gather(*c, at(stream, buffer), shard));
   }
-  NcclResult reduce_scatter(Communicator c, const Reduction& r, StreamRef stream) {
+  zerospan::detail::NcclResult reduce_scatter(Communicator c, const Reduction& r, StreamRef stream) {
     const std::size_t bytes = r.elements * element_bytes(r.input_type);
     const auto shard = [bytes](int rank) { return static_cast<std::size_t>(rank) * bytes; };
     return add(c, stream, sum(*c, at(stream, r), shard, [](int) { return true; }));
   }
-  NcclResult reduce(Communicator c, const Reduction& r, Rank root, StreamRef stream) {
+  zerospan::detail::NcclResult reduce(Communicator c, const Reduction& r, Rank root, StreamRef stream) {
     const auto is_root = [root](int rank) { return rank == root.value; };
     return add(c, stream, sum(*c, at(stream, r), all_from_the_start, is_root));
   }
-  NcclResult all_reduce(Communicator c, const Reduction& r, StreamRef stream) {
+  zerospan::detail::NcclResult all_reduce(Communicator c, const Reduction& r, StreamRef stream) {
     return add(c, stream, sum(*c, at(stream, r), all_from_the_start, [](int) { return true; }));
   }
-  NcclResult all_reduce(Communicator c, std::int64_t* integers, std::size_t count, StreamRef stream) {
+  zerospan::detail::NcclResult all_reduce(Communicator c, std::int64_t* integers, std::size_t count, StreamRef stream) {
     return add(c, stream, sum_integers(*c, at(stream, integers), count));
   }
-  NcclResult broadcast(Communicator c, std::byte* data, std::size_t bytes, Rank root, StreamRef stream) {
+  zerospan::detail::NcclResult broadcast(Communicator c, std::byte* data, std::size_t bytes, Rank root,
+                                         StreamRef stream) {
     return add(c, stream, spread(*c, at(stream, data), bytes, root));
   }
-  NcclResult send(Communicator c, const std::byte* data, std::size_t bytes, Rank to, StreamRef stream) {
+  zerospan::detail::NcclResult send(Communicator c, const std::byte* data, std::size_t bytes, Rank to,
+                                    StreamRef stream) {
     Operation operation;
     operation.sends.push_back({to.value, const_cast<std::byte*>(at(stream, data)), bytes});
     return add(c, stream, std::move(operation));
   }
-  NcclResult receive(Communicator c, std::byte* data, std::size_t bytes, Rank from, StreamRef stream) {
+  zerospan::detail::NcclResult receive(Communicator c, std::byte* data, std::size_t bytes, Rank from,
+                                       StreamRef stream) {
     Operation operation;
     operation.receives.push_back({from.value, at(stream, data), bytes});
     return add(c, stream, std::move(operation));
@@ -194,9 +200,9 @@ class BasicApi : public CudaCalls {
     return reduction;
   }
 
-  NcclResult add(Communicator communicator, StreamRef stream, Operation operation) {
+  zerospan::detail::NcclResult add(Communicator communicator, StreamRef stream, Operation operation) {
     group().push_back({communicator, stream, std::move(operation)});
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 
   /// The caller holds the world's mutex.
@@ -208,24 +214,24 @@ class BasicApi : public CudaCalls {
     return made.get();
   }
 
-  NcclResult begin(Communicator communicator) {
+  zerospan::detail::NcclResult begin(Communicator communicator) {
     const std::scoped_lock lock{communicator->clique->mutex};
     communicator->polls = world().polls;
-    return world().polls == 0 ? NcclResult::success : NcclResult::in_progress;
+    return world().polls == 0 ? zerospan::detail::NcclResult::success : zerospan::detail::NcclResult::in_progress;
   }
 
-  NcclResult end(Communicator communicator) {
+  zerospan::detail::NcclResult end(Communicator communicator) {
     --world().communicators;
     const std::scoped_lock lock{communicator->clique->mutex};
     communicator->aborted = true;
     communicator->clique->changed.notify_all();
-    return NcclResult::success;
+    return zerospan::detail::NcclResult::success;
   }
 };
 
 using Api = BasicApi<true>;
 using ApiWithoutSplits = BasicApi<false>;
 
-static_assert(zerospan::NcclLayer<Api> && zerospan::NcclLayer<ApiWithoutSplits>);
+static_assert(zerospan::detail::NcclLayer<Api> && zerospan::detail::NcclLayer<ApiWithoutSplits>);
 
 }  // namespace fake

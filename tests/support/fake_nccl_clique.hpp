@@ -15,14 +15,14 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace fake {
 
-using zerospan::NcclResult;
 using zerospan::Rank;
+using zerospan::detail::NcclResult;
 
 /// What the ranks of one communicator share: a queue of messages from each rank to each other one.
 struct Clique {

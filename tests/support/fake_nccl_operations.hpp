@@ -11,9 +11,9 @@
 #include "support/fake_nccl_clique.hpp"
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 
 namespace fake {
 

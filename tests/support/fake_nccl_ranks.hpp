@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include <zerospan/comm/basic_nccl_communicator.hpp>
+#include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_exchange.hpp>
 
@@ -21,7 +21,7 @@
 namespace zerospan_test {
 
 template <class Api = fake::Api>
-using FakeNcclCommunicator = zerospan::BasicNcclCommunicator<Api>;
+using FakeNcclCommunicator = zerospan::detail::BasicNcclCommunicator<Api>;
 
 /// What nobody should have to wait for.
 inline constexpr zerospan::NcclOptions patient{.timeout = std::chrono::minutes{10},

@@ -14,14 +14,14 @@
 #include "fake_nccl.hpp"
 #include "training_run.hpp"
 
-#include <zerospan/comm/basic_nccl_communicator.hpp>
+#include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/comm/thread_exchange.hpp>
 #include <zerospan/zerospan.hpp>
 
 namespace zerospan_test {
 
-using FakeNcclCommunicator = zerospan::BasicNcclCommunicator<fake::Api>;
+using FakeNcclCommunicator = zerospan::detail::BasicNcclCommunicator<fake::Api>;
 static_assert(zerospan::TrainingCommunicator<FakeNcclCommunicator>);
 
 /// What nobody should have to wait for.

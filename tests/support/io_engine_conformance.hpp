@@ -17,7 +17,7 @@
 #include <vector>
 
 #include <zerospan/io/io_engine.hpp>
-#include <zerospan/tier/arena_file.hpp>
+#include <zerospan/tier/detail/arena_file.hpp>
 
 #include "scratch.hpp"
 
@@ -39,7 +39,7 @@ struct Slots {
   }
 
   ScratchDirectory directory;
-  zerospan::ArenaFile file;
+  zerospan::detail::ArenaFile file;
   AlignedBuffer buffer;
 };
 

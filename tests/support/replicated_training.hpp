@@ -16,8 +16,8 @@
 #include <vector>
 
 #include <zerospan/core/element.hpp>
-#include <zerospan/core/exact_sum.hpp>
 #include <zerospan/core/initializer.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
 #include "toy_model.hpp"
@@ -171,7 +171,7 @@ class ReplicatedTraining {
 
   /// Squares in double, block by block in 16 lanes that are folded by halves; blocks are added exactly.
   static double gradient_norm(const std::vector<std::vector<float>>& sums) {
-    zerospan::ExactSum total;
+    zerospan::detail::ExactSum total;
     for (std::size_t l = 0; l < layers.size(); ++l) {
       for (std::size_t begin = 0; begin < sums[l].size(); begin += 1024) {
         std::array<double, 16> lanes{};

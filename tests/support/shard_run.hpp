@@ -16,10 +16,10 @@
 #include <doctest/doctest.h>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/cpu.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/cpu.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan_test {

@@ -24,7 +24,7 @@
 #include <zerospan/zerospan.hpp>
 
 #if defined(ZEROSPAN_HAS_XXHASH)
-#include <zerospan/adapters/checked_tier.hpp>
+#include <zerospan/tier/checked_tier.hpp>
 #endif
 
 #include "replicated_training.hpp"
@@ -347,15 +347,9 @@ TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicato
   zerospan::Placement placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)};
   if (c.group_copies) placement.group_copies = tier(*c.group_copies);
   const TrainingResult result = with_stage(c.stage, [&](auto stage) {
-    zerospan::ZeroEngine engine{stage,
-                                communicator,
-                                memory.device,
-                                placement,
-                                c.training.optimizer,
-                                engine_options(c)};
-    return with_element(c.type, [&](auto element) {
-      return train_rank<decltype(element)>(engine, data, c, full_route(), compute);
-    });
+    zerospan::ZeroEngine engine{stage, communicator, memory.device, placement, c.training.optimizer, engine_options(c)};
+    return with_element(
+        c.type, [&](auto element) { return train_rank<decltype(element)>(engine, data, c, full_route(), compute); });
   });
   if (memory.device.memory().peak() > memory.device.memory().capacity() ||
       memory.device.host_memory().peak() > memory.device.host_memory().capacity()) {

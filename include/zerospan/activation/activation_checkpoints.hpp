@@ -7,8 +7,8 @@
 #include <optional>
 
 #include <zerospan/activation/checkpoint_lease.hpp>
-#include <zerospan/activation/checkpoint_store.hpp>
-#include <zerospan/activation/device_checkpoints.hpp>
+#include <zerospan/activation/detail/checkpoint_store.hpp>
+#include <zerospan/activation/detail/device_checkpoints.hpp>
 #include <zerospan/activation/options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -51,16 +51,16 @@ namespace zerospan::inline v0 {
 /// is refused before anything has changed. An engine takes what device memory is left at its first gather: make the
 /// checkpoints before it.
 ///
-/// Lifetimes are those of zerospan/partition/lease.hpp; device and tier outlive the checkpoints and their leases. A lease that outlives the
-/// checkpoints keeps its memory; releasing it does nothing, committing it throws LeaseError. One thread at a time, any
-/// one. The first error of a transfer is kept: every later call throws it.
+/// Lifetimes are those of zerospan/partition/lease.hpp; device and tier outlive the checkpoints and their leases. A
+/// lease that outlives the checkpoints keeps its memory; releasing it does nothing, committing it throws LeaseError.
+/// One thread at a time, any one. The first error of a transfer is kept: every later call throws it.
 class ActivationCheckpoints {
  public:
   /// @throws BudgetError if tier, device or host memory cannot hold what the options ask for (IoError if the disk is
   /// full); ConfigurationError if they contradict each other.
   template <Device D>
   ActivationCheckpoints(D& device, TierRef tier, const ActivationOptions& options)
-      : store_{std::make_shared<DeviceCheckpoints<D>>(device, tier, options)} {}
+      : store_{std::make_shared<detail::DeviceCheckpoints<D>>(device, tier, options)} {}
   ActivationCheckpoints(const ActivationCheckpoints&) = delete;
   ActivationCheckpoints& operator=(const ActivationCheckpoints&) = delete;
   ~ActivationCheckpoints() { store_->close(); }
@@ -70,14 +70,14 @@ class ActivationCheckpoints {
   /// LeaseError if one was dropped before.
   template <TypedTensor T>
   [[nodiscard]] PushLease<T> push(StreamRef stream, const Shape& shape) {
-    const LeasedCheckpoint leased = store_->push(stream, shape, detail::element_type_of<T>);
+    const detail::LeasedCheckpoint leased = store_->push(stream, shape, detail::element_type_of<T>);
     return {detail::CheckpointHold{store_, leased.id}, leased};
   }
 
   /// The same, for tensors whose element type is known at run time.
   template <RuntimeTypedTensor T>
   [[nodiscard]] PushLease<T> push(StreamRef stream, const Shape& shape, ElementType type) {
-    const LeasedCheckpoint leased = store_->push(stream, shape, type);
+    const detail::LeasedCheckpoint leased = store_->push(stream, shape, type);
     return {detail::CheckpointHold{store_, leased.id}, leased};
   }
 
@@ -88,7 +88,7 @@ class ActivationCheckpoints {
   [[nodiscard]] PopLease<T> pop(StreamRef stream) {
     std::optional<ElementType> type;
     if constexpr (TypedTensor<T>) type = detail::element_type_of<T>;
-    const LeasedCheckpoint leased = store_->pop(stream, type);
+    const detail::LeasedCheckpoint leased = store_->pop(stream, type);
     return {detail::CheckpointHold{store_, leased.id}, leased};
   }
 
@@ -102,7 +102,7 @@ class ActivationCheckpoints {
   ActivationCounters counters() const { return store_->counters(); }
 
  private:
-  std::shared_ptr<CheckpointStore> store_;
+  std::shared_ptr<detail::CheckpointStore> store_;
 };
 
 }  // namespace zerospan::inline v0

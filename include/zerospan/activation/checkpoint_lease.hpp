@@ -6,7 +6,7 @@
 #include <memory>
 #include <utility>
 
-#include <zerospan/activation/checkpoint_store.hpp>
+#include <zerospan/activation/detail/checkpoint_store.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -19,7 +19,7 @@ namespace detail {
 /// A leased checkpoint that ends exactly once. It keeps the store's memory alive.
 class CheckpointHold {
  public:
-  CheckpointHold(std::shared_ptr<CheckpointStore> store, CheckpointId id) noexcept
+  CheckpointHold(std::shared_ptr<detail::CheckpointStore> store, detail::CheckpointId id) noexcept
       : store_{std::move(store)}, id_{id} {}
   CheckpointHold(CheckpointHold&&) noexcept = default;
   CheckpointHold& operator=(CheckpointHold&& other) noexcept {
@@ -47,15 +47,15 @@ class CheckpointHold {
     if (const auto store = std::exchange(store_, nullptr)) store->drop(id_);
   }
 
-  std::shared_ptr<CheckpointStore> store_;
-  CheckpointId id_;
+  std::shared_ptr<detail::CheckpointStore> store_;
+  detail::CheckpointId id_;
 };
 
 /// The one place where a host tensor meets a checkpoint: its element type, its shape and its storage.
 template <HostTensor T>
 class BoundCheckpoint {
  public:
-  BoundCheckpoint(CheckpointHold hold, const LeasedCheckpoint& leased)
+  BoundCheckpoint(CheckpointHold hold, const detail::LeasedCheckpoint& leased)
       : hold_{std::move(hold)}, tensor_{TensorBinding<T>::unbound(leased.shape, leased.type)}, data_{leased.data} {
     TensorBinding<T>::bind(tensor_, data_);
   }

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/forwarding_communicator.hpp>
+#include <zerospan/comm/detail/protocol/forwarding_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/units.hpp>
@@ -36,15 +36,11 @@ class CountedCommunicator : public detail::ForwardingCommunicator<C> {
     count(parts, others());
     Base::all_gather(what, parts);
   }
-  void gather_across(Collective what, std::span<const GatherPart> parts)
-    requires Grouped<C>
-  {
+  void gather_across(Collective what, std::span<const GatherPart> parts) requires Grouped<C> {
     count(parts, static_cast<std::size_t>(this->groups() - 1));
     Base::gather_across(what, parts);
   }
-  void gather_within(Collective what, std::span<const GatherPart> parts)
-    requires Grouped<C>
-  {
+  void gather_within(Collective what, std::span<const GatherPart> parts) requires Grouped<C> {
     count(parts, static_cast<std::size_t>(this->size() - this->groups()));
     Base::gather_within(what, parts);
   }
@@ -67,9 +63,7 @@ class CountedCommunicator : public detail::ForwardingCommunicator<C> {
     if (this->rank() != root) count(bytes.size());
     Base::broadcast(what, bytes, root);
   }
-  void all_to_all(Collective what, const SliceExchange& exchange)
-    requires ExchangesSlices<C>
-  {
+  void all_to_all(Collective what, const SliceExchange& exchange) requires ExchangesSlices<C> {
     count(others() * exchange.bytes);
     Base::all_to_all(what, exchange);
   }

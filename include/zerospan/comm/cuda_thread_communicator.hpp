@@ -11,10 +11,10 @@
 #include <zerospan/comm/stream_thread_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/device/cuda_current_device.hpp>
 #include <zerospan/device/cuda_device.hpp>
 #include <zerospan/device/cuda_error.hpp>
 #include <zerospan/device/cuda_runtime.hpp>
+#include <zerospan/device/detail/cuda_current_device.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -30,7 +30,7 @@ using CudaThreadCommunicator = StreamThreadCommunicator<CudaRuntime>;
 /// @param ordinals As CUDA counts devices. @throws ConfigurationError if two of them cannot; CudaError
 inline void enable_peer_access(std::span<const int> ordinals) {
   for (const int device : ordinals) {
-    const CudaCurrentDevice current{device};
+    const detail::CudaCurrentDevice current{device};
     for (const int peer : ordinals) {
       if (peer == device) continue;
       int can_access = 0;

@@ -17,18 +17,18 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/mpi_add.hpp>
-#include <zerospan/comm/mpi_channel.hpp>
-#include <zerospan/comm/mpi_family.hpp>
-#include <zerospan/comm/mpi_group.hpp>
-#include <zerospan/comm/mpi_moves.hpp>
+#include <zerospan/comm/detail/mpi/mpi_add.hpp>
+#include <zerospan/comm/detail/mpi/mpi_channel.hpp>
+#include <zerospan/comm/detail/mpi/mpi_family.hpp>
+#include <zerospan/comm/detail/mpi/mpi_group.hpp>
+#include <zerospan/comm/detail/mpi/mpi_moves.hpp>
+#include <zerospan/comm/detail/mpi/mpi_scratch.hpp>
+#include <zerospan/comm/detail/mpi/mpi_sum.hpp>
+#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/split_places.hpp>
 #include <zerospan/comm/mpi_options.hpp>
-#include <zerospan/comm/mpi_scratch.hpp>
-#include <zerospan/comm/mpi_sum.hpp>
-#include <zerospan/comm/mpi_sum_task.hpp>
-#include <zerospan/comm/split_places.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -93,7 +93,7 @@ class MpiCommunicator {
   /// Calls `f`, and returns what it does, while no communicator of this family calls MPI, if MPI serves one thread at a
   /// time. `f` waits for nothing that another rank does only after a collective with this one.
   template <class F>
-    requires std::invocable<F&>
+  requires std::invocable<F&>
   decltype(auto) exclusive(F&& f) {
     const std::lock_guard turn{family_->link().turn()};
     return std::invoke(f);
@@ -152,9 +152,8 @@ inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
       return sizeof place;
     };
     channel_->begin({.kind = detail::CollectiveKind::split}, tell, family_->offer_channel());
-    channel_->for_each_distance([&](int, int from) {
-      copy_place(&places[static_cast<std::size_t>(from)], channel_->payload(from));
-    });
+    channel_->for_each_distance(
+        [&](int, int from) { copy_place(&places[static_cast<std::size_t>(from)], channel_->payload(from)); });
   });
   const auto members = detail::ranks_beside(places, static_cast<std::size_t>(rank().value));
   std::vector<int> ranks;

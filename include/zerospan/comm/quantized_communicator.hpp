@@ -11,24 +11,24 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/block_quantization.hpp>
-#include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/forwarding_communicator.hpp>
-#include <zerospan/comm/quantization_scratch.hpp>
-#include <zerospan/comm/quantized_block.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/forwarding_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
+#include <zerospan/kernels/detail/quantization_scratch.hpp>
+#include <zerospan/kernels/quantized_block.hpp>
 
 namespace zerospan::inline v0 {
 
 /// What is quantized, and to what; the same on every rank.
 struct QuantizationOptions {
-  std::optional<QuantizedType> gather{};  ///< All-gathers of parameters (qwZ).
-  std::optional<QuantizedType> reduce{};  ///< Reduce-scatters of gradients (qgZ).
+  std::optional<QuantizedType> gather{};        ///< All-gathers of parameters (qwZ).
+  std::optional<QuantizedType> reduce{};        ///< Reduce-scatters of gradients (qgZ).
   Bytes scratch = Bytes{std::size_t{8} << 20};  ///< Device memory of the communicator, and of each of its duplicates.
 };
 
@@ -54,7 +54,7 @@ struct QuantizationOptions {
 /// zerospan::QuantizedCommunicator communicator{std::move(plain), device, {.gather = zerospan::QuantizedType::int8}};
 /// @endcode
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 class QuantizedCommunicator : public detail::ForwardingCommunicator<C> {
   using Base = detail::ForwardingCommunicator<C>;
 
@@ -73,9 +73,7 @@ class QuantizedCommunicator : public detail::ForwardingCommunicator<C> {
 
   /// Has scratch memory of its own.
   QuantizedCommunicator duplicate() { return {this->communicator_.duplicate(), *device_, options_}; }
-  QuantizedCommunicator split(SplitPlace place)
-    requires Splits<C>
-  {
+  QuantizedCommunicator split(SplitPlace place) requires Splits<C> {
     return {this->communicator_.split(place), *device_, options_};
   }
 
@@ -117,7 +115,7 @@ class QuantizedCommunicator : public detail::ForwardingCommunicator<C> {
 };
 
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::require_whole_elements(Collective what, std::span<const GatherPart> parts) {
   for (const GatherPart& part : parts) {
     if (!is_quantized(part) || part.shard_bytes % element_bytes(*part.approximable) == 0) continue;
@@ -128,7 +126,7 @@ void QuantizedCommunicator<C, D>::require_whole_elements(Collective what, std::s
 }
 
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::all_gather(Collective what, std::span<const GatherPart> parts) {
   if (!options_.gather || ranks() == 1 || std::ranges::none_of(parts, is_quantized)) {
     return Base::all_gather(what, parts);
@@ -138,8 +136,8 @@ void QuantizedCommunicator<C, D>::all_gather(Collective what, std::span<const Ga
   std::ranges::remove_copy_if(parts, std::back_inserter(exact), is_quantized);
   if (!exact.empty()) Base::all_gather(what, exact);
 
-  const std::string name = std::string{what.name} + " (" + to_string(*options_.gather) + " for " +
-                           detail::describe(parts) + ")";
+  const std::string name =
+      std::string{what.name} + " (" + to_string(*options_.gather) + " for " + detail::describe(parts) + ")";
   std::vector<Run> piece;
   std::size_t left = gathered_elements_;
   for (const GatherPart& part : parts) {
@@ -159,7 +157,7 @@ void QuantizedCommunicator<C, D>::all_gather(Collective what, std::span<const Ga
 }
 
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::gather_piece(Collective what, std::span<const Run> runs) {
   const QuantizedType type = *options_.gather;
   std::size_t bytes = 0;
@@ -182,13 +180,12 @@ void QuantizedCommunicator<C, D>::gather_piece(Collective what, std::span<const 
 }
 
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::reduce_scatter(Collective what, const Reduction& reduction) {
   if (!options_.reduce || ranks() == 1 || reduction.elements == 0) return Base::reduce_scatter(what, reduction);
-  detail::require_valid(
-      {.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction},
-      ranks() * reduction.elements,
-      reduction.input + own() * reduction.elements * element_bytes(reduction.input_type));
+  detail::require_valid({.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction},
+                        ranks() * reduction.elements,
+                        reduction.input + own() * reduction.elements * element_bytes(reduction.input_type));
   const std::string name =
       std::string{what.name} + " (" + to_string(*options_.reduce) + " for " + detail::describe(reduction) + ")";
   for (std::size_t first = 0; first < reduction.elements; first += scattered_elements_) {
@@ -197,7 +194,7 @@ void QuantizedCommunicator<C, D>::reduce_scatter(Collective what, const Reductio
 }
 
 template <class C, Device D>
-  requires TrainingCommunicator<C> && ExchangesSlices<C>
+requires TrainingCommunicator<C> && ExchangesSlices<C>
 void QuantizedCommunicator<C, D>::scatter_piece(Collective what, const Reduction& reduction, std::size_t first,
                                                 std::size_t elements) {
   const QuantizedType type = *options_.reduce;

@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
-#include <zerospan/comm/thread_group.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 
@@ -106,7 +106,7 @@ struct RankResults<void> {
 ///   noticed. ConfigurationError for a size below one, or a timeout that is not positive.
 /// @param f Called concurrently; takes a ThreadCommunicator by value or rvalue reference.
 template <class F>
-  requires std::invocable<F&, ThreadCommunicator>
+requires std::invocable<F&, ThreadCommunicator>
 auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
   using Result = std::invoke_result_t<F&, ThreadCommunicator>;
   static_assert(!std::is_reference_v<Result>, "ranks return values: what they refer to ends with their thread");

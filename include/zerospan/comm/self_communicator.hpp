@@ -12,12 +12,12 @@
 #include <string>
 #include <utility>
 
-#include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/rank_family.hpp>
-#include <zerospan/comm/rank_order_sum.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 
 namespace zerospan::inline v0 {
 

@@ -13,12 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/collective_call.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/rank_family.hpp>
-#include <zerospan/comm/thread_execution.hpp>
-#include <zerospan/comm/thread_group.hpp>
-#include <zerospan/comm/thread_phases.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/thread/thread_execution.hpp>
+#include <zerospan/comm/detail/thread/thread_group.hpp>
+#include <zerospan/comm/detail/thread/thread_phases.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
@@ -43,19 +43,17 @@ struct ThreadGroupOptions {
 ///
 /// @throws RankFailedError, RankTimeoutError, DivergenceError from every collective, and ConfigurationError for
 ///   operands that no collective has.
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 class BasicThreadCommunicator {
  public:
   /// Built by `make_thread_communicators`, `run_ranks`, `duplicate` and `split`.
   BasicThreadCommunicator(std::shared_ptr<detail::ThreadGroup> group, std::shared_ptr<detail::RankMembership> member,
                           E execution = {})
-      : member_{std::move(member)},
-        phases_{group, group->rank_of(member_->rank()), std::move(execution)} {}
+      : member_{std::move(member)}, phases_{group, group->rank_of(member_->rank()), std::move(execution)} {}
 
   /// The same rank, on other memory. @param host Of no use any more.
-  template <ThreadExecution Other>
-    requires(!std::same_as<Other, E>)
-  BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
+  template <detail::ThreadExecution Other>
+  requires(!std::same_as<Other, E>) BasicThreadCommunicator(BasicThreadCommunicator<Other>&& host, E execution)
       : BasicThreadCommunicator{host.phases_.group(), std::move(host.member_), std::move(execution)} {}
 
   BasicThreadCommunicator(BasicThreadCommunicator&&) noexcept = default;
@@ -64,9 +62,7 @@ class BasicThreadCommunicator {
   Rank rank() const noexcept { return phases_.rank(); }
   int size() const noexcept { return phases_.size(); }
 
-  BasicThreadCommunicator duplicate() {
-    return {phases_.group()->duplicate(rank()), member_, E{phases_.execution()}};
-  }
+  BasicThreadCommunicator duplicate() { return {phases_.group()->duplicate(rank()), member_, E{phases_.execution()}}; }
   BasicThreadCommunicator split(SplitPlace place) {
     return {phases_.group()->split(rank(), place), member_, E{phases_.execution()}};
   }
@@ -82,7 +78,7 @@ class BasicThreadCommunicator {
   void barrier(Collective what) { phases_.run(what, {.kind = detail::CollectiveKind::barrier, .name = what.name}); }
 
  private:
-  template <ThreadExecution>
+  template <detail::ThreadExecution>
   friend class BasicThreadCommunicator;
 
   struct Slice {
@@ -102,7 +98,7 @@ class BasicThreadCommunicator {
   detail::ThreadPhases<E> phases_;
 };
 
-using ThreadCommunicator = BasicThreadCommunicator<HostExecution>;
+using ThreadCommunicator = BasicThreadCommunicator<detail::HostExecution>;
 
 static_assert(TrainingCommunicator<ThreadCommunicator> && ExchangesSlices<ThreadCommunicator> &&
               Splits<ThreadCommunicator>);
@@ -120,7 +116,7 @@ inline std::vector<ThreadCommunicator> make_thread_communicators(int size, const
   return ranks;
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_gather(Collective what, std::span<const GatherPart> parts) {
   phases_.run(what, {.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts}, [&] {
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -133,7 +129,7 @@ void BasicThreadCommunicator<E>::all_gather(Collective what, std::span<const Gat
   });
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::reduce_scatter(Collective what, const Reduction& reduction) {
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
@@ -144,7 +140,7 @@ void BasicThreadCommunicator<E>::reduce_scatter(Collective what, const Reduction
   phases_.run(what, own, [&] { phases_.sum(what.stream, reduction, first, reduction.elements, reduction.output); });
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduction, Rank root) {
   detail::CollectiveCall own{
       .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
@@ -159,7 +155,7 @@ void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduct
   });
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& reduction) {
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
@@ -179,7 +175,7 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& re
   phases_.run(what, own, sum_own_slice, copy_others);
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int64_t> integers) {
   phases_.group()->begin(
       rank(), {.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
@@ -197,7 +193,7 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int6
   phases_.group()->meet();
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
   const detail::CollectiveCall own{
       .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
@@ -207,10 +203,9 @@ void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte>
   });
 }
 
-template <ThreadExecution E>
+template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange& exchange) {
-  const detail::CollectiveCall own{
-      .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+  const detail::CollectiveCall own{.kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
   detail::require_apart(own, size());
   phases_.run(what, own, [&] {
     const auto copy_from = [&](int peer) {

@@ -13,11 +13,11 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/device/cuda_current_device.hpp>
 #include <zerospan/device/cuda_error.hpp>
-#include <zerospan/device/cuda_nvtx_range.hpp>
 #include <zerospan/device/cuda_stream.hpp>
-#include <zerospan/device/huge_pages.hpp>
+#include <zerospan/device/detail/cuda_current_device.hpp>
+#include <zerospan/device/detail/cuda_nvtx_range.hpp>
+#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/device/stream_runtime.hpp>
 
 namespace zerospan::inline v0 {
@@ -105,7 +105,7 @@ class CudaRuntime {
       throw_configuration_error("there is no CUDA device " + std::to_string(ordinal) + " among " +
                                 std::to_string(count));
     }
-    const CudaCurrentDevice current{ordinal};
+    const detail::CudaCurrentDevice current{ordinal};
     check_cuda(cudaDeviceGetStreamPriorityRange(&least_, &greatest_), "asking for the priorities of streams");
   }
 
@@ -116,7 +116,7 @@ class CudaRuntime {
 
   /// Plain device memory, in one piece.
   std::shared_ptr<std::byte> allocate_device(Bytes bytes) const {
-    const CudaCurrentDevice current{ordinal_};
+    const detail::CudaCurrentDevice current{ordinal_};
     void* memory = nullptr;
     const cudaError_t code = cudaMalloc(&memory, bytes.count + alignment);
     if (code == cudaErrorMemoryAllocation) refuse(bytes);
@@ -129,8 +129,8 @@ class CudaRuntime {
 
   /// Ordinary memory on huge pages, pinned, exactly as much as is wanted.
   std::shared_ptr<std::byte> allocate_host(Bytes bytes) const {
-    const CudaCurrentDevice current{ordinal_};
-    const std::shared_ptr<std::byte> memory = map_huge_pages(bytes);
+    const detail::CudaCurrentDevice current{ordinal_};
+    const std::shared_ptr<std::byte> memory = detail::map_huge_pages(bytes);
     if (bytes.count == 0) return memory;
     check_cuda(cudaHostRegister(memory.get(), bytes.count, cudaHostRegisterPortable | cudaHostRegisterMapped),
                "pinning " + std::to_string(bytes.count) + " bytes of host memory");
@@ -138,14 +138,14 @@ class CudaRuntime {
   }
 
   CudaStreamOwner make_stream(StreamPriority priority) const {
-    const CudaCurrentDevice current{ordinal_};
+    const detail::CudaCurrentDevice current{ordinal_};
     const int middle = (least_ + greatest_) / 2;
     return CudaStreamOwner::make(priority == StreamPriority::high  ? greatest_
                                  : priority == StreamPriority::low ? least_
                                                                    : middle);
   }
   CudaEventOwner make_event() const {
-    const CudaCurrentDevice current{ordinal_};
+    const detail::CudaCurrentDevice current{ordinal_};
     return CudaEventOwner::make();
   }
 
@@ -166,7 +166,7 @@ class CudaRuntime {
     check_cuda(cudaEventElapsedTime(&milliseconds, begin.native_handle(), end.native_handle()), "timing an event");
     return static_cast<double>(milliseconds) * 1e-3;
   }
-  NvtxRange range(const std::string& name) const { return NvtxRange{name}; }
+  detail::NvtxRange range(const std::string& name) const { return detail::NvtxRange{name}; }
   void synchronize(StreamRef stream) const {
     check_cuda(cudaStreamSynchronize(CudaStream{stream}.handle), "waiting for a stream");
   }

@@ -5,9 +5,9 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/device/detail/host_lanes.hpp>
+#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/device/device.hpp>
-#include <zerospan/device/host_lanes.hpp>
-#include <zerospan/device/huge_pages.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -20,12 +20,12 @@ struct HostDeviceOptions {
 /// hard budget, backed by huge pages. Address space is set aside at once, memory only as it is touched.
 class HostDevice {
  public:
-  using lanes_type = HostLanes;
+  using lanes_type = detail::HostLanes;
 
   /// @throws ConfigurationError if the address space cannot be had.
   explicit HostDevice(HostDeviceOptions options = {})
-      : memory_{"device memory", map_huge_pages(options.device_budget), options.device_budget},
-        host_memory_{"host memory", map_huge_pages(options.host_budget), options.host_budget} {}
+      : memory_{"device memory", detail::map_huge_pages(options.device_budget), options.device_budget},
+        host_memory_{"host memory", detail::map_huge_pages(options.host_budget), options.host_budget} {}
 
   Arena& memory() noexcept { return memory_; }
   Arena& host_memory() noexcept { return host_memory_; }

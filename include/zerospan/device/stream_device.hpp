@@ -10,8 +10,8 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/device/detail/stream_lanes.hpp>
 #include <zerospan/device/device.hpp>
-#include <zerospan/device/stream_lanes.hpp>
 #include <zerospan/device/stream_runtime.hpp>
 
 namespace zerospan::inline v0 {
@@ -25,7 +25,7 @@ struct StreamDeviceOptions {
 template <StreamRuntime R>
 class StreamDevice {
  public:
-  using lanes_type = StreamLanes<R>;
+  using lanes_type = detail::StreamLanes<R>;
 
   /// @throws BudgetError if the device or the host has less memory than the budgets.
   explicit StreamDevice(R runtime, const StreamDeviceOptions& options = {})

@@ -11,11 +11,11 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/device/device.hpp>
-#include <zerospan/engine/master_access.hpp>
+#include <zerospan/engine/detail/master_access.hpp>
+#include <zerospan/engine/detail/zero_store.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/stage.hpp>
-#include <zerospan/engine/zero_store.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
@@ -44,7 +44,8 @@ class ZeroEngine {
   ZeroEngine(S, C& communicator, D& device, const Placement& placement, O optimizer, const EngineOptions& options = {})
       : exceptions_{std::uncaught_exceptions()} {
     check(placement, options, optimizer);
-    store_ = std::make_shared<ZeroStore<S, C, D, O>>(communicator, device, placement, std::move(optimizer), options);
+    store_ =
+        std::make_shared<detail::ZeroStore<S, C, D, O>>(communicator, device, placement, std::move(optimizer), options);
   }
   ZeroEngine(const ZeroEngine&) = delete;
   ZeroEngine& operator=(const ZeroEngine&) = delete;
@@ -116,7 +117,7 @@ class ZeroEngine {
   }
 
   int exceptions_;
-  std::shared_ptr<ZeroStore<S, C, D, O>> store_;
+  std::shared_ptr<detail::ZeroStore<S, C, D, O>> store_;
 };
 
 }  // namespace zerospan::inline v0

@@ -16,7 +16,7 @@
 #include <zerospan/device/cuda_error.hpp>
 #include <zerospan/io/cufile_driver.hpp>
 #include <zerospan/io/cufile_error.hpp>
-#include <zerospan/io/cufile_handles.hpp>
+#include <zerospan/io/detail/cufile_handles.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 

@@ -6,13 +6,13 @@
 #include <cstddef>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/cpu.hpp>
 #include <zerospan/core/element.hpp>
-#include <zerospan/optimizer/adamw_kernel.hpp>
-#include <zerospan/optimizer/adamw_kernel_avx2.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/cpu.hpp>
+#include <zerospan/kernels/detail/adamw_kernel.hpp>
+#include <zerospan/kernels/detail/adamw_kernel_avx2.hpp>
+#include <zerospan/optimizer/detail/settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/optimizer/settings.hpp>
 
 namespace zerospan::inline v0 {
 

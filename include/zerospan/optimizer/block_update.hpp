@@ -9,9 +9,9 @@
 #include <type_traits>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/convert.hpp>
-#include <zerospan/core/cpu.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/cpu.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0 {
@@ -31,7 +31,7 @@ struct BlockUpdate {
 /// cache: an update is one pass over memory, and knows of no type but float.
 /// @param set One that this processor has.
 template <class F>
-  requires std::invocable<F&, const BlockUpdate&>
+requires std::invocable<F&, const BlockUpdate&>
 void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = best_instruction_set()) {
   alignas(64) std::array<float, block_elements> gradient{};
   for (std::size_t done = 0; done < shard.elements; done += block_elements) {

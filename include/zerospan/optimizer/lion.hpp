@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstddef>
 
-#include <zerospan/core/arithmetic.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/cpu.hpp>
+#include <zerospan/kernels/cpu.hpp>
+#include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/optimizer/block_update.hpp>
+#include <zerospan/optimizer/detail/settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/optimizer/settings.hpp>
 
 namespace zerospan::inline v0 {
 

@@ -6,12 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <zerospan/core/arithmetic.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/cpu.hpp>
+#include <zerospan/kernels/cpu.hpp>
+#include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/optimizer/block_update.hpp>
+#include <zerospan/optimizer/detail/settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/optimizer/settings.hpp>
 
 namespace zerospan::inline v0 {
 

@@ -21,10 +21,10 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
-#include <zerospan/tier/cached_line.hpp>
-#include <zerospan/tier/cached_transfer.hpp>
-#include <zerospan/tier/memory_tier.hpp>
-#include <zerospan/tier/next_use.hpp>
+#include <zerospan/tier/detail/cached_line.hpp>
+#include <zerospan/tier/detail/cached_transfer.hpp>
+#include <zerospan/tier/detail/memory_tier.hpp>
+#include <zerospan/tier/detail/next_use.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -105,7 +105,7 @@ class CachedTier {
     if (!std::ranges::all_of(*lines, [&](const Line& line) { return line.last.wait_until(deadline); })) return;
     const std::scoped_lock lock{mutex_};
     for (const Line& line : *lines) {
-      if (line.slot != NextUseSlots::none) slots_.release(line.slot);
+      if (line.slot != detail::NextUseSlots::none) slots_.release(line.slot);
     }
     inner_->remove(extent);
   }
@@ -205,28 +205,28 @@ class CachedTier {
   void decide(Transfer& transfer) {
     for (const Piece& piece : transfer.pieces) {
       if (piece.line->reads.last() != reads_) piece.line->reads.record(++reads_);  // a line read in parts is one use
-      if (piece.line->slot != NextUseSlots::none) slots_.hold(piece.line->slot);
+      if (piece.line->slot != detail::NextUseSlots::none) slots_.hold(piece.line->slot);
     }
     for (const Piece& piece : transfer.pieces) {
-      if (piece.line->slot == NextUseSlots::none) admit(piece.line, transfer.victims);
+      if (piece.line->slot == detail::NextUseSlots::none) admit(piece.line, transfer.victims);
     }
     for (const Piece& piece : transfer.pieces) {
-      if (piece.line->slot != NextUseSlots::none) slots_.offer(piece.line->slot, piece.line->reads.next());
+      if (piece.line->slot != detail::NextUseSlots::none) slots_.offer(piece.line->slot, piece.line->reads.next());
     }
   }
 
   void admit(const std::shared_ptr<Line>& line, std::vector<Piece>& victims) {
     const std::size_t slot = slots_.claim(line->reads.next(), reads_);
-    if (slot == NextUseSlots::none) return;
+    if (slot == detail::NextUseSlots::none) return;
     if (const std::shared_ptr<Line> victim = std::exchange(owners_[slot], line)) {
       victims.push_back({victim, victim->range, memory_of(*victim)});
-      victim->slot = NextUseSlots::none;
+      victim->slot = detail::NextUseSlots::none;
     }
     line->slot = slot;
   }
 
   std::byte* memory_of(const Line& line) const noexcept {
-    return line.slot == NextUseSlots::none ? nullptr : memory_.data() + line.slot * line_;
+    return line.slot == detail::NextUseSlots::none ? nullptr : memory_.data() + line.slot * line_;
   }
 
   /// Makes the transfer the last of its lines. @return what was the last, where it has not ended.
@@ -247,7 +247,7 @@ class CachedTier {
     const auto found = placed_.find(extent.offset);
     if (found == placed_.end() || found->second->front().extent.bytes != extent.bytes) return nullptr;
     for (const Line& line : *found->second) {
-      if (line.slot == NextUseSlots::none) continue;
+      if (line.slot == detail::NextUseSlots::none) continue;
       slots_.hold(line.slot);
       owners_[line.slot] = nullptr;
     }
@@ -260,13 +260,13 @@ class CachedTier {
   std::chrono::milliseconds drain_timeout_;
   std::mutex mutex_;  // of what follows: what is resident, and the order of transfers
   Allocation memory_;
-  NextUseSlots slots_;
+  detail::NextUseSlots slots_;
   std::vector<std::shared_ptr<Line>> owners_;  // by slot
   std::map<std::uint64_t, std::shared_ptr<Lines>> placed_;
   std::uint64_t reads_ = 0;  ///< Uses of lines so far.
   std::shared_ptr<Store> store_;
 };
 
-static_assert(OffloadTier<CachedTier<MemoryTier>>);
+static_assert(OffloadTier<CachedTier<detail::MemoryTier>>);
 
 }  // namespace zerospan::inline v0

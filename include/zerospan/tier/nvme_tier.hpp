@@ -20,8 +20,8 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
-#include <zerospan/tier/extent_map.hpp>
-#include <zerospan/tier/nvme_transfer.hpp>
+#include <zerospan/tier/detail/extent_map.hpp>
+#include <zerospan/tier/detail/nvme_transfer.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -174,7 +174,7 @@ class NvmeTier {
   std::chrono::milliseconds drain_timeout_;
   std::string name_;
   mutable std::mutex mutex_;  // of extents_, which only the engine's caller changes
-  ExtentMap extents_;
+  detail::ExtentMap extents_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
 };
 

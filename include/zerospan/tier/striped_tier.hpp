@@ -14,12 +14,12 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/when_all.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/core/when_all.hpp>
+#include <zerospan/tier/detail/striped_space.hpp>
+#include <zerospan/tier/detail/stripes.hpp>
 #include <zerospan/tier/offload_tier.hpp>
-#include <zerospan/tier/striped_space.hpp>
-#include <zerospan/tier/stripes.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -46,7 +46,7 @@ class StripedTier {
       : tiers_{std::move(tiers)},
         name_{name_of(tiers_)},
         alignment_{alignment_of(tiers_)},
-        space_{Stripes{checked_weights(options), checked_stripe(options)}},
+        space_{detail::Stripes{checked_weights(options), checked_stripe(options)}},
         set_aside_(tiers_.size()) {}
 
   StripedTier(const StripedTier&) = delete;
@@ -261,14 +261,14 @@ class StripedTier {
     const auto [origin, parts] = parts_of(extent, what);
     std::vector<Completion> ends;
     for (std::size_t done = 0; done < bytes;) {
-      const Stripes::Piece piece = space_.stripes().first_piece(extent.offset + offset + done, bytes - done);
+      const detail::Stripes::Piece piece = space_.stripes().first_piece(extent.offset + offset + done, bytes - done);
       const TierRef tier = tiers_[piece.member];
       const std::size_t within = space_.stripes().share(piece.member, origin, piece.begin - origin);
-      ends.push_back(
-          started([&, part = parts[piece.member]] { return start(tier, part, within, data + done, piece.bytes); }));
+      ends.push_back(detail::started(
+          [&, part = parts[piece.member]] { return start(tier, part, within, data + done, piece.bytes); }));
       done += piece.bytes;
     }
-    return joined(what, ends);
+    return detail::joined(what, ends);
   }
 
   /// The extent that was placed and holds `extent`: its begin and its parts.

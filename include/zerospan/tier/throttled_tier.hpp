@@ -19,8 +19,8 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/tier/link_clock.hpp>
-#include <zerospan/tier/memory_tier.hpp>
+#include <zerospan/tier/detail/link_clock.hpp>
+#include <zerospan/tier/detail/memory_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -38,7 +38,7 @@ namespace detail {
 /// What a ThrottledTier shares with its transfers and its timer thread.
 class ThrottledEnds {
  public:
-  using Time = LinkClock::Time;
+  using Time = detail::LinkClock::Time;
 
   struct Ending {
     std::shared_ptr<Promise> promise;
@@ -155,7 +155,8 @@ class ThrottledTier {
   TierCounters counters() const { return inner_->counters(); }
 
  private:
-  Completion delayed(LinkClock& link, LinkClock::Time start, std::size_t bytes, const Completion& transfer) {
+  Completion delayed(detail::LinkClock& link, detail::LinkClock::Time start, std::size_t bytes,
+                     const Completion& transfer) {
     if (bytes == 0) return transfer;
     const auto promise = std::make_shared<Promise>("transfer of " + std::to_string(bytes) + " bytes over the " + name_);
     const auto due = [&] {
@@ -173,12 +174,12 @@ class ThrottledTier {
   std::string name_;
   std::chrono::milliseconds drain_timeout_;
   std::mutex mutex_;  // of the links
-  LinkClock read_link_;
-  LinkClock write_link_;
+  detail::LinkClock read_link_;
+  detail::LinkClock write_link_;
   std::shared_ptr<detail::ThrottledEnds> ends_ = std::make_shared<detail::ThrottledEnds>();
   std::thread timer_;
 };
 
-static_assert(OffloadTier<ThrottledTier<MemoryTier>>);
+static_assert(OffloadTier<ThrottledTier<detail::MemoryTier>>);
 
 }  // namespace zerospan::inline v0

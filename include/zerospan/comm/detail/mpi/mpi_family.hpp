@@ -1,0 +1,191 @@
+/// @file
+/// What the communicators share that come from one MpiCommunicator: their link, their failure, and their end.
+#pragma once
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/detail/mpi/mpi_announcement.hpp>
+#include <zerospan/comm/detail/mpi/mpi_call_header.hpp>
+#include <zerospan/comm/detail/mpi/mpi_group.hpp>
+#include <zerospan/comm/detail/mpi/mpi_link.hpp>
+#include <zerospan/comm/detail/mpi/mpi_mail.hpp>
+#include <zerospan/comm/detail/mpi/mpi_patience.hpp>
+#include <zerospan/comm/detail/mpi/mpi_progress.hpp>
+#include <zerospan/comm/detail/mpi/mpi_tags.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/mpi_options.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// One process's share in a family of communicators. The first failure that a rank finds or hears of is the one that
+/// it keeps; what it finds itself it tells all others. A family of which nobody failed ends by goodbyes, after which
+/// no message is under way.
+class MpiFamily {
+ public:
+  MpiFamily(MPI_Comm host, const MpiOptions& options)
+      : link_{host, options}, all_{std::make_shared<MpiGroup>(link_)}, kept_{link_.size()} {}
+  MpiFamily(const MpiFamily&) = delete;
+  MpiFamily& operator=(const MpiFamily&) = delete;
+  ~MpiFamily() {
+    if (MpiLink::is_finalized()) return;
+    if (announcement_) announcement_->abandon();
+    const bool all_left = !has_failed() && await_goodbyes();
+    for (MpiMail& mail : closing_) mail.abandon();
+    if (all_left) link_.free();
+  }
+
+  MpiLink& link() noexcept { return link_; }
+  const MpiOptions& options() const noexcept { return link_.options(); }
+  Rank rank() const noexcept { return Rank{link_.rank()}; }
+  int size() const noexcept { return link_.size(); }
+  const std::shared_ptr<const MpiGroup>& all() const noexcept { return all_; }
+
+  bool has_failed() const noexcept { return has_failed_.load(); }
+
+  /// @return The failure kept, which never changes. There is one.
+  const Failure& failure() const {
+    const std::scoped_lock lock{kept_.mutex};
+    return *kept_.failure;
+  }
+
+  /// Whether a collective does not take place, because of a failure that came before all ranks had called it.
+  bool prevents(std::uint64_t channel, std::uint64_t number) const {
+    if (!has_failed()) return false;
+    const std::scoped_lock lock{kept_.mutex};
+    return !progress_.had_begun(channel, number);
+  }
+
+  /// Keeps the failure and tells the others, unless one is kept already. @return The one kept.
+  const Failure& fail(Failure first) {
+    if (keep(std::move(first))) announce();
+    return failure();
+  }
+
+  void abort(const std::string& reason) noexcept {
+    try {
+      fail({Failure::Kind::rank_failed, rank(), describe(rank()) + " failed (" + reason + ")"});
+    } catch (...) {  // no memory for the reason, or MPI does not send it: what this rank does next fails
+      kept_.abort(rank(), {});
+      has_failed_.store(true);
+    }
+  }
+
+  /// Looks whether another rank has announced a failure.
+  void listen();
+
+  /// A channel that no communicator of the family has yet, nor will have unless it is this rank's offer.
+  std::uint64_t offer_channel() noexcept {
+    const std::uint64_t turn = next_turn_.fetch_add(1, std::memory_order_relaxed);
+    return turn * static_cast<std::uint64_t>(size()) + static_cast<std::uint64_t>(link_.rank());
+  }
+
+  /// Counts the collectives of a channel that have begun. What this rank offers later has a larger number.
+  std::shared_ptr<MpiProgress::Counter> open(std::uint64_t channel) {
+    const std::scoped_lock lock{kept_.mutex};
+    const std::uint64_t turn = channel / static_cast<std::uint64_t>(size()) + 1;
+    for (std::uint64_t next = next_turn_.load(std::memory_order_relaxed);
+         next < turn && !next_turn_.compare_exchange_weak(next, turn, std::memory_order_relaxed);) {
+    }
+    return progress_.open(channel);
+  }
+
+  /// Takes over goodbyes that are under way.
+  void close(MpiMail mail) {
+    const std::scoped_lock lock{kept_.mutex};
+    closing_.push_back(std::move(mail));
+  }
+
+ private:
+  bool keep(Failure failure) {
+    const std::scoped_lock lock{kept_.mutex};
+    if (kept_.failure) return false;
+    has_failed_.store(true);  // before the counts are read: who counts later sees it
+    kept_.fail(std::move(failure));
+    progress_.learn(progress_.latest(MpiAnnouncement::most_channels));
+    return true;
+  }
+  void announce();
+  bool await_goodbyes() noexcept;
+
+  MpiLink link_;
+  std::shared_ptr<const MpiGroup> all_;
+  mutable RankFamily kept_;
+  MpiProgress progress_;
+  std::atomic<bool> has_failed_ = false;
+  std::atomic<std::uint64_t> next_turn_ = 1;  // to offer: each rank has one channel of each turn
+  std::unique_ptr<MpiMail> announcement_;
+  std::vector<MpiMail> closing_;
+};
+
+inline void MpiFamily::announce() {
+  std::vector<std::byte> bytes;
+  {
+    const std::scoped_lock lock{kept_.mutex};
+    bytes = to_bytes({*kept_.failure, progress_.known()});
+  }
+  announcement_ = std::make_unique<MpiMail>(all_, bytes.size());
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer == link_.rank()) continue;
+    std::ranges::copy(bytes, announcement_->to(peer));
+    announcement_->send(peer, mpi_announcement_tag, bytes.size());
+  }
+  announcement_->messages().poll();
+}
+
+inline void MpiFamily::listen() {
+  std::vector<std::byte> bytes;
+  int is_there = 0;
+  link_.ask("MPI_Improbe", [&] {
+    MPI_Message message = MPI_MESSAGE_NULL;
+    MPI_Status status;
+    const int code = MPI_Improbe(MPI_ANY_SOURCE, mpi_announcement_tag, link_.handle(), &is_there, &message, &status);
+    if (code != MPI_SUCCESS || is_there == 0) return code;
+    int count = 0;
+    MPI_Get_count(&status, MPI_BYTE, &count);
+    bytes.resize(static_cast<std::size_t>(count));
+    return MPI_Mrecv(bytes.data(), count, MPI_BYTE, &message, MPI_STATUS_IGNORE);
+  });
+  if (is_there == 0) return;
+  MpiAnnouncement heard = announcement_of(bytes);
+  const std::scoped_lock lock{kept_.mutex};
+  progress_.learn(heard.begun);
+  if (kept_.failure) return;
+  kept_.fail(std::move(heard.failure));
+  has_failed_.store(true);
+}
+
+/// Waits briefly for the others to end too. @return Whether all have, so that nothing more will be said.
+inline bool MpiFamily::await_goodbyes() noexcept {
+  constexpr std::chrono::milliseconds longest{1000};
+  const auto deadline = moment_after(std::min(longest, options().timeout));
+  try {
+    for (MpiMail& mail : closing_) {
+      bool all_leave = true;
+      MpiPatience patience{MpiAwaited::ranks};
+      while (!mail.messages().is_done()) {
+        const int ended = mail.messages().poll(
+            [&](int peer) { all_leave = all_leave && mail.header_from(peer).news == MpiCallHeader::News::goodbye; });
+        if (!all_leave || MpiPatience::Clock::now() > deadline) return false;
+        if (ended == 0) patience.pause();
+      }
+    }
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace zerospan::inline v0::detail

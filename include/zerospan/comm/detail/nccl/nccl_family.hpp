@@ -1,0 +1,174 @@
+/// @file
+/// NcclFamily: what the communicators of one rank share, and the thread that watches over them.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_link.hpp>
+#include <zerospan/comm/detail/protocol/any_exchange.hpp>
+#include <zerospan/comm/detail/protocol/call_sequence.hpp>
+#include <zerospan/comm/detail/protocol/kept_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_state.hpp>
+#include <zerospan/comm/nccl_options.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// A communicator and all its duplicates on one rank. Its thread looks for errors that NCCL found, for collectives that
+/// take too long and, where the exchange has a board, for ranks that failed, left or diverged. The first failure is
+/// told to the listeners; then everything is aborted.
+template <NcclLayer Api>
+class NcclFamily {
+ public:
+  using Link = NcclLink<Api>;
+
+  NcclFamily(Api api, AnyExchange exchange, const NcclOptions& options)
+      : api_{std::move(api)},
+        device_{api_.device()},
+        exchange_{std::move(exchange)},
+        rank_{exchange_.rank()},
+        options_{options},
+        watcher_{[this] { watch(); }} {}
+  NcclFamily(const NcclFamily&) = delete;
+  NcclFamily& operator=(const NcclFamily&) = delete;
+  ~NcclFamily() {
+    failure_->stop();
+    watcher_.join();
+  }
+
+  Rank rank() const noexcept { return rank_; }
+  int device() const noexcept { return device_; }
+  const NcclOptions& options() const noexcept { return options_; }
+  const std::shared_ptr<KeptFailure>& failure() const noexcept { return failure_; }
+
+  /// Watches over a communicator until the family ends.
+  void add(std::shared_ptr<Link> link) {
+    const std::scoped_lock lock{mutex_};
+    links_.push_back(std::move(link));
+  }
+
+ private:
+  /// What is known of every rank; this rank's own state is not the board's.
+  using States = std::vector<RankState>;
+
+  void watch() noexcept {
+    bool aborted = false;
+    const auto time = std::min<std::chrono::milliseconds>(options_.poll, std::chrono::hours{1});
+    while (failure_->wait(time, aborted)) {
+      attempt([&] { api_.use_device(device_); });
+      if (!failure_->exists()) attempt([&] { look(); });
+      failure_->looked();
+      attempt([&] { show(); });
+      if (!failure_->exists()) continue;
+      failure_->tell();
+      for (const auto& link : links()) link->abort();
+      if (!aborted) exchange_.abort(failure_->failure().text);
+      aborted = true;
+    }
+    attempt([&] { show(); });
+  }
+
+  /// Runs a step of the thread; what it throws is this rank's failure.
+  template <class Step>
+  void attempt(Step step) noexcept {
+    try {
+      step();
+    } catch (...) {
+      keep_current(*failure_, rank_);
+    }
+  }
+
+  std::vector<std::shared_ptr<Link>> links() {
+    const std::scoped_lock lock{mutex_};
+    return links_;
+  }
+
+  /// Posts this rank's state if it has changed.
+  void show() {
+    if (!exchange_.has_board()) return;
+    RankState state;
+    if (failure_->exists()) state.failure = failure_->failure();
+    for (const auto& link : links()) state.sequences.push_back(link->record());
+    std::vector<std::byte> bytes = to_bytes(state);
+    if (bytes == shown_) return;
+    exchange_.post(bytes);
+    shown_ = std::move(bytes);
+  }
+
+  void look() {
+    States states(static_cast<std::size_t>(exchange_.size()));
+    for (std::size_t rank = 0; exchange_.has_board() && rank < states.size(); ++rank) {
+      if (static_cast<int>(rank) == rank_.value) continue;
+      states[rank] = to_rank_state(exchange_.peek(Rank{static_cast<int>(rank)}));
+      if (states[rank].failure) return failure_->keep(*states[rank].failure);
+    }
+    for (const auto& link : links()) examine(*link, states);
+  }
+
+  void examine(Link& link, const States& states) {
+    const auto sight = link.look(options_.timeout);
+    const std::vector<Rank>& members = link.members();
+    std::vector<const SequenceRecord*> records;
+    for (const Rank member : members) {
+      const RankState& state = states[static_cast<std::size_t>(member.value)];
+      records.push_back(member == rank_ ? &sight.record : state.find(link.id()));
+    }
+    const auto divergence = find_divergence(records, members, on_one_way);
+    const bool is_certain = divergence && (sight.overdue || all_have_told(records, members, divergence->culprit));
+    if (is_certain) failure_->keep(*divergence);
+    if (sight.waits_in) find_finished(sight, records, members);
+    if (sight.overdue) failure_->keep(overdue(sight, records, members));
+  }
+
+  /// A rank that calls nothing more does not come.
+  void find_finished(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+                     const std::vector<Rank>& members) {
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      const SequenceRecord* const record = records[i];
+      if (record == nullptr || record->closed == 0 || record->calls > *sight.waits_in) continue;
+      const Rank finished = members[i];
+      failure_->keep({Failure::Kind::rank_failed, finished,
+                      describe(finished) + " returned while " + describe(rank_) + " waits in " + sight.waiting_for});
+    }
+  }
+
+  Failure overdue(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+                  const std::vector<Rank>& members) const {
+    Rank culprit = unknown_rank;
+    std::string missing;
+    for (std::size_t i = 0; sight.waits_in && i < records.size(); ++i) {
+      if (records[i] == nullptr || records[i]->calls > *sight.waits_in) continue;
+      if (culprit == unknown_rank) culprit = members[i];
+      missing += (missing.empty() ? "" : ", ") + std::to_string(members[i].value);
+    }
+    const std::string time = " within " + std::to_string(options_.timeout.count()) + " ms";
+    std::string text = missing.empty() ? sight.waiting_for + " did not end on " + describe(rank_) + time
+                                       : "rank " + missing + " did not arrive at " + sight.waiting_for + time;
+    if (exchange_.has_board()) text += "; " + last_calls(records, members);
+    return {Failure::Kind::timeout, culprit, text};
+  }
+
+  Api api_;
+  int device_;
+  AnyExchange exchange_;
+  Rank rank_;
+  NcclOptions options_;
+  std::shared_ptr<KeptFailure> failure_ = std::make_shared<KeptFailure>();
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<Link>> links_;  // guarded by the mutex
+  std::vector<std::byte> shown_;              // the thread's own
+  std::thread watcher_;
+};
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,274 @@
+/// @file
+/// NcclLink: one non-blocking NCCL communicator, used by a lane and watched by another thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <source_location>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_pending.hpp>
+#include <zerospan/comm/detail/protocol/call_sequence.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/kept_failure.hpp>
+#include <zerospan/comm/detail/protocol/pause.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/nccl_error.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// What stands for a rank that could not be told.
+inline constexpr Rank unknown_rank{-1};
+
+/// The handle, its mutex and the calls that have not ended. Every call of NCCL on the handle is made under the mutex,
+/// and returns soon; whoever waits, waits without it, so that `abort` comes between.
+template <NcclLayer Api>
+class NcclLink {
+ public:
+  using Communicator = typename Api::Communicator;
+
+  /// @param rank This one's in the family, which errors name.
+  /// @param members The ranks in the family of those that the communicator connects.
+  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<KeptFailure> failure)
+      : api_{std::move(api)},
+        rank_{rank},
+        members_{std::move(members)},
+        failure_{std::move(failure)},
+        sequence_{id},
+        pending_{api_} {}
+  NcclLink(const NcclLink&) = delete;
+  NcclLink& operator=(const NcclLink&) = delete;
+  ~NcclLink() { end(); }
+
+  std::uint64_t id() const noexcept { return sequence_.record().communicator; }
+  const std::vector<Rank>& members() const noexcept { return members_; }
+
+  SequenceRecord record() const {
+    const std::scoped_lock lock{mutex_};
+    return sequence_.record();
+  }
+
+  /// Runs `work()`, which enqueues a collective on the stream. What it throws is this rank's failure.
+  /// @throws The kept failure; what `work` throws.
+  template <class Work>
+  void run(const CollectiveCall& call, StreamRef stream, Work work) {
+    failure_->check();
+    try {
+      begin(call, stream);
+      work();
+      end(stream);
+    } catch (...) {
+      failed();
+    }
+  }
+
+  /// One group of NCCL's calls, `calls(handle)`; it is enqueued when this returns.
+  template <class Calls>
+  void launch(const char* operation, Calls calls) {
+    std::unique_lock lock{mutex_};
+    require_usable();
+    NcclResult result = api_.begin_group();
+    if (result == NcclResult::success) {
+      result = calls(handle_);
+      const NcclResult ended = api_.end_group();
+      if (result == NcclResult::success || result == NcclResult::in_progress) result = ended;
+    }
+    settle(lock, operation, result);
+  }
+
+  /// A step that is no collective of the host's: `start(handle)` starts it; it has ended when this returns.
+  /// @param watched The communicator whose state tells, where that is not this one.
+  template <class Start>
+  void make(const char* operation, Start start, const Communicator* watched = nullptr) {
+    failure_->check();
+    try {
+      std::unique_lock lock{mutex_};
+      pending_.begin(operation);
+      require_usable();
+      settle(lock, operation, start(handle_), watched);
+      pending_.end();
+    } catch (...) {
+      failed();
+    }
+  }
+
+  /// Keeps what NCCL may yet write to until this communicator has ended, and ends that as well.
+  void keep(std::unique_ptr<Communicator> child) noexcept {
+    const std::scoped_lock lock{mutex_};
+    child_ = std::move(child);
+  }
+
+  /// Counts a collective that nothing is enqueued for.
+  void count(const CollectiveCall& call) {
+    failure_->check();
+    const std::scoped_lock lock{mutex_};
+    sequence_.add(call);
+  }
+
+  /// Waits for an event that follows a launch.
+  void await(typename Api::Event event) {
+    for (Pause pause;; pause()) {
+      const bool done = api_.is_done(event);
+      failure_->check();  // what an abort has made done is not done
+      if (done) return;
+    }
+  }
+
+  /// Waits for everything that was launched.
+  void wait_idle() {
+    for (Pause pause;; pause()) {
+      const std::scoped_lock lock{mutex_};
+      failure_->check();
+      if (pending_.retire()) return;
+    }
+  }
+
+  /// @throws NcclError, or RankFailedError where NCCL says so of another rank.
+  [[noreturn]] void throw_error(const std::string& operation, NcclResult result,
+                                std::source_location where = std::source_location::current()) {
+    const std::string text = operation + " on " + describe(rank_) + ": " + api_.describe(result, handle_) + " (" +
+                             std::to_string(static_cast<int>(result)) + ")";
+    if (result == NcclResult::remote_error) throw RankFailedError{"another rank failed: " + text, unknown_rank, where};
+    throw NcclError{text, static_cast<int>(result), where};
+  }
+
+  /// Keeps the exception being handled as this rank's failure, and rethrows the first failure.
+  [[noreturn]] void failed() {
+    keep_current(*failure_, rank_);
+    failure_->check();
+    throw;
+  }
+
+  /// What the watching thread sees.
+  struct Sight {
+    SequenceRecord record;
+    std::string waiting_for;                ///< The first call that has not ended, in words.
+    std::optional<std::uint64_t> waits_in;  ///< Its number, if it is a collective.
+    bool overdue = false;
+  };
+
+  /// @throws NcclError, RankFailedError, and what the layer throws, for an error that was found.
+  Sight look(std::chrono::milliseconds timeout);
+
+  /// From any thread. Never blocks for long, as far as that is up to NCCL.
+  void abort() noexcept {
+    const std::scoped_lock lock{mutex_};
+    is_aborted_ = true;
+    if (handle_ != Communicator{}) api_.abort(std::exchange(handle_, Communicator{}));
+  }
+
+  /// Waits for what was launched, and ends the communicator.
+  /// @param before Called before the end, with the handle, if all is well.
+  template <class Before>
+  void close(Before before) noexcept {
+    try {
+      wait_idle();
+      if (exists()) {
+        {
+          const std::scoped_lock lock{mutex_};
+          before(handle_);
+          sequence_.close();
+        }
+        make("ncclCommFinalize", [this](Communicator& handle) { return api_.finalize(handle); });
+        const std::scoped_lock lock{mutex_};
+        if (!is_aborted_) api_.destroy(std::exchange(handle_, Communicator{}));
+      }
+    } catch (...) {
+      abort();
+    }
+    end();
+  }
+
+ private:
+  bool exists() const {
+    const std::scoped_lock lock{mutex_};
+    return handle_ != Communicator{};
+  }
+
+  void begin(const CollectiveCall& call, StreamRef stream) {
+    const std::scoped_lock lock{mutex_};
+    require_usable();
+    const std::uint64_t number = sequence_.record().calls;
+    pending_.begin(sequence_.add(call), number, stream);
+  }
+
+  void end(StreamRef stream) {
+    const std::scoped_lock lock{mutex_};
+    require_usable();
+    pending_.end(stream);
+  }
+
+  /// The caller holds the mutex, here and below.
+  void require_usable() const {
+    if (is_aborted_) failure_->check();
+  }
+
+  /// Waits until what has begun with `result` is under way.
+  void settle(std::unique_lock<std::mutex>& lock, const char* operation, NcclResult result,
+              const Communicator* watched = nullptr) {
+    Pause pause;
+    while (result == NcclResult::in_progress) {
+      lock.unlock();
+      pause();
+      failure_->check();
+      lock.lock();
+      require_usable();
+      NcclResult state{};
+      const NcclResult asked = api_.state_of(watched ? *watched : handle_, state);
+      result = asked == NcclResult::success ? state : asked;
+    }
+    if (result != NcclResult::success) throw_error(operation + (" in " + pending_.last()), result);
+  }
+
+  void end() noexcept {
+    const std::scoped_lock lock{mutex_};
+    is_aborted_ = true;
+    if (handle_ != Communicator{}) api_.abort(std::exchange(handle_, Communicator{}));
+    if (child_ && *child_ != Communicator{}) api_.abort(std::exchange(*child_, Communicator{}));
+    pending_.clear();
+  }
+
+  Api api_;
+  Rank rank_;
+  std::vector<Rank> members_;
+  std::shared_ptr<KeptFailure> failure_;
+
+  mutable std::mutex mutex_;  // guards all below
+  std::unique_ptr<Communicator> child_;
+  Communicator handle_{};
+  bool is_aborted_ = false;
+  CallSequence sequence_;
+  NcclPending<Api> pending_;
+};
+
+template <NcclLayer Api>
+auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> Sight {
+  const std::scoped_lock lock{mutex_};
+  Sight sight{.record = sequence_.record(), .waiting_for = {}, .waits_in = {}};
+  if (is_aborted_) return sight;
+  if (const auto* const first = pending_.first()) {
+    sight.waiting_for = first->text;
+    sight.waits_in = first->number;
+    sight.overdue = first->since && NcclPending<Api>::Clock::now() - *first->since > timeout;
+  }
+  if (handle_ == Communicator{}) return sight;
+  NcclResult state{};
+  const NcclResult asked = api_.state_of(handle_, state);
+  const NcclResult found = asked == NcclResult::success ? state : asked;
+  if (found != NcclResult::success && found != NcclResult::in_progress) {
+    throw_error(sight.waiting_for.empty() ? std::string{"no collective"} : sight.waiting_for, found);
+  }
+  return sight;
+}
+
+}  // namespace zerospan::inline v0::detail

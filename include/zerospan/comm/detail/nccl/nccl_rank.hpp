@@ -1,0 +1,284 @@
+/// @file
+/// NcclRank: what one rank has of one NCCL communicator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
+#include <zerospan/comm/detail/nccl/nccl_family.hpp>
+#include <zerospan/comm/detail/nccl/nccl_integers.hpp>
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_link.hpp>
+#include <zerospan/comm/detail/nccl/nccl_memory.hpp>
+#include <zerospan/comm/detail/nccl/nccl_rank_order.hpp>
+#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
+#include <zerospan/comm/detail/protocol/any_exchange.hpp>
+#include <zerospan/comm/detail/protocol/call_sequence.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/kept_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/split_places.hpp>
+#include <zerospan/comm/nccl_options.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// A communicator's part of its family: the link, the exchange, and the buffers of sums.
+template <NcclLayer Api>
+class NcclRank {
+ public:
+  using Handle = typename Api::Communicator;
+
+  /// From a unique id.
+  static std::unique_ptr<NcclRank> make(Api api, AnyExchange exchange, const NcclOptions& options) {
+    auto rank = prepare(api, std::move(exchange), options);
+    rank->create();
+    return rank;
+  }
+
+  /// From a communicator of the host.
+  static std::unique_ptr<NcclRank> make_from(Api api, Handle host, AnyExchange exchange, const NcclOptions& options) {
+    Rank place;
+    int size = 0;
+    const NcclResult result = api.place(host, place, size);
+    auto rank = prepare(api, std::move(exchange), options);
+    if (result != NcclResult::success) rank->link_->throw_error("ncclCommCount", result);
+    if (place != rank->rank() || size != rank->size()) {
+      throw_configuration_error("the exchange of bytes has " + describe(rank->rank()) + " of " +
+                                std::to_string(rank->size()) + " where the NCCL communicator has " + describe(place) +
+                                " of " + std::to_string(size));
+    }
+    if constexpr (Api::splits) {
+      rank->split_off(
+          *rank->link_, [&](Handle&, Handle& child) { return api.split(host, 0, place, child); }, &host);
+    } else {
+      rank->create();
+    }
+    return rank;
+  }
+
+  /// @param exchange Of the members, in that order.
+  /// @param members Their ranks in the family.
+  NcclRank(Api api, std::shared_ptr<NcclFamily<Api>> family, AnyExchange exchange, std::vector<Rank> members,
+           std::uint64_t id)
+      : api_{std::move(api)},
+        family_{std::move(family)},
+        exchange_{std::move(exchange)},
+        rank_{exchange_.rank()},
+        size_{exchange_.size()},
+        in_rank_order_{api_, rank_, size_, options().scratch},
+        integers_{api_},
+        link_{std::make_shared<NcclLink<Api>>(api_, family_->rank(), std::move(members), id, family_->failure())} {
+    family_->add(link_);
+  }
+  NcclRank(const NcclRank&) = delete;
+  NcclRank& operator=(const NcclRank&) = delete;
+  ~NcclRank() {
+    on_failure({});
+    try {
+      const DeviceScope scope{api_, family_->device()};
+      close();
+    } catch (...) {  // the device is lost
+      close();
+    }
+  }
+
+  Rank rank() const noexcept { return rank_; }
+  int size() const noexcept { return size_; }
+  const NcclOptions& options() const noexcept { return family_->options(); }
+  Api& api() noexcept { return api_; }
+  NcclLink<Api>& link() noexcept { return *link_; }
+  RankOrderSums<Api>& in_rank_order() noexcept { return in_rank_order_; }
+  IntegerSums<Api>& integers() noexcept { return integers_; }
+
+  std::unique_ptr<NcclRank> duplicate() {
+    const DeviceScope scope{api_, family_->device()};
+    begin_child(CollectiveKind::duplicate);
+    return make_child(0, link_->members(), [this] { return exchange_.duplicate(); });
+  }
+
+  /// @throws ConfigurationError, on every rank, where the exchange cannot be split, or if two have the same place.
+  std::unique_ptr<NcclRank> split(SplitPlace place) {
+    if (!exchange_.can_split()) static_cast<void>(exchange_.split(place));
+    const DeviceScope scope{api_, family_->device()};
+    begin_child(CollectiveKind::split);
+    const auto beside = ranks_beside(gather_places(place), static_cast<std::size_t>(rank_.value));
+    std::vector<Rank> members;
+    for (const std::size_t rank : beside) members.push_back(link_->members()[rank]);
+    return make_child(static_cast<int>(beside.front()), std::move(members), [&] { return exchange_.split(place); });
+  }
+
+  void abort(const std::string& reason) noexcept {
+    Failure failure{Failure::Kind::rank_failed, family_->rank(), {}};
+    try {
+      failure.text = describe(family_->rank()) + " failed (" + reason + ")";
+    } catch (...) {  // no memory for the reason
+    }
+    family_->failure()->keep(std::move(failure));
+  }
+
+  void on_failure(KeptFailure::Listener f) { family_->failure()->listen(this, std::move(f)); }
+
+  void verify() {
+    family_->failure()->check();
+    try {
+      const std::vector<SequenceRecord> all = gather(exchange_, link_->record());
+      std::vector<const SequenceRecord*> ranks;
+      for (const SequenceRecord& record : all) ranks.push_back(&record);
+      const auto divergence = find_divergence(ranks, link_->members(), at_one_place);
+      if (divergence) family_->failure()->keep(*divergence);
+    } catch (...) {
+      failed();
+    }
+    family_->failure()->check();
+  }
+
+  void register_memory(const MemoryRange& range) {
+    if (memory_.has(range)) return;
+    const DeviceScope scope{api_, family_->device()};
+    memory_.add(api_, *link_, range);
+  }
+
+  /// Runs a collective: `work()` enqueues it.
+  /// @throws ConfigurationError for a stream that is no device's; what NcclLink::run throws.
+  template <class Work>
+  void run(const CollectiveCall& call, StreamRef stream, Work work) {
+    if (stream.is_calling_thread()) {
+      throw_configuration_error("the collective '" + std::string{call.name} +
+                                "' is to run on the calling thread: NCCL's run on streams of the device");
+    }
+    const DeviceScope scope{api_, family_->device()};
+    CollectiveCall named = call;
+    named.root = link_->members()[static_cast<std::size_t>(call.root.value)];
+    link_->run(named, stream, work);
+  }
+
+  /// A group of calls of NCCL, `calls(api, handle)`, within a collective.
+  template <class Calls>
+  void launch(const char* operation, Calls calls) {
+    link_->launch(operation, [&](Handle& handle) { return calls(api_, handle); });
+  }
+
+ private:
+  static std::unique_ptr<NcclRank> prepare(Api& api, AnyExchange exchange, const NcclOptions& options) {
+    require_valid(options, exchange.size());
+    require_equal(exchange, options);
+    AnyExchange own = exchange.duplicate();
+    std::vector<Rank> members = ranks_of(own);
+    return std::make_unique<NcclRank>(api, std::make_shared<NcclFamily<Api>>(api, std::move(exchange), options),
+                                      std::move(own), std::move(members), std::uint64_t{0});
+  }
+
+  void begin_child(CollectiveKind kind) {
+    family_->failure()->check();
+    try {
+      link_->count({.kind = kind});
+      link_->wait_idle();
+    } catch (...) {
+      failed();
+    }
+  }
+
+  std::vector<SplitPlace> gather_places(SplitPlace place) {
+    try {
+      return gather(exchange_, place);
+    } catch (...) {
+      failed();
+    }
+  }
+
+  /// @param color The same on all members alone, of those that make children now.
+  /// @param make_exchange Of the members.
+  template <class MakeExchange>
+  std::unique_ptr<NcclRank> make_child(int color, std::vector<Rank> members, MakeExchange make_exchange) {
+    try {
+      const std::uint64_t turn = CallSequence::name_of_duplicate(link_->id(), children_++);
+      const std::uint64_t id = CallSequence::name_of_duplicate(turn, static_cast<std::uint64_t>(color));
+      auto child = std::make_unique<NcclRank>(api_, family_, make_exchange(), std::move(members), id);
+      if constexpr (Api::splits) {
+        const Rank key = child->rank();
+        child->split_off(*link_, [&](Handle& own, Handle& made) { return api_.split(own, color, key, made); });
+      } else {
+        child->create();
+      }
+      for (const MemoryRange& range : memory_.ranges()) child->register_memory(range);
+      return child;
+    } catch (...) {
+      failed();
+    }
+  }
+
+  /// Throws, for the exception being handled, this family's first failure: of an exchange that was aborted, the board
+  /// tells why.
+  [[noreturn]] void failed() {
+    family_->failure()->look_again();
+    link_->failed();
+  }
+
+  typename Api::UniqueId agree_on_id() {
+    try {
+      return exchange_unique_id(api_, exchange_);
+    } catch (...) {
+      failed();
+    }
+  }
+
+  void create() {
+    const auto id = agree_on_id();
+    link_->make("ncclCommInitRankConfig", [&](Handle& own) { return api_.create(own, size_, id, rank()); });
+  }
+
+  /// Takes what `start(handle, child)` splits off the parent, while `parent` waits.
+  template <class Start>
+  void split_off(NcclLink<Api>& parent, Start start, const Handle* watched = nullptr) {
+    auto child = std::make_unique<Handle>();
+    try {
+      parent.make(
+          "ncclCommSplit", [&](Handle& own) { return start(own, *child); }, watched);
+    } catch (...) {
+      if (watched) {
+        static_cast<void>(child.release());  // the host's communicator, which may yet write to it, outlives all else
+      } else {
+        parent.keep(std::move(child));
+      }
+      throw;
+    }
+    try {
+      link_->make("ncclCommSplit", [&](Handle& own) {
+        own = std::exchange(*child, Handle{});
+        return NcclResult::in_progress;
+      });
+    } catch (...) {
+      if (*child != Handle{}) api_.abort(*child);
+      throw;
+    }
+  }
+
+  void close() noexcept {
+    link_->close([this](Handle& own) { memory_.give_back(api_, own); });
+  }
+
+  Api api_;
+  std::shared_ptr<NcclFamily<Api>> family_;
+  AnyExchange exchange_;
+  Rank rank_;
+  int size_;
+  RankOrderSums<Api> in_rank_order_;
+  IntegerSums<Api> integers_;
+  std::shared_ptr<NcclLink<Api>> link_;
+  NcclMemory<Api> memory_;
+  std::uint64_t children_ = 0;  // made
+};
+
+}  // namespace zerospan::inline v0::detail

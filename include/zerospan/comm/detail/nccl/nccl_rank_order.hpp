@@ -1,0 +1,185 @@
+/// @file
+/// RankOrderSums: reductions whose sums the library takes, between NCCL's sends and receives.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
+#include <zerospan/comm/detail/nccl/nccl_layer.hpp>
+#include <zerospan/comm/detail/nccl/nccl_link.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// A run of elements of a reduction.
+struct ElementRange {
+  std::size_t first;
+  std::size_t elements;
+};
+
+/// Reductions in rank order. Every rank sums one range of the elements: a chunk of it at a time, each other rank's
+/// operand is received into scratch memory, all are summed by one kernel, and the sum is sent to whoever is to have it.
+template <NcclLayer Api>
+class RankOrderSums {
+ public:
+  /// @throws ConfigurationError for scratch memory that does not hold the least chunk.
+  RankOrderSums(Api api, Rank rank, int size, Bytes scratch)
+      : api_{api}, rank_{rank}, size_{size}, scratch_{api, size > 1 ? scratch.count : 0}, free_{api}, inputs_(ranks()) {
+    const std::size_t least = ranks() * least_chunk * sizeof(float);
+    if (size > 1 && scratch.count < least) {
+      throw_configuration_error("sums over " + std::to_string(size) + " ranks need scratch memory of " +
+                                std::to_string(least) + " bytes at least, not " + std::to_string(scratch.count));
+    }
+  }
+
+  void reduce_scatter(NcclLink<Api>& link, const Reduction& reduction, StreamRef stream) {
+    run(link, {reduction, stream, Receivers::none, rank_}, [n = reduction.elements](int rank) {
+      return ElementRange{static_cast<std::size_t>(rank) * n, n};
+    });
+  }
+
+  void reduce(NcclLink<Api>& link, const Reduction& reduction, Rank root, StreamRef stream) {
+    run(link, {reduction, stream, Receivers::root, root}, slices(reduction));
+  }
+
+  void all_reduce(NcclLink<Api>& link, const Reduction& reduction, StreamRef stream) {
+    run(link, {reduction, stream, Receivers::all, rank_}, slices(reduction));
+  }
+
+ private:
+  static constexpr std::size_t least_chunk = 64;
+
+  enum class Receivers : std::uint8_t { none, root, all };
+
+  struct Task {
+    const Reduction& reduction;
+    StreamRef stream;
+    Receivers receivers;
+    Rank root;
+
+    std::size_t input_bytes() const { return element_bytes(reduction.input_type); }
+    std::size_t output_bytes() const { return element_bytes(reduction.output_type); }
+    bool receives(int rank) const {
+      return receivers == Receivers::all || (receivers == Receivers::root && root.value == rank);
+    }
+  };
+
+  std::size_t ranks() const noexcept { return static_cast<std::size_t>(size_); }
+
+  /// Which elements each rank sums.
+  auto slices(const Reduction& reduction) const {
+    return [total = reduction.elements, even = round_up((reduction.elements + ranks() - 1) / ranks(), 64)](int rank) {
+      const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, total);
+      return ElementRange{first, std::min(even, total - first)};
+    };
+  }
+
+  template <class RangeOf>
+  void run(NcclLink<Api>& link, const Task& task, RangeOf range_of) {
+    const std::size_t slot = (ranks() - 1) * task.input_bytes() + task.output_bytes();
+    const std::size_t chunk = size_ == 1 ? range_of(0).elements : scratch_.bytes() / slot / least_chunk * least_chunk;
+    api_.wait(task.stream, free_.get());
+    for (std::size_t first = 0; first < range_of(0).elements; first += chunk) {
+      const auto part = [&](int rank) {
+        const ElementRange whole = range_of(rank);
+        const std::size_t skipped = std::min(first, whole.elements);
+        return ElementRange{whole.first + skipped, std::min(chunk, whole.elements - skipped)};
+      };
+      if (size_ > 1) collect(link, task, chunk, part);
+      std::byte* const sum = target(task, chunk, first, part(rank_.value).first);
+      api_.sum_in_rank_order(task.stream, inputs_of(task, chunk, part(rank_.value).first), task.reduction.input_type,
+                             sum, task.reduction.output_type, part(rank_.value).elements);
+      if (size_ > 1 && task.receivers != Receivers::none) deliver(link, task, sum, part);
+    }
+    api_.record(free_.get(), task.stream);
+  }
+
+  /// Where another rank's operand is received: the other ranks' slots are in rank order.
+  std::byte* slot_of(const Task& task, std::size_t chunk, int peer) const {
+    const auto slot = static_cast<std::size_t>(peer < rank_.value ? peer : peer - 1);
+    return scratch_.data() + slot * chunk * task.input_bytes();
+  }
+
+  /// Where this rank's sum goes: to the output, or behind the slots if the output is not this rank's.
+  std::byte* target(const Task& task, std::size_t chunk, std::size_t first, std::size_t element) const {
+    if (task.receivers == Receivers::none) return task.reduction.output + first * task.output_bytes();
+    if (task.receives(rank_.value)) return task.reduction.output + element * task.output_bytes();
+    return scratch_.data() + (ranks() - 1) * chunk * task.input_bytes();
+  }
+
+  std::span<const std::byte* const> inputs_of(const Task& task, std::size_t chunk, std::size_t own_element) {
+    for (int rank = 0; rank < size_; ++rank) {
+      inputs_[static_cast<std::size_t>(rank)] =
+          rank == rank_.value ? task.reduction.input + own_element * task.input_bytes() : slot_of(task, chunk, rank);
+    }
+    return inputs_;
+  }
+
+  /// Sends every rank the operands of its part, and receives those of this rank's.
+  template <class PartOf>
+  void collect(NcclLink<Api>& link, const Task& task, std::size_t chunk, PartOf part) {
+    const std::size_t bytes = task.input_bytes();
+    link.launch("ncclSend and ncclRecv", [&](auto& handle) {
+      return for_each_peer([&](int peer) {
+        const auto [first, elements] = part(peer);
+        const NcclResult sent = elements == 0 ? NcclResult::success
+                                              : api_.send(handle, task.reduction.input + first * bytes,
+                                                          elements * bytes, Rank{peer}, task.stream);
+        const std::size_t own = part(rank_.value).elements;
+        if (own == 0 || is_bad(sent)) return sent;
+        return api_.receive(handle, slot_of(task, chunk, peer), own * bytes, Rank{peer}, task.stream);
+      });
+    });
+  }
+
+  /// Sends this rank's sum to the receivers, and receives the others' if it is one.
+  template <class PartOf>
+  void deliver(NcclLink<Api>& link, const Task& task, const std::byte* sum, PartOf part) {
+    const std::size_t bytes = task.output_bytes();
+    link.launch("ncclSend and ncclRecv", [&](auto& handle) {
+      return for_each_peer([&](int peer) {
+        const std::size_t own = part(rank_.value).elements;
+        const NcclResult sent = own == 0 || !task.receives(peer)
+                                    ? NcclResult::success
+                                    : api_.send(handle, sum, own * bytes, Rank{peer}, task.stream);
+        const auto [first, elements] = part(peer);
+        if (elements == 0 || !task.receives(rank_.value) || is_bad(sent)) return sent;
+        return api_.receive(handle, task.reduction.output + first * bytes, elements * bytes, Rank{peer}, task.stream);
+      });
+    });
+  }
+
+  static bool is_bad(NcclResult result) noexcept {
+    return result != NcclResult::success && result != NcclResult::in_progress;
+  }
+
+  /// Calls `call(peer)` for every other rank, each rank beginning with another one, until one goes wrong.
+  template <class Call>
+  NcclResult for_each_peer(Call call) const {
+    for (int i = 1; i < size_; ++i) {
+      const NcclResult result = call((rank_.value + i) % size_);
+      if (is_bad(result)) return result;
+    }
+    return NcclResult::success;
+  }
+
+  Api api_;
+  Rank rank_;
+  int size_;
+  DeviceBuffer<Api> scratch_;
+  OwnedEvent<Api> free_;  // what used the scratch memory last
+  std::vector<const std::byte*> inputs_;
+};
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,186 @@
+/// @file
+/// Birth: what was declared is given its places, and filled, partitioned from the start.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/engine/detail/reserved_space.hpp>
+#include <zerospan/engine/detail/state_sizes.hpp>
+#include <zerospan/engine/stage.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Brings parameters to life when declaration ends.
+template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
+class Birth {
+ public:
+  Birth(EngineCore<C, D>& core, D& device, ReservedSpace& space, const O& optimizer)
+      : core_{core}, device_{device}, space_{space}, sizes_{core, optimizer} {}
+
+  /// Ends declaration: forms sub-groups and gives every state its place.
+  /// @param group_limit Elements of the largest sub-group.
+  void place(std::size_t group_limit) {
+    ModelStates& states = core_.states;
+    for (ParameterRecord& parameter : states.parameters) {
+      if (core_.holds(parameter)) states.append_to_space(parameter, sizes_.alignment());
+    }
+    states.form_groups(group_limit);
+    for (ShardSpace& space : states.spaces) {
+      if (space.residence == Residence::partitioned) {
+        const std::size_t bytes = space.elements * element_bytes(space.type);
+        space.parameters = space_.place(StateKind::parameters, bytes);
+        if (core_.placement.group_copies) {
+          space.group_copies = space_.place(StateKind::group_copies, core_.groups() * bytes);
+        }
+      }
+      if (space.training == Training::trainable && sizes_.gradients_follow_shards()) {
+        space.gradients = space_.place(StateKind::gradients, sizes_.gradient_bytes(space.elements, space.type));
+      }
+    }
+    place_states();
+    for (ParameterUse& use : states.uses) place_gradient(use);
+    place_norms();
+  }
+
+  /// Posts the initialization of every shard, and the gathering of replicas.
+  /// @return The ends of all that was posted.
+  std::vector<Completion> fill() {
+    std::vector<Completion> ends{clear_norms()};
+    for (const SubGroup& group : core_.states.groups) {
+      const PostedWork posted = fill_group(group);
+      ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
+    }
+    std::vector<GatherPart> replicas;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      if (parameter.residence == Residence::replicated && parameter.partition.shards > 1) {
+        replicas.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
+      }
+    }
+    if (!replicas.empty()) ends.push_back(core_.all_gather(std::move(replicas), "initial parameters", ends));
+    return ends;
+  }
+
+  /// Gives all places, and what was reserved for them, back to the tiers.
+  void remove_extents() noexcept {
+    space_.cancel_since({});
+    const auto remove = [this](StateKind kind, const Extent& extent) {
+      if (extent.bytes > 0) core_.placement.tier(kind).remove(extent);
+    };
+    for (const ShardSpace& space : core_.states.spaces) {
+      remove(StateKind::parameters, space.parameters);
+      remove(StateKind::gradients, space.gradients);
+      remove(StateKind::group_copies, space.group_copies);
+    }
+    for (const SubGroup& group : core_.states.groups) remove(group.states_on, group.states);
+    for (const ParameterUse& use : core_.states.uses) {
+      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+      const bool in_space = &core_.states.uses[parameter.uses.front()] == &use && sizes_.gradients_follow_shards();
+      if (!in_space) remove(StateKind::gradients, use.gradient.extent);
+    }
+  }
+
+  /// @see StateSizes::largest_group
+  std::size_t largest_group() const { return sizes_.largest_group(); }
+
+ private:
+  /// The sub-groups of a share lie evenly among the others.
+  void place_states() {
+    const double fraction = core_.placement.optimizer_share ? core_.placement.optimizer_share->fraction : 0;
+    double owed = 0;
+    for (SubGroup& group : core_.states.groups) {
+      if (core_.states.spaces[group.space].training != Training::trainable) continue;
+      const std::size_t bytes = sizes_.states_bytes(group.elements);
+      owed += fraction * static_cast<double>(bytes);
+      if (owed >= static_cast<double>(bytes)) {
+        group.states_on = StateKind::optimizer_share;
+        owed -= static_cast<double>(bytes);
+      }
+      group.states = space_.place(group.states_on, bytes);
+    }
+  }
+
+  void place_norms() {
+    constexpr std::size_t bytes = ExactSum::digit_count * sizeof(std::int64_t);
+    core_.norms.emplace(device_, Bytes{core_.states.uses.size() * bytes}, "the sums of squares");
+    auto* digits = reinterpret_cast<std::int64_t*>(core_.norms->on_device());
+    for (ParameterUse& use : core_.states.uses) use.gradient.square_norm = std::exchange(digits, digits + bytes / 8);
+  }
+
+  /// Device memory is not born empty.
+  Completion clear_norms() {
+    if constexpr (D::lanes_type::is_unified) return {};
+    return core_.lanes.post(
+        Lane::update, {}, {OperationKind::fill, "the sums of squares", core_.norms->bytes()},
+        [norms = core_.norms->on_device(), bytes = core_.norms->bytes()](auto& stream) -> Completion {
+          fill_zero(stream, norms, bytes);
+          return {};
+        });
+  }
+
+  void place_gradient(ParameterUse& use) {
+    ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    if (!parameter.trainable() || !core_.holds(parameter)) return;
+    const ShardSpace& space = core_.states.spaces[parameter.space];
+    const bool is_first = &core_.states.uses[parameter.uses.front()] == &use;
+    if (is_first && sizes_.gradients_follow_shards()) {
+      use.gradient.extent = space.gradients;
+      use.gradient.offset = parameter.linear * element_bytes(core_.accumulator_type(parameter.type));
+    } else {
+      use.gradient.extent =
+          space_.place(StateKind::gradients, sizes_.gradient_bytes(use.gradient.elements, parameter.type));
+    }
+  }
+
+  PostedWork fill_group(const SubGroup& group) {
+    const bool trains = core_.states.spaces[group.space].training == Training::trainable;
+    GroupOperands operands{core_, group};
+    if (trains) operands.add_states(Operand::Access::write);
+    const RunOperands parameters = operands.add_parameters();
+    return core_.staging.run_on_host(
+        Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
+        [this, &group, trains, parameters](std::span<std::byte* const> pointers) {
+          if (trains) fill_zero(calling_thread, pointers[0], group.states.bytes);
+          for (std::size_t i = 0; i < group.runs.size(); ++i) {
+            const ShardRun& run = group.runs[i];
+            fill_run(core_.states.parameters[run.parameter], run,
+                     trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
+                     parameters(pointers, i, run));
+          }
+        });
+  }
+
+  /// @param master Where the master weights go; nullptr for a frozen parameter.
+  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::byte* target) const {
+    std::array<float, block_elements> block;
+    const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
+    for (std::size_t done = 0; done < run.elements; done += block_elements) {
+      const std::size_t begin = std::min(first + done, parameter.partition.elements);
+      const std::size_t count = std::min(block_elements, parameter.partition.elements - begin);
+      block.fill(0.0F);
+      if (count > 0) {
+        parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
+      }
+      if (master) std::ranges::copy(block, master + done);
+      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), block_elements);
+    }
+  }
+
+  EngineCore<C, D>& core_;
+  D& device_;
+  ReservedSpace& space_;
+  StateSizes<S, C, D, O> sizes_;
+};
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,249 @@
+/// @file
+/// EngineCore: what the parts of an engine share.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/communicator.hpp>
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/device/detail/mirrored_memory.hpp>
+#include <zerospan/device/device.hpp>
+#include <zerospan/engine/detail/model_states.hpp>
+#include <zerospan/engine/options.hpp>
+#include <zerospan/pipeline/detail/staging.hpp>
+#include <zerospan/tier/device_tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// The communicator, lanes, staging memory, placement and model states of one engine. Its parts (the gather, gradient,
+/// step and birth of parameters) post on it.
+template <TrainingCommunicator C, Device D>
+struct EngineCore {
+  using lanes_type = typename D::lanes_type;
+  using stream_type = typename lanes_type::stream_type;
+
+  /// Elements that go between host and device at once, outside of a step.
+  static constexpr std::size_t exchange_elements = 4096;
+
+  C communicator;
+  Placement placement;
+  EngineOptions options;
+  DeviceTier replicas;  ///< Where what is replicated rests.
+  ModelStates states;
+  MirroredMemory<D> exchange;              ///< Of `exchange_elements` floats.
+  std::optional<MirroredMemory<D>> norms;  ///< The digits of each use's squared norm; from the end of declaration on.
+  lanes_type lanes;
+  Staging<lanes_type> staging;
+
+  EngineCore(C duplicated, D& device, const Placement& where, const EngineOptions& how)
+      : communicator{std::move(duplicated)},
+        placement{where},
+        options{how},
+        replicas{device},
+        exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
+        lanes{device, LaneOptions{Rank{static_cast<int>(place())}, how.timeout, how.timeline,
+                                  [this](const std::string& reason) { communicator.abort(reason); }}},
+        staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
+    if constexpr (RegistersMemory<C>) {
+      communicator.register_memory(device.memory().data(), device.memory().capacity());
+    }
+    if constexpr (ReportsFailures<C>) {  // last: what throws after it would leave a listener without lanes
+      communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
+    }
+  }
+
+  EngineCore(const EngineCore&) = delete;
+  EngineCore& operator=(const EngineCore&) = delete;
+  ~EngineCore() {
+    if constexpr (ReportsFailures<C>) communicator.on_failure({});
+  }
+
+  std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
+  std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
+
+  /// Which replica of the shards this rank belongs to; 0 where there is one alone.
+  std::size_t replica() const {
+    if constexpr (Replicates<C>) return static_cast<std::size_t>(communicator.replica());
+    return 0;
+  }
+
+  /// Ranks whose gradients are summed: of all replicas.
+  std::size_t contributors() const {
+    if constexpr (Replicates<C>) return ranks() * static_cast<std::size_t>(communicator.replicas());
+    return ranks();
+  }
+
+  /// Groups of near ranks; 1 where there are none.
+  std::size_t groups() const {
+    if constexpr (Grouped<C>) return static_cast<std::size_t>(communicator.groups());
+    return 1;
+  }
+
+  /// This rank's among the contributors.
+  std::size_t place() const { return replica() * ranks() + rank(); }
+
+  /// The type in which gradients of `type` accumulate.
+  ElementType accumulator_type(ElementType type) const {
+    return options.micro_batches > 1 ? ElementType::float32 : type;
+  }
+
+  /// Whether gradients are summed over ranks in fp32 beside their buffers: where sums accumulate over micro-batches.
+  bool has_sum_buffer() const { return options.micro_batches > 1 && contributors() > 1; }
+
+  /// Working memory of one gradient: the whole gradient, and its sum over ranks where it has a buffer of its own.
+  std::size_t gradient_buffer_bytes(const ParameterUse& use, const ParameterRecord& parameter) const {
+    return parameter.gathered_bytes() + (has_sum_buffer() ? use.gradient.elements * sizeof(float) : 0);
+  }
+
+  /// Whether this rank holds a shard of `parameter`.
+  bool holds(const ParameterRecord& parameter) const {
+    return !parameter.partition.owner || *parameter.partition.owner == communicator.rank();
+  }
+
+  /// The shard of `parameter` that this rank holds, if it holds one.
+  std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
+
+  /// All of a replicated parameter.
+  std::byte* replica_of(const ParameterRecord& parameter) { return replicas.view(parameter.replica); }
+
+  /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
+  std::byte* shard_in(const ParameterRecord& parameter, std::byte* data) const {
+    return data + shard_of(parameter) * parameter.shard_bytes();
+  }
+
+  /// Where this rank's shard of a partitioned parameter rests; to be read.
+  Operand parameter_shard(const ParameterRecord& parameter) const {
+    return {placement.parameters, states.spaces[parameter.space].parameters,
+            parameter.linear * element_bytes(parameter.type), parameter.shard_bytes(), Operand::Access::read};
+  }
+
+  /// Posts a collective: `call(stream, communicator, collective)` on the communication lane.
+  template <class Call>
+  Completion communicate(OperationKind kind, std::string_view name, std::size_t bytes, std::vector<Completion> after,
+                         Call call) {
+    return lanes.post(Lane::communicate, std::move(after), {kind, name, bytes},
+                      [this, name, call = std::move(call)](stream_type& stream) -> Completion {
+                        call(stream, communicator, Collective{StreamRef{stream}, name});
+                        return {};
+                      });
+  }
+
+  /// Has the ranks compare their calls so far, where the communicator does not do so at each; waits for it.
+  void verify_calls() {
+    if constexpr (VerifiesCalls<C>) {
+      const Operation operation{OperationKind::barrier, "the calls of all ranks"};
+      const Completion done = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
+        communicator.verify();
+        return {};
+      });
+      lanes.wait(calling_thread, done, operation);
+    }
+  }
+
+  /// Sums integers over ranks, exactly, and waits for it.
+  void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
+    if (contributors() == 1) return;
+    const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
+                                        [integers](auto&, C& c, Collective what) { c.all_reduce(what, integers); });
+    lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
+  }
+
+  /// Every rank's value; 0 where a rank has told none.
+  std::vector<std::int64_t> values_of_ranks(std::size_t value, std::string_view name) {
+    std::vector<std::int64_t> values(contributors());
+    values[place()] = static_cast<std::int64_t>(value);
+    sum_over_ranks(values, name);
+    return values;
+  }
+
+  /// The least of the ranks' values: what depends on it is decided alike everywhere.
+  std::size_t least_over_ranks(std::size_t value, std::string_view name) {
+    std::size_t least = value;
+    for (const std::int64_t other : values_of_ranks(value, name)) {
+      if (other > 0) least = std::min(least, static_cast<std::size_t>(other));
+    }
+    return least;
+  }
+
+  /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
+  /// @param fingerprint Of the options. @see detail::fingerprint
+  void check_options_agree(std::size_t fingerprint) {
+    const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
+      throw_configuration_error(
+          "rank " + std::to_string(r) +
+          " was given other options than rank 0: stage, optimizer, seed, micro-batches, gradient norm, loss scale, "
+          "partition, group copies, persistence threshold and prefetch are the same on every rank");
+    }
+  }
+
+  /// Gathers every shard of each part from the rank that holds it.
+  Completion all_gather(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    return gather(std::move(parts), ranks() - 1, name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.all_gather(what, all); });
+  }
+
+  /// The halves of an all-gather. @see Grouped
+  Completion gather_across(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    return gather(std::move(parts), groups() - 1, name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_across(what, all); });
+  }
+  Completion gather_within(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
+    return gather(std::move(parts), ranks() - groups(), name, std::move(after),
+                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_within(what, all); });
+  }
+
+  /// What one rank has, to be sent to all others.
+  struct BroadcastPart {
+    std::span<std::byte> bytes;
+    Rank root;
+  };
+
+  /// Gives every rank the bytes of each part.
+  Completion broadcast(std::vector<BroadcastPart> parts, std::string_view name, std::vector<Completion> after) {
+    std::size_t bytes = 0;
+    for (const BroadcastPart& part : parts) bytes += part.bytes.size();
+    return communicate(OperationKind::broadcast, name, bytes, std::move(after),
+                       [parts = std::move(parts)](auto&, C& c, Collective what) {
+                         for (const BroadcastPart& part : parts) c.broadcast(what, part.bytes, part.root);
+                       });
+  }
+
+ private:
+  /// Posts a gather that brings this rank so many `shards` of each part: `call(communicator, collective, parts)`.
+  template <class Call>
+  Completion gather(std::vector<GatherPart> parts, std::size_t shards, std::string_view name,
+                    std::vector<Completion> after, Call call) {
+    std::size_t bytes = 0;
+    for (const GatherPart& part : parts) bytes += part.shard_bytes * shards;
+    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
+                       [call, parts = std::move(parts)](auto&, C& c, Collective what) { call(c, what, parts); });
+  }
+
+  /// Exports and broadcasts need a little staging memory wherever states rest.
+  static constexpr Bytes least_staging = 64_KiB;
+
+  static Bytes staging_bytes(D& device, const Placement& where, const EngineOptions& how) {
+    if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
+    const std::size_t left = device.host_memory().largest_free();
+    const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
+    return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+  }
+};
+
+}  // namespace zerospan::inline v0::detail

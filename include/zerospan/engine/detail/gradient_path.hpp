@@ -1,0 +1,193 @@
+/// @file
+/// GradientPath: the way of a committed gradient to its accumulator.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// A gradient is reduced over ranks on the communication lane (in rank order, in fp32), added to the accumulator on
+/// its tier in micro-batch order, and its squared norm is taken in the same pass. Who holds no shard of the parameter
+/// has no part in what follows the reduction.
+template <TrainingCommunicator C, Device D>
+class GradientPath {
+ public:
+  explicit GradientPath(EngineCore<C, D>& core) : core_{core} {}
+
+  /// Posts the reduction and accumulation of the gradient in `data`, which `after` have written.
+  /// @return The last uses of `data`.
+  std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
+    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    Summand sum{data, parameter.type};
+    std::size_t padding_from = parameter.partition.elements;
+    if (core_.contributors() > 1) {
+      after = {reduce(use, parameter, data, sum, std::move(after))};
+      padding_from = parameter.partition.padded_elements();
+    }
+    if (!core_.holds(parameter)) {
+      ++use.gradient.commits;
+      return after;
+    }
+    return accumulate_sum(use, parameter, sum, padding_from, std::move(after));
+  }
+
+  /// Adds the gradients of tied uses to the first use's, in declaration order.
+  void join_uses(ParameterRecord& parameter) {
+    ParameterUse& target = core_.states.uses[parameter.uses.front()];
+    for (const std::size_t u : parameter.uses) {
+      ParameterUse& use = core_.states.uses[u];
+      if (&use == &target || use.gradient.commits == 0) continue;
+      if (core_.holds(parameter)) join(target, use, core_.accumulator_type(parameter.type), parameter);
+      target.gradient.commits = std::max(target.gradient.commits, use.gradient.commits);
+    }
+  }
+
+ private:
+  /// What is added to an accumulator.
+  struct Summand {
+    std::byte* data;
+    ElementType type;
+  };
+
+  bool is_partitioned(const ParameterUse& use, const ParameterRecord& parameter) const {
+    return use.gradient.elements < parameter.partition.padded_elements();
+  }
+
+  Completion reduce(const ParameterUse& use, const ParameterRecord& parameter, std::byte* data, Summand& sum,
+                    std::vector<Completion> after) {
+    const std::optional<Rank> owner = parameter.partition.owner;
+    const bool scatter = is_partitioned(use, parameter);
+    const OperationKind kind = owner     ? OperationKind::reduce
+                               : scatter ? OperationKind::reduce_scatter
+                                         : OperationKind::all_reduce;
+    sum.type = core_.accumulator_type(parameter.type);
+    if (core_.has_sum_buffer()) {
+      sum.data = data + parameter.gathered_bytes();
+    } else if (scatter) {
+      sum.data = core_.shard_in(parameter, data);
+    }
+    const Reduction reduction{parameter.type, data, sum.type, sum.data, use.gradient.elements};
+    const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
+    return core_.communicate(
+        kind, use.name, parameter.gathered_bytes(), std::move(after),
+        [reduction, owner, scatter, padding = data + used, padding_bytes = parameter.gathered_bytes() - used](
+            auto& stream, C& communicator, Collective what) {
+          fill_zero(stream, padding, padding_bytes);
+          if (owner) {
+            communicator.reduce(what, reduction, *owner);
+          } else if (scatter) {
+            communicator.reduce_scatter(what, reduction);
+          } else {
+            communicator.all_reduce(what, reduction);
+          }
+        });
+  }
+
+  /// @param padding_from The summand's elements from here on are to be zeroed first.
+  std::vector<Completion> accumulate_sum(ParameterUse& use, const ParameterRecord& parameter, Summand sum,
+                                         std::size_t padding_from, std::vector<Completion> after) {
+    GradientAccumulator& gradient = use.gradient;
+    const Addition addition = gradient.commits++ == 0 ? Addition::replace : Addition::add;
+    const ElementType type = core_.accumulator_type(parameter.type);
+    const auto [norm_begin, norm_end] = owned(use, parameter);
+    std::vector<Completion> read;
+    for_each_piece(
+        gradient, type,
+        [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
+          const PostedWork posted = core_.staging.run(
+              Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, {&accumulator, 1}, after,
+              [=, digits = gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                std::byte* const source = sum.data + begin * element_bytes(sum.type);
+                if (const std::size_t from = std::max(padding_from, begin); from < begin + elements) {
+                  fill_zero(stream, sum.data + from * element_bytes(sum.type),
+                            (begin + elements - from) * element_bytes(sum.type));
+                }
+                if (begin == 0) clear(stream, digits);
+                add_gradient(stream, {type, pointers[0], sum.type, source, elements, addition,
+                                      within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
+              });
+          read.push_back(posted.work);
+          return posted.ends;
+        },
+        addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
+    return read;
+  }
+
+  void join(ParameterUse& target, ParameterUse& use, ElementType type, const ParameterRecord& parameter) {
+    const Addition addition = target.gradient.commits == 0 ? Addition::replace : Addition::add;
+    const auto [norm_begin, norm_end] = owned(target, parameter);
+    std::vector<Completion> ends;
+    for_each_piece(
+        target.gradient, type,
+        [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
+          const std::array operands{accumulator, operand(use.gradient, begin * element_bytes(type), accumulator.bytes,
+                                                         Operand::Access::read)};
+          return core_.staging
+              .run(Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, operands, {},
+                   [=, digits = target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                     if (begin == 0) clear(stream, digits);
+                     add_gradient(stream,
+                                  {type, pointers[0], type, pointers[1], elements, addition,
+                                   within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
+                   })
+              .ends;
+        },
+        addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
+  }
+
+  Operand operand(const GradientAccumulator& gradient, std::size_t offset, std::size_t bytes,
+                  Operand::Access access) const {
+    return {core_.placement.gradients, gradient.extent, gradient.offset + offset, bytes, access, gradient.ready};
+  }
+
+  /// Cuts an accumulator into pieces; `post(begin, elements, operand)` returns the ends of what it posted.
+  template <class Post>
+  void for_each_piece(GradientAccumulator& gradient, ElementType type, Post post, Operand::Access access) {
+    const std::size_t piece = core_.staging.piece_bytes(core_.placement.gradients);
+    const std::size_t total = gradient.elements * element_bytes(type);
+    std::vector<Completion> ends;
+    for (std::size_t done = 0; done < total;) {
+      const std::size_t bytes = std::min(piece, total - done);
+      const auto posted =
+          post(done / element_bytes(type), bytes / element_bytes(type), operand(gradient, done, bytes, access));
+      ends.insert(ends.end(), posted.begin(), posted.end());
+      done += bytes;
+    }
+    gradient.ready = std::move(ends);
+  }
+
+  /// The elements of an accumulator that this rank counts in the norm.
+  std::pair<std::size_t, std::size_t> owned(const ParameterUse& use, const ParameterRecord& parameter) const {
+    if (is_partitioned(use, parameter)) return {0, use.gradient.elements};
+    const std::size_t begin = parameter.partition.first(core_.shard_of(parameter));
+    return {begin, begin + parameter.partition.shard_elements};
+  }
+
+  template <class Stream>
+  static void clear(Stream& stream, std::int64_t* digits) {
+    fill_zero(stream, reinterpret_cast<std::byte*>(digits), ExactSum::digit_count * sizeof(std::int64_t));
+  }
+
+  /// A position in an accumulator, seen from a piece that begins at `begin`.
+  static std::size_t within(std::size_t position, std::size_t begin, std::size_t elements) {
+    return std::clamp(position, begin, begin + elements) - begin;
+  }
+
+  EngineCore<C, D>& core_;
+};
+
+}  // namespace zerospan::inline v0::detail

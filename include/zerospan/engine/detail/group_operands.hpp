@@ -1,0 +1,92 @@
+/// @file
+/// The operands of work on a sub-group: its states, its gradients, its parameters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Which operand a run of a sub-group is in: all runs are in one, which is cut as the sub-group is, or each has its
+/// own.
+struct RunOperands {
+  enum class Layout : std::uint8_t { together, apart };
+
+  Layout layout;
+  std::size_t first;          ///< The operand of the first run.
+  std::size_t element_bytes;  ///< Of what the operands hold.
+
+  /// Where the run of that index is.
+  std::byte* operator()(std::span<std::byte* const> pointers, std::size_t index, const ShardRun& run) const {
+    return layout == Layout::together ? pointers[first] + run.first_in_group * element_bytes : pointers[first + index];
+  }
+};
+
+/// Lists the operands of work on one sub-group.
+template <TrainingCommunicator C, Device D>
+class GroupOperands {
+ public:
+  GroupOperands(EngineCore<C, D>& core, const SubGroup& group)
+      : core_{core}, group_{group}, space_{core.states.spaces[group.space]} {}
+
+  /// Master weights, then the optimizer's states.
+  void add_states(Operand::Access access) {
+    list_.push_back({core_.placement.tier(group_.states_on), group_.states, 0, group_.states.bytes, access});
+  }
+
+  /// The accumulated gradients; to be read.
+  RunOperands add_gradients() {
+    const std::size_t width = element_bytes(core_.accumulator_type(space_.type));
+    if (space_.gradients.bytes > 0) {
+      return add_together(core_.placement.gradients, space_.gradients, width, Operand::Access::read);
+    }
+    return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
+      const Extent& whole = core_.states.uses[parameter.uses.front()].gradient.extent;
+      const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
+      return Operand{core_.placement.gradients, whole, first * width, bytes, Operand::Access::read};
+    });
+  }
+
+  /// The parameters, on their tier or in this rank's part of the replicas; to be written.
+  RunOperands add_parameters() {
+    const std::size_t width = element_bytes(space_.type);
+    if (space_.residence == Residence::partitioned) {
+      return add_together(core_.placement.parameters, space_.parameters, width, Operand::Access::write);
+    }
+    return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
+      const std::size_t shard = core_.shard_of(parameter) * parameter.shard_bytes();
+      return Operand{core_.replicas, parameter.replica, shard + run.first_in_shard * width, bytes,
+                     Operand::Access::write};
+    });
+  }
+
+  std::span<const Operand> list() const noexcept { return list_; }
+
+ private:
+  RunOperands add_together(TierRef tier, const Extent& extent, std::size_t width, Operand::Access access) {
+    list_.push_back({tier, extent, group_.first * width, group_.elements * width, access});
+    return {RunOperands::Layout::together, list_.size() - 1, width};
+  }
+
+  template <class MakeOperand>
+  RunOperands add_apart(std::size_t width, MakeOperand make) {
+    const std::size_t first = list_.size();
+    for (const ShardRun& run : group_.runs) {
+      list_.push_back(make(core_.states.parameters[run.parameter], run, run.elements * width));
+    }
+    return {RunOperands::Layout::apart, first, width};
+  }
+
+  EngineCore<C, D>& core_;
+  const SubGroup& group_;
+  const ShardSpace& space_;
+  std::vector<Operand> list_;
+};
+
+}  // namespace zerospan::inline v0::detail

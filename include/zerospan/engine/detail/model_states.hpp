@@ -1,0 +1,162 @@
+/// @file
+/// ModelStates: the parameters of a model as one rank keeps them, and where their states lie.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/engine/placement.hpp>
+#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Where a parameter is between its uses.
+enum class Residence : std::uint8_t {
+  partitioned,  ///< Each rank has its shard, or its owner has all of it, on the parameters' tier.
+  replicated,   ///< Each rank has all of it, in device memory.
+};
+
+/// One rank's accumulated gradient of one use: the sum over ranks and micro-batches.
+struct GradientAccumulator {
+  Extent extent;
+  std::size_t offset = 0;               ///< Bytes from the extent's begin.
+  std::size_t elements = 0;             ///< A shard, or the whole padded parameter where gradients are not partitioned.
+  std::size_t commits = 0;              ///< Micro-batches added in this step.
+  std::vector<Completion> ready;        ///< The ends of the last addition.
+  std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
+                                        ///< addition.
+};
+
+/// One use of a parameter: its own, or a tied one.
+struct ParameterUse {
+  std::string name;
+  std::size_t parameter;
+  GradientAccumulator gradient;
+  bool gradient_leased = false;
+};
+
+/// What a rank keeps of its group's shards of a parameter.
+struct GroupCopy {
+  bool is_current = false;
+  std::vector<Completion> ready;  ///< The ends of the last writes.
+};
+
+struct ParameterRecord {
+  static constexpr std::size_t nowhere = std::numeric_limits<std::size_t>::max();
+
+  std::string name;
+  ElementType type;
+  Initializer initializer;
+  ParameterOptions options;
+  Partition partition;
+  Residence residence;
+  Extent replica;                 ///< The whole padded parameter in device memory, if replicated.
+  std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
+  std::size_t linear = 0;         ///< Its shard's first element in the space.
+  std::vector<std::size_t> uses;  ///< In declaration order.
+  std::int64_t updates = 0;
+  GroupCopy copy{};
+
+  bool trainable() const noexcept { return options.training == Training::trainable; }
+  std::size_t gathered_bytes() const noexcept { return partition.padded_elements() * element_bytes(type); }
+  std::size_t shard_bytes() const noexcept { return partition.shard_elements * element_bytes(type); }
+};
+
+/// A run of one parameter's shard within a sub-group.
+struct ShardRun {
+  std::size_t parameter;
+  std::size_t first_in_group;
+  std::size_t first_in_shard;
+  std::size_t elements;
+};
+
+/// A window of a shard space whose states are one extent: master weights, then the optimizer's states. One sub-group
+/// is one sequential read and one sequential write.
+struct SubGroup {
+  std::string name;
+  std::size_t space;
+  std::size_t first;  ///< In the space.
+  std::size_t elements;
+  StateKind states_on;  ///< Whose tier its states are on.
+  Extent states;
+  std::vector<ShardRun> runs;
+};
+
+/// The shards of all parameters of one kind, one after the other in declaration order, so that whatever tier they lie
+/// on, windows of them are contiguous there. Each shard begins at a multiple of the space's alignment.
+struct ShardSpace {
+  ElementType type;
+  Residence residence;
+  Training training;
+  std::size_t elements = 0;
+  Extent parameters;
+  Extent gradients;
+  Extent group_copies;
+};
+
+struct ModelStates {
+  std::deque<ParameterRecord> parameters;  // addresses (and names) are stable
+  std::deque<ParameterUse> uses;
+  std::vector<ShardSpace> spaces;
+  std::deque<SubGroup> groups;
+
+  ParameterRecord& parameter_of(ParameterId id) { return parameters[use(id).parameter]; }
+  ParameterUse& use(ParameterId id) { return uses[static_cast<std::size_t>(id)]; }
+
+  /// Appends the parameter's shard to the space of its kind.
+  void append_to_space(ParameterRecord& parameter, std::size_t alignment) {
+    const auto is_its_space = [&](const ShardSpace& s) {
+      return s.type == parameter.type && s.residence == parameter.residence && s.training == parameter.options.training;
+    };
+    auto space = std::ranges::find_if(spaces, is_its_space);
+    if (space == spaces.end()) {
+      spaces.push_back({parameter.type, parameter.residence, parameter.options.training, 0, {}, {}, {}});
+      space = std::prev(spaces.end());
+    }
+    parameter.space = static_cast<std::size_t>(space - spaces.begin());
+    parameter.linear = space->elements;
+    space->elements += round_up(parameter.partition.shard_elements, alignment);
+  }
+
+  /// Cuts every space into sub-groups of at most `limit` elements (a multiple of the alignment).
+  void form_groups(std::size_t limit) {
+    for (std::size_t s = 0; s < spaces.size(); ++s) {
+      const std::size_t first_group = groups.size();
+      for (std::size_t first = 0; first < spaces[s].elements; first += limit) {
+        groups.push_back({"sub-group " + std::to_string(groups.size()),
+                          s,
+                          first,
+                          std::min(limit, spaces[s].elements - first),
+                          StateKind::optimizer,
+                          {},
+                          {}});
+      }
+      for (std::size_t p = 0; p < parameters.size(); ++p) {
+        if (parameters[p].space == s) append_runs(p, first_group, limit);
+      }
+    }
+  }
+
+ private:
+  void append_runs(std::size_t index, std::size_t first_group, std::size_t limit) {
+    const ParameterRecord& parameter = parameters[index];
+    std::size_t done = 0;
+    while (done < parameter.partition.shard_elements) {
+      const std::size_t linear = parameter.linear + done;
+      const std::size_t count = std::min(parameter.partition.shard_elements - done, limit - linear % limit);
+      groups[first_group + linear / limit].runs.push_back({index, linear % limit, done, count});
+      done += count;
+    }
+  }
+};
+
+}  // namespace zerospan::inline v0::detail

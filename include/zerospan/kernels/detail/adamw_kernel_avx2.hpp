@@ -1,0 +1,78 @@
+/// @file
+/// The arithmetic of AdamW on AVX2 registers. Empty on other processors.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/kernels/detail/adamw_kernel.hpp>
+#include <zerospan/kernels/detail/avx2.hpp>
+
+#if defined(__x86_64__)
+namespace zerospan::inline v0::detail::avx2 {
+
+/// The numbers of an update, each in all lanes of a register.
+struct AdamWVectors {
+  [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline AdamWVectors(const AdamWRule& c, float scale) noexcept
+      : gradient_scale{_mm256_set1_ps(scale)},
+        beta1{_mm256_set1_ps(c.beta1)},
+        one_minus_beta1{_mm256_set1_ps(c.one_minus_beta1)},
+        beta2{_mm256_set1_ps(c.beta2)},
+        one_minus_beta2{_mm256_set1_ps(c.one_minus_beta2)},
+        decay{_mm256_set1_ps(c.decay)},
+        step_size{_mm256_set1_ps(c.step_size)},
+        inverse_root_correction{_mm256_set1_ps(c.inverse_root_correction)},
+        epsilon{_mm256_set1_ps(c.epsilon)} {}
+
+  __m256 gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
+  __m256 decay, step_size, inverse_root_correction, epsilon;
+};
+
+/// `AdamWRule`, operation by operation, for eight elements. @return the new master weights, stored already.
+template <ElementType Gradient>
+[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline __m256 adamw8(const AdamWVectors& c, const AdamWRun& run,
+                                                                          std::size_t i) noexcept {
+  const __m256 old_m = _mm256_loadu_ps(run.first_moment + i);
+  const __m256 old_v = _mm256_loadu_ps(run.second_moment + i);
+  const __m256 old_p = _mm256_loadu_ps(run.master + i);
+  const __m256 g = _mm256_mul_ps(load8<Gradient>(run.gradient, i), c.gradient_scale);
+  const __m256 m = _mm256_fmadd_ps(c.beta1, old_m, _mm256_mul_ps(c.one_minus_beta1, g));
+  const __m256 v = _mm256_fmadd_ps(c.beta2, old_v, _mm256_mul_ps(_mm256_mul_ps(c.one_minus_beta2, g), g));
+  const __m256 denominator = _mm256_fmadd_ps(_mm256_sqrt_ps(v), c.inverse_root_correction, c.epsilon);
+  const __m256 p = _mm256_fnmadd_ps(c.step_size, _mm256_div_ps(m, denominator), _mm256_mul_ps(old_p, c.decay));
+  _mm256_storeu_ps(run.first_moment + i, m);
+  _mm256_storeu_ps(run.second_moment + i, v);
+  _mm256_storeu_ps(run.master + i, p);
+  return p;
+}
+
+/// Asks for the cache lines of element `i`: five streams at once are more than the hardware keeps ahead of, and it
+/// stops at page boundaries.
+template <ElementType Gradient, ElementType Parameter>
+[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline void prefetch(const AdamWRun& run, std::size_t i) noexcept {
+  _mm_prefetch(reinterpret_cast<const char*>(run.first_moment + i), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(run.second_moment + i), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(run.master + i), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(run.gradient + i * element_bytes(Gradient)), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(run.parameter + i * element_bytes(Parameter)), _MM_HINT_T0);
+}
+
+/// Updates `n` elements; the tail is the scalar body itself.
+template <ElementType Gradient, ElementType Parameter>
+[[gnu::target("avx2,fma,f16c")]] inline void adamw(const AdamWRule& rule, const AdamWRun& run, std::size_t n) noexcept {
+  constexpr std::size_t ahead = 128;  // 8 cache lines of each fp32 array
+  const AdamWVectors vectors{rule, run.gradient_scale};
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    prefetch<Gradient, Parameter>(run, std::min(i + ahead, n - 1));
+    const __m256 low = adamw8<Gradient>(vectors, run, i);
+    const __m256 high = adamw8<Gradient>(vectors, run, i + 8);
+    store16<Parameter>(run.parameter, i, low, high);
+  }
+  adamw_scalar<Gradient, Parameter>(rule, run, i, n);
+}
+
+}  // namespace zerospan::inline v0::detail::avx2
+#endif

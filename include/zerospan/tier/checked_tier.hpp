@@ -1,0 +1,226 @@
+/// @file
+/// CheckedTier: any tier, with checksums of what was written to it. Needs xxHash.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/tier/detail/checked_lines.hpp>
+#include <zerospan/tier/detail/transfer_gate.hpp>
+#include <zerospan/tier/nvme_tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
+
+namespace zerospan::inline v0 {
+
+struct CheckedTierOptions {
+  /// Bytes that have a checksum of 8 bytes, in memory: a power of two and a multiple of the other tier's alignment.
+  /// It is the alignment of this tier, so that whatever is written is whole lines. Engines take up to 4096.
+  Bytes line = 4_KiB;
+
+  /// How long the destructor waits for transfers whose end the other tier has not reported.
+  std::chrono::milliseconds drain_timeout = std::chrono::seconds{10};
+};
+
+/// Exact counts since the tier was made.
+struct CheckCounters {
+  Bytes table;     ///< Of memory, for the checksums of what is placed now. No budget holds it.
+  Bytes written;   ///< Whose checksums were taken.
+  Bytes verified;  ///< Read, and found to be what was written.
+};
+
+namespace detail {
+
+/// What a CheckedTier shares with its transfers.
+struct CheckedStore : TransferGate {
+  explicit CheckedStore(std::string tier_name) : name{std::move(tier_name)} {}
+
+  const std::string name;
+  std::atomic<std::size_t> written = 0;
+  std::atomic<std::size_t> verified = 0;
+};
+
+}  // namespace detail
+
+/// Passes everything on to another tier, which outlives it, and checks that what is read is what was written: a read
+/// whose bytes are others ends in an IntegrityError that names the first line of them. So storage that loses a write or
+/// changes a bit, on the disk or on the way, cannot change a model unseen.
+///
+/// A read gives what was last handed to `write`, whether that write ended well or not, or fails; bytes that were never
+/// written are not checked. What is written is hashed by the caller while the other tier writes it, what is read by the
+/// thread that ends the read, before its completion is done. Sizes of extents are rounded up to lines. Not addressable.
+template <OffloadTier T>
+class CheckedTier {
+ public:
+  /// @throws ConfigurationError if the other tier is addressable, which would pass by the checks, or if its alignment
+  /// contradicts the options.
+  explicit CheckedTier(T& inner, const CheckedTierOptions& options = {})
+      : inner_{&inner},
+        line_{options.line.count},
+        drain_timeout_{options.drain_timeout},
+        store_{std::make_shared<detail::CheckedStore>("checked " + std::string{inner.name()})} {
+    if (inner.addressable() != Addressable::nowhere) {
+      throw_configuration_error(std::string{inner.name()} + " is addressable: its bytes are not checked by transfers");
+    }
+    if (!std::has_single_bit(line_) || line_ % inner.alignment() != 0) {
+      throw_configuration_error("lines of " + std::to_string(line_) + " bytes do not suit the " + store_->name +
+                                ": they are powers of two and multiples of " + std::to_string(inner.alignment()) +
+                                " bytes");
+    }
+  }
+
+  CheckedTier(const CheckedTier&) = delete;
+  CheckedTier& operator=(const CheckedTier&) = delete;
+
+  ~CheckedTier() { store_->close(drain_timeout_); }
+
+  std::string_view name() const noexcept { return store_->name; }
+  std::size_t alignment() const noexcept { return line_; }
+  Addressable addressable() const noexcept { return Addressable::nowhere; }
+
+  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
+
+  Extent place(std::size_t bytes) {
+    const bool is_too_large = bytes > std::numeric_limits<std::size_t>::max() - line_;  // the other tier says so
+    const Extent extent = inner_->place(is_too_large ? bytes : round_up(bytes, line_));
+    if (extent.bytes == 0) return extent;
+    try {
+      auto lines = std::make_shared<Lines>(extent, line_);
+      const std::scoped_lock lock{mutex_};
+      table_bytes_ += lines->table_bytes();
+      placed_.emplace(extent.offset, std::move(lines));
+    } catch (...) {
+      inner_->remove(extent);
+      throw;
+    }
+    return extent;
+  }
+
+  /// Gives an extent back; one that `place` did not deal is ignored.
+  void remove(const Extent& extent) noexcept {
+    {
+      const std::scoped_lock lock{mutex_};
+      const auto found = placed_.find(extent.offset);
+      if (found == placed_.end() || found->second->extent().bytes != extent.bytes) return;
+      table_bytes_ -= found->second->table_bytes();
+      placed_.erase(found);
+    }
+    inner_->remove(extent);
+  }
+
+  std::byte* view(const Extent&) const noexcept { return nullptr; }
+
+  /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
+  Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    const Range range = locate("read", extent, offset, bytes);
+    if (bytes == 0) return inner_->read(extent, offset, data, bytes);
+    const auto promise = std::make_shared<Promise>(describe("read", offset, bytes, extent));
+    const Completion transfer = inner_->read(extent, offset, data, bytes);
+    store_->begin();
+    transfer.then([store = store_, range, data, bytes, promise](std::exception_ptr error) {
+      if (!error) error = verify(*store, range, data, bytes);
+      store->end();
+      if (error) return promise->fail(error);
+      promise->succeed();
+    });
+    return promise->completion();
+  }
+
+  /// @throws as `read`.
+  Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
+    const Range range = locate("write", extent, offset, bytes);
+    Completion transfer = inner_->write(extent, offset, data, bytes);
+    if (bytes != 0) range.lines->expect(range.begin, data, bytes);
+    store_->written += bytes;
+    return transfer;
+  }
+
+  /// What is placed on the other tier, and transferred there.
+  TierCounters counters() const { return inner_->counters(); }
+
+  CheckCounters check_counters() const {
+    const std::scoped_lock lock{mutex_};
+    return {.table = {table_bytes_}, .written = {store_->written}, .verified = {store_->verified}};
+  }
+
+ private:
+  using Lines = detail::CheckedLines;
+
+  /// Where a transfer begins in an extent that was placed; of an empty extent there are no lines.
+  struct Range {
+    std::shared_ptr<Lines> lines;
+    std::size_t begin = 0;
+  };
+
+  std::string describe(const char* operation, std::size_t offset, std::size_t bytes, const Extent& extent) const {
+    return std::string{operation} + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
+           " of an extent of " + std::to_string(extent.bytes) + " bytes of the " + store_->name;
+  }
+
+  Range locate(const char* operation, const Extent& extent, std::size_t offset, std::size_t bytes) const {
+    const auto what = [&] { return describe(operation, offset, bytes, extent); };
+    if (offset > extent.bytes || bytes > extent.bytes - offset) throw_configuration_error(what() + " leaves it");
+    if (extent.bytes == 0) return {};
+    const std::shared_ptr<Lines> lines = lines_of(extent);
+    if (!lines) throw_configuration_error(what() + ": the extent is not placed there");
+    const std::size_t begin = static_cast<std::size_t>(extent.offset - lines->extent().offset) + offset;
+    if (((begin | bytes) & (line_ - 1)) != 0) {
+      throw_configuration_error(what() + " is not aligned: offsets and sizes are multiples of " +
+                                std::to_string(line_) + " bytes");
+    }
+    return {lines, begin};
+  }
+
+  /// Those of the extent that was placed and holds `extent`.
+  std::shared_ptr<Lines> lines_of(const Extent& extent) const {
+    const std::scoped_lock lock{mutex_};
+    const auto next = placed_.upper_bound(extent.offset);
+    if (next == placed_.begin()) return nullptr;
+    const auto& [begin, lines] = *std::prev(next);
+    const std::uint64_t within = extent.offset - begin;
+    const std::size_t placed = lines->extent().bytes;
+    return within <= placed && extent.bytes <= placed - within ? lines : nullptr;
+  }
+
+  static std::exception_ptr verify(detail::CheckedStore& store, const Range& range, const std::byte* data,
+                                   std::size_t bytes) {
+    const auto where = std::source_location::current();
+    if (!store.enter()) return std::make_exception_ptr(Error{"a read of the " + store.name + " ended after it", where});
+    const auto [verified, mismatch] = range.lines->verify(range.begin, data, bytes);
+    store.verified += verified;
+    store.leave();
+    if (!mismatch) return nullptr;
+    return std::make_exception_ptr(IntegrityError{store.name, range.lines->extent().offset + mismatch->begin,
+                                                  mismatch->bytes, mismatch->expected, mismatch->found, where});
+  }
+
+  T* inner_;
+  std::size_t line_;
+  std::chrono::milliseconds drain_timeout_;
+  std::shared_ptr<detail::CheckedStore> store_;
+  mutable std::mutex mutex_;  // of what follows
+  std::map<std::uint64_t, std::shared_ptr<Lines>> placed_;
+  std::size_t table_bytes_ = 0;
+};
+
+static_assert(OffloadTier<CheckedTier<NvmeTier<ThreadedIoEngine>>>);
+
+}  // namespace zerospan::inline v0

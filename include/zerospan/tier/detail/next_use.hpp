@@ -1,0 +1,92 @@
+/// @file
+/// Next use: what is predicted of reads, and which slots of a cache are kept by it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <limits>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// When something was read, in counts of reads, and when it should be read next: intervals are taken to alternate, so
+/// that constant cycles and sweeps forward and backward are both predicted exactly.
+class UseHistory {
+ public:
+  static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
+
+  void record(std::uint64_t time) noexcept { times_ = {time, times_[0], times_[1]}; }
+
+  std::uint64_t last() const noexcept { return times_[0]; }
+
+  /// What was read once is not known to be read again: `never`.
+  std::uint64_t next() const noexcept {
+    const auto [last, second, third] = times_;
+    if (second == never) return never;
+    return last + (third == never ? last - second : second - third);
+  }
+
+ private:
+  std::array<std::uint64_t, 3> times_{never, never, never};  // the latest first
+};
+
+/// The slots of a cache, kept by Belady's rule: who comes gets a free one, or the one whose owner is used next after
+/// all others, if that is after the newcomer; else none. What is overdue is expected to be as late again as it is by
+/// now.
+class NextUseSlots {
+ public:
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  explicit NextUseSlots(std::size_t slots) : next_(slots, UseHistory::never), free_(slots) {
+    for (std::size_t i = 0; i < slots; ++i) free_[i] = slots - 1 - i;
+  }
+
+  std::size_t size() const noexcept { return next_.size(); }
+
+  /// Takes a slot for something that is used at `next`; it is held. `none` if all others are used before.
+  std::size_t claim(std::uint64_t next, std::uint64_t now) {
+    if (!free_.empty()) {
+      const std::size_t slot = free_.back();
+      free_.pop_back();
+      return slot;
+    }
+    if (order_.empty()) return none;
+    const auto first = order_.begin();
+    const auto last = std::prev(order_.end());
+    const auto farthest = expected(first->first, now) > expected(last->first, now) ? first : last;
+    if (expected(farthest->first, now) <= expected(next, now)) return none;
+    const std::size_t slot = farthest->second;
+    order_.erase(farthest);
+    return slot;
+  }
+
+  /// Keeps a slot from being claimed.
+  void hold(std::size_t slot) noexcept { order_.erase({next_[slot], slot}); }
+
+  /// Lets a slot that is held be claimed from its owner, whose next use is at `next`.
+  void offer(std::size_t slot, std::uint64_t next) {
+    next_[slot] = next;
+    order_.emplace(next, slot);
+  }
+
+  /// Gives up a slot that is held.
+  void release(std::size_t slot) noexcept { free_.push_back(slot); }
+
+ private:
+  static std::uint64_t expected(std::uint64_t next, std::uint64_t now) noexcept {
+    return next < now ? now + (now - next) : next;
+  }
+
+  std::vector<std::uint64_t> next_;                        // by slot
+  std::set<std::pair<std::uint64_t, std::size_t>> order_;  // next use, slot: those that may be claimed
+  std::vector<std::size_t> free_;
+};
+
+}  // namespace zerospan::inline v0::detail
