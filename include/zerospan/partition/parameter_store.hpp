@@ -10,6 +10,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/initializer.hpp>
+#include <zerospan/core/shape.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 
@@ -33,7 +34,7 @@ struct ParameterOptions {
 /// A parameter as it is declared to a store.
 struct ParameterDeclaration {
   std::string name;
-  std::size_t elements;
+  Shape shape;
   ElementType type;
   Initializer initializer;
   ParameterOptions options;

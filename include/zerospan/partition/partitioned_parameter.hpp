@@ -117,7 +117,7 @@ class PartitionedParameter {
       : store_{std::move(store)},
         shape_{std::move(shape)},
         type_{type},
-        id_{store_->declare({std::move(name), shape_.elements(), type, std::move(initializer), options})} {}
+        id_{store_->declare({std::move(name), shape_, type, std::move(initializer), options})} {}
 
   PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ElementType type, ParameterId id)
       : store_{std::move(store)}, shape_{std::move(shape)}, type_{type}, id_{id} {}
