@@ -19,16 +19,16 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/agreement.hpp>
-#include <zerospan/engine/detail/declaring.hpp>
+#include <zerospan/engine/detail/declaring_model.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/state_placement.hpp>
-#include <zerospan/engine/detail/training.hpp>
+#include <zerospan/engine/detail/training_model.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// Brackets every call of the host, and serves one thread at a time. Declaration is over at the first call that needs
-/// the parameters' values; from then on there is a `Training`.
+/// the parameters' values; from then on there is a `TrainingModel`.
 template <Device D>
 class EngineOfDevice final : public Engine {
  public:
@@ -60,33 +60,33 @@ class EngineOfDevice final : public Engine {
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
               std::span<LeaseId> leases) override {
     const Call call{*this, "gather()"};
-    training().gather(stream, ids, data, leases);
+    model().gather(stream, ids, data, leases);
   }
 
   LeaseId gather_for_write(StreamRef stream, ParameterId id, WriteContent content, std::byte*& data) override {
     const Call call{*this, "write()"};
-    return training().gather_for_write(stream, id, content, data);
+    return model().gather_for_write(stream, id, content, data);
   }
 
   void publish(LeaseId id, Rank source) override {
     const Call call{*this, "commit()"};
-    training().publish(id, source);
+    model().publish(id, source);
   }
 
   void gradients(StreamRef stream, std::span<const ParameterId> ids, GradientContent content,
                  std::span<std::byte*> data, std::span<LeaseId> leases) override {
     const Call call{*this, "gradient()"};
-    training().gradients(stream, ids, content, data, leases);
+    model().gradients(stream, ids, content, data, leases);
   }
 
   void commit(LeaseId id) override {
     const Call call{*this, "commit()"};
-    training().commit(id);
+    model().commit(id);
   }
 
   void discard(LeaseId id) override {
     const Call call{*this, "discard()"};
-    training().discard(id);
+    model().discard(id);
   }
 
   void release(LeaseId id) noexcept override {
@@ -102,28 +102,28 @@ class EngineOfDevice final : public Engine {
 
   void skip(ParameterId id) override {
     const Call call{*this, "skip()"};
-    training().skip(id);
+    model().skip(id);
   }
 
-  void set_training(ParameterId id, zerospan::Training training) override {
+  void set_training(ParameterId id, Training training) override {
     const Call call{*this, "freezing"};
     if (training_) training_->check_between_steps("freezing");
     ParameterRecord& parameter = core_.states.parameter_of(id);
     if (!parameter.has_states()) {
-      if (training == zerospan::Training::frozen) return;
+      if (training == Training::frozen) return;
       throw_lease_error(parameter.name + " was declared frozen: it has no optimizer states, and stays frozen");
     }
-    parameter.is_frozen = training == zerospan::Training::frozen;
+    parameter.is_frozen = training == Training::frozen;
     frozen_.clear();
     for (const ParameterRecord& each : core_.states.parameters) {
       if (each.is_frozen) frozen_ += (frozen_.empty() ? "" : ", ") + each.name;
     }
   }
 
-  zerospan::Training training(ParameterId id) const override {
+  Training training(ParameterId id) const override {
     return core_.states.parameters[core_.states.uses[static_cast<std::size_t>(id)].parameter].trains()
-               ? zerospan::Training::trainable
-               : zerospan::Training::frozen;
+               ? Training::trainable
+               : Training::frozen;
   }
 
   StepOutcome step(const StepOptions& options) override {
@@ -133,7 +133,7 @@ class EngineOfDevice final : public Engine {
       throw_configuration_error("a step of " + std::to_string(micro_batches) + " micro-batches; the engine's options say " +
                                 std::to_string(core_.options.micro_batches));
     }
-    Training<D>& training = this->training();
+    TrainingModel<D>& training = this->model();
     training.check_step(micro_batches);
     std::exception_ptr refusal;
     std::vector<Told> told;
@@ -155,12 +155,12 @@ class EngineOfDevice final : public Engine {
 
   void begin(Pass pass) override {
     const Call call{*this, "begin()"};
-    training().begin(pass);
+    model().begin(pass);
   }
 
   void abandon() override {
     const Call call{*this, "abandon()"};
-    training().abandon();
+    model().abandon();
     ++abandoned_;
   }
 
@@ -171,7 +171,7 @@ class EngineOfDevice final : public Engine {
 
   void for_each_master(const MasterVisitor& visitor) override {
     const Call call{*this, "for_each_master()"};
-    training().visit_masters(visitor);
+    model().visit_masters(visitor);
   }
 
   Statistics statistics() const override {
@@ -230,7 +230,7 @@ class EngineOfDevice final : public Engine {
   };
 
   /// What trains; declaration ends at the first call.
-  Training<D>& training() {
+  TrainingModel<D>& model() {
     if (!training_) seal();
     return *training_;
   }
@@ -241,7 +241,7 @@ class EngineOfDevice final : public Engine {
       check_ranks_agree(core_, all_told());
       states_.place(core_.least_over_ranks(sizes_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
-      auto training = std::make_unique<Training<D>>(core_, memory_.allocate_working(Bytes{bytes}));
+      auto training = std::make_unique<TrainingModel<D>>(core_, memory_.allocate_working(Bytes{bytes}));
       for (const Completion& end : states_.fill()) {
         core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
       }
@@ -328,9 +328,9 @@ class EngineOfDevice final : public Engine {
   EngineCore<D> core_;
   StateSizes<D> sizes_;
   ReservedSpace space_;
-  Declaring<D> declaring_;
+  DeclaringModel<D> declaring_;
   StatePlacement<D> states_;
-  std::unique_ptr<Training<D>> training_;  ///< From the end of declaration on.
+  std::unique_ptr<TrainingModel<D>> training_;  ///< From the end of declaration on.
   std::string frozen_;                     ///< The parameters that are frozen for now.
   std::int64_t abandoned_ = 0;
   std::atomic<std::thread::id> caller_;

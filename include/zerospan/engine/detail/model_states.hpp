@@ -59,13 +59,13 @@ struct ParameterRecord {
   /// What is whole begins at a multiple of so many bytes, and ends at one.
   static constexpr std::size_t pack_bytes = 64;
 
-  std::string name;
-  Shape shape;
-  ElementType type;
-  Initializer initializer;
-  ParameterOptions options;
-  Partition partition;
-  Residence residence;
+  std::string name{};
+  Shape shape{};
+  ElementType type = ElementType::float32;
+  Initializer initializer{};
+  ParameterOptions options{};
+  Partition partition{};
+  Residence residence = Residence::partitioned;
   std::size_t replica = 0;        ///< If replicated: bytes from the begin of the extent of replicas.
   std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
   std::size_t linear = 0;         ///< Its shard's first element in the space.
@@ -139,6 +139,7 @@ struct ModelStates {
 
   ParameterRecord& parameter_of(ParameterId id) { return parameters[use(id).parameter]; }
   ParameterUse& use(ParameterId id) { return uses[static_cast<std::size_t>(id)]; }
+  const ParameterUse& use(ParameterId id) const { return uses[static_cast<std::size_t>(id)]; }
 
   /// Appends the parameter's shard to the space of its kind.
   void append_to_space(ParameterRecord& parameter, std::size_t alignment) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/engine/detail/declaring.hpp>
+#include <zerospan/engine/detail/declaring_model.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Declaring: an engine while its parameters are declared.
+/// DeclaringModel: an engine while its parameters are declared.
 #pragma once
 
 #include <algorithm>
@@ -144,9 +144,9 @@ class StateSizes {
 /// Takes parameters and their uses, one after another: each is refused, or cut, and has its space reserved. A
 /// declaration that throws leaves nothing behind.
 template <Device D>
-class Declaring {
+class DeclaringModel {
  public:
-  Declaring(EngineCore<D>& core, Arena& device_memory, ReservedSpace& space, const StateSizes<D>& sizes)
+  DeclaringModel(EngineCore<D>& core, Arena& device_memory, ReservedSpace& space, const StateSizes<D>& sizes)
       : core_{core}, memory_{device_memory}, space_{space}, sizes_{sizes}, owners_{core.ranks()} {}
 
   /// @throws as ParameterStore::declare.

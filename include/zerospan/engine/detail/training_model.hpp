@@ -1,5 +1,5 @@
 /// @file
-/// Training: an engine from the end of declaration on: leases, and what becomes of them.
+/// TrainingModel: an engine from the end of declaration on: leases, and what becomes of them.
 #pragma once
 
 #include <algorithm>
@@ -34,10 +34,10 @@ namespace zerospan::inline v0::detail {
 /// the parameter everywhere. Each use of a parameter has one gradient under way at a time, and commits it at most once
 /// a micro-batch.
 template <Device D>
-class Training {
+class TrainingModel {
  public:
   /// @throws BudgetError if a parameter, or its gradient, does not fit alone.
-  Training(EngineCore<D>& core, Allocation working_memory)
+  TrainingModel(EngineCore<D>& core, Allocation working_memory)
       : core_{core},
         gathers_{core},
         path_{core},
@@ -51,8 +51,8 @@ class Training {
                   }} {
     check_each_fits();
   }
-  Training(const Training&) = delete;
-  Training& operator=(const Training&) = delete;
+  TrainingModel(const TrainingModel&) = delete;
+  TrainingModel& operator=(const TrainingModel&) = delete;
 
   /// Begins the first pass; the parameters have their values.
   void start() { pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training)); }
