@@ -249,8 +249,10 @@ class Needs {
   }
 
   zerospan::Partition partition(const Layer& layer) {
-    const bool has_owner = c_.partition == zerospan::PartitionStrategy::owners && c_.training.ranks > 1;
-    if (!has_owner || is_replicated(layer)) return zerospan::BandwidthPartitioner{shards()}.slice(layer.elements);
+    const zerospan::Partition slices = zerospan::BandwidthPartitioner{shards()}.slice(layer.elements);
+    const bool is_padding = shards() > 1 && slices.padded_elements() >= 2 * layer.elements;
+    const bool has_owner = c_.partition == zerospan::PartitionStrategy::owners && shards() > 1;
+    if (!is_padding && (!has_owner || is_replicated(layer))) return slices;
     const zerospan::Partition dealt = owners_.deal(layer.elements);
     owners_.keep(dealt);
     return dealt;

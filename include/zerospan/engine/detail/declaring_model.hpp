@@ -132,9 +132,7 @@ class StateSizes {
   }
 
   /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
-  bool gradients_follow_shards() const {
-    return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer;
-  }
+  bool gradients_follow_shards() const { return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer; }
 
  private:
   EngineCore<D>& core_;
@@ -251,8 +249,7 @@ class DeclaringModel {
     const Partition slices = BandwidthPartitioner{shards}.slice(elements);
     if (shards == 1) return slices;
     const bool is_padding = slices.padded_elements() >= 2 * elements;
-    const bool has_owner =
-        core_.options.partition == PartitionStrategy::owners && residence == Residence::partitioned;
+    const bool has_owner = core_.options.partition == PartitionStrategy::owners && residence == Residence::partitioned;
     return has_owner || is_padding ? owners_.deal(elements) : slices;
   }
 

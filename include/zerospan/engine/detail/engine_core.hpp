@@ -146,8 +146,9 @@ struct EngineCore {
   /// Sums integers over ranks, exactly, and waits for it.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (contributors() == 1) return;
-    const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
-                                        [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
+    const Completion done =
+        communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
+                    [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
@@ -206,7 +207,8 @@ struct EngineCore {
     for (const ParameterRecord* parameter : order) {
       std::byte* const data = replica_of(*parameter);
       const Rank root = *parameter->partition.owner;
-      if (!parts.empty() && parts.back().root == root && parts.back().bytes.data() + parts.back().bytes.size() == data) {
+      if (!parts.empty() && parts.back().root == root &&
+          parts.back().bytes.data() + parts.back().bytes.size() == data) {
         parts.back().bytes = {parts.back().bytes.data(), parts.back().bytes.size() + parameter->gathered_bytes()};
       } else {
         parts.push_back({{data, parameter->gathered_bytes()}, root});

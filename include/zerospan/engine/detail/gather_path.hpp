@@ -172,12 +172,11 @@ class GatherPath {
   }
 
   Completion write_copy(ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
-    PostedWork posted =
-        transfer(parameter.name, group_copy(parameter, Operand::Access::write), after,
-                 [from = group_copy_in(parameter, data)](auto& stream, std::byte* in_tier, std::size_t done,
-                                                         std::size_t bytes) {
-                   copy_bytes(stream, in_tier, from + done, bytes);
-                 });
+    PostedWork posted = transfer(
+        parameter.name, group_copy(parameter, Operand::Access::write), after,
+        [from = group_copy_in(parameter, data)](auto& stream, std::byte* in_tier, std::size_t done, std::size_t bytes) {
+          copy_bytes(stream, in_tier, from + done, bytes);
+        });
     parameter.copy = {true, std::move(posted.ends)};
     return posted.work;
   }

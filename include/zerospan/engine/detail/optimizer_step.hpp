@@ -109,7 +109,7 @@ class OptimizerStep {
     std::ranges::copy(total.digits(), message.begin());
     std::ranges::copy(FingerprintSums::of(fingerprint(told)), sums.begin());
     core_.sum_over_ranks(message, "the gradient norm");
-    if (!FingerprintSums::agree(sums, core_.contributors())) throw_disagreement(core_, told);
+    if (!FingerprintSums::agree(sums)) throw_disagreement(core_, told);
     ExactSum of_all;
     of_all.merge(std::span{message}.template first<ExactSum::digit_count>());
     return std::sqrt(of_all.value());
@@ -138,7 +138,8 @@ class OptimizerStep {
       if (core_.states.spaces[group.space].residence != Residence::replicated) continue;
       // Replicas are written in place, or, by the host to a device of its own, after the work.
       const std::vector<Completion> written = device_has_own_memory ? posted.ends : std::vector{posted.work};
-      if (core_.states.spaces[group.space].is_owned) owned_written.insert(owned_written.end(), written.begin(), written.end());
+      if (core_.states.spaces[group.space].is_owned)
+        owned_written.insert(owned_written.end(), written.begin(), written.end());
       if (!finished.empty()) ends.push_back(core_.all_gather(std::move(finished), "updated parameters", written));
     }
     if (!owned.empty()) ends.push_back(core_.broadcast_replicas(owned, "updated parameters", std::move(owned_written)));
