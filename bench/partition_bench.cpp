@@ -60,7 +60,7 @@ class Model {
                 device_,
                 zerospan::Placement{.parameters = link_, .gradients = host_, .optimizer = host_},
                 zerospan::AdamW{},
-                zerospan::EngineOptions{.partition = strategy, .prefetch = {window * layer.count}, .staging = 16_MiB}} {
+                zerospan::EngineOptions{.partition = strategy, .prefetch = zerospan::Bytes{window * layer.count}, .staging = 16_MiB}} {
     for (std::size_t l = 0; l < layers; ++l) {
       parameters_.emplace_back(engine_, std::to_string(l), zerospan::Shape{layer.count / sizeof(float)},
                                zerospan::init::ones(),

@@ -61,7 +61,7 @@ TEST_CASE("extents fixed at compile time are those of the shape, or it is refuse
 }
 
 TEST_CASE("a lease that is assigned takes over the map, not its elements") {
-  zerospan::HostDevice device{{.device_budget = {1 << 20}, .host_budget = {1 << 20}}};
+  zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostTier host{device};
   zerospan::SelfCommunicator self;
   zerospan::ZeroEngine engine{zerospan::Stage3{},
@@ -69,7 +69,7 @@ TEST_CASE("a lease that is assigned takes over the map, not its elements") {
                               device,
                               zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
                               zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 18}}};
+                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
   using Parameter = zerospan::PartitionedParameter<Vector<float>>;
   const Parameter ones{engine, "ones", {40}, zerospan::init::ones()};
   const Parameter zeros{engine, "zeros", {50}, zerospan::init::zeros()};

@@ -211,7 +211,7 @@ std::vector<Result> train(const Configuration& c) {
                                   .optimizer = states},
               zerospan::AdamW{.learning_rate = 0.01F},
               zerospan::EngineOptions{.partition = c.partition,
-                                      .persistence_threshold = {0},
+                                      .persistence_threshold = zerospan::Bytes{0},
                                       .prefetch = c.prefetch,
                                       .timeout = std::chrono::seconds{30}}};
           const int rank = communicator.rank().value;

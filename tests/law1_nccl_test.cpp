@@ -67,7 +67,7 @@ struct Rig {
                                   node.memory.device,
                                   node.memory.placement(Place::nvme, Place::host, Place::nvme),
                                   zerospan::AdamW{},
-                                  zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = {0}}} {
+                                  zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = zerospan::Bytes{0}}} {
     for (std::string& name : names) {
       weights.emplace_back(engine, std::move(name), zerospan::Shape{5000}, zerospan::init::normal(1.0F));
     }

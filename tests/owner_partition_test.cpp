@@ -372,7 +372,7 @@ double pass_seconds(PartitionStrategy strategy, int ranks, std::size_t window) {
         zerospan::Placement{disk, disk, disk},
         zerospan::AdamW{},
         EngineOptions{
-            .partition = strategy, .persistence_threshold = 0_KiB, .prefetch = {window * sim_layer * sizeof(float)}}};
+            .partition = strategy, .persistence_threshold = 0_KiB, .prefetch = zerospan::Bytes{window * sim_layer * sizeof(float)}}};
     std::vector<Parameter<float>> model;
     for (std::size_t l = 0; l < sim_layers; ++l) {
       model.emplace_back(engine, std::to_string(l), Shape{sim_layer}, zerospan::init::zeros(), frozen);

@@ -44,7 +44,7 @@ class Trainer {
                 device_,
                 zerospan::Placement{.parameters = host_, .gradients = host_, .optimizer = host_},
                 zerospan::AdamW{.learning_rate = 0.05F, .weight_decay = 0},
-                zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 20}}} {}
+                zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 20}}} {}
 
   /// @return The loss of each step, on this rank.
   std::vector<float> train(int steps) {

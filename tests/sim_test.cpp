@@ -56,7 +56,7 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
                               device,
                               zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
                               zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = program.prefetch}};
+                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = program.prefetch}};
   using Parameter = zerospan::PartitionedParameter<Ghost>;
   std::vector<Parameter> model;
   for (const char name : program.layers) {

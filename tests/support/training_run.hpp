@@ -138,10 +138,10 @@ class DiskStack {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
       const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
-      disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = {std::size_t{8} << 10}, .weights = {2, 1}});
+      disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = zerospan::Bytes{std::size_t{8} << 10}, .weights = {2, 1}});
     } else if (kind == Disk::cached) {
       disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
-                              zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+                              zerospan::CachedTierOptions{.bytes = cache, .line = zerospan::Bytes{std::size_t{8} << 10}});
     } else if (kind == Disk::checked) {
 #if defined(ZEROSPAN_HAS_XXHASH)
       disk_ = checked_.emplace(memory.on_nvme,
@@ -230,8 +230,8 @@ class Needs {
     if (c_.disk == Disk::cached) host_ += DiskStack<zerospan::ThreadedIoEngine>::cache.count;
   }
 
-  zerospan::Bytes device() const { return {device_}; }
-  zerospan::Bytes host() const { return {host_}; }
+  zerospan::Bytes device() const { return zerospan::Bytes{device_}; }
+  zerospan::Bytes host() const { return zerospan::Bytes{host_}; }
 
  private:
   static constexpr std::size_t page = 4096;

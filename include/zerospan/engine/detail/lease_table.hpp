@@ -70,7 +70,7 @@ class LeaseTable {
   /// Refuses a buffer that does not fit beside the leases held.
   [[noreturn]] void refuse(const std::string& what, std::size_t bytes, const OverlapPipeline& pipeline) const {
     const std::string leases = held();
-    throw_budget_error(what + " in device memory", {bytes}, {pipeline.largest_free()},
+    throw_budget_error(what + " in device memory", Bytes{bytes}, Bytes{pipeline.largest_free()},
                        leases.empty() ? "raise the device budget" : "release one of the leases held first: " + leases);
   }
 

@@ -26,7 +26,7 @@ class ReservedSpace {
 
   /// @throws as OffloadTier::reserve.
   void reserve(StateKind kind, std::size_t bytes, std::string_view what) {
-    placement_.tier(kind).reserve({bytes}, what);
+    placement_.tier(kind).reserve(Bytes{bytes}, what);
     count(kind) += bytes;
   }
 
@@ -48,7 +48,7 @@ class ReservedSpace {
   /// Gives up what was reserved since the counts were `before`.
   void cancel_since(const Counts& before) noexcept {
     for (std::size_t k = 0; k < state_kinds; ++k) {
-      placement_.tier(static_cast<StateKind>(k)).cancel({counts_[k] - before[k]});
+      placement_.tier(static_cast<StateKind>(k)).cancel(Bytes{counts_[k] - before[k]});
     }
     counts_ = before;
   }

@@ -44,7 +44,7 @@ class StateSizes {
     if (unit_bytes == 0) return wanted * unit;
     const std::size_t capacity = core_.staging.capacity();
     if (capacity < unit_bytes) {
-      throw_budget_error("staging the smallest sub-group", {unit_bytes}, {capacity}, "raise the host budget");
+      throw_budget_error("staging the smallest sub-group", Bytes{unit_bytes}, Bytes{capacity}, "raise the host budget");
     }
     return std::clamp(capacity / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
   }

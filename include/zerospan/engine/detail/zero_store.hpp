@@ -177,7 +177,7 @@ class ZeroStore final : public ParameterStore {
       core_.check_options_agree(fingerprint<S>(core_.options, core_.placement, state_bytes_));
       birth_.place(core_.least_over_ranks(birth_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
-      pipeline_.emplace(WorkingMemory{memory_.allocate_working({bytes})}, core_.options.prefetch,
+      pipeline_.emplace(WorkingMemory{memory_.allocate_working(Bytes{bytes})}, core_.options.prefetch,
                         [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                           return leasing_.gathers().fetch(key, GatherFor::reading, data, after);
                         });
