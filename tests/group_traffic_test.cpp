@@ -140,7 +140,7 @@ TEST_CASE("group copies need groups, stage 3 and slices") {
   zerospan::GroupedCommunicator alone{zerospan::split_into_groups(self, 1)};
   refuses(zerospan::Stage3{}, self, {});
   refuses(zerospan::Stage2{}, alone, {});
-  refuses(zerospan::Stage3{}, alone, {.partition = zerospan::PartitionStrategy::owners});
+  refuses(zerospan::Stage3{}, alone, {.partition = zerospan::Owners{}});
 }
 
 TEST_CASE("ranks that are no whole groups are refused") {

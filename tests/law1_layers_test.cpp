@@ -52,7 +52,7 @@ struct Configuration {
   Place states = Place::device;
   Disk disk = Disk::plain;
   Typing typing = Typing::compile_time;
-  zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  zerospan::AnyPartitioner partition = zerospan::Slices{};
   zerospan::Bytes prefetch = 0_MiB;
 
   std::string describe() const {
@@ -239,7 +239,7 @@ Configuration draw(std::mt19937_64& random) {
   c.states = pick(Place::device, Place::host, Place::nvme, Place::nvme);
   c.disk = pick(Disk::plain, Disk::striped, Disk::cached, Disk::checked);
   c.typing = pick(Typing::compile_time, Typing::run_time);
-  c.partition = pick(zerospan::PartitionStrategy::slices, zerospan::PartitionStrategy::owners);
+  c.partition = pick(zerospan::AnyPartitioner{zerospan::Slices{}}, zerospan::AnyPartitioner{zerospan::Owners{}});
   c.prefetch = pick(0_MiB, 1_MiB);
   return c;
 }

@@ -100,7 +100,7 @@ TEST_CASE("ranks that were given different options are told so") {
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.seed = 2; }), told, zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.micro_batches = 2; }), told, zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.max_gradient_norm = 1; }), told, zerospan::ConfigurationError);
-  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.partition = zerospan::PartitionStrategy::owners; }), told,
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.partition = zerospan::Owners{}; }), told,
                        zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.prefetch = 0_MiB; }), told, zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.loss_scale.emplace(); }), told, zerospan::ConfigurationError);

@@ -223,7 +223,7 @@ TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
     }
     // A step reads each shard twice as parameters, but for the last layers of forward, which stay for backward, and
     // once as states and gradients; the first gathers of the third step are on their way already.
-    const std::size_t shard = zerospan::BandwidthPartitioner{ranks}.slice(layer_elements).shard_elements;
+    const std::size_t shard = zerospan::Partition::sliced(layer_elements, ranks).shard_elements;
     const std::uint64_t step_bytes = engine.statistics().bytes_read - read_before;
     const std::uint64_t kept = engine.statistics().prefetch.kept - kept_before;
     CHECK(kept >= 3);

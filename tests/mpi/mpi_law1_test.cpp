@@ -73,7 +73,7 @@ TEST_CASE("16-bit parameters on disk, micro-batches, a tight budget and owners t
                   .persistence_threshold = zerospan::Bytes{0}};
   c.training.micro_batches = 2;
   check_law1(c);
-  c.partition = zerospan::PartitionStrategy::owners;
+  c.partition = zerospan::Owners{};
   c.type = zerospan::ElementType::float16;
   check_law1(c);
 }

@@ -82,7 +82,7 @@ class StripedTier {
       outstanding_ -= std::min(outstanding_, bytes);
       Shares needed = space_.free_shares(outstanding_);
       for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += space_.stripes().share(i, extent.offset, rounded);
-      set_aside(needed, "an extent", {rounded});
+      set_aside(needed, "an extent", Bytes{rounded});
       place_parts(extent, entry->second);
     } catch (...) {
       erase(entry);
@@ -226,7 +226,7 @@ class StripedTier {
   /// Sets aside what is outstanding. Where a tier refuses, it remains as it is until the next time.
   void balance() noexcept {
     try {
-      set_aside(space_.free_shares(outstanding_), "what was reserved", {outstanding_});
+      set_aside(space_.free_shares(outstanding_), "what was reserved", Bytes{outstanding_});
     } catch (...) {
     }
   }
