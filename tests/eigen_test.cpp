@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/adapters/eigen.hpp>
@@ -29,6 +30,9 @@ static_assert(!zerospan::HostTensor<Eigen::MatrixXf>, "owns its storage");
 static_assert(!zerospan::HostTensor<Eigen::Map<const Eigen::VectorXf>>, "not to be written");
 static_assert(!zerospan::HostTensor<Eigen::Map<Eigen::VectorXf, Eigen::Unaligned, Eigen::InnerStride<2>>>, "strided");
 static_assert(!zerospan::HostTensor<Eigen::Map<Eigen::VectorXf, Eigen::Aligned64>>, "promises too much");
+
+static_assert(zerospan::ReadOnlyTensor<Matrix<Eigen::bfloat16>> && zerospan::ReadOnlyTensor<TwoByThree>);
+static_assert(std::is_same_v<zerospan::constant_tensor<RowVector>, Eigen::Map<const Eigen::RowVectorXf>>);
 
 template <class Map>
 using Traits = zerospan::TensorTraits<Map>;
@@ -76,6 +80,7 @@ TEST_CASE("a lease that is assigned takes over the map, not its elements") {
 
   auto lease = zeros.gather(zerospan::calling_thread);
   auto other = ones.gather(zerospan::calling_thread);
+  static_assert(std::is_same_v<decltype(other->data()), const float*>);
   const float* const data = other->data();
   lease = std::move(other);
   CHECK(lease->data() == data);

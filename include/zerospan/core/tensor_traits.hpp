@@ -75,11 +75,11 @@ concept HostTensor = TypedTensor<T> || RuntimeTypedTensor<T>;
 /// A tensor type whose trait also names what stands for it where it is only read.
 ///
 /// @concept
-/// - `TensorTraits<T>::constant(tensor)` is a movable view of the storage that `tensor` points at, be it none; it does
+/// - `TensorTraits<T>::constant(tensor)` is a view, move-constructible, of the storage that `tensor` points at, be it none; it does
 ///   not refer to the object `tensor`, and does not throw.
 template <class T>
 concept ReadOnlyTensor = HostTensor<T> && requires(const T& tensor) {
-  { TensorTraits<T>::constant(tensor) } -> std::movable;
+  { TensorTraits<T>::constant(tensor) } -> std::move_constructible;
 };
 
 /// What stands for a tensor where it is only read.
