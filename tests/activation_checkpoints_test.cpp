@@ -209,7 +209,8 @@ TEST_CASE("device memory of the tier itself is used in place") {
   ActivationCheckpoints checkpoints{rig.memory.device, rig.memory.on_device, {.bytes = Bytes{3 * slot}}};
   CHECK(rig.memory.device.memory().used() == Bytes{3 * slot});
   CHECK(rig.memory.device.host_memory().used() == Bytes{0});
-  const auto* const begin = reinterpret_cast<const float*>(rig.memory.device.memory().allocate(Bytes{1}, "probe").data());
+  const auto* const begin =
+      reinterpret_cast<const float*>(rig.memory.device.memory().allocate(Bytes{1}, "probe").data());
   const std::vector<const float*> where = pass(checkpoints, 3);
   CHECK(where[0] + 3 * slot_floats == begin);
   CHECK(where[5] == where[0]);
@@ -498,7 +499,8 @@ TEST_CASE("what cannot be had is refused at once, and nothing is taken") {
   CHECK_THROWS_AS(make(Place::host, {.bytes = 64_KiB, .device_bytes = 2_MiB}), BudgetError);
   CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = 2_MiB}), BudgetError);
   CHECK_THROWS_AS(make(Place::nvme, {.bytes = Bytes{std::size_t{1} << 62}, .device_bytes = 64_KiB}), std::exception);
-  CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = Bytes{4095}}), ConfigurationError);
+  CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = Bytes{4095}}),
+                  ConfigurationError);
   CHECK_THROWS_AS(make(Place::host, {.device_bytes = 64_KiB, .timeout = std::chrono::milliseconds{0}}),
                   ConfigurationError);
   zerospan_test::AlignedTier coarse{rig.memory.on_nvme, 8192};

@@ -68,12 +68,13 @@ TEST_CASE("a lease that is assigned takes over the map, not its elements") {
   zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostTier host{device};
   zerospan::SelfCommunicator self;
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              self,
-                              device,
-                              zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
-                              zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{},
+      self,
+      device,
+      zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
+      zerospan::AdamW{},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
   using Parameter = zerospan::PartitionedParameter<Vector<float>>;
   const Parameter ones{engine, "ones", {40}, zerospan::init::ones()};
   const Parameter zeros{engine, "zeros", {50}, zerospan::init::zeros()};

@@ -51,12 +51,13 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
   sim::Communicator communicator{cluster, rank};
   sim::Tier disk{device, {.capacity = 1_GiB, .link = {8192}}};
   zerospan::HostTier host{device};
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              communicator,
-                              device,
-                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
-                              zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = program.prefetch}};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{},
+      communicator,
+      device,
+      zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
+      zerospan::AdamW{},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = program.prefetch}};
   using Parameter = zerospan::PartitionedParameter<Ghost>;
   std::vector<Parameter> model;
   for (const char name : program.layers) {

@@ -181,7 +181,7 @@ TEST_CASE("an arena file is unnamed however it is made, and grows by allocated b
     file.grow(64 * page, "a test");
     file.grow(page, "less than there is");
     CHECK(file.size() == 64 * page);
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::fstat(file.descriptor(), &status) == 0);
     CHECK(status.st_size == 64 * page);
     CHECK(status.st_blocks * 512 >= 64 * static_cast<long>(page));
@@ -342,7 +342,7 @@ TEST_CASE("a file system without fallocate is filled with zeros, one without O_D
     CHECK(!file.is_direct());
     CHECK(::fallocate(file.descriptor(), 0, 0, page) == -1);
     file.grow(64 * page, "a test");
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::fstat(file.descriptor(), &status) == 0);
     CHECK(status.st_size == 64 * page);
   });

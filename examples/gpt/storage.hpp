@@ -42,7 +42,8 @@ class RankStorage {
   template <class... Arguments>
   RankStorage(const Options& options, int rank, zerospan::Timeline& timeline, Arguments&&... device)
       : device_{std::forward<Arguments>(device)...,
-                {.device_budget = zerospan::Bytes{options.device_budget}, .host_budget = zerospan::Bytes{options.host_budget}}},
+                {.device_budget = zerospan::Bytes{options.device_budget},
+                 .host_budget = zerospan::Bytes{options.host_budget}}},
         on_device_{device_},
         on_host_{device_} {
     const bool has_checkpoints = options.checkpoint_every > 0;

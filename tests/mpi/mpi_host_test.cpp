@@ -167,8 +167,9 @@ TEST_CASE("what is no group of ranks, and options that mean nothing, are refused
 }
 
 TEST_CASE("options that differ between ranks are found at once") {
-  const MpiOptions options{.timeout = std::chrono::seconds{60},
-                           .scratch = zerospan::Bytes{process_rank() == 1 ? std::size_t{1} << 20 : std::size_t{2} << 20}};
+  const MpiOptions options{
+      .timeout = std::chrono::seconds{60},
+      .scratch = zerospan::Bytes{process_rank() == 1 ? std::size_t{1} << 20 : std::size_t{2} << 20}};
   CHECK_THROWS_AS((MpiCommunicator{MPI_COMM_WORLD, options}), zerospan::DivergenceError);
 }
 

@@ -75,8 +75,8 @@ concept HostTensor = TypedTensor<T> || RuntimeTypedTensor<T>;
 /// A tensor type whose trait also names what stands for it where it is only read.
 ///
 /// @concept
-/// - `TensorTraits<T>::constant(tensor)` is a view, move-constructible, of the storage that `tensor` points at, be it none; it does
-///   not refer to the object `tensor`, and does not throw.
+/// - `TensorTraits<T>::constant(tensor)` is a view of the storage that `tensor` points at, be it none. It is
+///   move-constructible, does not refer to the object `tensor`, and making one does not throw.
 template <class T>
 concept ReadOnlyTensor = HostTensor<T> && requires(const T& tensor) {
   { TensorTraits<T>::constant(tensor) } -> std::move_constructible;

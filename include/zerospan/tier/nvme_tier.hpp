@@ -127,7 +127,10 @@ class NvmeTier {
 
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.used = extents_.used(), .peak = extents_.peak(), .read = Bytes{store_->read}, .written = Bytes{store_->written}};
+    return {.used = extents_.used(),
+            .peak = extents_.peak(),
+            .read = Bytes{store_->read},
+            .written = Bytes{store_->written}};
   }
 
   /// False where the file system refuses direct I/O, and transfers pass through the page cache.

@@ -104,7 +104,8 @@ class Admission {
   /// Refuses what can never fit, even alone.
   void check_fits(const std::string& what, std::size_t bytes) const {
     if (const std::size_t left = memory_.largest_free(); bytes > left) {
-      throw_budget_error(what + " in " + memory_.name(), Bytes{bytes}, Bytes{left}, "raise the device budget, or tile the layer");
+      throw_budget_error(what + " in " + memory_.name(), Bytes{bytes}, Bytes{left},
+                         "raise the device budget, or tile the layer");
     }
   }
 

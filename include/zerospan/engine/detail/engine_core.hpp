@@ -242,7 +242,8 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    return Bytes{std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+    return Bytes{
+        std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };
 
