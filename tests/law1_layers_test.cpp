@@ -61,7 +61,7 @@ struct Configuration {
     text += ", segments of " + std::to_string(segment) + " on " + std::string{to_string(activations)};
     text += ", states on " + std::string{to_string(states)} + " " + std::to_string(static_cast<int>(disk));
     text += ", typing " + std::to_string(static_cast<int>(typing));
-    text += ", partition " + std::to_string(static_cast<int>(partition));
+    text += ", " + std::string{partition.name()};
     return text + ", prefetch " + std::to_string(prefetch.count);
   }
 };
