@@ -33,7 +33,7 @@ float slope(float weight, std::size_t i, int rank) {
 }
 
 std::vector<float> train(zerospan::ThreadCommunicator ranks) {
-  zerospan::HostDevice device{{.device_budget = {1 << 20}, .host_budget = {1 << 20}}};
+  zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostTier host{device};
   zerospan::ZeroEngine engine{zerospan::Stage3{}, ranks, device, zerospan::Placement{host, host, host}, Adagrad{}};
   const zerospan::PartitionedParameter<float*> parameter{engine, "weight", {size}, zerospan::init::ones()};

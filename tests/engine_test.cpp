@@ -163,7 +163,7 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
         std::size_t shards = 0;  // elements of this rank's shards, padding included
         for (const std::size_t size : sizes) {
           weights.emplace_back(engine, std::string{"w"} + std::to_string(size), Shape{size}, zerospan::init::ones());
-          shards += zerospan::BandwidthPartitioner{static_cast<std::size_t>(ranks)}.slice(size).shard_elements;
+          shards += zerospan::Partition::sliced(size, static_cast<std::size_t>(ranks)).shard_elements;
         }
         static_cast<void>(weights[0].gather(calling_thread));
         engine.step();

@@ -33,13 +33,13 @@ static_assert(zerospan::TrainingCommunicator<Hybrid> && zerospan::Replicates<Hyb
 /// A training run on threads in groups.
 template <class Communicator>
 TrainingResult train(const Configuration& c, int ranks_per_group) {
-  return zerospan_test::join_results(zerospan::run_ranks(
-      c.training.ranks,
-      [&](ThreadCommunicator threads) {
-        Communicator communicator{zerospan::split_into_groups(threads, ranks_per_group)};
-        return zerospan_test::train_on(communicator, threads, c);
-      },
-      {.timeout = std::chrono::seconds{30}}));
+  return zerospan_test::join_results(zerospan::run_ranks(c.training.ranks,
+                                                         [&](ThreadCommunicator threads) {
+                                                           Communicator communicator{
+                                                               zerospan::split_into_groups(threads, ranks_per_group)};
+                                                           return zerospan_test::train_on(communicator, threads, c);
+                                                         },
+                                                         {.timeout = std::chrono::seconds{30}}));
 }
 
 void check_equal(const TrainingResult& actual, const TrainingResult& expected) {
@@ -53,7 +53,7 @@ Configuration configuration(ElementType type, std::size_t micro_batches, int ran
   c.training.ranks = ranks;
   c.training.micro_batches = micro_batches;
   c.training.max_gradient_norm = 1.0F;
-  c.persistence_threshold = {1024};
+  c.persistence_threshold = zerospan::Bytes{1024};
   return c;
 }
 
@@ -100,9 +100,8 @@ TrainingResult train_on_fake_gpu(const Configuration& c, int ranks_per_group) {
       c.training.ranks,
       [&](ThreadCommunicator threads) {
         zerospan::ThreadedIoEngine io;
-        zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> memory{io, [&] {
-          return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}};
-        }};
+        zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> memory{
+            io, [&] { return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}}; }};
         zerospan_test::FakeCommunicator whole{threads.duplicate(), memory.device};
         zerospan::GroupedCommunicator communicator{zerospan::split_into_groups(whole, ranks_per_group)};
         return zerospan_test::train_on(io, memory, communicator, threads, c, zerospan_test::FakeCompute{gpu});
@@ -133,7 +132,8 @@ TrainingResult train_quantized(const Configuration& c, int ranks_per_group) {
         auto [within, across] = zerospan::split_into_groups(threads, ranks_per_group);
         zerospan::GroupedCommunicator communicator{zerospan::CommunicatorLevels<ThreadCommunicator, Across>{
             std::move(within),
-            Across{std::move(across), scratch,
+            Across{std::move(across),
+                   scratch,
                    {.gather = zerospan::QuantizedType::int8, .reduce = zerospan::QuantizedType::int4}}}};
         return zerospan_test::train_on(communicator, threads, c);
       },

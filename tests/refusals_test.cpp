@@ -104,7 +104,7 @@ TEST_CASE("ranks that were given different options are told so") {
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.max_gradient_norm = 1; }),
                        doctest::Contains("max_gradient_norm is inf on rank 0, and 1 on rank 1"),
                        zerospan::ConfigurationError);
-  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.partition = zerospan::PartitionStrategy::owners; }),
+  CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.partition = zerospan::Owners{}; }),
                        doctest::Contains("partition is slices on rank 0, and owners on rank 1"),
                        zerospan::ConfigurationError);
   CHECK_THROWS_WITH_AS(train([](EngineOptions& o) { o.prefetch = 0_MiB; }),

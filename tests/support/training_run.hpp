@@ -47,7 +47,8 @@ class Memory {
 
   /// @param make_device Returns the device.
   template <class MakeDevice>
-  requires std::is_invocable_r_v<D, MakeDevice&> Memory(Io& io, MakeDevice make_device)
+    requires std::is_invocable_r_v<D, MakeDevice&>
+  Memory(Io& io, MakeDevice make_device)
       : device{make_device()},
         on_device{device},
         on_host{device},
@@ -138,10 +139,12 @@ class DiskStack {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
       const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
-      disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = {std::size_t{8} << 10}, .weights = {2, 1}});
+      disk_ = striped_.emplace(
+          both, zerospan::StripedTierOptions{.stripe = zerospan::Bytes{std::size_t{8} << 10}, .weights = {2, 1}});
     } else if (kind == Disk::cached) {
-      disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
-                              zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+      disk_ =
+          cached_.emplace(memory.on_nvme, memory.device.host_memory(),
+                          zerospan::CachedTierOptions{.bytes = cache, .line = zerospan::Bytes{std::size_t{8} << 10}});
     } else if (kind == Disk::checked) {
 #if defined(ZEROSPAN_HAS_XXHASH)
       disk_ = checked_.emplace(memory.on_nvme,
@@ -182,7 +185,7 @@ struct Configuration {
   Typing typing = Typing::compile_time;
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
-  zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  zerospan::AnyPartitioner partition = zerospan::Slices{};
   std::optional<Place> group_copies = std::nullopt;
   std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 
@@ -190,7 +193,7 @@ struct Configuration {
   bool is_possible() const {
     const bool has_disk = parameters == Place::nvme || gradients == Place::nvme || optimizer == Place::nvme;
     if (disk != Disk::plain && !has_disk) return false;
-    const bool partitions = parameters != Place::device || partition == zerospan::PartitionStrategy::owners;
+    const bool partitions = parameters != Place::device || partition.is<zerospan::Owners>();
     return (stage == 3 || !partitions) && (stage >= 2 || gradients != Place::nvme);
   }
 
@@ -211,9 +214,7 @@ struct Configuration {
     text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
     text.append(std::to_string(persistence_threshold.count));
     if (group_copies) text.append(", group copies on ").append(to_string(*group_copies));
-    text.append(partition == zerospan::PartitionStrategy::owners ? ", owners" : ", slices")
-        .append(", seed ")
-        .append(std::to_string(training.seed));
+    text.append(", ").append(partition.name()).append(", seed ").append(std::to_string(training.seed));
     return text;
   }
 };
@@ -230,8 +231,8 @@ class Needs {
     if (c_.disk == Disk::cached) host_ += DiskStack<zerospan::ThreadedIoEngine>::cache.count;
   }
 
-  zerospan::Bytes device() const { return {device_}; }
-  zerospan::Bytes host() const { return {host_}; }
+  zerospan::Bytes device() const { return zerospan::Bytes{device_}; }
+  zerospan::Bytes host() const { return zerospan::Bytes{host_}; }
 
  private:
   static constexpr std::size_t page = 4096;
@@ -249,13 +250,7 @@ class Needs {
   }
 
   zerospan::Partition partition(const Layer& layer) {
-    const zerospan::Partition slices = zerospan::BandwidthPartitioner{shards()}.slice(layer.elements);
-    const bool is_padding = shards() > 1 && slices.padded_elements() >= 2 * layer.elements;
-    const bool has_owner = c_.partition == zerospan::PartitionStrategy::owners && shards() > 1;
-    if (!is_padding && (!has_owner || is_replicated(layer))) return slices;
-    const zerospan::Partition dealt = owners_.deal(layer.elements);
-    owners_.keep(dealt);
-    return dealt;
+    return (is_replicated(layer) ? replica_cutter_ : cutter_).cut(layer.name, layer.elements);
   }
 
   /// Elements that this rank holds of a layer.
@@ -295,7 +290,8 @@ class Needs {
 
   Configuration c_;
   zerospan::Rank rank_;
-  zerospan::OwnerPartitioner owners_{static_cast<std::size_t>(c_.training.ranks)};
+  zerospan::AnyPartitioner::Cutter cutter_ = c_.partition.make(static_cast<std::size_t>(c_.training.ranks));
+  zerospan::AnyPartitioner::Cutter replica_cutter_ = zerospan::AnyPartitioner{zerospan::Slices{}}.make(shards());
   std::vector<zerospan::Partition> partitions_;  // of each layer
   std::size_t device_ = 0;
   std::size_t host_ = 0;

@@ -121,7 +121,7 @@ class ZeroEngine {
   }
 
   static void check_group_copies(const EngineOptions& options) {
-    if (!Grouped<C> || !S::partitions_parameters || options.partition != PartitionStrategy::slices) {
+    if (!Grouped<C> || !S::partitions_parameters || !options.partition.is<Slices>()) {
       throw_configuration_error(
           "copies of the parameters in groups of ranks need a communicator with groups (GroupedCommunicator), stage 3, "
           "and parameters in slices");

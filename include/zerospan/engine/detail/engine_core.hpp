@@ -58,7 +58,7 @@ struct EngineCore {
         options{how},
         stage{rules},
         replicas{device},
-        exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
+        exchange{device, Bytes{exchange_elements * sizeof(float)}, "the memory for exports"},
         lanes{device, LaneOptions{Rank{static_cast<int>(place())}, how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
         staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
@@ -236,7 +236,8 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+    return Bytes{
+        std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };
 

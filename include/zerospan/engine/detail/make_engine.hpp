@@ -289,7 +289,8 @@ class EngineOfDevice final : public Engine {
     tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
     tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));
     tell("prefetch", std::to_string(options.prefetch.count));
-    tell("partition", options.partition == PartitionStrategy::slices ? "slices" : "owners");
+    tell("partition", std::string{options.partition.name()});
+    tell("the fingerprint of the partitioner's settings", std::to_string(options.partition.fingerprint()));
     tell("the placement of group copies", core_.placement.group_copies ? "a tier" : "none");
     tell("the loss scale", options.loss_scale ? "dynamic" : "none");
     if (options.loss_scale) {

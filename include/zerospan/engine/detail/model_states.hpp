@@ -16,7 +16,7 @@
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/placement.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 

@@ -42,7 +42,7 @@ class StatePlacement {
       if (space.residence == Residence::partitioned) {
         const std::size_t bytes = space.elements * element_bytes(space.type);
         space.parameters = space_.place(StateKind::parameters, bytes);
-        if (core_.placement.group_copies) {
+        if (core_.placement.group_copies && !space.is_owned) {
           space.group_copies = space_.place(StateKind::group_copies, core_.groups() * bytes);
         }
       }

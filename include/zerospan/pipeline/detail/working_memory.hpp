@@ -49,14 +49,14 @@ class WorkingMemory {
   /// Takes a free range (a multiple of `alignment`). @return What its first use waits for.
   std::vector<Completion> take(std::size_t offset, std::size_t bytes) {
     live_.insert(offset, bytes);
-    memory_.charge({bytes});
+    memory_.charge(Bytes{bytes});
     return former_.overwrite(offset, bytes);
   }
 
   /// Gives a range back; `last_uses` are the ends of what still uses it.
   void give_back(std::size_t offset, std::vector<Completion> last_uses) {
     const std::size_t bytes = live_.erase(offset);
-    memory_.discharge({bytes});
+    memory_.discharge(Bytes{bytes});
     for (Completion& last_use : last_uses) former_.record(offset, bytes, std::move(last_use));
   }
 
