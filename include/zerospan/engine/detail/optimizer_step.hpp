@@ -76,12 +76,12 @@ class OptimizerStep {
     for (const ParameterRecord& parameter : core_.states.parameters) {
       const std::size_t use = parameter.uses.front();
       if (core_.states.uses[use].gradient.commits == 0) continue;
-      total.merge(std::span<const std::int64_t, ExactSum::digit_count>{digits + use * ExactSum::digit_count,
-                                                                       ExactSum::digit_count});
+      total.merge(std::span<const std::int64_t, ExactSum::limb_count>{digits + use * ExactSum::limb_count,
+                                                                      ExactSum::limb_count});
     }
     if (S::partitions_optimizer) {
       if (core_.replica() != 0) total = {};  // the sums of each replica are the same
-      core_.sum_over_ranks(total.digits(), "the gradient norm");
+      core_.sum_over_ranks(total.limbs(), "the gradient norm");
     }
     return std::sqrt(total.value()) * mean_factor();
   }
