@@ -38,8 +38,8 @@ struct GradientAddition {
   Addition addition;        ///< What is done.
   std::size_t norm_begin;   ///< A multiple of `block_elements`; counted from `target`.
   std::size_t norm_end;     ///< At most `elements`. The norm is not taken if it is not beyond `norm_begin`.
-  std::int64_t* limbs;      ///< `ExactSum::limb_count` limbs to which the norm's are added, slot by slot: sums of few
-                            ///< enough, as `ExactSum` has it. Unused without a norm.
+  std::int64_t* limbs;      ///< `ExactSum::limb_count` of them, to which the norm's are added slot by slot: of 2^29
+                            ///< blocks at most before the carries are propagated. Unused without a norm.
 };
 
 namespace detail {

@@ -17,9 +17,9 @@ namespace zerospan::inline v0::detail {
 /// The exact sum of any finite doubles, of either sign: a fixed-point integer as wide as the range of doubles (a long
 /// accumulator; Kulisch, "Computer Arithmetic and Validity", chapter 8). Limb k counts units of 2^(32 k - 1074).
 ///
-/// Limbs are 32 bits wide in 64-bit slots: what is above the 32nd bit is a carry not yet handed on. Adding the limbs
-/// of two sums, slot by slot, adds the sums; `limbs()` hands the carries on first, so that the limbs of up to 2^30
-/// ranks may be added without overflow. Terms that are not finite are counted in the last slot.
+/// A limb has 32 bits, and a slot of 64 to itself: what is above the 32nd bit is a carry that has not been propagated
+/// yet. Adding the limbs of two sums, slot by slot, adds the sums; `limbs()` propagates the carries first, so that the
+/// limbs of up to 2^30 ranks may be added without overflow. Terms that are not finite are counted in the last slot.
 class ExactSum {
  public:
   /// Slots of the representation: 68 limbs reach 2^1102 and carry the sign; one counts terms that are not finite.
@@ -32,7 +32,8 @@ class ExactSum {
     std::array<std::int64_t, 3> values;
   };
 
-  /// The limbs of one term, for sums that are kept elsewhere: in any order, as long as no slot overflows.
+  /// The limbs of one term, for sums that are kept elsewhere. Terms may be added in any order, up to 2^29 of them
+  /// before the carries are propagated.
   static constexpr Parts parts(double term) noexcept {
     const auto bits = std::bit_cast<std::uint64_t>(term);
     const std::uint64_t exponent = (bits >> 52) & 0x7ffU;
@@ -106,7 +107,7 @@ class ExactSum {
   /// below 2^63.
   static constexpr std::uint32_t max_pending = std::uint32_t{1} << 29;
 
-  /// Hands carries on: every limb but the top one is then in [0, 2^32), and the top one has the sign.
+  /// Propagates the carries: every limb but the top one is then in [0, 2^32), and the top one has the sign.
   static void carry(Limbs& limbs) noexcept {
     std::int64_t above = 0;
     for (std::size_t k = 0; k < top_limb; ++k) {
