@@ -63,7 +63,7 @@ class Rig {
                Bytes{units * unit}},
         pipeline_{WorkingMemory{arena_.allocate_working(arena_.capacity())}, Bytes{look_ahead * unit},
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
-                    log_.push_back({static_cast<std::uint32_t>(key), offset(data), tickets(after)});
+                    log_.push_back({key.number, offset(data), tickets(after)});
                     promises_.emplace_back(std::string{"gather "} + std::to_string(log_.back().key), log_.size());
                     return promises_.back().completion();
                   }} {}
@@ -79,8 +79,8 @@ class Rig {
     return acquire(key, UseKind::gradient, units);
   }
   void release(const std::optional<OverlapPipeline::Buffer>& buffer, std::vector<Completion> last_uses = {}) {
-    live_ -= units_of_.at(buffer->use);
-    pipeline_.release(buffer->use, std::move(last_uses));
+    live_ -= units_of_.at(buffer->offset);
+    pipeline_.release(buffer->offset, std::move(last_uses));
   }
 
   /// A whole pass: gathers and releases each key in turn. @return Where each of them was, in units.
@@ -120,10 +120,10 @@ class Rig {
 
  private:
   std::optional<OverlapPipeline::Buffer> acquire(std::uint32_t key, UseKind kind, std::size_t units) {
-    auto buffer = pipeline_.acquire(UseKey{key}, kind, units * unit);
+    auto buffer = pipeline_.acquire({kind, key}, units * unit);
     if (buffer) {
       live_ += units;
-      units_of_[buffer->use] = units;
+      units_of_[buffer->offset] = units;
     }
     return buffer;
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,12 +45,12 @@ class GradientAccess {
   void commit(OverlapPipeline& pipeline, ParameterId id, const OverlapPipeline::Buffer& buffer, Completion written) {
     ParameterUse& use = core_.states.use(id);
     use.gradient_leased = false;
-    pipeline.release(buffer.use, path_.commit(use, buffer.data, {std::move(written)}));
+    pipeline.release(buffer.offset, path_.commit(use, buffer.data, {std::move(written)}));
   }
 
   void release(OverlapPipeline& pipeline, ParameterId id, const OverlapPipeline::Buffer& buffer, Completion last_use) {
     core_.states.use(id).gradient_leased = false;
-    pipeline.release(buffer.use, {std::move(last_use)});
+    pipeline.release(buffer.offset, {std::move(last_use)});
   }
 
   /// Commits zeros. @throws as `acquire`.
@@ -80,7 +81,7 @@ class GradientAccess {
   OverlapPipeline::Buffer take(OverlapPipeline& pipeline, ParameterId id) {
     const ParameterUse& use = core_.states.use(id);
     check(use);
-    auto buffer = pipeline.acquire(static_cast<UseKey>(id), UseKind::gradient, bytes(use));
+    auto buffer = pipeline.acquire({UseKind::gradient, static_cast<std::uint32_t>(id)}, bytes(use));
     if (!buffer) leases_.refuse("the gradient of " + use.name, bytes(use), pipeline);
     return *std::move(buffer);
   }

@@ -37,7 +37,7 @@ class ReadAccess {
     if (!missing.empty()) bring(pipeline, stream, std::move(missing));
     for (const std::size_t p : parameters) {
       ++readers_[p].count;
-      if (readers_[p].data) ++buffers_.at(readers_[p].use).readers;
+      if (readers_[p].data) ++buffers_.at(readers_[p].offset).readers;
     }
   }
 
@@ -57,20 +57,20 @@ class ReadAccess {
     Readers& readers = readers_[parameter];
     --readers.count;
     if (!readers.data) return;
-    const auto buffer = buffers_.find(readers.use);
+    const auto buffer = buffers_.find(readers.offset);
     buffer->second.last_uses.push_back(std::move(last_use));
     if (--buffer->second.readers > 0) return;
     for (const std::size_t p : buffer->second.parameters) readers_[p].data = nullptr;
     const Buffer ended = std::move(buffer->second);
     buffers_.erase(buffer);
-    pipeline.release(readers.use, ended.last_uses);
+    pipeline.release(readers.offset, ended.last_uses);
   }
 
  private:
   struct Readers {
     std::size_t count = 0;
     std::byte* data = nullptr;  ///< nullptr: not gathered.
-    std::size_t use = 0;        ///< The pipeline's name of the buffer.
+    std::size_t offset = 0;     ///< Of the buffer, in working memory.
   };
 
   struct Buffer {
@@ -81,16 +81,16 @@ class ReadAccess {
 
   void bring(OverlapPipeline& pipeline, StreamRef stream, std::vector<std::size_t> parameters) {
     const UseKey key = gathers_.key_of(parameters);
-    const auto buffer = pipeline.acquire(key, UseKind::gathered, gathers_.bytes(key));
+    const auto buffer = pipeline.acquire(key, gathers_.bytes(key));
     if (!buffer) leases_.refuse("the gather of " + gathers_.name(key), gathers_.bytes(key), pipeline);
     for (const Completion& ready : buffer->ready) {
       core_.lanes.wait(stream, ready, {OperationKind::all_gather, gathers_.name(key)});
     }
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       readers_[parameters[i]].data = buffer->data + gathers_.offsets(key)[i];
-      readers_[parameters[i]].use = buffer->use;
+      readers_[parameters[i]].offset = buffer->offset;
     }
-    buffers_.emplace(buffer->use, Buffer{std::move(parameters), 0, {}});
+    buffers_.emplace(buffer->offset, Buffer{std::move(parameters), 0, {}});
   }
 
   EngineCore<C, D>& core_;

@@ -116,8 +116,8 @@ class ZeroStore final : public ParameterStore {
     const auto kind = static_cast<std::uint8_t>(pass);
     if (pipeline_->pass() == kind && pipeline_->pass_is_empty()) return;
     leasing_.check_nothing_held("begin()");
-    pipeline_->end_pass();
-    pipeline_->begin_pass(kind);
+    using Start = OverlapPipeline::Start;
+    pipeline_->turn_to(kind, pass == Pass::training ? Start::at_once : Start::at_first_lease);
   }
 
   void for_each_master(const MasterVisitor& visitor) {
