@@ -206,7 +206,7 @@ class PartitionedParameter {
         name_{std::move(name)},
         shape_{std::move(shape)},
         type_{type},
-        id_{store_->declare({name_, shape_.elements(), type, std::move(initializer), options})} {}
+        id_{store_->declare({name_, shape_, type, std::move(initializer), options})} {}
 
   PartitionedParameter(std::shared_ptr<ParameterStore> store, std::string name, Shape shape, ElementType type,
                        ParameterId id)

@@ -264,8 +264,8 @@ class DeclaringModel {
   Arena& memory_;
   ReservedSpace& space_;
   const StateSizes<D>& sizes_;
-  AnyPartitioner::Cutter cutter_;          ///< Of what is partitioned.
-  AnyPartitioner::Cutter replica_cutter_;  ///< Of the states of what is replicated.
+  AnyPartitioner::Cutter cutter_;               ///< Of what is partitioned.
+  AnyPartitioner::Cutter replica_cutter_;       ///< Of the states of what is replicated.
   std::unordered_set<std::string_view> names_;  ///< Of all uses, which keep them.
 };
 

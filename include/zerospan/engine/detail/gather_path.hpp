@@ -40,7 +40,8 @@ class GatherPath {
 
   /// The key of a group of partitioned parameters; equal for equal groups.
   UseKey key_of(std::vector<std::size_t> parameters) {
-    const auto [entry, is_new] = keys_.emplace(parameters, static_cast<UseKey>(groups_.size()));
+    const auto [entry, is_new] =
+        keys_.emplace(parameters, UseKey{UseKind::gathered, static_cast<std::uint32_t>(groups_.size())});
     if (is_new) groups_.push_back(make_group(std::move(parameters)));
     return entry->second;
   }
@@ -90,7 +91,7 @@ class GatherPath {
     std::byte* data;
   };
 
-  const Group& group(UseKey key) const { return groups_[static_cast<std::size_t>(key)]; }
+  const Group& group(UseKey key) const { return groups_[key.number]; }
 
   Group make_group(std::vector<std::size_t> parameters) const {
     Group result{{}, {}, std::move(parameters), {}, 0};

@@ -16,8 +16,8 @@
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/placement.hpp>
-#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
