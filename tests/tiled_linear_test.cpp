@@ -244,7 +244,7 @@ TEST_CASE("working memory is that of one tile, or of one tile's gradient, and of
     const std::size_t tile_bytes = matrix_bytes / (tiles.outputs * tiles.inputs);
     for (const std::size_t prefetch : {std::size_t{0}, tile_bytes, 3 * tile_bytes}) {
       const std::size_t predicted = tile_bytes + std::min(prefetch, matrix_bytes);
-      Rig rig{{.prefetch = Bytes{prefetch}}, {predicted}};
+      Rig rig{{.prefetch = Bytes{prefetch}}, Bytes{predicted}};
       const Layer layer{*rig.engine, "layer", extents, tiles};
       for (int step = 0; step < 3; ++step) train_layer(*rig.engine, layer, extents);
       CAPTURE(prefetch);
@@ -421,7 +421,7 @@ TEST_CASE("a callable that throws leaves no lease behind") {
 bool trains_in_pieces(std::size_t width, std::size_t tiles, Bytes piece, std::size_t pieces) {
   ThreadedIoEngine io;
   constexpr Bytes wedge{zerospan::Arena::alignment};
-  Memory<ThreadedIoEngine> memory{io, {pieces * (piece + wedge).count}, 1_MiB};
+  Memory<ThreadedIoEngine> memory{io, Bytes{pieces * (piece + wedge).count}, 1_MiB};
   std::vector<zerospan::Allocation> filling;
   std::vector<zerospan::Allocation> wedges;
   for (std::size_t i = 0; i < pieces; ++i) {
