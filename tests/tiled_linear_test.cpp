@@ -374,6 +374,23 @@ TEST_CASE("a first layer's backward gathers nothing, and frozen parameters have 
   }
 }
 
+TEST_CASE("parameters that are frozen between steps have no gradient until they are unfrozen") {
+  constexpr LinearExtents extents{.outputs = 8, .inputs = 6};
+  Rig rig;
+  const Layer layer{*rig.engine, "layer", extents, {.outputs = 2, .inputs = 2}, {}, LinearBias{}};
+  train_layer(*rig.engine, layer, extents);
+  const auto& tiled = layer.layer();
+  for (const auto& part : tiled.parts()) part.weight.freeze();
+  tiled.bias()->freeze();
+  const auto before = masters_of(*rig.engine);
+  train_layer(*rig.engine, layer, extents);
+  CHECK(masters_of(*rig.engine) == before);
+  tiled.bias()->unfreeze();
+  train_layer(*rig.engine, layer, extents);
+  const auto after = masters_of(*rig.engine);
+  for (const auto& [name, values] : before) CHECK_MESSAGE((after.at(name) != values) == (name == "layer.bias"), name);
+}
+
 TEST_CASE("a layer is refused more tiles than it has outputs or inputs, and a bias that nobody looks at") {
   Rig rig;
   CHECK_THROWS_WITH_AS((Layer{*rig.engine, "up", {.outputs = 4, .inputs = 2}, {.outputs = 2, .inputs = 3}}),
@@ -411,6 +428,7 @@ TEST_CASE("a callable that throws leaves no lease behind") {
     };
     CHECK_THROWS_AS(call(), Thrown);
     CHECK(rig.memory.device.memory().used() == 0_KiB);
+    rig.engine->abandon();
     REQUIRE_NOTHROW(rig.engine->step());
     REQUIRE_NOTHROW(train_layer(*rig.engine, layer, extents));
   }
