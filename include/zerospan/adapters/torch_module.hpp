@@ -193,7 +193,7 @@ struct TorchLayer : torch::CustomClassHolder {
 /// once more (Chen et al., arXiv 1604.06174), so that no graph holds memory of the engine's.
 class TorchLayerFunction : public torch::autograd::Function<TorchLayerFunction> {
  public:
-  /// @param anchor Requires a gradient, and gets none: what makes autograd call backward for an input that needs none.
+  /// The anchor requires a gradient, and gets none: what makes autograd call backward for an input that needs none.
   static at::Tensor forward(torch::autograd::AutogradContext* context, const c10::intrusive_ptr<TorchLayer>& layer,
                             at::Tensor input, at::Tensor /*anchor*/) {
     context->save_for_backward({input});
