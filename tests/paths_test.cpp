@@ -171,8 +171,8 @@ TEST_CASE("what memory holds is read once a step, and not twice") {
   CHECK(bytes_read_there_and_back(4_MiB, 1) == 2 * all + ahead);
   CHECK(bytes_read_there_and_back(4_MiB, 4) == 2 * all + 3 * all + ahead);
   // Besides the two ahead: one in use and the last four of forward, then two gradients and what is left of them.
-  CHECK(bytes_read_there_and_back({7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
-  CHECK(bytes_read_there_and_back({4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
 }
 
 TEST_CASE("two alternating paths are each prefetched along their own") {
