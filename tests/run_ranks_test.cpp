@@ -30,6 +30,8 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/philox.hpp>
 
+#include "support/forked.hpp"
+#include "support/heap.hpp"
 #include "support/process_limits.hpp"
 
 namespace {
@@ -498,6 +500,47 @@ TEST_CASE("communicators may be handed to threads of one's own; destroying the l
     { [[maybe_unused]] const ThreadCommunicator gone = std::move(mine); }
   }
   CHECK(error == "RankFailedError, rank 1: rank 1 returned while rank 0 waits in barrier 'end' (#1)");
+}
+
+#if !defined(ZEROSPAN_SANITIZED)
+TEST_CASE("communicators that have ended leave nothing behind in those that go on") {
+  const auto growth = run_ranks(3, [](ThreadCommunicator ranks) {
+    const std::array grown{zerospan_test::heap_growth(20'000,
+                                                      [&](int) {
+                                                        ThreadCommunicator duplicate = ranks.duplicate();
+                                                        duplicate.barrier(named("one life"));
+                                                      }),
+                           zerospan_test::heap_growth(2'000, [&](int) {
+                             ThreadCommunicator group = ranks.split({ranks.rank().value % 2, ranks.rank().value});
+                             group.barrier(named("one life"));
+                           })};
+    ranks.barrier(named("all have measured"));
+    return grown;
+  });
+  for (const auto& rank : growth) {
+    for (const std::ptrdiff_t bytes : rank) CHECK(bytes < 64 << 10);
+  }
+}
+#endif
+
+TEST_CASE("a communicator is of no use in a forked process, and of all its use in the one that forked") {
+  const auto is_told = run_ranks(2, [](ThreadCommunicator ranks) {
+    ranks.barrier(named("start"));
+    bool told = true;
+    if (ranks.rank() == Rank{0}) {
+      told = zerospan_test::is_true_in_fork([&] {
+        const std::string error = error_of([&] { ranks.barrier(named("in the child")); });
+        ranks.abort("the child's own business");
+        { [[maybe_unused]] const ThreadCommunicator gone = std::move(ranks); }
+        return error ==
+               "RankFailedError, rank 0: rank 0 uses a communicator after a fork: it stays with the process that made "
+               "it";
+      });
+    }
+    ranks.barrier(named("end"));
+    return told;
+  });
+  CHECK(is_told == std::vector{true, true});
 }
 
 TEST_CASE("a random schedule of collectives on a group and its duplicate gives the sums and the bytes it must") {

@@ -261,7 +261,7 @@ inline void MpiChannel::leave() noexcept {
       std::memcpy(mail_.to(to), &goodbye, sizeof goodbye);
       mail_.send(to, tags_.calls, sizeof goodbye);
     });
-    family_->close(std::move(mail_));
+    family_->close(channel_, std::move(mail_));
   } catch (...) {  // the others wait until their deadline
     mail_.abandon();
   }

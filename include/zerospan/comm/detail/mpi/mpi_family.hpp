@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -43,7 +44,7 @@ class MpiFamily {
     if (MpiLink::is_finalized()) return;
     if (announcement_) announcement_->abandon();
     const bool all_left = !has_failed() && await_goodbyes();
-    for (MpiMail& mail : closing_) mail.abandon();
+    for (Closing& each : closing_) each.mail.abandon();
     if (all_left) link_.free();
   }
 
@@ -102,13 +103,20 @@ class MpiFamily {
     return progress_.open(channel);
   }
 
-  /// Takes over goodbyes that are under way.
-  void close(MpiMail mail) {
-    const std::scoped_lock lock{kept_.mutex};
-    closing_.push_back(std::move(mail));
+  /// Takes over goodbyes that are under way, and forgets the channels that every rank has left by now.
+  void close(std::uint64_t channel, MpiMail mail) {
+    const std::scoped_lock lock{closing_mutex_};
+    closing_.push_back({channel, std::move(mail)});
+    collect_goodbyes();
   }
 
  private:
+  /// A channel that this rank has left.
+  struct Closing {
+    std::uint64_t channel;
+    MpiMail mail;
+  };
+
   bool keep(Failure failure) {
     const std::scoped_lock lock{kept_.mutex};
     if (kept_.failure) return false;
@@ -118,6 +126,7 @@ class MpiFamily {
     return true;
   }
   void announce();
+  int collect_goodbyes();
   bool await_goodbyes() noexcept;
 
   MpiLink link_;
@@ -127,7 +136,9 @@ class MpiFamily {
   std::atomic<bool> has_failed_ = false;
   std::atomic<std::uint64_t> next_turn_ = 1;  // to offer: each rank has one channel of each turn
   std::unique_ptr<MpiMail> announcement_;
-  std::vector<MpiMail> closing_;
+  std::mutex closing_mutex_;
+  std::list<Closing> closing_;    // guarded by that mutex
+  bool has_been_missed_ = false;  // by a rank that called a collective of a channel that this one had left
 };
 
 inline void MpiFamily::announce() {
@@ -167,22 +178,33 @@ inline void MpiFamily::listen() {
   has_failed_.store(true);
 }
 
+/// The caller holds `closing_mutex_`. @return How many messages have ended.
+inline int MpiFamily::collect_goodbyes() {
+  int ended = 0;
+  closing_.remove_if([&](Closing& each) {
+    ended += each.mail.messages().poll([&](int peer) {
+      if (each.mail.header_from(peer).news != MpiCallHeader::News::goodbye) has_been_missed_ = true;
+    });
+    if (!each.mail.messages().is_done()) return false;
+    const std::scoped_lock lock{kept_.mutex};
+    progress_.forget(each.channel);
+    return true;
+  });
+  return ended;
+}
+
 /// Waits briefly for the others to end too. @return Whether all have, so that nothing more will be said.
 inline bool MpiFamily::await_goodbyes() noexcept {
   constexpr std::chrono::milliseconds longest{1000};
   const auto deadline = moment_after(std::min(longest, options().timeout));
   try {
-    for (MpiMail& mail : closing_) {
-      bool all_leave = true;
-      MpiPatience patience{MpiAwaited::ranks};
-      while (!mail.messages().is_done()) {
-        const int ended = mail.messages().poll(
-            [&](int peer) { all_leave = all_leave && mail.header_from(peer).news == MpiCallHeader::News::goodbye; });
-        if (!all_leave || MpiPatience::Clock::now() > deadline) return false;
-        if (ended == 0) patience.pause();
-      }
+    MpiPatience patience{MpiAwaited::ranks};
+    for (;;) {
+      const int ended = collect_goodbyes();
+      if (has_been_missed_ || MpiPatience::Clock::now() > deadline) return false;
+      if (closing_.empty()) return true;
+      if (ended == 0) patience.pause();
     }
-    return true;
   } catch (...) {
     return false;
   }

@@ -12,10 +12,12 @@
 
 #include <zerospan/comm/detail/mpi/mpi_patience.hpp>
 #include <zerospan/comm/detail/mpi/mpi_turn.hpp>
+#include <zerospan/comm/detail/protocol/home_process.hpp>
 #include <zerospan/comm/mpi_error.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -49,9 +51,10 @@ class MpiLink {
   MpiTurn& turn() noexcept { return turn_; }
 
   /// Calls an MPI function when it is this thread's turn.
-  /// @throws MpiError if the function does not succeed.
+  /// @throws MpiError if the function does not succeed; RankFailedError in a forked process, which has no MPI.
   template <class Function>
   void ask(std::string_view name, Function function) {
+    home_.require(Rank{rank_});
     const std::lock_guard turn{turn_};
     check_mpi(function(), name);
   }
@@ -59,6 +62,7 @@ class MpiLink {
   /// Frees the duplicate: no message is under way or unread. Without it the duplicate stays until MPI is finalized,
   /// so that no later communicator can receive what was meant for this one.
   void free() noexcept {
+    if (home_.was_left()) return;
     const std::lock_guard turn{turn_};
     MPI_Comm_free(&handle_);
   }
@@ -98,6 +102,7 @@ class MpiLink {
     return *handle;
   }
 
+  HomeProcess home_;
   MpiTurn turn_;
   MpiOptions options_;
   MPI_Comm handle_ = MPI_COMM_NULL;

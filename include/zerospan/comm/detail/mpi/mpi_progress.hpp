@@ -27,10 +27,14 @@ class MpiProgress {
  public:
   using Counter = std::atomic<std::uint64_t>;
 
-  /// The count of a channel of this rank, which its communicator keeps; it is looked at after the channel's end too.
+  /// The count of a channel of this rank, which its communicator keeps. It is looked at after the communicator's end
+  /// too, until the channel is forgotten.
   std::shared_ptr<Counter> open(std::uint64_t channel) {
     return counters_.emplace(channel, std::make_shared<Counter>(0)).first->second;
   }
+
+  /// No rank waits in a collective of the channel any more.
+  void forget(std::uint64_t channel) { counters_.erase(channel); }
 
   /// This rank's counts, of the latest channels.
   std::vector<MpiBegun> latest(std::size_t channels) const {

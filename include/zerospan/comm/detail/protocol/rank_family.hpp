@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <zerospan/comm/detail/protocol/home_process.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
@@ -47,12 +48,19 @@ struct Failure {
 }
 
 /// The ranks of a group and of all its duplicates. One failure ends them all; the first one is kept.
-/// All members are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look again.
+/// `failure` and `finished` are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look
+/// again.
 struct RankFamily {
   explicit RankFamily(int size) : finished(static_cast<std::size_t>(size), false) {
     if (size < 1) throw_configuration_error("a communicator has at least one rank, not " + std::to_string(size));
   }
 
+  /// @throws RankFailedError in a forked process: the other ranks are threads that it does not have.
+  void require_home(Rank rank) const {
+    if (finished.size() > 1) home.require(rank);
+  }
+
+  HomeProcess home;
   std::mutex mutex;
   std::condition_variable changed;
   std::optional<Failure> failure;
@@ -67,6 +75,7 @@ struct RankFamily {
 
   /// Declares a rank failed.
   void abort(Rank rank, const std::string& reason) noexcept {
+    if (is_copy()) return;
     const std::scoped_lock lock{mutex};
     try {
       fail({Failure::Kind::rank_failed, rank, describe(rank) + " failed (" + reason + ")"});
@@ -77,10 +86,15 @@ struct RankFamily {
 
   /// Declares that a rank calls nothing more.
   void finish(Rank rank) noexcept {
+    if (is_copy()) return;
     const std::scoped_lock lock{mutex};
     finished[static_cast<std::size_t>(rank.value)] = true;
     changed.notify_all();
   }
+
+ private:
+  /// Whether this is what a fork has left of a family of several ranks.
+  bool is_copy() const noexcept { return finished.size() > 1 && home.was_left(); }
 };
 
 /// A rank's place in its family, shared by everything that the rank holds of it; the last holder's end is the rank's.

@@ -123,6 +123,7 @@ class ThreadGroup {
 };
 
 inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
+  family_->require_home(members_[index(me)]);
   std::unique_lock lock{family_->mutex};
   const std::uint64_t number = begun_.load(std::memory_order_relaxed);
   if (family_->failure) {
