@@ -2,11 +2,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/rank_state.hpp>
+#include <zerospan/core/philox.hpp>
 
 namespace {
 
@@ -78,4 +80,36 @@ TEST_CASE("a rank's state goes through bytes; a long text is cut") {
   CHECK(std::string{read.find(7)->last.data()}.size() == 207);
   CHECK(read.find(8) == nullptr);
   CHECK(!zerospan::detail::to_rank_state({}).failure);
+}
+
+TEST_CASE(
+    "what a rank tells of a closed communicator is forgotten when no other needs it, in whatever order they look") {
+  using zerospan::detail::ClosedSequence;
+  constexpr std::size_t ranks = 3;
+  for (std::uint64_t order = 0; order < 500; ++order) {
+    std::vector<CallSequence> sequences(ranks, CallSequence{1});
+    std::vector<bool> told(ranks, false);  // shown to the others
+    std::vector<bool> forgotten(ranks, false);
+    for (std::uint64_t step = 0; step < 60; ++step) {
+      const std::size_t me = step < 40 ? zerospan::philox(order, 0, step)[0] % ranks : step % ranks;
+      if (forgotten[me]) continue;
+      told[me] = true;
+      if (sequences[me].record().closed == 0) {
+        sequences[me].close();
+        continue;
+      }
+      std::vector<const SequenceRecord*> others;
+      bool all_closed = true;
+      for (std::size_t other = 0; other < ranks; ++other) {
+        if (other == me) continue;
+        others.push_back(told[other] && !forgotten[other] ? &sequences[other].record() : nullptr);
+        all_closed = all_closed && sequences[other].record().closed != 0;
+      }
+      const ClosedSequence next = next_of_closed(sequences[me].record(), others);
+      if (next != ClosedSequence::keep) CHECK(all_closed);
+      if (next == ClosedSequence::all_have_closed) sequences[me].all_have_closed();
+      if (next == ClosedSequence::forget) forgotten[me] = true;
+    }
+    CHECK(forgotten == std::vector<bool>(ranks, true));
+  }
 }

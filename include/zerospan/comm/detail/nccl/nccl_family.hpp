@@ -52,7 +52,7 @@ class NcclFamily {
   const NcclOptions& options() const noexcept { return options_; }
   const std::shared_ptr<KeptFailure>& failure() const noexcept { return failure_; }
 
-  /// Watches over a communicator until the family ends.
+  /// Watches over a communicator until it has ended on all its ranks.
   void add(std::shared_ptr<Link> link) {
     const std::scoped_lock lock{mutex_};
     links_.push_back(std::move(link));
@@ -65,9 +65,10 @@ class NcclFamily {
   void watch() noexcept {
     bool aborted = false;
     const auto time = std::min<std::chrono::milliseconds>(options_.poll, std::chrono::hours{1});
-    while (failure_->wait(time, aborted)) {
+    for (bool goes_on = true; goes_on;) {
+      goes_on = failure_->wait(time, aborted);  // if not, a failure that was found meanwhile is told yet
       attempt([&] { api_.use_device(device_); });
-      if (!failure_->exists()) attempt([&] { look(); });
+      if (goes_on && !failure_->exists()) attempt([&] { look(); });
       failure_->looked();
       attempt([&] { show(); });
       if (!failure_->exists()) continue;
@@ -76,7 +77,6 @@ class NcclFamily {
       if (!aborted) exchange_.abort(failure_->failure().text);
       aborted = true;
     }
-    attempt([&] { show(); });
   }
 
   /// Runs a step of the thread; what it throws is this rank's failure.
@@ -114,6 +114,24 @@ class NcclFamily {
       if (states[rank].failure) return failure_->keep(*states[rank].failure);
     }
     for (const auto& link : links()) examine(*link, states);
+    forget_ended(states);
+  }
+
+  /// Forgets the communicators that have ended here, once no other rank needs to be told of them.
+  void forget_ended(const States& states) {
+    const auto is_over = [&](const std::shared_ptr<Link>& link) {
+      if (!link->has_ended()) return false;
+      if (!exchange_.has_board()) return true;
+      std::vector<const SequenceRecord*> others;
+      for (const Rank member : link->members()) {
+        if (member != rank_) others.push_back(states[static_cast<std::size_t>(member.value)].find(link->id()));
+      }
+      const ClosedSequence next = next_of_closed(link->record(), others);
+      if (next == ClosedSequence::all_have_closed) link->all_have_closed();
+      return next == ClosedSequence::forget;
+    };
+    const std::scoped_lock lock{mutex_};
+    std::erase_if(links_, is_over);
   }
 
   void examine(Link& link, const States& states) {

@@ -58,6 +58,16 @@ class NcclLink {
     return sequence_.record();
   }
 
+  /// Whether it has ended, so that nothing happens to it any more.
+  bool has_ended() const {
+    const std::scoped_lock lock{mutex_};
+    return is_aborted_;
+  }
+  void all_have_closed() {
+    const std::scoped_lock lock{mutex_};
+    sequence_.all_have_closed();
+  }
+
   /// Runs `work()`, which enqueues a collective on the stream. What it throws is this rank's failure.
   /// @throws The kept failure; what `work` throws.
   template <class Work>

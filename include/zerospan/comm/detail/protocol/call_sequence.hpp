@@ -25,7 +25,7 @@ struct SequenceRecord {
 
   std::uint64_t communicator;                 ///< The same on every rank.
   std::uint64_t calls;                        ///< Collectives begun.
-  std::uint64_t closed;                       ///< 1: the rank calls nothing more.
+  std::uint64_t closed;                       ///< 1: the rank calls nothing more. 2: it knows the same of all others.
   std::array<std::uint64_t, history> hashes;  ///< After call k at [k % history].
   std::array<char, 208> last;                 ///< The last call in words, cut if need be; ends with a zero.
 };
@@ -66,6 +66,7 @@ class CallSequence {
   }
 
   void close() noexcept { record_.closed = 1; }
+  void all_have_closed() noexcept { record_.closed = 2; }
 
   const SequenceRecord& record() const noexcept { return record_; }
 
@@ -107,6 +108,24 @@ inline bool on_one_way(const SequenceRecord& a, const SequenceRecord& b) noexcep
 /// Whether two ranks have called the same.
 inline bool at_one_place(const SequenceRecord& a, const SequenceRecord& b) noexcept {
   return a.calls == b.calls && on_one_way(a, b);
+}
+
+/// What becomes of what a rank tells of a communicator that it has closed. Others need it until all have closed theirs,
+/// and must not take it for a rank that has not come yet when it is gone: so a rank that sees all of them closed says
+/// that it does, and forgets its own when all others have said so or have forgotten theirs.
+enum class ClosedSequence : std::uint8_t { keep, all_have_closed, forget };
+
+/// @param others What the other ranks tell; a null pointer for nothing.
+inline ClosedSequence next_of_closed(const SequenceRecord& own,
+                                     std::span<const SequenceRecord* const> others) noexcept {
+  const auto is_closed = [](const SequenceRecord* other) { return other != nullptr && other->closed != 0; };
+  const auto knows = [](const SequenceRecord* other) { return other != nullptr && other->closed == 2; };
+  const auto knows_or_forgot = [&](const SequenceRecord* other) { return other == nullptr || knows(other); };
+  if (own.closed == 2) {
+    return std::ranges::all_of(others, knows_or_forgot) ? ClosedSequence::forget : ClosedSequence::keep;
+  }
+  const bool all_closed = std::ranges::all_of(others, is_closed) || std::ranges::any_of(others, knows);
+  return own.closed == 1 && all_closed ? ClosedSequence::all_have_closed : ClosedSequence::keep;
 }
 
 /// "rank 0: last called ...; rank 1: ...". A null pointer is a rank that has told nothing.
