@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -25,6 +26,7 @@
 #include "support/fake_nccl.hpp"
 #include "support/fake_nccl_ranks.hpp"
 #include "support/fake_place.hpp"
+#include "support/figures.hpp"
 
 #include <zerospan/comm/communicator_exchange.hpp>
 #include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
@@ -470,4 +472,10 @@ TEST_CASE("options that make no sense or differ are refused on every rank") {
   for (const std::string& text : refusal([](int) { return NcclOptions{.timeout = 0ms}; })) {
     CHECK(begins_with(text, "ConfigurationError: the timeout and the poll"));
   }
+}
+
+TEST_CASE("sums and means of the host's figures are those in rank order") {
+  run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place) {
+    CHECK(zerospan_test::figures_are_right(c, c.rank().value, std::array{0, 1, 2}, place.stream()));
+  });
 }
