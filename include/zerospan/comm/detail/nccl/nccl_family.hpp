@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <source_location>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,11 +18,13 @@
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
+#include <zerospan/comm/detail/protocol/home_process.hpp>
 #include <zerospan/comm/detail/protocol/kept_failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
 #include <zerospan/comm/detail/protocol/rank_state.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -39,7 +43,7 @@ class NcclFamily {
         exchange_{std::move(exchange)},
         rank_{exchange_.rank()},
         options_{options},
-        watcher_{[this] { watch(); }} {}
+        watcher_{start_watcher()} {}
   NcclFamily(const NcclFamily&) = delete;
   NcclFamily& operator=(const NcclFamily&) = delete;
   ~NcclFamily() {
@@ -47,6 +51,7 @@ class NcclFamily {
     watcher_.join();
   }
 
+  const HomeProcess& home() const noexcept { return home_; }
   Rank rank() const noexcept { return rank_; }
   int device() const noexcept { return device_; }
   const NcclOptions& options() const noexcept { return options_; }
@@ -61,6 +66,18 @@ class NcclFamily {
  private:
   /// What is known of every rank; this rank's own state is not the board's.
   using States = std::vector<RankState>;
+
+  /// @throws RankFailedError if it cannot be started; the other ranks are told.
+  std::thread start_watcher() {
+    try {
+      return std::thread{[this] { watch(); }};
+    } catch (const std::system_error& error) {
+      const std::string reason = describe(rank_) + " failed (the thread that watches over its communicators could " +
+                                 "not be started: " + error.code().message() + ")";
+      exchange_.abort(reason);
+      throw RankFailedError{reason, rank_, std::source_location::current()};
+    }
+  }
 
   void watch() noexcept {
     bool aborted = false;
@@ -177,6 +194,7 @@ class NcclFamily {
     return {Failure::Kind::timeout, culprit, text};
   }
 
+  HomeProcess home_;
   Api api_;
   int device_;
   AnyExchange exchange_;

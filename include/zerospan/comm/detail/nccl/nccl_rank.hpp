@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -85,6 +86,10 @@ class NcclRank {
   NcclRank(const NcclRank&) = delete;
   NcclRank& operator=(const NcclRank&) = delete;
   ~NcclRank() {
+    if (family_->home().was_left()) {  // what waits for the thread that watches, or calls the device, would hang
+      static_cast<void>(new (std::nothrow) std::shared_ptr{family_});
+      return;
+    }
     on_failure({});
     try {
       const DeviceScope scope{api_, family_->device()};
@@ -103,6 +108,7 @@ class NcclRank {
   IntegerSums<Api>& integers() noexcept { return integers_; }
 
   std::unique_ptr<NcclRank> duplicate() {
+    require_home();
     const DeviceScope scope{api_, family_->device()};
     begin_child(CollectiveKind::duplicate);
     return make_child(0, link_->members(), [this] { return exchange_.duplicate(); });
@@ -110,6 +116,7 @@ class NcclRank {
 
   /// @throws ConfigurationError, on every rank, where the exchange cannot be split, or if two have the same place.
   std::unique_ptr<NcclRank> split(SplitPlace place) {
+    require_home();
     if (!exchange_.can_split()) static_cast<void>(exchange_.split(place));
     const DeviceScope scope{api_, family_->device()};
     begin_child(CollectiveKind::split);
@@ -120,6 +127,7 @@ class NcclRank {
   }
 
   void abort(const std::string& reason) noexcept {
+    if (family_->home().was_left()) return;
     Failure failure{Failure::Kind::rank_failed, family_->rank(), {}};
     try {
       failure.text = describe(family_->rank()) + " failed (" + reason + ")";
@@ -128,9 +136,13 @@ class NcclRank {
     family_->failure()->keep(std::move(failure));
   }
 
-  void on_failure(KeptFailure::Listener f) { family_->failure()->listen(this, std::move(f)); }
+  void on_failure(KeptFailure::Listener f) {
+    require_home();
+    family_->failure()->listen(this, std::move(f));
+  }
 
   void verify() {
+    require_home();
     family_->failure()->check();
     try {
       const std::vector<SequenceRecord> all = gather(exchange_, link_->record());
@@ -145,6 +157,7 @@ class NcclRank {
   }
 
   void register_memory(const MemoryRange& range) {
+    require_home();
     if (memory_.has(range)) return;
     const DeviceScope scope{api_, family_->device()};
     memory_.add(api_, *link_, range);
@@ -154,6 +167,7 @@ class NcclRank {
   /// @throws ConfigurationError for a stream that is no device's; what NcclLink::run throws.
   template <class Work>
   void run(const CollectiveCall& call, StreamRef stream, Work work) {
+    require_home();
     if (stream.is_calling_thread()) {
       throw_configuration_error("the collective '" + std::string{call.name} +
                                 "' is to run on the calling thread: NCCL's run on streams of the device");
@@ -171,6 +185,9 @@ class NcclRank {
   }
 
  private:
+  /// @throws RankFailedError in a forked process.
+  void require_home() const { family_->home().require(family_->rank()); }
+
   static std::unique_ptr<NcclRank> prepare(Api& api, AnyExchange exchange, const NcclOptions& options) {
     require_valid(options, exchange.size());
     require_equal(exchange, options);
