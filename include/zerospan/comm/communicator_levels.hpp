@@ -31,8 +31,8 @@ struct CommunicatorLevels {
 /// Cuts ranks into groups of `ranks_per_group` consecutive ones; a collective.
 /// @throws ConfigurationError if they cannot be cut so.
 template <class C>
-  requires Splits<C> && TrainingCommunicator<C>
-CommunicatorLevels<C> split_into_groups(C& communicator, int ranks_per_group) {
+requires Splits<C> && TrainingCommunicator<C> CommunicatorLevels<C> split_into_groups(C& communicator,
+                                                                                      int ranks_per_group) {
   if (ranks_per_group < 1 || communicator.size() % ranks_per_group != 0) {
     throw_configuration_error(std::to_string(communicator.size()) + " ranks are no groups of " +
                               std::to_string(ranks_per_group));
@@ -69,28 +69,22 @@ class TwoLevels {
     across_.barrier(what);  // with ranks whose groups have all entered
   }
 
-  void on_failure(std::function<void(std::exception_ptr)> told)
-    requires ReportsFailures<W> || ReportsFailures<A>
-  {
+  void on_failure(std::function<void(std::exception_ptr)> told) requires ReportsFailures<W> || ReportsFailures<A> {
     std::function<void(std::exception_ptr)> tell_once;
     if (told) {
-      tell_once = [told = std::move(told), has_told = std::make_shared<std::atomic<bool>>(false)](
-                      const std::exception_ptr& error) {
+      tell_once = [told = std::move(told),
+                   has_told = std::make_shared<std::atomic<bool>>(false)](const std::exception_ptr& error) {
         if (!has_told->exchange(true)) told(error);
       };
     }
     if constexpr (ReportsFailures<W>) within_.on_failure(tell_once);
     if constexpr (ReportsFailures<A>) across_.on_failure(tell_once);
   }
-  void register_memory(std::byte* data, Bytes bytes)
-    requires RegistersMemory<W> || RegistersMemory<A>
-  {
+  void register_memory(std::byte* data, Bytes bytes) requires RegistersMemory<W> || RegistersMemory<A> {
     if constexpr (RegistersMemory<W>) within_.register_memory(data, bytes);
     if constexpr (RegistersMemory<A>) across_.register_memory(data, bytes);
   }
-  void verify()
-    requires VerifiesCalls<W> || VerifiesCalls<A>
-  {
+  void verify() requires VerifiesCalls<W> || VerifiesCalls<A> {
     if constexpr (VerifiesCalls<W>) within_.verify();
     if constexpr (VerifiesCalls<A>) across_.verify();
   }

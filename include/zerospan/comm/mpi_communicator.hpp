@@ -18,16 +18,12 @@
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/mpi/mpi_add.hpp>
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
 #include <zerospan/comm/detail/mpi/mpi_family.hpp>
-#include <zerospan/comm/detail/mpi/mpi_group.hpp>
+#include <zerospan/comm/detail/mpi/mpi_messages.hpp>
 #include <zerospan/comm/detail/mpi/mpi_moves.hpp>
-#include <zerospan/comm/detail/mpi/mpi_scratch.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
+#include <zerospan/comm/detail/mpi/mpi_sums.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/split_places.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>

@@ -81,17 +81,9 @@ class BasicThreadCommunicator {
   template <detail::ThreadExecution>
   friend class BasicThreadCommunicator;
 
-  struct Slice {
-    std::size_t first;
-    std::size_t elements;
-  };
-
-  /// The elements of a reduction that a rank sums for others. Slices of different ranks share no cache line.
-  Slice slice(std::size_t elements, int rank) const noexcept {
-    const auto ranks = static_cast<std::size_t>(size());
-    const std::size_t even = round_up((elements + ranks - 1) / ranks, 64);
-    const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, elements);
-    return {first, std::min(even, elements - first)};
+  /// The elements of a reduction that a rank sums for others.
+  detail::ElementRange slice(std::size_t elements, int rank) const noexcept {
+    return detail::even_slice(elements, size(), rank);
   }
 
   std::shared_ptr<detail::RankMembership> member_;

@@ -14,17 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/mpi/mpi_call_header.hpp>
 #include <zerospan/comm/detail/mpi/mpi_family.hpp>
-#include <zerospan/comm/detail/mpi/mpi_group.hpp>
 #include <zerospan/comm/detail/mpi/mpi_link.hpp>
-#include <zerospan/comm/detail/mpi/mpi_mail.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
-#include <zerospan/comm/detail/mpi/mpi_patience.hpp>
-#include <zerospan/comm/detail/mpi/mpi_progress.hpp>
-#include <zerospan/comm/detail/mpi/mpi_tags.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/collective_failure.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -185,11 +179,16 @@ inline bool MpiChannel::all_agree() const noexcept {
 }
 
 inline Failure MpiChannel::find_divergence() {
+  std::vector<Rank> names;
   std::vector<std::uint64_t> fingerprints;
-  for (int peer = 0; peer < size(); ++peer) fingerprints.push_back(mail_.header_from(peer).fingerprint);
-  return divergence(
-      exchange_descriptions(), [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; },
-      [this](std::size_t peer) { return in_family(static_cast<int>(peer)); });
+  for (int peer = 0; peer < size(); ++peer) {
+    names.push_back(in_family(peer));
+    fingerprints.push_back(mail_.header_from(peer).fingerprint);
+  }
+  const auto culprit = find_culprit(
+      names.size(), [](std::size_t) { return true; },
+      [&](std::size_t a, std::size_t b) { return fingerprints[a] == fingerprints[b]; });
+  return divergence(names, exchange_descriptions(), culprit.value());
 }
 
 /// What each rank calls, in its own words; all ranks know by now that they diverge.

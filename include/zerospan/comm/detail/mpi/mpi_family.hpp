@@ -1,5 +1,6 @@
 /// @file
-/// What the communicators share that come from one MpiCommunicator: their link, their failure, and their end.
+/// MpiFamily: what the communicators share that come from one MpiCommunicator: their link, their tags, their failure,
+/// and their end.
 #pragma once
 
 #include <mpi.h>
@@ -9,27 +10,125 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/mpi/mpi_announcement.hpp>
-#include <zerospan/comm/detail/mpi/mpi_call_header.hpp>
-#include <zerospan/comm/detail/mpi/mpi_group.hpp>
 #include <zerospan/comm/detail/mpi/mpi_link.hpp>
-#include <zerospan/comm/detail/mpi/mpi_mail.hpp>
-#include <zerospan/comm/detail/mpi/mpi_patience.hpp>
-#include <zerospan/comm/detail/mpi/mpi_progress.hpp>
-#include <zerospan/comm/detail/mpi/mpi_tags.hpp>
+#include <zerospan/comm/detail/mpi/mpi_messages.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// Of failures, whatever communicator they were found in.
+inline constexpr int mpi_announcement_tag = 0;
+
+/// Of one channel: of calls, and of what moves within a collective, operands and then results.
+struct MpiTags {
+  int calls;
+  int operands;
+  int results;
+
+  /// @throws ConfigurationError for more channels than MPI has tags for.
+  static MpiTags of_channel(std::uint64_t channel, int largest_tag) {
+    const std::uint64_t channels = static_cast<std::uint64_t>(largest_tag) / 3;
+    if (channel >= channels) {
+      throw_configuration_error("this MPI has tags for " + std::to_string(channels) +
+                                " duplicates and groups of an MpiCommunicator, each rank of it an equal share");
+    }
+    const int first = mpi_announcement_tag + 1 + static_cast<int>(3 * channel);
+    return {first, first + 1, first + 2};
+  }
+};
+
+/// How many collectives of a channel have begun: all ranks have called them.
+struct MpiBegun {
+  std::uint64_t channel;
+  std::uint64_t collectives;
+};
+
+/// Which collectives had begun when a rank failed: these end, for a rank that has seen all others call them knows that
+/// all others will see it too; no other does. Guarded by the family's mutex, but for the counters.
+class MpiProgress {
+ public:
+  using Counter = std::atomic<std::uint64_t>;
+
+  /// The count of a channel of this rank, which its communicator keeps. It is looked at after the communicator's end
+  /// too, until the channel is forgotten.
+  std::shared_ptr<Counter> open(std::uint64_t channel) {
+    return counters_.emplace(channel, std::make_shared<Counter>(0)).first->second;
+  }
+
+  /// No rank waits in a collective of the channel any more.
+  void forget(std::uint64_t channel) { counters_.erase(channel); }
+
+  /// This rank's counts, of the latest channels.
+  std::vector<MpiBegun> latest(std::size_t channels) const {
+    std::vector<MpiBegun> counts;
+    for (auto each = counters_.rbegin(); each != counters_.rend() && counts.size() < channels; ++each) {
+      counts.push_back({each->first, each->second->load()});
+    }
+    return counts;
+  }
+
+  /// A rank that has failed had come so far.
+  void learn(std::span<const MpiBegun> counts) {
+    for (const auto [channel, collectives] : counts) {
+      std::uint64_t& known = at_failure_[channel];
+      known = std::max(known, collectives);
+    }
+  }
+
+  /// What has been learned.
+  std::vector<MpiBegun> known() const {
+    std::vector<MpiBegun> counts;
+    for (const auto& [channel, collectives] : at_failure_) counts.push_back({channel, collectives});
+    return counts;
+  }
+
+  bool had_begun(std::uint64_t channel, std::uint64_t number) const {
+    const auto known = at_failure_.find(channel);
+    return known != at_failure_.end() && known->second > number;
+  }
+
+ private:
+  std::map<std::uint64_t, std::shared_ptr<Counter>> counters_;
+  std::map<std::uint64_t, std::uint64_t> at_failure_;
+};
+
+/// A failure, and how far the rank that tells of it had come. It is short enough for MPI to send at once: of many
+/// channels it has the latest, of a long text the beginning.
+struct MpiAnnouncement {
+  static constexpr std::size_t most_channels = 64;
+
+  Failure failure;
+  std::vector<MpiBegun> begun;
+};
+
+inline std::vector<std::byte> to_bytes(const MpiAnnouncement& said) {
+  std::vector<std::byte> bytes;
+  append(bytes, said.failure);
+  const auto begun = std::as_bytes(std::span{said.begun});
+  bytes.insert(bytes.end(), begun.begin(), begun.end());
+  return bytes;
+}
+
+inline MpiAnnouncement announcement_of(std::span<const std::byte> bytes) {
+  MpiAnnouncement said{take_failure(bytes), {}};
+  said.begun.resize(bytes.size() / sizeof(MpiBegun));
+  if (!said.begun.empty()) std::memcpy(said.begun.data(), bytes.data(), bytes.size());
+  return said;
+}
 
 /// One process's share in a family of communicators. The first failure that a rank finds or hears of is the one that
 /// it keeps; what it finds itself it tells all others. A family of which nobody failed ends by goodbyes, after which

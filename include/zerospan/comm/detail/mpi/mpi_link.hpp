@@ -1,18 +1,22 @@
 /// @file
-/// A private duplicate of a communicator of the host.
+/// MpiLink: the duplicate of the host's communicator that everything goes through, who may call MPI when, and how a
+/// thread waits for it.
 #pragma once
 
 #include <mpi.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <source_location>
 #include <string>
 #include <string_view>
+#include <thread>
 
-#include <zerospan/comm/detail/mpi/mpi_patience.hpp>
-#include <zerospan/comm/detail/mpi/mpi_turn.hpp>
-#include <zerospan/comm/detail/protocol/home_process.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/mpi_error.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
@@ -20,6 +24,106 @@
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// The level of thread support of the host's MPI: MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE.
+/// @throws ConfigurationError if it is less, or if MPI is not initialized, or finalized.
+inline int usable_thread_level() {
+  int yes = 0;
+  MPI_Initialized(&yes);
+  if (yes == 0) {
+    throw_configuration_error(
+        "MPI is not initialized: call MPI_Init_thread with MPI_THREAD_MULTIPLE before an MpiCommunicator is made");
+  }
+  MPI_Finalized(&yes);
+  if (yes != 0) throw_configuration_error("MPI is finalized: an MpiCommunicator is made and destroyed before that");
+  int level = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&level);
+  if (level < MPI_THREAD_SERIALIZED) {
+    throw_configuration_error(
+        "an MpiCommunicator needs MPI_THREAD_MULTIPLE (or MPI_THREAD_SERIALIZED, with the host's own calls inside "
+        "exclusive()): pass it to MPI_Init_thread and look at what that provides");
+  }
+  return level;
+}
+
+/// A lock that is served in the order of arrival, so that threads that poll starve none; nothing at all under
+/// MPI_THREAD_MULTIPLE.
+class MpiTurn {
+ public:
+  explicit MpiTurn(int thread_level) noexcept : serializes_{thread_level < MPI_THREAD_MULTIPLE} {}
+
+  void lock() noexcept {
+    if (!serializes_) return;
+    const std::uint32_t ticket = arrived_.fetch_add(1, std::memory_order_relaxed);
+    for (std::uint32_t now = serving_.load(std::memory_order_acquire); now != ticket;
+         now = serving_.load(std::memory_order_acquire)) {
+      serving_.wait(now, std::memory_order_acquire);
+    }
+  }
+
+  void unlock() noexcept {
+    if (!serializes_) return;
+    serving_.fetch_add(1, std::memory_order_release);
+    serving_.notify_all();
+  }
+
+ private:
+  bool serializes_;
+  std::atomic<std::uint32_t> arrived_ = 0;
+  std::atomic<std::uint32_t> serving_ = 0;
+};
+
+/// What a thread waits for: other ranks, which may take long, or messages on their way, which MPI may move only while
+/// it is asked about them.
+enum class MpiAwaited : std::uint8_t { ranks, messages };
+
+/// Spins at first, for as long as what is awaited usually takes if nobody else needs this core; then yields to the
+/// threads that compute; sleeps, a sixteenth of the time waited, when ranks take long.
+class MpiPatience {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  explicit MpiPatience(MpiAwaited awaited) noexcept : awaited_{awaited} {}
+
+  /// Something happened.
+  void renew() noexcept {
+    polls_ = 0;
+    waited_ = {};
+  }
+
+  /// Whether to look, after a poll that found nothing, at what is seldom there, and at the clock.
+  bool looks_around() const noexcept { return polls_ % 16 == 15 || waited_ > yield; }
+
+  /// Between two polls that found nothing.
+  void pause() {
+    if (++polls_ < 16) return;
+    const Clock::time_point now = Clock::now();
+    if (polls_ == 16) began_ = now;
+    waited_ = now - began_;
+    if (waited_ < (awaited_ == MpiAwaited::ranks ? spin_for_ranks : spin_for_messages)) return;
+    if (waited_ < yield || awaited_ == MpiAwaited::messages) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::min<Clock::duration>(waited_ / 16, longest_sleep));
+    }
+  }
+
+ private:
+  static constexpr std::chrono::microseconds spin_for_ranks{10};
+  static constexpr std::chrono::microseconds spin_for_messages{100};
+  static constexpr std::chrono::milliseconds yield{1};
+  static constexpr std::chrono::microseconds longest_sleep{200};
+
+  MpiAwaited awaited_;
+  std::uint64_t polls_ = 0;
+  Clock::time_point began_;
+  Clock::duration waited_{};
+};
+
+/// @return The moment at which so much time will have passed, if that is less than a year.
+inline MpiPatience::Clock::time_point moment_after(std::chrono::milliseconds time) {
+  return MpiPatience::Clock::now() + std::min<std::chrono::milliseconds>(time, std::chrono::years{1});
+}
 
 /// A duplicate of the host's communicator, which returns its errors. All that zerospan's ranks say to each other
 /// passes through it, in messages told apart by tags.

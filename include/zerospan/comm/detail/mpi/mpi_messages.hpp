@@ -1,5 +1,5 @@
 /// @file
-/// Messages that are under way.
+/// Messages among the members of a group that end together, and the memory that they are sent from and received in.
 #pragma once
 
 #include <mpi.h>
@@ -8,17 +8,74 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <memory>
+#include <new>
+#include <numeric>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/mpi/mpi_group.hpp>
+#include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/mpi/mpi_link.hpp>
-#include <zerospan/comm/detail/mpi/mpi_patience.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/comm/mpi_error.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// Some ranks of a link, this one among them, numbered anew from 0.
+class MpiGroup {
+ public:
+  /// All ranks, as they are.
+  explicit MpiGroup(MpiLink& link) : MpiGroup{link, all_of(link)} {}
+
+  /// @param ranks Of the link, in the order of their new numbers.
+  MpiGroup(MpiLink& link, std::vector<int> ranks)
+      : link_{&link},
+        ranks_{std::move(ranks)},
+        me_{static_cast<int>(std::ranges::find(ranks_, link.rank()) - ranks_.begin())} {}
+
+  MpiLink& link() const noexcept { return *link_; }
+  int rank() const noexcept { return me_; }
+  int size() const noexcept { return static_cast<int>(ranks_.size()); }
+
+  /// What the link calls a member, and messages to people.
+  int in_link(int member) const noexcept { return ranks_[static_cast<std::size_t>(member)]; }
+
+  /// Calls `act(to, from)` for every distance: to which member this one sends, from which it receives.
+  template <class Act>
+  void for_each_distance(Act act) const {
+    for (int i = 1; i < size(); ++i) act(sends_to(i), receives_from(i));
+  }
+
+  /// Calls `send(to)` and `receive(from)` for distances, all sends first: before it sends what is large, MPI asks the
+  /// receiver, whose answer over TCP goes behind all data that it has been asked for itself. Two ranks that ask each
+  /// other before either answers send at once, others one after the other.
+  template <class Send, class Receive>
+  void exchange(Send send, Receive receive, int first = 1, int last = std::numeric_limits<int>::max()) const {
+    const int end = std::min(last, size() - 1) + 1;
+    for (int i = first; i < end; ++i) send(sends_to(i));
+    for (int i = first; i < end; ++i) receive(receives_from(i));
+  }
+
+ private:
+  int sends_to(int distance) const noexcept { return (me_ + distance) % size(); }
+  int receives_from(int distance) const noexcept { return (me_ + size() - distance) % size(); }
+
+  static std::vector<int> all_of(const MpiLink& link) {
+    std::vector<int> ranks(static_cast<std::size_t>(link.size()));
+    std::iota(ranks.begin(), ranks.end(), 0);
+    return ranks;
+  }
+
+  MpiLink* link_;
+  std::vector<int> ranks_;
+  int me_;
+};
 
 /// Messages to and from the members of a group, that end together. Their memory is the caller's, and MPI's until they
 /// are done. None blocks.
@@ -156,6 +213,97 @@ class MpiMessages {
   std::vector<About> about_;
   std::vector<int> ended_;  // memory for what a poll finds
   std::size_t pending_ = 0;
+};
+
+/// What a rank sends at the beginning of a collective. Ranks are processes of one program, on machines of one byte
+/// order.
+struct MpiCallHeader {
+  enum class News : std::uint64_t { call, goodbye };
+
+  std::uint64_t fingerprint = 0;
+  std::uint64_t offer = 0;  ///< Of a duplicate: the channel that this rank would choose.
+  News news = News::call;
+};
+static_assert(std::has_unique_object_representations_v<MpiCallHeader>);
+
+/// A slot for each rank of a group, for what it says, and one for what it is told.
+class MpiMail {
+ public:
+  MpiMail(const std::shared_ptr<const MpiGroup>& group, std::size_t slot_bytes)
+      : messages_{group},
+        slot_bytes_{slot_bytes},
+        inbox_(slot_bytes * static_cast<std::size_t>(group->size())),
+        outbox_(inbox_.size()) {}
+  MpiMail(MpiMail&&) noexcept = default;
+  MpiMail& operator=(MpiMail&&) = delete;
+
+  MpiMessages& messages() noexcept { return messages_; }
+  const MpiMessages& messages() const noexcept { return messages_; }
+  std::size_t slot_bytes() const noexcept { return slot_bytes_; }
+
+  std::byte* from(int rank) noexcept { return inbox_.data() + offset(rank); }
+  const std::byte* from(int rank) const noexcept { return inbox_.data() + offset(rank); }
+  std::byte* to(int rank) noexcept { return outbox_.data() + offset(rank); }
+
+  MpiCallHeader header_from(int rank) const noexcept {
+    MpiCallHeader header;
+    std::memcpy(&header, from(rank), sizeof header);
+    return header;
+  }
+
+  /// Awaits whatever a rank says.
+  void receive(int rank, int tag) { messages_.receive(rank, tag, from(rank), slot_bytes_); }
+
+  /// Sends what begins a rank's slot.
+  void send(int rank, int tag, std::size_t bytes) { messages_.send(rank, tag, to(rank), bytes); }
+
+  /// Gives up all messages. The memory of those that MPI does not give up stays for ever.
+  void abandon() noexcept {
+    if (messages_.abandon()) return;
+    static_cast<void>(new (std::nothrow) std::vector<std::byte>(std::move(inbox_)));
+    static_cast<void>(new (std::nothrow) std::vector<std::byte>(std::move(outbox_)));
+  }
+
+ private:
+  std::size_t offset(int rank) const noexcept { return static_cast<std::size_t>(rank) * slot_bytes_; }
+
+  MpiMessages messages_;
+  std::size_t slot_bytes_;
+  std::vector<std::byte> inbox_;
+  std::vector<std::byte> outbox_;
+};
+
+/// Memory that grows to what was asked for at most, and is kept.
+class MpiScratch {
+ public:
+  MpiScratch() noexcept = default;
+  MpiScratch(MpiScratch&& other) noexcept : bytes_{std::move(other.bytes_)}, size_{std::exchange(other.size_, 0)} {}
+  MpiScratch& operator=(MpiScratch&& other) noexcept {
+    bytes_ = std::move(other.bytes_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
+
+  /// What was there before is lost.
+  std::byte* at_least(std::size_t bytes) {
+    if (bytes > size_) {
+      bytes_.reset();
+      size_ = 0;
+      bytes_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      size_ = bytes;
+    }
+    return bytes_.get();
+  }
+
+  /// Leaves the memory to messages that may not have ended.
+  void abandon() noexcept {
+    static_cast<void>(bytes_.release());
+    size_ = 0;
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+  std::size_t size_ = 0;
 };
 
 }  // namespace zerospan::inline v0::detail

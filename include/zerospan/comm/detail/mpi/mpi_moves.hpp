@@ -1,20 +1,18 @@
 /// @file
-/// Collectives between processes that move bytes and compute nothing.
+/// Gathers, broadcasts and exchanges over processes: bytes travel with the call where they are few, and else straight
+/// from buffer to buffer.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
-#include <vector>
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -93,10 +91,9 @@ inline void broadcast_by_call(MpiChannel& channel, const CollectiveCall& call) {
 /// A broadcast in which the root gives every rank a slice, which that rank gives to the others.
 inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& call) {
   const bool is_root = channel.rank() == call.root;
-  const std::vector<MpiSlice> slices = even_slices(call.bytes.size(), channel.size());
   const auto slice = [&](int rank) {
-    const auto [first, count] = slices[static_cast<std::size_t>(rank)];
-    return call.bytes.subspan(first, count);
+    const auto [first, bytes] = even_slice(call.bytes.size(), channel.size(), rank);
+    return call.bytes.subspan(first, bytes);
   };
   const std::span<std::byte> own = slice(channel.rank().value);
   channel.begin(call, MpiChannel::nothing);

@@ -18,10 +18,9 @@
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
-#include <zerospan/comm/detail/protocol/home_process.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/kept_failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/protocol/rank_state.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -159,7 +158,7 @@ class NcclFamily {
       const RankState& state = states[static_cast<std::size_t>(member.value)];
       records.push_back(member == rank_ ? &sight.record : state.find(link.id()));
     }
-    const auto divergence = find_divergence(records, members, on_one_way);
+    const auto divergence = find_divergence(records, members, may_agree);
     const bool is_certain = divergence && (sight.overdue || all_have_told(records, members, divergence->culprit));
     if (is_certain) failure_->keep(*divergence);
     if (sight.waits_in) find_finished(sight, records, members);
@@ -190,7 +189,7 @@ class NcclFamily {
     const std::string time = " within " + std::to_string(options_.timeout.count()) + " ms";
     std::string text = missing.empty() ? sight.waiting_for + " did not end on " + describe(rank_) + time
                                        : "rank " + missing + " did not arrive at " + sight.waiting_for + time;
-    if (exchange_.has_board()) text += "; " + last_calls(records, members);
+    if (exchange_.has_board()) text += "; " + list_calls(members, last_calls(records));
     return {Failure::Kind::timeout, culprit, text};
   }
 

@@ -26,7 +26,6 @@
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/comm/detail/protocol/kept_failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/protocol/split_places.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -148,7 +147,7 @@ class NcclRank {
       const std::vector<SequenceRecord> all = gather(exchange_, link_->record());
       std::vector<const SequenceRecord*> ranks;
       for (const SequenceRecord& record : all) ranks.push_back(&record);
-      const auto divergence = find_divergence(ranks, link_->members(), at_one_place);
+      const auto divergence = find_divergence(ranks, link_->members(), agree_so_far);
       if (divergence) family_->failure()->keep(*divergence);
     } catch (...) {
       failed();

@@ -14,6 +14,7 @@
 #include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -21,12 +22,6 @@
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// A run of elements of a reduction.
-struct ElementRange {
-  std::size_t first;
-  std::size_t elements;
-};
 
 /// Reductions in rank order. Every rank sums one range of the elements: a chunk of it at a time, each other rank's
 /// operand is received into scratch memory, all are summed by one kernel, and the sum is sent to whoever is to have it.
@@ -79,10 +74,7 @@ class RankOrderSums {
 
   /// Which elements each rank sums.
   auto slices(const Reduction& reduction) const {
-    return [total = reduction.elements, even = round_up((reduction.elements + ranks() - 1) / ranks(), 64)](int rank) {
-      const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, total);
-      return ElementRange{first, std::min(even, total - first)};
-    };
+    return [total = reduction.elements, ranks = size_](int rank) { return even_slice(total, ranks, rank); };
   }
 
   template <class RangeOf>

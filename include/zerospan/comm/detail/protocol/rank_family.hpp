@@ -1,51 +1,22 @@
 /// @file
-/// What the groups of the same ranks share: who has failed, and who has left.
+/// RankFamily: the ranks of a communicator and of all that is made of it, where they share memory.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <source_location>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/protocol/home_process.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// "rank 2"
-inline std::string describe(Rank rank) { return std::string{"rank "}.append(std::to_string(rank.value)); }
-
-/// Why a family of groups is of no use any more.
-struct Failure {
-  enum class Kind : std::uint8_t { rank_failed, timeout, divergence };
-
-  Kind kind;
-  Rank culprit;
-  std::string text;
-};
-
-/// @param context Where the throwing rank stood, appended to the failure's own text.
-[[noreturn]] inline void throw_failure(const Failure& failure, const std::string& context,
-                                       std::source_location where = std::source_location::current()) {
-  const std::string message = failure.text + context;
-  switch (failure.kind) {
-    case Failure::Kind::timeout:
-      throw RankTimeoutError{message, failure.culprit, where};
-    case Failure::Kind::divergence:
-      throw DivergenceError{message, failure.culprit, where};
-    case Failure::Kind::rank_failed:
-      break;
-  }
-  throw RankFailedError{message, failure.culprit, where};
-}
 
 /// The ranks of a group and of all its duplicates. One failure ends them all; the first one is kept.
 /// `failure` and `finished` are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look

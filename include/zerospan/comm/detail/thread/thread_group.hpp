@@ -19,9 +19,8 @@
 #include <vector>
 
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/collective_failure.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/protocol/split_places.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
@@ -43,6 +42,7 @@ class ThreadGroup {
         timeout_{timeout},
         members_{std::move(members)},
         calls_(members_.size()),
+        fingerprints_(members_.size()),
         entered_(members_.size(), 0),
         children_(members_.size()) {
     if (timeout <= timeout.zero()) throw_configuration_error("the timeout of a group of ranks must be positive");
@@ -112,6 +112,7 @@ class ThreadGroup {
   std::chrono::milliseconds timeout_;
   std::vector<Rank> members_;  // their ranks in the family, which errors name
   std::vector<CollectiveCall> calls_;
+  std::vector<std::uint64_t> fingerprints_;
   std::vector<std::uint64_t> entered_;    // collectives that each rank has called
   std::atomic<std::uint64_t> begun_ = 0;  // collectives that all have called
   std::atomic<std::uint64_t> met_ = 0;
@@ -124,6 +125,7 @@ class ThreadGroup {
 
 inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   family_->require_home(members_[index(me)]);
+  const std::uint64_t print = fingerprint(call);
   std::unique_lock lock{family_->mutex};
   const std::uint64_t number = begun_.load(std::memory_order_relaxed);
   if (family_->failure) {
@@ -131,6 +133,7 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
                   std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
   }
   calls_[index(me)] = call;
+  fingerprints_[index(me)] = print;
   ++entered_[index(me)];
   if (++arrived_ == calls_.size()) {
     if (!all_agree()) throw_failure(family_->fail(find_divergence(number)), {});
@@ -217,15 +220,16 @@ inline Failure ThreadGroup::find_failure(const CollectiveCall& call, std::uint64
 }
 
 inline bool ThreadGroup::all_agree() const noexcept {
-  return std::ranges::all_of(calls_, [&](const CollectiveCall& call) { return agree(call, calls_.front()); });
+  return std::ranges::all_of(fingerprints_, [&](std::uint64_t print) { return print == fingerprints_.front(); });
 }
 
 inline Failure ThreadGroup::find_divergence(std::uint64_t number) const {
   std::vector<std::string> descriptions;
   for (const CollectiveCall& call : calls_) descriptions.push_back(describe(call, number));
-  return divergence(
-      descriptions, [&](std::size_t a, std::size_t b) { return agree(calls_[a], calls_[b]); },
-      [&](std::size_t place) { return members_[place]; });
+  const auto culprit = find_culprit(
+      calls_.size(), [](std::size_t) { return true; },
+      [&](std::size_t a, std::size_t b) { return fingerprints_[a] == fingerprints_[b]; });
+  return divergence(members_, descriptions, culprit.value());
 }
 
 }  // namespace zerospan::inline v0::detail

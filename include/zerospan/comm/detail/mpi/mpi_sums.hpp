@@ -1,22 +1,95 @@
 /// @file
-/// Reductions between processes: every rank sums a slice of all operands, in rank order.
+/// Reductions over processes: operands travel with the call where they are small, and else in rounds of messages.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
-#include <zerospan/comm/detail/mpi/mpi_scratch.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
+#include <zerospan/comm/detail/mpi/mpi_moves.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// Sums of numbers, in rank order.
+struct RankOrderSum {
+  ElementType input_type;
+  ElementType output_type;
+
+  void operator()(std::span<const std::byte* const> inputs, std::byte* output, std::size_t elements) const noexcept {
+    rank_order_sum(inputs, input_type, output, output_type, elements);
+  }
+};
+
+/// Exact sums of 64-bit integers. No operand need be aligned.
+struct IntegerSum {
+  void operator()(std::span<const std::byte* const> inputs, std::byte* output, std::size_t elements) const noexcept {
+    for (std::size_t i = 0; i < elements; ++i) {
+      std::uint64_t sum = 0;
+      for (const std::byte* const input : inputs) {
+        std::uint64_t addend = 0;
+        std::memcpy(&addend, input + i * sizeof addend, sizeof addend);
+        sum += addend;
+      }
+      std::memcpy(output + i * sizeof sum, &sum, sizeof sum);
+    }
+  }
+};
+
+/// What every rank adds up where they share the work.
+inline std::vector<ElementRange> even_slices(std::size_t elements, int ranks) {
+  std::vector<ElementRange> slices;
+  for (int rank = 0; rank < ranks; ++rank) slices.push_back(even_slice(elements, ranks, rank));
+  return slices;
+}
+
+/// What is summed, and who gets the sums: each rank those of its slice alone, or one rank or every rank all of them.
+struct MpiSumTask {
+  enum class Audience : std::uint8_t { slices, root, everybody };
+
+  Audience audience;
+  Rank root;                         ///< Of the audience `root`.
+  std::vector<ElementRange> slices;  ///< Each rank's elements of the input.
+  const std::byte* input;
+  std::size_t input_width;  ///< Bytes of an element.
+  std::byte* output;        ///< What this rank gets.
+  std::size_t output_width;
+
+  bool gets_all(int rank) const noexcept {
+    return audience == Audience::everybody || (audience == Audience::root && rank == root.value);
+  }
+
+  /// Where this rank's own sums belong in what it gets; nullptr if only others get them.
+  std::byte* own_output(int me) const noexcept {
+    if (audience == Audience::slices) return output;
+    return gets_all(me) ? output + slices[static_cast<std::size_t>(me)].first * output_width : nullptr;
+  }
+
+  /// The elements of the input that make up what a rank gets.
+  ElementRange summands_of(int rank) const noexcept {
+    if (audience == Audience::slices) return slices[static_cast<std::size_t>(rank)];
+    return {0, gets_all(rank) ? slices.back().first + slices.back().elements : 0};
+  }
+
+  /// The most that a rank needs of another's input.
+  std::size_t largest_operand() const noexcept {
+    std::size_t most = 0;
+    for (int rank = 0; rank < static_cast<int>(slices.size()); ++rank)
+      most = std::max(most, summands_of(rank).elements);
+    return most * input_width;
+  }
+};
 
 /// One reduction, in rounds: while the operands of one round are summed, those of the next are under way, and the
 /// sums of those before go to who gets them.
@@ -32,7 +105,7 @@ class MpiSliceSum {
         task_{task},
         sum_{std::move(sum)},
         me_{static_cast<std::size_t>(channel.rank().value)},
-        longest_{std::ranges::max(task.slices, {}, &MpiSlice::elements).elements},
+        longest_{std::ranges::max(task.slices, {}, &ElementRange::elements).elements},
         chunk_{chunk_elements()},
         memory_{scratch.at_least(rounds_at_once * chunk_ * bytes_an_element())},
         inputs_(task.slices.size()),
@@ -73,12 +146,14 @@ class MpiSliceSum {
   }
 
   /// The elements of a rank's slice that are summed in a round.
-  MpiSlice piece(std::size_t rank, std::size_t round) const noexcept {
-    const MpiSlice& slice = task_.slices[rank];
+  ElementRange piece(std::size_t rank, std::size_t round) const noexcept {
+    const ElementRange& slice = task_.slices[rank];
     const std::size_t before = std::min(round * chunk_, slice.elements);
     return {slice.first + before, std::min(chunk_, slice.elements - before)};
   }
-  MpiSlice piece(int rank, std::size_t round) const noexcept { return piece(static_cast<std::size_t>(rank), round); }
+  ElementRange piece(int rank, std::size_t round) const noexcept {
+    return piece(static_cast<std::size_t>(rank), round);
+  }
 
   /// Where the operand of a peer comes to lie; of this rank itself, the sums that it only passes on.
   std::byte* place(std::size_t rank, std::size_t round) const noexcept {
@@ -141,5 +216,35 @@ class MpiSliceSum {
   std::array<MpiMessages, rounds_at_once> operands_;
   std::array<MpiMessages, rounds_at_once> results_;
 };
+
+/// A reduction whose operands travel with the call: whoever gets sums makes them all.
+template <class Add>
+void sum_by_call(MpiChannel& channel, const CollectiveCall& call, const MpiSumTask& task, Add add) {
+  const int me = channel.rank().value;
+  const auto operand_for = [&](int rank) {
+    const auto [first, elements] = task.summands_of(rank);
+    return std::span{task.input + first * task.input_width, elements * task.input_width};
+  };
+  channel.begin(call, [&](int peer, std::byte* to) {
+    const std::span<const std::byte> operand = operand_for(peer);
+    append(to, operand.data(), operand.size());
+    return operand.size();
+  });
+  std::vector<const std::byte*> operands;
+  for (int rank = 0; rank < channel.size(); ++rank) {
+    operands.push_back(rank == me ? operand_for(me).data() : channel.payload(rank));
+  }
+  const std::size_t elements = task.summands_of(me).elements;
+  if (elements > 0) add(std::span<const std::byte* const>{operands}, task.output, elements);
+}
+
+/// @param add `add(inputs, output, elements)` sums operands in rank order; the output may be one of them.
+template <class Add>
+void sum(MpiChannel& channel, MpiScratch& scratch, const CollectiveCall& call, const MpiSumTask& task, Add add) {
+  if (task.largest_operand() <= MpiChannel::longest_payload) return sum_by_call(channel, call, task, add);
+  MpiSliceSum by_messages{channel, scratch, task, add};
+  channel.begin(call, MpiChannel::nothing);
+  by_messages.run();
+}
 
 }  // namespace zerospan::inline v0::detail
