@@ -15,11 +15,9 @@
 
 #include <zerospan/comm/byte_exchange.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_rank.hpp>
-#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
-#include <zerospan/comm/detail/nccl/nccl_slices.hpp>
+#include <zerospan/comm/detail/nccl/nccl_sums.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
@@ -101,7 +99,7 @@ class BasicNcclCommunicator {
         for (const GatherPart& part : parts) {
           if (is_empty(part)) continue;
           result = api.all_gather(handle, part.buffer, part.shard_bytes, rank(), what.stream);
-          if (result != NcclResult::success && result != NcclResult::in_progress) break;
+          if (!is_good(result)) break;
         }
         return result;
       });

@@ -38,7 +38,6 @@ class NcclFamily {
 
   NcclFamily(Api api, AnyExchange exchange, const NcclOptions& options)
       : api_{std::move(api)},
-        device_{api_.device()},
         exchange_{std::move(exchange)},
         rank_{exchange_.rank()},
         options_{options},
@@ -52,7 +51,7 @@ class NcclFamily {
 
   const HomeProcess& home() const noexcept { return home_; }
   Rank rank() const noexcept { return rank_; }
-  int device() const noexcept { return device_; }
+  int device() { return api_.device(); }
   const NcclOptions& options() const noexcept { return options_; }
   const std::shared_ptr<KeptFailure>& failure() const noexcept { return failure_; }
 
@@ -83,7 +82,7 @@ class NcclFamily {
     const auto time = std::min<std::chrono::milliseconds>(options_.poll, std::chrono::hours{1});
     for (bool goes_on = true; goes_on;) {
       goes_on = failure_->wait(time, aborted);  // if not, a failure that was found meanwhile is told yet
-      attempt([&] { api_.use_device(device_); });
+      attempt([&] { api_.runtime().attach(); });
       if (goes_on && !failure_->exists()) attempt([&] { look(); });
       failure_->looked();
       attempt([&] { show(); });
@@ -195,7 +194,6 @@ class NcclFamily {
 
   HomeProcess home_;
   Api api_;
-  int device_;
   AnyExchange exchange_;
   Rank rank_;
   NcclOptions options_;

@@ -1,23 +1,23 @@
 /// @file
-/// NcclLink: one non-blocking NCCL communicator, used by a lane and watched by another thread.
+/// NcclLink: one communicator of NCCL: its handle, who may call it when, and what has not ended on it.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <source_location>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
-#include <zerospan/comm/detail/nccl/nccl_pending.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/pause.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/core/config.hpp>
@@ -26,6 +26,102 @@
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// Waits a little, and longer when it has been waiting for long.
+class Pause {
+ public:
+  void operator()() {
+    constexpr int yields = 64;
+    if (count_ < yields) {
+      ++count_;
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds{50});
+    }
+  }
+
+ private:
+  int count_ = 0;
+};
+
+/// The calls of one communicator that have not ended. Not synchronized. They end in the order in which they began, as
+/// NCCL has it.
+template <NcclLayer Api>
+class NcclPending {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Event = typename Api::Runtime::event_type;
+
+  struct Call {
+    std::string text;
+    std::optional<std::uint64_t> number = {};     ///< Of a collective.
+    std::optional<Event> begun = {};              ///< Its turn on the stream has come.
+    std::optional<Event> ended = {};              ///< Once it is wholly enqueued.
+    std::optional<Clock::time_point> since = {};  ///< When its turn came.
+  };
+
+  explicit NcclPending(Api api) : api_{std::move(api)} {}
+
+  /// A collective begins, behind what is on the stream.
+  void begin(std::string text, std::uint64_t number, StreamRef stream) {
+    calls_.push_back({.text = std::move(text), .number = number, .begun = take()});
+    api_.runtime().record(*calls_.back().begun, stream);
+  }
+
+  /// Something else begins now.
+  void begin(std::string text) { calls_.push_back({.text = std::move(text), .since = Clock::now()}); }
+
+  /// What was begun last is wholly enqueued.
+  void end(StreamRef stream) {
+    calls_.back().ended = take();
+    api_.runtime().record(*calls_.back().ended, stream);
+  }
+
+  /// What was begun last, and is on no stream, has ended.
+  void end() { calls_.pop_back(); }
+
+  /// Forgets what has ended. Returns whether nothing is left.
+  bool retire() {
+    while (!calls_.empty() && calls_.front().ended && api_.runtime().is_done(*calls_.front().ended)) {
+      give(calls_.front());
+      calls_.pop_front();
+    }
+    return calls_.empty();
+  }
+
+  /// The first that has not ended; nullptr if there is none.
+  const Call* first() {
+    if (retire()) return nullptr;
+    Call& call = calls_.front();
+    if (!call.since && api_.runtime().is_done(*call.begun)) call.since = Clock::now();
+    return &call;
+  }
+
+  /// What was begun last, in words.
+  std::string last() const { return calls_.empty() ? std::string{"no collective"} : calls_.back().text; }
+
+  void clear() noexcept {
+    calls_.clear();
+    free_.clear();
+  }
+
+ private:
+  Event take() {
+    if (free_.empty()) return api_.runtime().make_event();
+    Event event = std::move(free_.back());
+    free_.pop_back();
+    return event;
+  }
+
+  void give(Call& call) {
+    if (call.begun) free_.push_back(*std::move(call.begun));
+    if (call.ended) free_.push_back(*std::move(call.ended));
+  }
+
+  Api api_;
+  std::deque<Call> calls_;
+  std::vector<Event> free_;
+};
 
 /// What stands for a rank that could not be told.
 inline constexpr Rank unknown_rank{-1};
@@ -91,7 +187,7 @@ class NcclLink {
     if (result == NcclResult::success) {
       result = calls(handle_);
       const NcclResult ended = api_.end_group();
-      if (result == NcclResult::success || result == NcclResult::in_progress) result = ended;
+      if (is_good(result)) result = ended;
     }
     settle(lock, operation, result);
   }
@@ -126,9 +222,9 @@ class NcclLink {
   }
 
   /// Waits for an event that follows a launch.
-  void await(typename Api::Event event) {
+  void await(typename Api::Runtime::event_type& event) {
     for (Pause pause;; pause()) {
-      const bool done = api_.is_done(event);
+      const bool done = api_.runtime().is_done(event);
       failure_->check();  // what an abort has made done is not done
       if (done) return;
     }
@@ -275,7 +371,7 @@ auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> Sight {
   NcclResult state{};
   const NcclResult asked = api_.state_of(handle_, state);
   const NcclResult found = asked == NcclResult::success ? state : asked;
-  if (found != NcclResult::success && found != NcclResult::in_progress) {
+  if (!is_good(found)) {
     throw_error(sight.waiting_for.empty() ? std::string{"no collective"} : sight.waiting_for, found);
   }
   return sight;

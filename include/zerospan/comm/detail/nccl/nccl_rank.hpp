@@ -1,31 +1,32 @@
 /// @file
-/// NcclRank: what one rank has of one NCCL communicator.
+/// NcclRank: a rank's part of one communicator: how it is made, what it has, how it ends.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <new>
+#include <source_location>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_family.hpp>
-#include <zerospan/comm/detail/nccl/nccl_integers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
-#include <zerospan/comm/detail/nccl/nccl_memory.hpp>
-#include <zerospan/comm/detail/nccl/nccl_rank_order.hpp>
-#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
+#include <zerospan/comm/detail/nccl/nccl_sums.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/comm/detail/protocol/kept_failure.hpp>
 #include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -33,6 +34,98 @@
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// @throws ConfigurationError
+inline void require_valid(const NcclOptions& options, int size) {
+  if (options.timeout <= options.timeout.zero() || options.poll <= options.poll.zero()) {
+    throw_configuration_error("the timeout and the poll of an NCCL communicator must be positive");
+  }
+  if (size < 1) throw_configuration_error("a communicator has at least one rank, not " + std::to_string(size));
+}
+
+/// Gathers a trivially copyable value of every rank.
+template <class T>
+std::vector<T> gather(AnyExchange& exchange, const T& mine) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  std::vector<T> all(static_cast<std::size_t>(exchange.size()));
+  exchange.all_gather(std::as_bytes(std::span{&mine, 1}), std::as_writable_bytes(std::span{all}));
+  return all;
+}
+
+/// @throws ConfigurationError on every rank, if they were not given the same options.
+inline void require_equal(AnyExchange& exchange, const NcclOptions& options) {
+  struct Told {
+    std::uint64_t reductions;
+    std::uint64_t scratch;
+  };
+  const auto all = gather(exchange, Told{static_cast<std::uint64_t>(options.reductions), options.scratch.count});
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank].reductions == all[0].reductions && all[rank].scratch == all[0].scratch) continue;
+    throw_configuration_error("rank " + std::to_string(rank) +
+                              " was given other NCCL options than rank 0: reductions and scratch are the same on every "
+                              "rank");
+  }
+}
+
+/// The ranks of an exchange.
+inline std::vector<Rank> ranks_of(const AnyExchange& exchange) {
+  std::vector<Rank> ranks;
+  for (int rank = 0; rank < exchange.size(); ++rank) ranks.push_back(Rank{rank});
+  return ranks;
+}
+
+/// The id that rank 0 makes, on every rank.
+/// @throws NcclError on rank 0 and RankFailedError on the others, if it could not.
+template <NcclLayer Api>
+typename Api::UniqueId exchange_unique_id(Api& api, AnyExchange& exchange) {
+  struct Told {
+    NcclResult result;
+    typename Api::UniqueId id;
+  };
+  Told mine{};
+  if (exchange.rank() == Rank{0}) mine.result = api.make_unique_id(mine.id);
+  const Told told = gather(exchange, mine).front();
+  if (told.result == NcclResult::success) return told.id;
+  const std::string text = "ncclGetUniqueId on rank 0: " + api.describe(told.result, typename Api::Communicator{});
+  if (exchange.rank() == Rank{0}) throw NcclError{text, static_cast<int>(told.result), std::source_location::current()};
+  throw RankFailedError{text, Rank{0}, std::source_location::current()};
+}
+
+/// Memory that is registered with NCCL.
+struct MemoryRange {
+  std::byte* data;
+  Bytes bytes;
+
+  friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
+};
+
+/// What is registered where NCCL can; elsewhere nothing is.
+template <NcclLayer Api>
+class NcclMemory {
+ public:
+  const std::vector<MemoryRange>& ranges() const noexcept { return ranges_; }
+  bool has(const MemoryRange& range) const { return std::ranges::find(ranges_, range) != ranges_.end(); }
+
+  /// @throws NcclError; what NcclLink::make throws.
+  void add([[maybe_unused]] Api& api, [[maybe_unused]] NcclLink<Api>& link, [[maybe_unused]] const MemoryRange& range) {
+    if constexpr (Api::registers) {
+      void* handle = nullptr;
+      link.make("ncclCommRegister",
+                [&](auto& own) { return api.register_memory(own, range.data, range.bytes.count, handle); });
+      handles_.push_back(handle);
+      ranges_.push_back(range);
+    }
+  }
+
+  /// Before the communicator ends.
+  void give_back(Api& api, typename Api::Communicator communicator) {
+    for (void* const handle : handles_) api.deregister_memory(communicator, handle);
+  }
+
+ private:
+  std::vector<MemoryRange> ranges_;
+  std::vector<void*> handles_;
+};
 
 /// A communicator's part of its family: the link, the exchange, and the buffers of sums.
 template <NcclLayer Api>
@@ -91,7 +184,7 @@ class NcclRank {
     }
     on_failure({});
     try {
-      const DeviceScope scope{api_, family_->device()};
+      const typename Api::CurrentDevice current{family_->device()};
       close();
     } catch (...) {  // the device is lost
       close();
@@ -108,7 +201,7 @@ class NcclRank {
 
   std::unique_ptr<NcclRank> duplicate() {
     require_home();
-    const DeviceScope scope{api_, family_->device()};
+    const typename Api::CurrentDevice current{family_->device()};
     begin_child(CollectiveKind::duplicate);
     return make_child(0, link_->members(), [this] { return exchange_.duplicate(); });
   }
@@ -117,7 +210,7 @@ class NcclRank {
   std::unique_ptr<NcclRank> split(SplitPlace place) {
     require_home();
     if (!exchange_.can_split()) static_cast<void>(exchange_.split(place));
-    const DeviceScope scope{api_, family_->device()};
+    const typename Api::CurrentDevice current{family_->device()};
     begin_child(CollectiveKind::split);
     const auto beside = ranks_beside(gather_places(place), static_cast<std::size_t>(rank_.value));
     std::vector<Rank> members;
@@ -158,7 +251,7 @@ class NcclRank {
   void register_memory(const MemoryRange& range) {
     require_home();
     if (memory_.has(range)) return;
-    const DeviceScope scope{api_, family_->device()};
+    const typename Api::CurrentDevice current{family_->device()};
     memory_.add(api_, *link_, range);
   }
 
@@ -171,7 +264,7 @@ class NcclRank {
       throw_configuration_error("the collective '" + std::string{call.name} +
                                 "' is to run on the calling thread: NCCL's run on streams of the device");
     }
-    const DeviceScope scope{api_, family_->device()};
+    const typename Api::CurrentDevice current{family_->device()};
     CollectiveCall named = call;
     named.root = link_->members()[static_cast<std::size_t>(call.root.value)];
     link_->run(named, stream, work);
