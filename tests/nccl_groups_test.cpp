@@ -220,7 +220,7 @@ TEST_CASE("a split of a split, down to one rank, and groups of different sizes")
 TEST_CASE("two ranks at one place are refused on all ranks, and harm nothing") {
   run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place) {
     const std::string text = end_of([&] { static_cast<void>(c.split({1, c.rank() == Rank{0} ? 0 : 6})); });
-    CHECK(text == "a split puts two ranks at place 6 of group 1");
+    CHECK(text == "a split gives two ranks key 6 of color 1");
     auto part = c.split({0, c.rank().value});
     part.barrier({place.stream(), "in good health"});
   });

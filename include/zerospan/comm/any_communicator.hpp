@@ -28,8 +28,8 @@ namespace zerospan::inline v0 {
 class AnyCommunicator {
  public:
   template <class C>
-  requires(!std::same_as<C, AnyCommunicator>) && TrainingCommunicator<C> explicit AnyCommunicator(C communicator)
-      : model_{std::make_unique<Model<C>>(std::move(communicator))} {}
+    requires(!std::same_as<C, AnyCommunicator>) && TrainingCommunicator<C>
+  explicit AnyCommunicator(C communicator) : model_{std::make_unique<Model<C>>(std::move(communicator))} {}
 
   Rank rank() const { return model_->rank(); }
   int size() const { return model_->size(); }

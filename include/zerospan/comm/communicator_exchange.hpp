@@ -35,7 +35,9 @@ class CommunicatorExchange {
   }
 
   CommunicatorExchange duplicate() { return CommunicatorExchange{communicator_.duplicate()}; }
-  CommunicatorExchange split(SplitPlace place) requires Splits<C> {
+  CommunicatorExchange split(SplitPlace place)
+    requires Splits<C>
+  {
     return CommunicatorExchange{communicator_.split(place)};
   }
   void abort(const std::string& reason) noexcept { communicator_.abort(reason); }

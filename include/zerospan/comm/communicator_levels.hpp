@@ -2,17 +2,14 @@
 /// CommunicatorLevels: ranks in groups, and what any use of two levels of communicators has in common.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/detail/protocol/forwarding_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -31,8 +28,8 @@ struct CommunicatorLevels {
 /// Cuts ranks into groups of `ranks_per_group` consecutive ones; a collective.
 /// @throws ConfigurationError if they cannot be cut so.
 template <class C>
-requires Splits<C> && TrainingCommunicator<C> CommunicatorLevels<C> split_into_groups(C& communicator,
-                                                                                      int ranks_per_group) {
+  requires Splits<C> && TrainingCommunicator<C>
+CommunicatorLevels<C> split_into_groups(C& communicator, int ranks_per_group) {
   if (ranks_per_group < 1 || communicator.size() % ranks_per_group != 0) {
     throw_configuration_error(std::to_string(communicator.size()) + " ranks are no groups of " +
                               std::to_string(ranks_per_group));
@@ -49,7 +46,9 @@ namespace detail {
 /// Sums are taken within each group first, rounded to the input's type, and then across groups: whatever the collective
 /// is, an element's sum has the same bits, unless a level quantizes.
 template <TrainingCommunicator W, TrainingCommunicator A>
-class TwoLevels {
+class TwoLevels : public PassedOnAbilities<TwoLevels<W, A>, W, A> {
+  friend class PassedOnAbilities<TwoLevels<W, A>, W, A>;
+
  public:
   explicit TwoLevels(CommunicatorLevels<W, A> levels)
       : within_{std::move(levels.within)}, across_{std::move(levels.across)} {}
@@ -69,27 +68,13 @@ class TwoLevels {
     across_.barrier(what);  // with ranks whose groups have all entered
   }
 
-  void on_failure(std::function<void(std::exception_ptr)> told) requires ReportsFailures<W> || ReportsFailures<A> {
-    std::function<void(std::exception_ptr)> tell_once;
-    if (told) {
-      tell_once = [told = std::move(told),
-                   has_told = std::make_shared<std::atomic<bool>>(false)](const std::exception_ptr& error) {
-        if (!has_told->exchange(true)) told(error);
-      };
-    }
-    if constexpr (ReportsFailures<W>) within_.on_failure(tell_once);
-    if constexpr (ReportsFailures<A>) across_.on_failure(tell_once);
-  }
-  void register_memory(std::byte* data, Bytes bytes) requires RegistersMemory<W> || RegistersMemory<A> {
-    if constexpr (RegistersMemory<W>) within_.register_memory(data, bytes);
-    if constexpr (RegistersMemory<A>) across_.register_memory(data, bytes);
-  }
-  void verify() requires VerifiesCalls<W> || VerifiesCalls<A> {
-    if constexpr (VerifiesCalls<W>) within_.verify();
-    if constexpr (VerifiesCalls<A>) across_.verify();
+ protected:
+  template <class Act>
+  void for_each_part(Act act) {
+    act(within_);
+    act(across_);
   }
 
- protected:
   static std::byte* element(std::byte* data, ElementType type, std::size_t index) {
     return data + index * element_bytes(type);
   }

@@ -19,7 +19,7 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
-#include <zerospan/comm/detail/mpi/mpi_family.hpp>
+#include <zerospan/comm/detail/mpi/mpi_context.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
 #include <zerospan/comm/detail/mpi/mpi_moves.hpp>
 #include <zerospan/comm/detail/mpi/mpi_sums.hpp>
@@ -58,7 +58,7 @@ class MpiCommunicator {
   ///   options that mean nothing; TimeoutError or RankTimeoutError if not all ranks come; DivergenceError for options
   ///   that differ.
   explicit MpiCommunicator(MPI_Comm host, const MpiOptions& options = {})
-      : MpiCommunicator{std::make_shared<detail::MpiFamily>(host, options)} {
+      : MpiCommunicator{std::make_shared<detail::MpiContext>(host, options)} {
     const std::string name = "a new MpiCommunicator, up to " + std::to_string(options.largest_message.count) +
                              " bytes a message, " + std::to_string(options.scratch.count) + " bytes of scratch";
     channel_->begin({.kind = detail::CollectiveKind::barrier, .name = name}, Channel::nothing);
@@ -71,9 +71,9 @@ class MpiCommunicator {
   int size() const noexcept { return channel_->size(); }
 
   MpiCommunicator duplicate();
-  /// @throws ConfigurationError, on every rank, if two have the same place in a group.
+  /// @throws ConfigurationError, on every rank, if two have the same color and key.
   MpiCommunicator split(SplitPlace place);
-  void abort(const std::string& reason) noexcept { family_->abort(reason); }
+  void abort(const std::string& reason) noexcept { context_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
   void reduce_scatter(Collective what, const Reduction& reduction);
@@ -86,23 +86,23 @@ class MpiCommunicator {
     guard([&] { channel_->begin({.kind = detail::CollectiveKind::barrier, .name = what.name}, Channel::nothing); });
   }
 
-  /// Calls `f`, and returns what it does, while no communicator of this family calls MPI, if MPI serves one thread at a
-  /// time. `f` waits for nothing that another rank does only after a collective with this one.
+  /// Calls `f`, and returns what it does, while no communicator of this context calls MPI, if MPI serves one thread at
+  /// a time. `f` waits for nothing that another rank does only after a collective with this one.
   template <class F>
   requires std::invocable<F&>
   decltype(auto) exclusive(F&& f) {
-    const std::lock_guard turn{family_->link().turn()};
+    const std::lock_guard lock{context_->link().mutex()};
     return std::invoke(f);
   }
 
  private:
   using Channel = detail::MpiChannel;
 
-  explicit MpiCommunicator(const std::shared_ptr<detail::MpiFamily>& family)
-      : MpiCommunicator{family, family->all(), 0} {}
-  MpiCommunicator(std::shared_ptr<detail::MpiFamily> family, std::shared_ptr<const detail::MpiGroup> group,
+  explicit MpiCommunicator(const std::shared_ptr<detail::MpiContext>& context)
+      : MpiCommunicator{context, context->all(), 0} {}
+  MpiCommunicator(std::shared_ptr<detail::MpiContext> context, std::shared_ptr<const detail::MpiGroup> group,
                   std::uint64_t channel)
-      : family_{std::move(family)}, channel_{std::make_unique<Channel>(family_, std::move(group), channel)} {}
+      : context_{std::move(context)}, channel_{std::make_unique<Channel>(context_, std::move(group), channel)} {}
 
   /// A rank that fails in its own way, within a collective, does not leave the others waiting.
   template <class F>
@@ -125,7 +125,7 @@ class MpiCommunicator {
   /// The sums of all elements, for one rank or for every rank.
   void sum_all(const detail::CollectiveCall& call, detail::MpiSumTask::Audience audience);
 
-  std::shared_ptr<detail::MpiFamily> family_;
+  std::shared_ptr<detail::MpiContext> context_;
   std::unique_ptr<Channel> channel_;
   detail::MpiScratch scratch_;
 };
@@ -133,10 +133,10 @@ class MpiCommunicator {
 inline MpiCommunicator MpiCommunicator::duplicate() {
   std::uint64_t channel = 0;
   guard([&] {
-    channel_->begin({.kind = detail::CollectiveKind::duplicate}, Channel::nothing, family_->offer_channel());
+    channel_->begin({.kind = detail::CollectiveKind::duplicate}, Channel::nothing, context_->offer_channel());
     channel = channel_->offer_of(Rank{0});
   });
-  return {family_, channel_->group(), channel};
+  return {context_, channel_->group(), channel};
 }
 
 inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
@@ -147,7 +147,7 @@ inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
       copy_place(to, &place);
       return sizeof place;
     };
-    channel_->begin({.kind = detail::CollectiveKind::split}, tell, family_->offer_channel());
+    channel_->begin({.kind = detail::CollectiveKind::split}, tell, context_->offer_channel());
     channel_->for_each_distance(
         [&](int, int from) { copy_place(&places[static_cast<std::size_t>(from)], channel_->payload(from)); });
   });
@@ -155,7 +155,7 @@ inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
   std::vector<int> ranks;
   for (const std::size_t member : members) ranks.push_back(channel_->group()->in_link(static_cast<int>(member)));
   const std::uint64_t channel = channel_->offer_of(Rank{static_cast<int>(members.front())});
-  return {family_, std::make_shared<detail::MpiGroup>(family_->link(), std::move(ranks)), channel};
+  return {context_, std::make_shared<detail::MpiGroup>(context_->link(), std::move(ranks)), channel};
 }
 
 inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherPart> parts) {

@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/config.hpp>
@@ -165,8 +165,8 @@ auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
   using Result = std::invoke_result_t<F&, ThreadCommunicator>;
   static_assert(!std::is_reference_v<Result>, "ranks return values: what they refer to ends with their thread");
 
-  const auto family = std::make_shared<detail::RankFamily>(size);
-  const auto group = std::make_shared<detail::ThreadGroup>(family, options.timeout);
+  const auto context = std::make_shared<detail::RankContext>(size);
+  const auto group = std::make_shared<detail::ThreadGroup>(context, options.timeout);
   detail::RankErrors errors{static_cast<std::size_t>(size)};
   detail::RankResults<Result> results{static_cast<std::size_t>(size)};
   detail::StartSignal start;
@@ -175,7 +175,7 @@ auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
     threads.reserve(static_cast<std::size_t>(size));
     try {
       for (int rank = 0; rank < size; ++rank) {
-        const auto member = std::make_shared<detail::RankMembership>(family, Rank{rank});
+        const auto member = std::make_shared<detail::RankMembership>(context, Rank{rank});
         threads.emplace_back([&f, &errors, &results, &start, group, member] {
           if (!start.wait()) return;
           try {
@@ -198,7 +198,7 @@ auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
     }
     start.give(true);
   }
-  errors.rethrow_root_cause(family->failure);
+  errors.rethrow_root_cause(context->failure);
   return results.take();
 }
 

@@ -15,8 +15,7 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/thread/thread_execution.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/comm/detail/thread/thread_phases.hpp>
 #include <zerospan/core/config.hpp>
@@ -98,12 +97,12 @@ static_assert(TrainingCommunicator<ThreadCommunicator> && ExchangesSlices<Thread
 /// A group of `size` ranks: element r is for the thread of rank r.
 /// @throws ConfigurationError for a size below one, or a timeout that is not positive.
 inline std::vector<ThreadCommunicator> make_thread_communicators(int size, const ThreadGroupOptions& options = {}) {
-  const auto family = std::make_shared<detail::RankFamily>(size);
-  const auto group = std::make_shared<detail::ThreadGroup>(family, options.timeout);
+  const auto context = std::make_shared<detail::RankContext>(size);
+  const auto group = std::make_shared<detail::ThreadGroup>(context, options.timeout);
   std::vector<ThreadCommunicator> ranks;
   ranks.reserve(static_cast<std::size_t>(size));
   for (int rank = 0; rank < size; ++rank) {
-    ranks.emplace_back(group, std::make_shared<detail::RankMembership>(family, Rank{rank}));
+    ranks.emplace_back(group, std::make_shared<detail::RankMembership>(context, Rank{rank}));
   }
   return ranks;
 }

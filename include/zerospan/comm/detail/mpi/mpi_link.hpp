@@ -1,6 +1,6 @@
 /// @file
-/// MpiLink: the duplicate of the host's communicator that everything goes through, who may call MPI when, and how a
-/// thread waits for it.
+/// MpiLink: the duplicate of the host's communicator that all messages go through; the mutex around MPI; how a thread
+/// paces its polls.
 #pragma once
 
 #include <mpi.h>
@@ -46,11 +46,11 @@ inline int usable_thread_level() {
   return level;
 }
 
-/// A lock that is served in the order of arrival, so that threads that poll starve none; nothing at all under
-/// MPI_THREAD_MULTIPLE.
-class MpiTurn {
+/// A mutex that threads get in the order in which they asked, so that threads that poll starve none. Under
+/// MPI_THREAD_MULTIPLE it does nothing.
+class MpiMutex {
  public:
-  explicit MpiTurn(int thread_level) noexcept : serializes_{thread_level < MPI_THREAD_MULTIPLE} {}
+  explicit MpiMutex(int thread_level) noexcept : serializes_{thread_level < MPI_THREAD_MULTIPLE} {}
 
   void lock() noexcept {
     if (!serializes_) return;
@@ -73,28 +73,28 @@ class MpiTurn {
   std::atomic<std::uint32_t> serving_ = 0;
 };
 
-/// What a thread waits for: other ranks, which may take long, or messages on their way, which MPI may move only while
-/// it is asked about them.
+/// What a thread polls for: other ranks, which may take long, or messages under way, which some versions of MPI move
+/// only while they are polled.
 enum class MpiAwaited : std::uint8_t { ranks, messages };
 
-/// Spins at first, for as long as what is awaited usually takes if nobody else needs this core; then yields to the
-/// threads that compute; sleeps, a sixteenth of the time waited, when ranks take long.
-class MpiPatience {
+/// How a thread that polls lets others have its core: at first not at all, for as long as what it waits for usually
+/// takes; then it yields; and while it waits for ranks that take long, it sleeps a sixteenth of the time waited so far.
+class PollPacing {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit MpiPatience(MpiAwaited awaited) noexcept : awaited_{awaited} {}
+  explicit PollPacing(MpiAwaited awaited) noexcept : awaited_{awaited} {}
 
-  /// Something happened.
-  void renew() noexcept {
+  /// Something happened: begins anew.
+  void restart() noexcept {
     polls_ = 0;
     waited_ = {};
   }
 
-  /// Whether to look, after a poll that found nothing, at what is seldom there, and at the clock.
-  bool looks_around() const noexcept { return polls_ % 16 == 15 || waited_ > yield; }
+  /// Whether, after a poll that found nothing, it is time to look at the clock and for announced failures as well.
+  bool is_time_for_rare_checks() const noexcept { return polls_ % 16 == 15 || waited_ > yield; }
 
-  /// Between two polls that found nothing.
+  /// Called between two polls that found nothing.
   void pause() {
     if (++polls_ < 16) return;
     const Clock::time_point now = Clock::now();
@@ -121,17 +121,17 @@ class MpiPatience {
 };
 
 /// @return The moment at which so much time will have passed, if that is less than a year.
-inline MpiPatience::Clock::time_point moment_after(std::chrono::milliseconds time) {
-  return MpiPatience::Clock::now() + std::min<std::chrono::milliseconds>(time, std::chrono::years{1});
+inline PollPacing::Clock::time_point moment_after(std::chrono::milliseconds time) {
+  return PollPacing::Clock::now() + std::min<std::chrono::milliseconds>(time, std::chrono::years{1});
 }
 
-/// A duplicate of the host's communicator, which returns its errors. All that zerospan's ranks say to each other
-/// passes through it, in messages told apart by tags.
+/// A duplicate of the host's communicator that returns errors instead of aborting. All messages among zerospan's ranks
+/// go through it, told apart by tags.
 class MpiLink {
  public:
   /// A collective of the host's communicator, which stays the host's.
   /// @throws ConfigurationError where MPI is not as it has to be; TimeoutError if not every rank takes part in time.
-  MpiLink(MPI_Comm host, const MpiOptions& options) : turn_{usable_thread_level()}, options_{options} {
+  MpiLink(MPI_Comm host, const MpiOptions& options) : mutex_{usable_thread_level()}, options_{options} {
     require_valid(options);
     require_ranks(host);
     handle_ = duplicate(host);
@@ -152,24 +152,27 @@ class MpiLink {
   int size() const noexcept { return size_; }
   int largest_tag() const noexcept { return largest_tag_; }
   const MpiOptions& options() const noexcept { return options_; }
-  MpiTurn& turn() noexcept { return turn_; }
+  MpiMutex& mutex() noexcept { return mutex_; }
 
-  /// Calls an MPI function when it is this thread's turn.
+  /// Calls an MPI function, under the mutex where MPI serves one thread at a time.
   /// @throws MpiError if the function does not succeed; RankFailedError in a forked process, which has no MPI.
   template <class Function>
   void ask(std::string_view name, Function function) {
     home_.require(Rank{rank_});
-    const std::lock_guard turn{turn_};
+    const std::lock_guard lock{mutex_};
     check_mpi(function(), name);
   }
 
   /// Frees the duplicate: no message is under way or unread. Without it the duplicate stays until MPI is finalized,
   /// so that no later communicator can receive what was meant for this one.
   void free() noexcept {
-    if (home_.was_left()) return;
-    const std::lock_guard turn{turn_};
+    if (is_copy()) return;
+    const std::lock_guard lock{mutex_};
     MPI_Comm_free(&handle_);
   }
+
+  /// Whether this is what a fork has made of a link, which calls MPI no more.
+  bool is_copy() const noexcept { return home_.was_left(); }
 
   static bool is_finalized() noexcept {
     int yes = 0;
@@ -193,9 +196,9 @@ class MpiLink {
     MPI_Request request = MPI_REQUEST_NULL;
     ask("MPI_Comm_idup", [&] { return MPI_Comm_idup(host, handle.get(), &request); });
     const auto deadline = moment_after(options_.timeout);
-    MpiPatience patience{MpiAwaited::ranks};
-    for (int is_done = 0; is_done == 0; patience.pause()) {
-      if (MpiPatience::Clock::now() > deadline) {
+    PollPacing pacing{MpiAwaited::ranks};
+    for (int is_done = 0; is_done == 0; pacing.pause()) {
+      if (PollPacing::Clock::now() > deadline) {
         static_cast<void>(handle.release());  // MPI may write to it yet
         throw TimeoutError{"not every rank of the host's communicator made its MpiCommunicator within " +
                                std::to_string(options_.timeout.count()) + " ms",
@@ -207,12 +210,12 @@ class MpiLink {
   }
 
   HomeProcess home_;
-  MpiTurn turn_;
+  MpiMutex mutex_;
   MpiOptions options_;
   MPI_Comm handle_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
-  int largest_tag_ = 32767;  // what the standard promises
+  int largest_tag_ = 32767;  // the least that the standard allows
 };
 
 }  // namespace zerospan::inline v0::detail

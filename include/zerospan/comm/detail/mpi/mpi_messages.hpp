@@ -1,5 +1,5 @@
 /// @file
-/// Messages among the members of a group that end together, and the memory that they are sent from and received in.
+/// MpiGroup, and messages among its members: what is under way, and the memory that it is sent from and received in.
 #pragma once
 
 #include <mpi.h>
@@ -27,7 +27,7 @@
 
 namespace zerospan::inline v0::detail {
 
-/// Some ranks of a link, this one among them, numbered anew from 0.
+/// Some ranks of a link, with this one, numbered anew from 0.
 class MpiGroup {
  public:
   /// All ranks, as they are.
@@ -43,7 +43,7 @@ class MpiGroup {
   int rank() const noexcept { return me_; }
   int size() const noexcept { return static_cast<int>(ranks_.size()); }
 
-  /// What the link calls a member, and messages to people.
+  /// The rank of a member in the link, which errors name.
   int in_link(int member) const noexcept { return ranks_[static_cast<std::size_t>(member)]; }
 
   /// Calls `act(to, from)` for every distance: to which member this one sends, from which it receives.
@@ -52,9 +52,9 @@ class MpiGroup {
     for (int i = 1; i < size(); ++i) act(sends_to(i), receives_from(i));
   }
 
-  /// Calls `send(to)` and `receive(from)` for distances, all sends first: before it sends what is large, MPI asks the
-  /// receiver, whose answer over TCP goes behind all data that it has been asked for itself. Two ranks that ask each
-  /// other before either answers send at once, others one after the other.
+  /// Calls `send(to)` and `receive(from)` for the distances from `first` to `last`, all sends first. Before MPI sends a
+  /// large message it asks the receiver, whose answer over TCP queues behind the data that it is sending itself. If
+  /// both ranks have asked before either answers, they send at once; otherwise one after the other.
   template <class Send, class Receive>
   void exchange(Send send, Receive receive, int first = 1, int last = std::numeric_limits<int>::max()) const {
     const int end = std::min(last, size() - 1) + 1;
@@ -93,7 +93,7 @@ class MpiMessages {
     if (!is_done()) abandon();
   }
 
-  /// What is larger than the largest message goes as several, in order; nothing as none.
+  /// Bytes beyond the largest message go as several messages, in order; no bytes as none.
   void send(int peer, int tag, const std::byte* from, std::size_t bytes) {
     in_pieces(bytes, [&](std::size_t first, int count) {
       add(peer, Way::out, [&](MPI_Request* request) {
@@ -102,7 +102,7 @@ class MpiMessages {
     });
   }
 
-  /// The sender sends as many bytes; or no more, if they are one message.
+  /// As many bytes as the sender sends; if they fit one message, it may send fewer.
   void receive(int peer, int tag, std::byte* to, std::size_t bytes) {
     in_pieces(bytes, [&](std::size_t first, int count) {
       add(peer, Way::in, [&](MPI_Request* request) {
@@ -114,7 +114,7 @@ class MpiMessages {
   bool is_done() const noexcept { return pending_ == 0; }
   std::size_t size() const noexcept { return requests_.size(); }
 
-  /// Asks MPI what has ended. When everything has, there are no messages again.
+  /// Asks MPI which messages have ended. When all have, the list is empty again.
   /// @param received Is called with the sender of each message that has been received.
   /// @return How many messages have ended since the last poll.
   template <class Received>
@@ -137,14 +137,14 @@ class MpiMessages {
     return poll([](int) {});
   }
 
-  /// The peers, in order, from which messages are awaited; failing those, those that have not taken theirs.
+  /// The peers, in order, whose messages have not arrived; if all have, those that have not received theirs.
   std::vector<int> awaited_peers() const {
     std::vector<int> peers = pending_peers(Way::in);
     if (peers.empty()) peers = pending_peers(Way::out);
     return peers;
   }
 
-  /// Gives up what has not ended: cancels what is to be received, and waits for that briefly.
+  /// Gives up messages that have not ended: cancels those to be received, and waits briefly for that.
   /// @return Whether MPI has no use for any of the messages' memory any more.
   bool abandon() noexcept {
     try {
@@ -153,10 +153,10 @@ class MpiMessages {
         link().ask("MPI_Cancel", [&] { return MPI_Cancel(&requests_[i]); });
       }
       const auto deadline = moment_after(std::chrono::milliseconds{100});
-      for (MpiPatience patience{MpiAwaited::messages}; !is_done() && MpiPatience::Clock::now() < deadline;) {
-        if (poll() == 0) patience.pause();
+      for (PollPacing pacing{MpiAwaited::messages}; !is_done() && PollPacing::Clock::now() < deadline;) {
+        if (poll() == 0) pacing.pause();
       }
-    } catch (...) {  // MPI does not say how they are
+    } catch (...) {  // MPI cannot tell whether they have ended
     }
     const bool is_quiet = is_done();
     clear();
@@ -211,31 +211,31 @@ class MpiMessages {
   std::shared_ptr<const MpiGroup> group_;
   std::vector<MPI_Request> requests_;
   std::vector<About> about_;
-  std::vector<int> ended_;  // memory for what a poll finds
+  std::vector<int> ended_;  // memory for MPI_Testsome
   std::size_t pending_ = 0;
 };
 
-/// What a rank sends at the beginning of a collective. Ranks are processes of one program, on machines of one byte
-/// order.
+/// What a rank sends to every other at the beginning of a collective, or when it ends its communicator. Ranks are
+/// processes of one program, on machines of one byte order.
 struct MpiCallHeader {
   enum class News : std::uint64_t { call, goodbye };
 
   std::uint64_t fingerprint = 0;
-  std::uint64_t offer = 0;  ///< Of a duplicate: the channel that this rank would choose.
+  std::uint64_t offer = 0;  ///< When duplicating or splitting: the channel that this rank offers.
   News news = News::call;
 };
 static_assert(std::has_unique_object_representations_v<MpiCallHeader>);
 
-/// A slot for each rank of a group, for what it says, and one for what it is told.
-class MpiMail {
+/// Memory for one message from each rank of a group, and for one to each, and the messages under way there.
+class MpiSlots {
  public:
-  MpiMail(const std::shared_ptr<const MpiGroup>& group, std::size_t slot_bytes)
+  MpiSlots(const std::shared_ptr<const MpiGroup>& group, std::size_t slot_bytes)
       : messages_{group},
         slot_bytes_{slot_bytes},
         inbox_(slot_bytes * static_cast<std::size_t>(group->size())),
         outbox_(inbox_.size()) {}
-  MpiMail(MpiMail&&) noexcept = default;
-  MpiMail& operator=(MpiMail&&) = delete;
+  MpiSlots(MpiSlots&&) noexcept = default;
+  MpiSlots& operator=(MpiSlots&&) = delete;
 
   MpiMessages& messages() noexcept { return messages_; }
   const MpiMessages& messages() const noexcept { return messages_; }
@@ -251,13 +251,13 @@ class MpiMail {
     return header;
   }
 
-  /// Awaits whatever a rank says.
+  /// Begins to receive a message of at most a slot.
   void receive(int rank, int tag) { messages_.receive(rank, tag, from(rank), slot_bytes_); }
 
-  /// Sends what begins a rank's slot.
+  /// Begins to send what a rank's slot begins with.
   void send(int rank, int tag, std::size_t bytes) { messages_.send(rank, tag, to(rank), bytes); }
 
-  /// Gives up all messages. The memory of those that MPI does not give up stays for ever.
+  /// Gives up all messages. Memory that MPI may still use is never freed.
   void abandon() noexcept {
     if (messages_.abandon()) return;
     static_cast<void>(new (std::nothrow) std::vector<std::byte>(std::move(inbox_)));
@@ -273,7 +273,7 @@ class MpiMail {
   std::vector<std::byte> outbox_;
 };
 
-/// Memory that grows to what was asked for at most, and is kept.
+/// Memory that grows to the most that was asked for, and is kept for the next collective.
 class MpiScratch {
  public:
   MpiScratch() noexcept = default;
@@ -284,7 +284,7 @@ class MpiScratch {
     return *this;
   }
 
-  /// What was there before is lost.
+  /// @return Memory of undefined contents.
   std::byte* at_least(std::size_t bytes) {
     if (bytes > size_) {
       bytes_.reset();
@@ -295,7 +295,7 @@ class MpiScratch {
     return bytes_.get();
   }
 
-  /// Leaves the memory to messages that may not have ended.
+  /// Never frees the memory: messages that use it may not have ended.
   void abandon() noexcept {
     static_cast<void>(bytes_.release());
     size_ = 0;

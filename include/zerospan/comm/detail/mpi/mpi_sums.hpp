@@ -47,14 +47,14 @@ struct IntegerSum {
   }
 };
 
-/// What every rank adds up where they share the work.
+/// The slice of each rank where all share the work.
 inline std::vector<ElementRange> even_slices(std::size_t elements, int ranks) {
   std::vector<ElementRange> slices;
   for (int rank = 0; rank < ranks; ++rank) slices.push_back(even_slice(elements, ranks, rank));
   return slices;
 }
 
-/// What is summed, and who gets the sums: each rank those of its slice alone, or one rank or every rank all of them.
+/// What is summed, and who gets the sums: each rank those of its slice, or the root or every rank all of them.
 struct MpiSumTask {
   enum class Audience : std::uint8_t { slices, root, everybody };
 
@@ -70,19 +70,19 @@ struct MpiSumTask {
     return audience == Audience::everybody || (audience == Audience::root && rank == root.value);
   }
 
-  /// Where this rank's own sums belong in what it gets; nullptr if only others get them.
+  /// Where in the output the sums go that this rank makes; nullptr if only others get them.
   std::byte* own_output(int me) const noexcept {
     if (audience == Audience::slices) return output;
     return gets_all(me) ? output + slices[static_cast<std::size_t>(me)].first * output_width : nullptr;
   }
 
-  /// The elements of the input that make up what a rank gets.
+  /// The elements of every input that a rank needs to make all that it gets.
   ElementRange summands_of(int rank) const noexcept {
     if (audience == Audience::slices) return slices[static_cast<std::size_t>(rank)];
     return {0, gets_all(rank) ? slices.back().first + slices.back().elements : 0};
   }
 
-  /// The most that a rank needs of another's input.
+  /// The most bytes that a rank needs of another's input.
   std::size_t largest_operand() const noexcept {
     std::size_t most = 0;
     for (int rank = 0; rank < static_cast<int>(slices.size()); ++rank)
@@ -91,8 +91,8 @@ struct MpiSumTask {
   }
 };
 
-/// One reduction, in rounds: while the operands of one round are summed, those of the next are under way, and the
-/// sums of those before go to who gets them.
+/// One reduction, in rounds: while the operands of one round are summed, those of the next are received, and the sums
+/// of the one before are sent to those that get them.
 ///
 /// @tparam Sum `sum(inputs, output, elements)` sums operands in rank order; the output may be one of them.
 template <class Sum>
@@ -137,7 +137,7 @@ class MpiSliceSum {
     return (task_.slices.size() - 1) * task_.input_width + task_.output_width;
   }
 
-  /// A multiple of what a summation takes at once, if there are not very many ranks.
+  /// The elements of a slice in one round: a multiple of 1024 if so many fit.
   std::size_t chunk_elements() const {
     constexpr std::size_t fewest = 256;
     const std::size_t fitting = channel_.link().options().scratch.count / (rounds_at_once * bytes_an_element());
@@ -155,7 +155,7 @@ class MpiSliceSum {
     return piece(static_cast<std::size_t>(rank), round);
   }
 
-  /// Where the operand of a peer comes to lie; of this rank itself, the sums that it only passes on.
+  /// Where the operand of a peer is received; of this rank itself, where it makes sums that only others get.
   std::byte* place(std::size_t rank, std::size_t round) const noexcept {
     std::byte* const memory = memory_ + round % rounds_at_once * chunk_ * bytes_an_element();
     const std::size_t peer = (rank + task_.slices.size() - me_ - 1) % task_.slices.size();  // this rank is the last
@@ -188,7 +188,7 @@ class MpiSliceSum {
     if (elements > 0) sum_(std::span<const std::byte* const>{inputs_}, sums(round), elements);
   }
 
-  /// The places of the others' sums in the output, which may be the input, have been sent by now.
+  /// Others' sums may overwrite the input, if that is the output too: those elements have been sent by now.
   void distribute(std::size_t round) {
     MpiMessages& messages = results_[round % rounds_at_once];
     channel_.group()->exchange(
@@ -217,7 +217,7 @@ class MpiSliceSum {
   std::array<MpiMessages, rounds_at_once> results_;
 };
 
-/// A reduction whose operands travel with the call: whoever gets sums makes them all.
+/// A reduction whose operands travel with the header: each rank makes all the sums that it gets.
 template <class Add>
 void sum_by_call(MpiChannel& channel, const CollectiveCall& call, const MpiSumTask& task, Add add) {
   const int me = channel.rank().value;

@@ -72,7 +72,7 @@ class BasicNcclCommunicator {
   BasicNcclCommunicator duplicate() { return BasicNcclCommunicator{rank_->duplicate()}; }
 
   /// Each has scratch memory of its own, and the registered memory of this one. Takes an exchange that can be split.
-  /// @throws ConfigurationError, on every rank, where it cannot, or if two ranks have the same place in a group.
+  /// @throws ConfigurationError, on every rank, where it cannot, or if two ranks have the same color and key.
   BasicNcclCommunicator split(SplitPlace place) { return BasicNcclCommunicator{rank_->split(place)}; }
 
   void abort(const std::string& reason) noexcept { rank_->abort(reason); }

@@ -1,5 +1,5 @@
 /// @file
-/// The concept NcclLayer: the calls of NCCL and CUDA that a communicator makes.
+/// The concept NcclLayer: the calls of NCCL that a communicator makes.
 #pragma once
 
 #include <concepts>
@@ -38,9 +38,8 @@ inline bool is_good(NcclResult result) noexcept {
 /// @concept
 /// 1. `Communicator` is a non-blocking `ncclComm_t`, null at first; `UniqueId` an `ncclUniqueId`;
 /// 2. calls return a NcclResult; those that start something may return `in_progress`, and `state_of` tells when it
-/// ends;
-///    `splits` and `registers` say whether the version of NCCL has those calls; `split(parent, color, rank, child)` has
-///    as its key the rank in the child;
+///    ends; `splits` and `registers` say whether the version of NCCL has those calls; `split(parent, color, rank,
+///    child)` has as its key the rank in the child;
 /// 3. collectives are enqueued on the stream that they are given;
 /// 4. `runtime()` is that of the device that was the thread's current one when the layer was made, and `device()` its
 ///    number; an object `CurrentDevice{device}` makes it the calling thread's current one for a while;

@@ -1,5 +1,6 @@
 /// @file
-/// NcclLink: one communicator of NCCL: its handle, who may call it when, and what has not ended on it.
+/// NcclLink: one communicator of NCCL, safe to watch from a second thread: its handle, and the calls on it that have
+/// not ended.
 #pragma once
 
 #include <chrono>
@@ -17,8 +18,8 @@
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/first_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -123,19 +124,19 @@ class NcclPending {
   std::vector<Event> free_;
 };
 
-/// What stands for a rank that could not be told.
+/// The culprit of a failure if it is not known.
 inline constexpr Rank unknown_rank{-1};
 
 /// The handle, its mutex and the calls that have not ended. Every call of NCCL on the handle is made under the mutex,
-/// and returns soon; whoever waits, waits without it, so that `abort` comes between.
+/// and returns soon. To wait, the mutex is let go, so that `abort` can come in between.
 template <NcclLayer Api>
 class NcclLink {
  public:
   using Communicator = typename Api::Communicator;
 
-  /// @param rank This one's in the family, which errors name.
-  /// @param members The ranks in the family of those that the communicator connects.
-  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<KeptFailure> failure)
+  /// @param rank This one's in the context, which errors name.
+  /// @param members The ranks in the context of those that the communicator connects.
+  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<FirstFailure> failure)
       : api_{std::move(api)},
         rank_{rank},
         members_{std::move(members)},
@@ -208,7 +209,7 @@ class NcclLink {
     }
   }
 
-  /// Keeps what NCCL may yet write to until this communicator has ended, and ends that as well.
+  /// Keeps a child's handle, which NCCL may yet write to, until this communicator ends, and ends the child with it.
   void keep(std::unique_ptr<Communicator> child) noexcept {
     const std::scoped_lock lock{mutex_};
     child_ = std::move(child);
@@ -225,7 +226,7 @@ class NcclLink {
   void await(typename Api::Runtime::event_type& event) {
     for (Pause pause;; pause()) {
       const bool done = api_.runtime().is_done(event);
-      failure_->check();  // what an abort has made done is not done
+      failure_->check();  // an event may be done only because the communicator was aborted
       if (done) return;
     }
   }
@@ -256,7 +257,7 @@ class NcclLink {
   }
 
   /// What the watching thread sees.
-  struct Sight {
+  struct LinkState {
     SequenceRecord record;
     std::string waiting_for;                ///< The first call that has not ended, in words.
     std::optional<std::uint64_t> waits_in;  ///< Its number, if it is a collective.
@@ -264,9 +265,9 @@ class NcclLink {
   };
 
   /// @throws NcclError, RankFailedError, and what the layer throws, for an error that was found.
-  Sight look(std::chrono::milliseconds timeout);
+  LinkState look(std::chrono::milliseconds timeout);
 
-  /// From any thread. Never blocks for long, as far as that is up to NCCL.
+  /// From any thread. Blocks for no longer than NCCL does.
   void abort() noexcept {
     const std::scoped_lock lock{mutex_};
     is_aborted_ = true;
@@ -347,7 +348,7 @@ class NcclLink {
   Api api_;
   Rank rank_;
   std::vector<Rank> members_;
-  std::shared_ptr<KeptFailure> failure_;
+  std::shared_ptr<FirstFailure> failure_;
 
   mutable std::mutex mutex_;  // guards all below
   std::unique_ptr<Communicator> child_;
@@ -358,23 +359,23 @@ class NcclLink {
 };
 
 template <NcclLayer Api>
-auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> Sight {
+auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> LinkState {
   const std::scoped_lock lock{mutex_};
-  Sight sight{.record = sequence_.record(), .waiting_for = {}, .waits_in = {}};
-  if (is_aborted_) return sight;
+  LinkState seen{.record = sequence_.record(), .waiting_for = {}, .waits_in = {}};
+  if (is_aborted_) return seen;
   if (const auto* const first = pending_.first()) {
-    sight.waiting_for = first->text;
-    sight.waits_in = first->number;
-    sight.overdue = first->since && NcclPending<Api>::Clock::now() - *first->since > timeout;
+    seen.waiting_for = first->text;
+    seen.waits_in = first->number;
+    seen.overdue = first->since && NcclPending<Api>::Clock::now() - *first->since > timeout;
   }
-  if (handle_ == Communicator{}) return sight;
+  if (handle_ == Communicator{}) return seen;
   NcclResult state{};
   const NcclResult asked = api_.state_of(handle_, state);
   const NcclResult found = asked == NcclResult::success ? state : asked;
   if (!is_good(found)) {
-    throw_error(sight.waiting_for.empty() ? std::string{"no collective"} : sight.waiting_for, found);
+    throw_error(seen.waiting_for.empty() ? std::string{"no collective"} : seen.waiting_for, found);
   }
-  return sight;
+  return seen;
 }
 
 }  // namespace zerospan::inline v0::detail

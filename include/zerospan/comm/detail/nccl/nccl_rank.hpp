@@ -17,15 +17,15 @@
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/nccl/nccl_family.hpp>
+#include <zerospan/comm/detail/nccl/nccl_context.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
 #include <zerospan/comm/detail/nccl/nccl_sums.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/first_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
@@ -99,7 +99,7 @@ struct MemoryRange {
   friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
 };
 
-/// What is registered where NCCL can; elsewhere nothing is.
+/// The memory registered with one communicator. Versions of NCCL that cannot register have none.
 template <NcclLayer Api>
 class NcclMemory {
  public:
@@ -127,7 +127,7 @@ class NcclMemory {
   std::vector<void*> handles_;
 };
 
-/// A communicator's part of its family: the link, the exchange, and the buffers of sums.
+/// A communicator's part of its context: the link, the exchange, and the buffers of sums.
 template <NcclLayer Api>
 class NcclRank {
  public:
@@ -162,29 +162,29 @@ class NcclRank {
   }
 
   /// @param exchange Of the members, in that order.
-  /// @param members Their ranks in the family.
-  NcclRank(Api api, std::shared_ptr<NcclFamily<Api>> family, AnyExchange exchange, std::vector<Rank> members,
+  /// @param members Their ranks in the context.
+  NcclRank(Api api, std::shared_ptr<NcclContext<Api>> context, AnyExchange exchange, std::vector<Rank> members,
            std::uint64_t id)
       : api_{std::move(api)},
-        family_{std::move(family)},
+        context_{std::move(context)},
         exchange_{std::move(exchange)},
         rank_{exchange_.rank()},
         size_{exchange_.size()},
         in_rank_order_{api_, rank_, size_, options().scratch},
         integers_{api_},
-        link_{std::make_shared<NcclLink<Api>>(api_, family_->rank(), std::move(members), id, family_->failure())} {
-    family_->add(link_);
+        link_{std::make_shared<NcclLink<Api>>(api_, context_->rank(), std::move(members), id, context_->failure())} {
+    context_->add(link_);
   }
   NcclRank(const NcclRank&) = delete;
   NcclRank& operator=(const NcclRank&) = delete;
   ~NcclRank() {
-    if (family_->home().was_left()) {  // what waits for the thread that watches, or calls the device, would hang
-      static_cast<void>(new (std::nothrow) std::shared_ptr{family_});
+    if (context_->home().was_left()) {  // what waits for the thread that watches, or calls the device, would hang
+      static_cast<void>(new (std::nothrow) std::shared_ptr{context_});
       return;
     }
     on_failure({});
     try {
-      const typename Api::CurrentDevice current{family_->device()};
+      const typename Api::CurrentDevice current{context_->device()};
       close();
     } catch (...) {  // the device is lost
       close();
@@ -193,7 +193,7 @@ class NcclRank {
 
   Rank rank() const noexcept { return rank_; }
   int size() const noexcept { return size_; }
-  const NcclOptions& options() const noexcept { return family_->options(); }
+  const NcclOptions& options() const noexcept { return context_->options(); }
   Api& api() noexcept { return api_; }
   NcclLink<Api>& link() noexcept { return *link_; }
   RankOrderSums<Api>& in_rank_order() noexcept { return in_rank_order_; }
@@ -201,16 +201,17 @@ class NcclRank {
 
   std::unique_ptr<NcclRank> duplicate() {
     require_home();
-    const typename Api::CurrentDevice current{family_->device()};
+    const typename Api::CurrentDevice current{context_->device()};
     begin_child(CollectiveKind::duplicate);
     return make_child(0, link_->members(), [this] { return exchange_.duplicate(); });
   }
 
-  /// @throws ConfigurationError, on every rank, where the exchange cannot be split, or if two have the same place.
+  /// @throws ConfigurationError, on every rank, where the exchange cannot be split, or if two have the same color and
+  /// key.
   std::unique_ptr<NcclRank> split(SplitPlace place) {
     require_home();
     if (!exchange_.can_split()) static_cast<void>(exchange_.split(place));
-    const typename Api::CurrentDevice current{family_->device()};
+    const typename Api::CurrentDevice current{context_->device()};
     begin_child(CollectiveKind::split);
     const auto beside = ranks_beside(gather_places(place), static_cast<std::size_t>(rank_.value));
     std::vector<Rank> members;
@@ -219,39 +220,39 @@ class NcclRank {
   }
 
   void abort(const std::string& reason) noexcept {
-    if (family_->home().was_left()) return;
-    Failure failure{Failure::Kind::rank_failed, family_->rank(), {}};
+    if (context_->home().was_left()) return;
+    Failure failure{Failure::Kind::rank_failed, context_->rank(), {}};
     try {
-      failure.text = describe(family_->rank()) + " failed (" + reason + ")";
+      failure.text = describe(context_->rank()) + " failed (" + reason + ")";
     } catch (...) {  // no memory for the reason
     }
-    family_->failure()->keep(std::move(failure));
+    context_->failure()->keep(std::move(failure));
   }
 
-  void on_failure(KeptFailure::Listener f) {
+  void on_failure(FirstFailure::Listener f) {
     require_home();
-    family_->failure()->listen(this, std::move(f));
+    context_->failure()->listen(this, std::move(f));
   }
 
   void verify() {
     require_home();
-    family_->failure()->check();
+    context_->failure()->check();
     try {
       const std::vector<SequenceRecord> all = gather(exchange_, link_->record());
       std::vector<const SequenceRecord*> ranks;
       for (const SequenceRecord& record : all) ranks.push_back(&record);
       const auto divergence = find_divergence(ranks, link_->members(), agree_so_far);
-      if (divergence) family_->failure()->keep(*divergence);
+      if (divergence) context_->failure()->keep(*divergence);
     } catch (...) {
       failed();
     }
-    family_->failure()->check();
+    context_->failure()->check();
   }
 
   void register_memory(const MemoryRange& range) {
     require_home();
     if (memory_.has(range)) return;
-    const typename Api::CurrentDevice current{family_->device()};
+    const typename Api::CurrentDevice current{context_->device()};
     memory_.add(api_, *link_, range);
   }
 
@@ -264,7 +265,7 @@ class NcclRank {
       throw_configuration_error("the collective '" + std::string{call.name} +
                                 "' is to run on the calling thread: NCCL's run on streams of the device");
     }
-    const typename Api::CurrentDevice current{family_->device()};
+    const typename Api::CurrentDevice current{context_->device()};
     CollectiveCall named = call;
     named.root = link_->members()[static_cast<std::size_t>(call.root.value)];
     link_->run(named, stream, work);
@@ -278,19 +279,19 @@ class NcclRank {
 
  private:
   /// @throws RankFailedError in a forked process.
-  void require_home() const { family_->home().require(family_->rank()); }
+  void require_home() const { context_->home().require(context_->rank()); }
 
   static std::unique_ptr<NcclRank> prepare(Api& api, AnyExchange exchange, const NcclOptions& options) {
     require_valid(options, exchange.size());
     require_equal(exchange, options);
     AnyExchange own = exchange.duplicate();
     std::vector<Rank> members = ranks_of(own);
-    return std::make_unique<NcclRank>(api, std::make_shared<NcclFamily<Api>>(api, std::move(exchange), options),
+    return std::make_unique<NcclRank>(api, std::make_shared<NcclContext<Api>>(api, std::move(exchange), options),
                                       std::move(own), std::move(members), std::uint64_t{0});
   }
 
   void begin_child(CollectiveKind kind) {
-    family_->failure()->check();
+    context_->failure()->check();
     try {
       link_->count({.kind = kind});
       link_->wait_idle();
@@ -314,7 +315,7 @@ class NcclRank {
     try {
       const std::uint64_t turn = CallSequence::name_of_duplicate(link_->id(), children_++);
       const std::uint64_t id = CallSequence::name_of_duplicate(turn, static_cast<std::uint64_t>(color));
-      auto child = std::make_unique<NcclRank>(api_, family_, make_exchange(), std::move(members), id);
+      auto child = std::make_unique<NcclRank>(api_, context_, make_exchange(), std::move(members), id);
       if constexpr (Api::splits) {
         const Rank key = child->rank();
         child->split_off(*link_, [&](Handle& own, Handle& made) { return api_.split(own, color, key, made); });
@@ -328,10 +329,10 @@ class NcclRank {
     }
   }
 
-  /// Throws, for the exception being handled, this family's first failure: of an exchange that was aborted, the board
-  /// tells why.
+  /// Handles the exception of an exchange by throwing the context's first failure. Where the exchange was aborted,
+  /// another rank has posted the reason, which the next check of the watching thread reads.
   [[noreturn]] void failed() {
-    family_->failure()->look_again();
+    context_->failure()->await_check();
     link_->failed();
   }
 
@@ -379,7 +380,7 @@ class NcclRank {
   }
 
   Api api_;
-  std::shared_ptr<NcclFamily<Api>> family_;
+  std::shared_ptr<NcclContext<Api>> context_;
   AnyExchange exchange_;
   Rank rank_;
   int size_;

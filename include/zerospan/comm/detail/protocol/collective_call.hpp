@@ -192,20 +192,20 @@ inline void require_valid_root(const CollectiveCall& call, int size) {
                             std::to_string(call.root.value) + " among " + std::to_string(size) + " ranks");
 }
 
-/// The ranks that a split puts into the group of `me`, in the order of their places.
+/// The ranks that a split puts together with `me`: those of its color, in the order of their keys.
 /// @param places Of every rank of the communicator that is split.
-/// @throws ConfigurationError if two ranks have the same place in any group, so that all ranks throw alike.
+/// @throws ConfigurationError if any two ranks have the same color and key, so that all ranks throw alike.
 inline std::vector<std::size_t> ranks_beside(std::span<const SplitPlace> places, std::size_t me) {
   std::vector<std::size_t> ranks(places.size());
   std::iota(ranks.begin(), ranks.end(), std::size_t{0});
-  const auto place = [&](std::size_t rank) { return std::pair{places[rank].group, places[rank].place}; };
+  const auto place = [&](std::size_t rank) { return std::pair{places[rank].color, places[rank].key}; };
   std::ranges::stable_sort(ranks, {}, place);
   const auto twin = std::ranges::adjacent_find(ranks, {}, place);
   if (twin != ranks.end()) {
-    throw_configuration_error("a split puts two ranks at place " + std::to_string(places[*twin].place) + " of group " +
-                              std::to_string(places[*twin].group));
+    throw_configuration_error("a split gives two ranks key " + std::to_string(places[*twin].key) + " of color " +
+                              std::to_string(places[*twin].color));
   }
-  std::erase_if(ranks, [&](std::size_t rank) { return places[rank].group != places[me].group; });
+  std::erase_if(ranks, [&](std::size_t rank) { return places[rank].color != places[me].color; });
   return ranks;
 }
 

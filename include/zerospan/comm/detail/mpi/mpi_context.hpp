@@ -1,5 +1,5 @@
 /// @file
-/// MpiFamily: what the communicators share that come from one MpiCommunicator: their link, their tags, their failure,
+/// MpiContext: what the communicators share that come from one MpiCommunicator: their link, their tags, their failure,
 /// and their end.
 #pragma once
 
@@ -22,7 +22,7 @@
 
 #include <zerospan/comm/detail/mpi/mpi_link.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -30,10 +30,10 @@
 
 namespace zerospan::inline v0::detail {
 
-/// Of failures, whatever communicator they were found in.
+/// The tag of announcements of failures, for all communicators of a context.
 inline constexpr int mpi_announcement_tag = 0;
 
-/// Of one channel: of calls, and of what moves within a collective, operands and then results.
+/// The tags of one channel: of headers, and of what moves within a collective, operands and then results.
 struct MpiTags {
   int calls;
   int operands;
@@ -57,13 +57,13 @@ struct MpiBegun {
   std::uint64_t collectives;
 };
 
-/// Which collectives had begun when a rank failed: these end, for a rank that has seen all others call them knows that
-/// all others will see it too; no other does. Guarded by the family's mutex, but for the counters.
+/// Which collectives had begun on some rank when it failed. Only these still complete on the others: a rank that has
+/// the headers of all others knows that all others get them too. Guarded by the context's mutex, but for the counters.
 class MpiProgress {
  public:
   using Counter = std::atomic<std::uint64_t>;
 
-  /// The count of a channel of this rank, which its communicator keeps. It is looked at after the communicator's end
+  /// The count of a channel of this rank, which its communicator keeps. It is checked at after the communicator's end
   /// too, until the channel is forgotten.
   std::shared_ptr<Counter> open(std::uint64_t channel) {
     return counters_.emplace(channel, std::make_shared<Counter>(0)).first->second;
@@ -81,7 +81,7 @@ class MpiProgress {
     return counts;
   }
 
-  /// A rank that has failed had come so far.
+  /// Takes in the counts that a failed rank announced.
   void learn(std::span<const MpiBegun> counts) {
     for (const auto [channel, collectives] : counts) {
       std::uint64_t& known = at_failure_[channel];
@@ -89,7 +89,7 @@ class MpiProgress {
     }
   }
 
-  /// What has been learned.
+  /// The largest announced count of each channel.
   std::vector<MpiBegun> known() const {
     std::vector<MpiBegun> counts;
     for (const auto& [channel, collectives] : at_failure_) counts.push_back({channel, collectives});
@@ -130,20 +130,20 @@ inline MpiAnnouncement announcement_of(std::span<const std::byte> bytes) {
   return said;
 }
 
-/// One process's share in a family of communicators. The first failure that a rank finds or hears of is the one that
-/// it keeps; what it finds itself it tells all others. A family of which nobody failed ends by goodbyes, after which
-/// no message is under way.
-class MpiFamily {
+/// What an MpiCommunicator and all that is made of it share on one rank. The first failure that the rank finds or is
+/// told of is kept; one that it finds itself it announces to all others. If none fails, each channel ends with a
+/// goodbye from every rank to every other, after which no message of it is under way.
+class MpiContext {
  public:
-  MpiFamily(MPI_Comm host, const MpiOptions& options)
+  MpiContext(MPI_Comm host, const MpiOptions& options)
       : link_{host, options}, all_{std::make_shared<MpiGroup>(link_)}, kept_{link_.size()} {}
-  MpiFamily(const MpiFamily&) = delete;
-  MpiFamily& operator=(const MpiFamily&) = delete;
-  ~MpiFamily() {
+  MpiContext(const MpiContext&) = delete;
+  MpiContext& operator=(const MpiContext&) = delete;
+  ~MpiContext() {
     if (MpiLink::is_finalized()) return;
     if (announcement_) announcement_->abandon();
     const bool all_left = !has_failed() && await_goodbyes();
-    for (Closing& each : closing_) each.mail.abandon();
+    for (Closing& each : closing_) each.slots.abandon();
     if (all_left) link_.free();
   }
 
@@ -175,6 +175,7 @@ class MpiFamily {
   }
 
   void abort(const std::string& reason) noexcept {
+    if (link_.is_copy()) return;
     try {
       fail({Failure::Kind::rank_failed, rank(), describe(rank()) + " failed (" + reason + ")"});
     } catch (...) {  // no memory for the reason, or MPI does not send it: what this rank does next fails
@@ -186,26 +187,26 @@ class MpiFamily {
   /// Looks whether another rank has announced a failure.
   void listen();
 
-  /// A channel that no communicator of the family has yet, nor will have unless it is this rank's offer.
+  /// A number for a new channel that no communicator of the context has, and that no other rank offers.
   std::uint64_t offer_channel() noexcept {
-    const std::uint64_t turn = next_turn_.fetch_add(1, std::memory_order_relaxed);
-    return turn * static_cast<std::uint64_t>(size()) + static_cast<std::uint64_t>(link_.rank());
+    const std::uint64_t round = next_round_.fetch_add(1, std::memory_order_relaxed);
+    return round * static_cast<std::uint64_t>(size()) + static_cast<std::uint64_t>(link_.rank());
   }
 
   /// Counts the collectives of a channel that have begun. What this rank offers later has a larger number.
   std::shared_ptr<MpiProgress::Counter> open(std::uint64_t channel) {
     const std::scoped_lock lock{kept_.mutex};
-    const std::uint64_t turn = channel / static_cast<std::uint64_t>(size()) + 1;
-    for (std::uint64_t next = next_turn_.load(std::memory_order_relaxed);
-         next < turn && !next_turn_.compare_exchange_weak(next, turn, std::memory_order_relaxed);) {
+    const std::uint64_t round = channel / static_cast<std::uint64_t>(size()) + 1;
+    for (std::uint64_t next = next_round_.load(std::memory_order_relaxed);
+         next < round && !next_round_.compare_exchange_weak(next, round, std::memory_order_relaxed);) {
     }
     return progress_.open(channel);
   }
 
   /// Takes over goodbyes that are under way, and forgets the channels that every rank has left by now.
-  void close(std::uint64_t channel, MpiMail mail) {
+  void close(std::uint64_t channel, MpiSlots slots) {
     const std::scoped_lock lock{closing_mutex_};
-    closing_.push_back({channel, std::move(mail)});
+    closing_.push_back({channel, std::move(slots)});
     collect_goodbyes();
   }
 
@@ -213,13 +214,13 @@ class MpiFamily {
   /// A channel that this rank has left.
   struct Closing {
     std::uint64_t channel;
-    MpiMail mail;
+    MpiSlots slots;
   };
 
   bool keep(Failure failure) {
     const std::scoped_lock lock{kept_.mutex};
     if (kept_.failure) return false;
-    has_failed_.store(true);  // before the counts are read: who counts later sees it
+    has_failed_.store(true);  // before the counts are read: a collective that begins later sees the failure
     kept_.fail(std::move(failure));
     progress_.learn(progress_.latest(MpiAnnouncement::most_channels));
     return true;
@@ -230,23 +231,23 @@ class MpiFamily {
 
   MpiLink link_;
   std::shared_ptr<const MpiGroup> all_;
-  mutable RankFamily kept_;
+  mutable RankContext kept_;
   MpiProgress progress_;
   std::atomic<bool> has_failed_ = false;
-  std::atomic<std::uint64_t> next_turn_ = 1;  // to offer: each rank has one channel of each turn
-  std::unique_ptr<MpiMail> announcement_;
+  std::atomic<std::uint64_t> next_round_ = 1;  // the next number to offer is next_round_ * ranks + rank
+  std::unique_ptr<MpiSlots> announcement_;
   std::mutex closing_mutex_;
   std::list<Closing> closing_;    // guarded by that mutex
-  bool has_been_missed_ = false;  // by a rank that called a collective of a channel that this one had left
+  bool has_been_missed_ = false;  // a rank called a collective of a channel that this one had left
 };
 
-inline void MpiFamily::announce() {
+inline void MpiContext::announce() {
   std::vector<std::byte> bytes;
   {
     const std::scoped_lock lock{kept_.mutex};
     bytes = to_bytes({*kept_.failure, progress_.known()});
   }
-  announcement_ = std::make_unique<MpiMail>(all_, bytes.size());
+  announcement_ = std::make_unique<MpiSlots>(all_, bytes.size());
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == link_.rank()) continue;
     std::ranges::copy(bytes, announcement_->to(peer));
@@ -255,7 +256,7 @@ inline void MpiFamily::announce() {
   announcement_->messages().poll();
 }
 
-inline void MpiFamily::listen() {
+inline void MpiContext::listen() {
   std::vector<std::byte> bytes;
   int is_there = 0;
   link_.ask("MPI_Improbe", [&] {
@@ -278,13 +279,13 @@ inline void MpiFamily::listen() {
 }
 
 /// The caller holds `closing_mutex_`. @return How many messages have ended.
-inline int MpiFamily::collect_goodbyes() {
+inline int MpiContext::collect_goodbyes() {
   int ended = 0;
   closing_.remove_if([&](Closing& each) {
-    ended += each.mail.messages().poll([&](int peer) {
-      if (each.mail.header_from(peer).news != MpiCallHeader::News::goodbye) has_been_missed_ = true;
+    ended += each.slots.messages().poll([&](int peer) {
+      if (each.slots.header_from(peer).news != MpiCallHeader::News::goodbye) has_been_missed_ = true;
     });
-    if (!each.mail.messages().is_done()) return false;
+    if (!each.slots.messages().is_done()) return false;
     const std::scoped_lock lock{kept_.mutex};
     progress_.forget(each.channel);
     return true;
@@ -293,16 +294,16 @@ inline int MpiFamily::collect_goodbyes() {
 }
 
 /// Waits briefly for the others to end too. @return Whether all have, so that nothing more will be said.
-inline bool MpiFamily::await_goodbyes() noexcept {
+inline bool MpiContext::await_goodbyes() noexcept {
   constexpr std::chrono::milliseconds longest{1000};
   const auto deadline = moment_after(std::min(longest, options().timeout));
   try {
-    MpiPatience patience{MpiAwaited::ranks};
+    PollPacing pacing{MpiAwaited::ranks};
     for (;;) {
       const int ended = collect_goodbyes();
-      if (has_been_missed_ || MpiPatience::Clock::now() > deadline) return false;
+      if (has_been_missed_ || PollPacing::Clock::now() > deadline) return false;
       if (closing_.empty()) return true;
-      if (ended == 0) patience.pause();
+      if (ended == 0) pacing.pause();
     }
   } catch (...) {
     return false;

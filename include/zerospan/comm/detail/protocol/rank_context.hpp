@@ -1,5 +1,5 @@
 /// @file
-/// RankFamily: the ranks of a communicator and of all that is made of it, where they share memory.
+/// RankContext: the ranks of a communicator and of all that is made of it, where they share memory.
 #pragma once
 
 #include <condition_variable>
@@ -21,8 +21,8 @@ namespace zerospan::inline v0::detail {
 /// The ranks of a group and of all its duplicates. One failure ends them all; the first one is kept.
 /// `failure` and `finished` are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look
 /// again.
-struct RankFamily {
-  explicit RankFamily(int size) : finished(static_cast<std::size_t>(size), false) {
+struct RankContext {
+  explicit RankContext(int size) : finished(static_cast<std::size_t>(size), false) {
     if (size < 1) throw_configuration_error("a communicator has at least one rank, not " + std::to_string(size));
   }
 
@@ -64,24 +64,25 @@ struct RankFamily {
   }
 
  private:
-  /// Whether this is what a fork has left of a family of several ranks.
+  /// Whether this is what a fork has left of a context of several ranks.
   bool is_copy() const noexcept { return finished.size() > 1 && home.was_left(); }
 };
 
-/// A rank's place in its family, shared by everything that the rank holds of it; the last holder's end is the rank's.
+/// A rank's place in its context, shared by everything that the rank holds of it; the last holder's end is the rank's.
 class RankMembership {
  public:
-  RankMembership(std::shared_ptr<RankFamily> family, Rank rank) noexcept : family_{std::move(family)}, rank_{rank} {}
+  RankMembership(std::shared_ptr<RankContext> context, Rank rank) noexcept
+      : context_{std::move(context)}, rank_{rank} {}
   RankMembership(const RankMembership&) = delete;
   RankMembership& operator=(const RankMembership&) = delete;
   ~RankMembership() { finish(); }
 
   Rank rank() const noexcept { return rank_; }
-  void abort(const std::string& reason) const noexcept { family_->abort(rank_, reason); }
-  void finish() const noexcept { family_->finish(rank_); }
+  void abort(const std::string& reason) const noexcept { context_->abort(rank_, reason); }
+  void finish() const noexcept { context_->finish(rank_); }
 
  private:
-  std::shared_ptr<RankFamily> family_;
+  std::shared_ptr<RankContext> context_;
   Rank rank_;
 };
 

@@ -1,5 +1,5 @@
 /// @file
-/// NcclFamily: what the communicators of one rank share, and the thread that watches over them.
+/// NcclContext: what the communicators of one rank share, and the thread that watches over them.
 #pragma once
 
 #include <chrono>
@@ -19,8 +19,8 @@
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/failure.hpp>
-#include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/first_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -32,19 +32,19 @@ namespace zerospan::inline v0::detail {
 /// take too long and, where the exchange has a board, for ranks that failed, left or diverged. The first failure is
 /// told to the listeners; then everything is aborted.
 template <NcclLayer Api>
-class NcclFamily {
+class NcclContext {
  public:
   using Link = NcclLink<Api>;
 
-  NcclFamily(Api api, AnyExchange exchange, const NcclOptions& options)
+  NcclContext(Api api, AnyExchange exchange, const NcclOptions& options)
       : api_{std::move(api)},
         exchange_{std::move(exchange)},
         rank_{exchange_.rank()},
         options_{options},
         watcher_{start_watcher()} {}
-  NcclFamily(const NcclFamily&) = delete;
-  NcclFamily& operator=(const NcclFamily&) = delete;
-  ~NcclFamily() {
+  NcclContext(const NcclContext&) = delete;
+  NcclContext& operator=(const NcclContext&) = delete;
+  ~NcclContext() {
     failure_->stop();
     watcher_.join();
   }
@@ -53,7 +53,7 @@ class NcclFamily {
   Rank rank() const noexcept { return rank_; }
   int device() { return api_.device(); }
   const NcclOptions& options() const noexcept { return options_; }
-  const std::shared_ptr<KeptFailure>& failure() const noexcept { return failure_; }
+  const std::shared_ptr<FirstFailure>& failure() const noexcept { return failure_; }
 
   /// Watches over a communicator until it has ended on all its ranks.
   void add(std::shared_ptr<Link> link) {
@@ -62,7 +62,7 @@ class NcclFamily {
   }
 
  private:
-  /// What is known of every rank; this rank's own state is not the board's.
+  /// What every other rank has posted; nothing for this one.
   using States = std::vector<RankState>;
 
   /// @throws RankFailedError if it cannot be started; the other ranks are told.
@@ -81,10 +81,10 @@ class NcclFamily {
     bool aborted = false;
     const auto time = std::min<std::chrono::milliseconds>(options_.poll, std::chrono::hours{1});
     for (bool goes_on = true; goes_on;) {
-      goes_on = failure_->wait(time, aborted);  // if not, a failure that was found meanwhile is told yet
+      goes_on = failure_->wait(time, aborted);  // if not, the last round still tells of a failure that was found
       attempt([&] { api_.runtime().attach(); });
       if (goes_on && !failure_->exists()) attempt([&] { look(); });
-      failure_->looked();
+      failure_->checked();
       attempt([&] { show(); });
       if (!failure_->exists()) continue;
       failure_->tell();
@@ -150,44 +150,44 @@ class NcclFamily {
   }
 
   void examine(Link& link, const States& states) {
-    const auto sight = link.look(options_.timeout);
+    const auto seen = link.look(options_.timeout);
     const std::vector<Rank>& members = link.members();
     std::vector<const SequenceRecord*> records;
     for (const Rank member : members) {
       const RankState& state = states[static_cast<std::size_t>(member.value)];
-      records.push_back(member == rank_ ? &sight.record : state.find(link.id()));
+      records.push_back(member == rank_ ? &seen.record : state.find(link.id()));
     }
     const auto divergence = find_divergence(records, members, may_agree);
-    const bool is_certain = divergence && (sight.overdue || all_have_told(records, members, divergence->culprit));
+    const bool is_certain = divergence && (seen.overdue || all_have_told(records, members, divergence->culprit));
     if (is_certain) failure_->keep(*divergence);
-    if (sight.waits_in) find_finished(sight, records, members);
-    if (sight.overdue) failure_->keep(overdue(sight, records, members));
+    if (seen.waits_in) find_finished(seen, records, members);
+    if (seen.overdue) failure_->keep(overdue(seen, records, members));
   }
 
-  /// A rank that calls nothing more does not come.
-  void find_finished(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+  /// Keeps a failure if a rank that this one waits for has ended.
+  void find_finished(const typename Link::LinkState& seen, const std::vector<const SequenceRecord*>& records,
                      const std::vector<Rank>& members) {
     for (std::size_t i = 0; i < records.size(); ++i) {
       const SequenceRecord* const record = records[i];
-      if (record == nullptr || record->closed == 0 || record->calls > *sight.waits_in) continue;
+      if (record == nullptr || record->closed == 0 || record->calls > *seen.waits_in) continue;
       const Rank finished = members[i];
       failure_->keep({Failure::Kind::rank_failed, finished,
-                      describe(finished) + " returned while " + describe(rank_) + " waits in " + sight.waiting_for});
+                      describe(finished) + " returned while " + describe(rank_) + " waits in " + seen.waiting_for});
     }
   }
 
-  Failure overdue(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+  Failure overdue(const typename Link::LinkState& seen, const std::vector<const SequenceRecord*>& records,
                   const std::vector<Rank>& members) const {
     Rank culprit = unknown_rank;
     std::string missing;
-    for (std::size_t i = 0; sight.waits_in && i < records.size(); ++i) {
-      if (records[i] == nullptr || records[i]->calls > *sight.waits_in) continue;
+    for (std::size_t i = 0; seen.waits_in && i < records.size(); ++i) {
+      if (records[i] == nullptr || records[i]->calls > *seen.waits_in) continue;
       if (culprit == unknown_rank) culprit = members[i];
       missing += (missing.empty() ? "" : ", ") + std::to_string(members[i].value);
     }
     const std::string time = " within " + std::to_string(options_.timeout.count()) + " ms";
-    std::string text = missing.empty() ? sight.waiting_for + " did not end on " + describe(rank_) + time
-                                       : "rank " + missing + " did not arrive at " + sight.waiting_for + time;
+    std::string text = missing.empty() ? seen.waiting_for + " did not end on " + describe(rank_) + time
+                                       : "rank " + missing + " did not arrive at " + seen.waiting_for + time;
     if (exchange_.has_board()) text += "; " + list_calls(members, last_calls(records));
     return {Failure::Kind::timeout, culprit, text};
   }
@@ -197,7 +197,7 @@ class NcclFamily {
   AnyExchange exchange_;
   Rank rank_;
   NcclOptions options_;
-  std::shared_ptr<KeptFailure> failure_ = std::make_shared<KeptFailure>();
+  std::shared_ptr<FirstFailure> failure_ = std::make_shared<FirstFailure>();
   std::mutex mutex_;
   std::vector<std::shared_ptr<Link>> links_;  // guarded by the mutex
   std::vector<std::byte> shown_;              // the thread's own
