@@ -44,7 +44,8 @@ namespace zerospan::inline v0 {
 /// meanwhile. A communicator and all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
 /// diverges, stays away past the timeout, or has destroyed a communicator that others wait in) makes the current or
 /// next collective of every rank throw. After such an error a process ends: operands of a collective in which it was
-/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it).
+/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it). In a process forked from
+/// its own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// @note MPI kills no process that waits: it is the launcher (mpirun) that ends a job of which a process has died.
 ///
@@ -164,39 +165,30 @@ inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherP
 }
 
 inline void MpiCommunicator::reduce_scatter(Collective what, const Reduction& reduction) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
-  const std::size_t width = element_bytes(reduction.input_type);
-  const auto ranks = static_cast<std::size_t>(size());
-  detail::require_valid(call, ranks * reduction.elements,
-                        reduction.input + static_cast<std::size_t>(rank().value) * reduction.elements * width);
+  const auto call = detail::reduce_scatter_call(what, reduction, rank(), size());
   detail::MpiSumTask task{.audience = detail::MpiSumTask::Audience::slices,
                           .root = {},
                           .slices = {},
                           .input = reduction.input,
-                          .input_width = width,
+                          .input_width = element_bytes(reduction.input_type),
                           .output = reduction.output,
                           .output_width = element_bytes(reduction.output_type)};
-  for (std::size_t i = 0; i < ranks; ++i) task.slices.push_back({i * reduction.elements, reduction.elements});
+  for (std::size_t rank = 0; rank < static_cast<std::size_t>(size()); ++rank) {
+    task.slices.push_back({rank * reduction.elements, reduction.elements});
+  }
   sum(call, task, detail::RankOrderSum{reduction.input_type, reduction.output_type});
 }
 
 inline void MpiCommunicator::reduce(Collective what, const Reduction& reduction, Rank root) {
-  detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
-  if (rank() != root) call.reduction.output = nullptr;
-  detail::require_valid_root(call, size());
-  sum_all(call, detail::MpiSumTask::Audience::root);
+  sum_all(detail::reduce_call(what, reduction, root, rank(), size()), detail::MpiSumTask::Audience::root);
 }
 
 inline void MpiCommunicator::all_reduce(Collective what, const Reduction& reduction) {
-  sum_all({.kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction},
-          detail::MpiSumTask::Audience::everybody);
+  sum_all(detail::all_reduce_call(what, reduction), detail::MpiSumTask::Audience::everybody);
 }
 
 inline void MpiCommunicator::sum_all(const detail::CollectiveCall& call, detail::MpiSumTask::Audience audience) {
   const Reduction& reduction = call.reduction;
-  detail::require_valid(call, reduction.elements, reduction.input);
   sum(call,
       {.audience = audience,
        .root = call.root,
@@ -222,16 +214,12 @@ inline void MpiCommunicator::all_reduce(Collective what, std::span<std::int64_t>
 }
 
 inline void MpiCommunicator::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
-  detail::require_valid_root(call, size());
+  const auto call = detail::broadcast_call(what, bytes, root, size());
   guard([&] { detail::broadcast(*channel_, call); });
 }
 
 inline void MpiCommunicator::all_to_all(Collective what, const SliceExchange& exchange) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
-  detail::require_apart(call, size());
+  const auto call = detail::all_to_all_call(what, exchange, size());
   guard([&] { detail::exchange_slices(*channel_, call); });
 }
 

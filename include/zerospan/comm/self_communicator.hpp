@@ -51,30 +51,20 @@ class SelfCommunicator {
     begin({.kind = detail::CollectiveKind::all_gather, .name = what.name, .parts = parts});
   }
   void reduce_scatter(Collective what, const Reduction& reduction) {
-    reduce({.kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction});
+    reduce(detail::reduce_scatter_call(what, reduction, rank(), size()));
   }
   void reduce(Collective what, const Reduction& reduction, Rank root) {
-    const detail::CollectiveCall call{
-        .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
-    detail::require_valid_root(call, size());
-    reduce(call);
+    reduce(detail::reduce_call(what, reduction, root, rank(), size()));
   }
-  void all_reduce(Collective what, const Reduction& reduction) {
-    reduce({.kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction});
-  }
+  void all_reduce(Collective what, const Reduction& reduction) { reduce(detail::all_reduce_call(what, reduction)); }
   void all_reduce(Collective what, std::span<std::int64_t> integers) {
     begin({.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
   }
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
-    const detail::CollectiveCall call{
-        .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
-    detail::require_valid_root(call, size());
-    begin(call);
+    begin(detail::broadcast_call(what, bytes, root, size()));
   }
   void all_to_all(Collective what, const SliceExchange& exchange) {
-    const detail::CollectiveCall call{
-        .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
-    detail::require_apart(call, size());
+    const detail::CollectiveCall call = detail::all_to_all_call(what, exchange, size());
     begin(call);
     std::copy_n(exchange.input, exchange.bytes, exchange.output);
   }
@@ -93,7 +83,6 @@ class SelfCommunicator {
 
   void reduce(const detail::CollectiveCall& call) {
     const Reduction& r = call.reduction;
-    detail::require_valid(call, r.elements, r.input);
     begin(call);
     rank_order_sum(std::array{r.input}, r.input_type, r.output, r.output_type, r.elements);
   }

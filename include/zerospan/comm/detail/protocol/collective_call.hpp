@@ -192,6 +192,43 @@ inline void require_valid_root(const CollectiveCall& call, int size) {
                             std::to_string(call.root.value) + " among " + std::to_string(size) + " ranks");
 }
 
+// The calls of the collectives whose operands can be wrong. Each throws ConfigurationError if they are.
+
+inline CollectiveCall reduce_scatter_call(Collective what, const Reduction& reduction, Rank me, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
+  const std::size_t first = static_cast<std::size_t>(me.value) * reduction.elements;
+  require_valid(call, static_cast<std::size_t>(size) * reduction.elements,
+                reduction.input + first * element_bytes(reduction.input_type));
+  return call;
+}
+
+/// The output of ranks that are not the root is nullptr.
+inline CollectiveCall reduce_call(Collective what, const Reduction& reduction, Rank root, Rank me, int size) {
+  CollectiveCall call{.kind = CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
+  if (me != root) call.reduction.output = nullptr;
+  require_valid_root(call, size);
+  require_valid(call, reduction.elements, reduction.input);
+  return call;
+}
+
+inline CollectiveCall all_reduce_call(Collective what, const Reduction& reduction) {
+  const CollectiveCall call{.kind = CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
+  require_valid(call, reduction.elements, reduction.input);
+  return call;
+}
+
+inline CollectiveCall broadcast_call(Collective what, std::span<std::byte> bytes, Rank root, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
+  require_valid_root(call, size);
+  return call;
+}
+
+inline CollectiveCall all_to_all_call(Collective what, const SliceExchange& exchange, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+  require_apart(call, size);
+  return call;
+}
+
 /// The ranks that a split puts together with `me`: those of its color, in the order of their keys.
 /// @param places Of every rank of the communicator that is split.
 /// @throws ConfigurationError if any two ranks have the same color and key, so that all ranks throw alike.

@@ -2,6 +2,7 @@
 /// RankContext: the ranks of a communicator and of all that is made of it, where they share memory.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <memory>
@@ -18,11 +19,11 @@
 
 namespace zerospan::inline v0::detail {
 
-/// The ranks of a group and of all its duplicates. One failure ends them all; the first one is kept.
+/// The ranks of a communicator and of all that is made of it. One failure ends them all; the first one is kept.
 /// `failure` and `finished` are guarded by the mutex; `changed` is notified whenever a waiting rank may have to look
 /// again.
 struct RankContext {
-  explicit RankContext(int size) : finished(static_cast<std::size_t>(size), false) {
+  explicit RankContext(int size) : finished(static_cast<std::size_t>(std::max(size, 0)), false) {
     if (size < 1) throw_configuration_error("a communicator has at least one rank, not " + std::to_string(size));
   }
 
