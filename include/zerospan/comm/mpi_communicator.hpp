@@ -44,8 +44,8 @@ namespace zerospan::inline v0 {
 /// meanwhile. A communicator and all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
 /// diverges, stays away past the timeout, or has destroyed a communicator that others wait in) makes the current or
 /// next collective of every rank throw. After such an error a process ends: operands of a collective in which it was
-/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it). In a process forked from
-/// its own, a communicator throws RankFailedError, and its end tells nobody.
+/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it). In a process forked
+/// from its own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// @note MPI kills no process that waits: it is the launcher (mpirun) that ends a job of which a process has died.
 ///
@@ -87,8 +87,9 @@ class MpiCommunicator {
     guard([&] { channel_->begin({.kind = detail::CollectiveKind::barrier, .name = what.name}, Channel::nothing); });
   }
 
-  /// Calls `f`, and returns what it does, while no communicator of this context calls MPI, if MPI serves one thread at
-  /// a time. `f` waits for nothing that another rank does only after a collective with this one.
+  /// Calls `f`, and returns what it does, while neither this communicator nor a duplicate or a group of it calls MPI,
+  /// if MPI serves one thread at a time. `f` waits for nothing that another rank does only after a collective with this
+  /// one.
   template <class F>
   requires std::invocable<F&>
   decltype(auto) exclusive(F&& f) {

@@ -24,7 +24,7 @@ namespace zerospan::inline v0::detail {
 /// "rank 2"
 inline std::string describe(Rank rank) { return std::string{"rank "}.append(std::to_string(rank.value)); }
 
-/// Why a context of groups is of no use any more.
+/// Why a communicator, and all that shares its context, is of no use any more.
 struct Failure {
   enum class Kind : std::uint8_t { rank_failed, timeout, divergence };
 

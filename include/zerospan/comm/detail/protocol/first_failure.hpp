@@ -1,5 +1,5 @@
 /// @file
-/// FirstFailure: the one failure that ends a context of communicators, and who is told of it.
+/// FirstFailure: the one failure that ends all communicators of a context, and who is told of it.
 #pragma once
 
 #include <atomic>

@@ -65,11 +65,12 @@ struct RankContext {
   }
 
  private:
-  /// Whether this is what a fork has left of a context of several ranks.
+  /// Whether this is the copy of a context of several ranks in a forked process.
   bool is_copy() const noexcept { return finished.size() > 1 && home.was_left(); }
 };
 
-/// A rank's place in its context, shared by everything that the rank holds of it; the last holder's end is the rank's.
+/// A rank's membership in its context, shared by all communicators that the rank has there. With the last of them it
+/// ends, and the rank has returned.
 class RankMembership {
  public:
   RankMembership(std::shared_ptr<RankContext> context, Rank rank) noexcept
