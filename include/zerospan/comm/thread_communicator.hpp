@@ -38,8 +38,8 @@ struct ThreadGroupOptions {
 /// communicators of a group and of all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
 /// diverges, stays away past the timeout, or has destroyed its last communicator while others wait for it) makes the
 /// current or next collective of every rank throw. A collective in which all ranks have met completes first, so that
-/// no rank returns from it, well or with an error, while a peer still uses its buffers. In a process forked from its own,
-/// a communicator throws RankFailedError, and its end tells nobody.
+/// no rank returns from it, well or with an error, while a peer still uses its buffers. In a process forked from its
+/// own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// @throws RankFailedError, RankTimeoutError, DivergenceError from every collective, and ConfigurationError for
 ///   operands that no collective has.
