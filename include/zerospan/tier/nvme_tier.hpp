@@ -27,7 +27,8 @@
 namespace zerospan::inline v0 {
 
 struct NvmeTierOptions {
-  /// Where the file is made. It has no name there: jobs share a directory, and nothing remains of a job that crashed.
+  /// Where the file is made; it must be given. The file has no name there: jobs share a directory, and nothing remains
+  /// of a job that crashed. A relative path begins at the directory that the process is in when the tier is made.
   std::string directory;
 
   /// Bytes of one request to the I/O engine; a multiple of the disk's alignment.
@@ -52,7 +53,8 @@ struct NvmeTierOptions {
 template <IoEngine E>
 class NvmeTier {
  public:
-  /// @throws ConfigurationError if the options contradict the disk, IoError if no file can be made in the directory.
+  /// @throws ConfigurationError if no directory was given or the options contradict the disk, IoError if no file can be
+  /// made in the directory.
   NvmeTier(E& engine, const NvmeTierOptions& options)
       : engine_{&engine},
         store_{std::make_shared<detail::NvmeStore>(options.directory)},
