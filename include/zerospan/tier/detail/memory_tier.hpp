@@ -40,6 +40,7 @@ class MemoryTier {
   std::string_view name() const noexcept { return arena_->name(); }
   std::size_t alignment() const noexcept { return 1; }
   Addressable addressable() const noexcept { return addressable_; }
+  const Arena* arena() const noexcept { return arena_; }
 
   /// @throws BudgetError if the arena has fewer bytes free than were reserved and not placed so far.
   void reserve(Bytes bytes, std::string_view what) {
