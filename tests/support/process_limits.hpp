@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <fstream>
 #include <initializer_list>
 #include <system_error>
 
@@ -51,6 +52,13 @@ inline ::rlim_t descriptors_in_use() {
   ::rlim_t lowest_free = 0;
   while (::fcntl(static_cast<int>(lowest_free), F_GETFD) != -1) ++lowest_free;
   return lowest_free;
+}
+
+/// Bytes of addresses that the process has taken.
+inline ::rlim_t address_space_in_use() {
+  ::rlim_t pages = 0;
+  std::ifstream{"/proc/self/statm"} >> pages;
+  return pages * static_cast<::rlim_t>(::sysconf(_SC_PAGESIZE));
 }
 
 /// The calling thread, and the threads that it starts, no longer have these rights (`CAP_...`), root's though they be.

@@ -16,6 +16,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/io/io_engine.hpp>
@@ -72,18 +73,16 @@ class NvmeTier {
   NvmeTier(const NvmeTier&) = delete;
   NvmeTier& operator=(const NvmeTier&) = delete;
 
-  ~NvmeTier() {
-    std::unique_lock lock{store_->mutex};
-    store_->drained.wait_for(lock, drain_timeout_, [&] { return store_->transfers == 0; });
-  }
+  ~NvmeTier() { store_->close(drain_timeout_); }
 
   std::string_view name() const noexcept { return name_; }
   std::size_t alignment() const noexcept { return store_->file.alignment(); }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
   /// Allocates disk space for `bytes` (blocking).
-  /// @throws BudgetError beyond the capacity, IoError if the disk is full.
+  /// @throws BudgetError beyond the capacity, IoError if the disk is full, ConfigurationError in a child process.
   void reserve(Bytes bytes, std::string_view what) {
+    process_.check(name_);
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
     if (bytes.count > available) refuse(std::string{what}, bytes, {available});
     store_->file.grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
@@ -93,9 +92,10 @@ class NvmeTier {
   void cancel(Bytes bytes) noexcept { outstanding_ -= std::min(outstanding_, bytes.count); }
 
   /// Deals out `bytes`, rounded up; the extent tells how many they are. 0 bytes take nothing.
-  /// @throws BudgetError, IoError as `reserve` does, where the free space is in pieces or less was reserved.
+  /// @throws as `reserve`, where the free space is in pieces or less was reserved.
   Extent place(std::size_t bytes) {
     if (bytes == 0) return {};
+    process_.check(name_);
     if (bytes > capacity_) refuse("an extent", {bytes}, {capacity_});
     const std::size_t rounded = round_up(bytes, grain_);
     const Extent extent{extents_.first_fit(rounded), rounded};
@@ -117,12 +117,12 @@ class NvmeTier {
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
 
-  /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
+  /// @throws ConfigurationError if the range leaves the extent, or is not aligned, or in a child process.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
     return transfer(IoDirection::read, extent, offset, data, bytes);
   }
 
-  /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
+  /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
     return transfer(IoDirection::write, extent, offset, const_cast<std::byte*>(data), bytes);
   }
@@ -140,6 +140,7 @@ class NvmeTier {
 
   Completion transfer(IoDirection direction, const Extent& extent, std::size_t offset, std::byte* data,
                       std::size_t bytes) {
+    process_.check(name_);
     check(extent, offset, data, bytes);
     if (bytes == 0) return {};
     const IoRequest request{direction, store_->file.descriptor(), extent.offset + offset, data, bytes};
@@ -169,6 +170,7 @@ class NvmeTier {
   }
 
   E* engine_;
+  detail::OwnProcess process_;
   std::shared_ptr<detail::NvmeStore> store_;
   std::size_t block_;
   std::size_t grain_;

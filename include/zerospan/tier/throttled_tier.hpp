@@ -17,10 +17,13 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
+#include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/tier/detail/link_clock.hpp>
 #include <zerospan/tier/detail/memory_tier.hpp>
+#include <zerospan/tier/detail/transfer_gate.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -36,7 +39,7 @@ struct ThrottledTierOptions {
 namespace detail {
 
 /// What a ThrottledTier shares with its transfers and its timer thread.
-class ThrottledEnds {
+class ThrottledEnds : public TransferGate {
  public:
   using Time = detail::LinkClock::Time;
 
@@ -50,25 +53,21 @@ class ThrottledEnds {
     }
   };
 
-  void begin() {
-    const std::scoped_lock lock{mutex_};
-    ++under_way_;
-  }
-
-  /// Takes a transfer that the other tier has ended: the timer ends it when it is due, or nobody is left to wait.
+  /// Takes a transfer that the other tier has ended: the timer ends it when it is due; at once if the tier is gone.
   void arrive(Time due, Ending ending) {
-    std::unique_lock lock{mutex_};
-    --under_way_;
-    if (!is_closed_) endings_.emplace(due, std::exchange(ending, {}));
+    if (!enter()) return ending.end();
+    {
+      const std::scoped_lock lock{mutex_};
+      endings_.emplace(due, std::move(ending));
+    }
     changed_.notify_all();
-    lock.unlock();
-    if (ending.promise) ending.end();
+    leave();
   }
 
-  /// Ends what is due, until `close` was called and nothing is left.
+  /// Ends what is due, until `stop` was called and nothing is left.
   void run() {
     std::unique_lock lock{mutex_};
-    while (!is_closed_ || !endings_.empty()) {
+    while (!is_stopping_ || !endings_.empty()) {
       if (endings_.empty()) {
         changed_.wait(lock);
       } else if (const Time due = endings_.begin()->first; due > std::chrono::steady_clock::now()) {
@@ -82,20 +81,17 @@ class ThrottledEnds {
     }
   }
 
-  /// Waits for the other tier, but not for ever.
-  void close(std::chrono::milliseconds timeout) {
-    std::unique_lock lock{mutex_};
-    changed_.wait_for(lock, timeout, [&] { return under_way_ == 0; });
-    is_closed_ = true;
+  void stop() noexcept {
+    const std::scoped_lock lock{mutex_};
+    is_stopping_ = true;
     changed_.notify_all();
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::size_t under_way_ = 0;  ///< With the other tier.
   std::multimap<Time, Ending> endings_;
-  bool is_closed_ = false;
+  bool is_stopping_ = false;
 };
 
 }  // namespace detail
@@ -109,7 +105,7 @@ class ThrottledEnds {
 template <OffloadTier T>
 class ThrottledTier {
  public:
-  /// @throws ConfigurationError if the link has no bandwidth or less than no latency.
+  /// @throws ConfigurationError if the link has no bandwidth or less than no latency, or the system has no thread.
   explicit ThrottledTier(T& inner, const ThrottledTierOptions& options = {})
       : inner_{&inner},
         name_{"link to " + std::string{inner.name()}},
@@ -119,7 +115,7 @@ class ThrottledTier {
     if (!(options.bytes_per_second > 0) || options.latency.count() < 0) {
       throw_configuration_error("a " + name_ + " needs a positive bandwidth and a latency that is not negative");
     }
-    timer_ = std::thread{[ends = ends_] { ends->run(); }};
+    timer_ = detail::start_thread("the thread of a " + name_, [ends = ends_] { ends->run(); });
   }
 
   ThrottledTier(const ThrottledTier&) = delete;
@@ -127,7 +123,12 @@ class ThrottledTier {
 
   ~ThrottledTier() {
     ends_->close(drain_timeout_);
-    timer_.join();
+    if (process_.is_this()) {
+      ends_->stop();
+      timer_.join();
+    } else {
+      timer_.detach();  // its share in the ends is never given back
+    }
   }
 
   std::string_view name() const noexcept { return name_; }
@@ -159,18 +160,19 @@ class ThrottledTier {
                      const Completion& transfer) {
     if (bytes == 0) return transfer;
     const auto promise = std::make_shared<Promise>("transfer of " + std::to_string(bytes) + " bytes over the " + name_);
+    const auto under_way = std::make_shared<detail::UnderWay<detail::ThrottledEnds>>(ends_);
     const auto due = [&] {
       const std::scoped_lock lock{mutex_};
       return link.transfer(start, bytes);
     }();
-    ends_->begin();
-    transfer.then([ends = ends_, due, promise](std::exception_ptr error) {
-      ends->arrive(due, {promise, std::move(error)});
+    transfer.then([under_way, due, promise](std::exception_ptr error) {
+      (*under_way)->arrive(due, {promise, std::move(error)});
     });
     return promise->completion();
   }
 
   T* inner_;
+  detail::OwnProcess process_;
   std::string name_;
   std::chrono::milliseconds drain_timeout_;
   std::mutex mutex_;  // of the links

@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -21,40 +19,17 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/tier/detail/arena_file.hpp>
+#include <zerospan/tier/detail/transfer_gate.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// What a tier shares with its transfers, so that a late completion finds it, whatever became of the tier.
-struct NvmeStore {
+struct NvmeStore : TransferGate {
   explicit NvmeStore(const std::string& directory) : file{directory} {}
 
   ArenaFile file;
   std::atomic<std::size_t> read = 0;
   std::atomic<std::size_t> written = 0;
-  std::mutex mutex;
-  std::condition_variable drained;
-  std::size_t transfers = 0;
-};
-
-/// A share in the store for as long as a transfer exists; the tier's destructor waits for the last.
-class NvmeStoreUse {
- public:
-  explicit NvmeStoreUse(std::shared_ptr<NvmeStore> store) : store_{std::move(store)} {
-    const std::scoped_lock lock{store_->mutex};
-    ++store_->transfers;
-  }
-  NvmeStoreUse(const NvmeStoreUse&) = delete;
-  NvmeStoreUse& operator=(const NvmeStoreUse&) = delete;
-  ~NvmeStoreUse() {
-    const std::scoped_lock lock{store_->mutex};
-    --store_->transfers;
-    store_->drained.notify_all();
-  }
-
-  NvmeStore* operator->() const noexcept { return store_.get(); }
-
- private:
-  std::shared_ptr<NvmeStore> store_;
 };
 
 /// Every callback that the engine holds keeps the transfer alive; if the engine drops one uncalled, the promise fails.
@@ -153,7 +128,7 @@ class NvmeTransfer {
   }
 
   E* engine_;
-  NvmeStoreUse store_;  // released after the promise has ended
+  UnderWay<NvmeStore> store_;  // released after the promise has ended
   Promise promise_;
   std::vector<Block> blocks_;
   std::atomic<std::size_t> pending_;
