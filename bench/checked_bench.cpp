@@ -122,8 +122,8 @@ class CheckedDisk {
   Buffers buffers_;
   E engine_{};
   Nvme nvme_{engine_, {.directory = "."}};
-  zerospan::CheckedTier<Nvme> tier_{nvme_, {.line = {line}}};
-  Extents<zerospan::CheckedTier<Nvme>> extents_{tier_};
+  zerospan::CheckedTier tier_{nvme_, {.line = {line}}};
+  Extents<zerospan::CheckedTier> extents_{tier_};
 };
 
 class CheckedMemory {
@@ -133,8 +133,8 @@ class CheckedMemory {
  private:
   Buffers buffers_;
   CopyingTier copies_{buffers_.device};
-  zerospan::CheckedTier<CopyingTier> tier_{copies_, {.line = {line}}};
-  Extents<zerospan::CheckedTier<CopyingTier>> extents_{tier_};
+  zerospan::CheckedTier tier_{copies_, {.line = {line}}};
+  Extents<zerospan::CheckedTier> extents_{tier_};
 };
 
 /// The same copies and the same hashes, and nothing else.

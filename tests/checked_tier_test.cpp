@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -50,7 +51,7 @@ struct CheckedRig {
   static constexpr Transfers transfers = Transfers::counted;
   std::string_view refuser() const { return inner.tier.name(); }
   NvmeRig inner;
-  CheckedTier<decltype(NvmeRig::tier)> tier{inner.tier, {.line = {line}}};
+  CheckedTier tier{inner.tier, {.line = {line}}};
 };
 
 struct CheckedStripesRig {
@@ -61,7 +62,7 @@ struct CheckedStripesRig {
   NvmeTier<ThreadedIoEngine> first{engine, {.directory = directories[0].path(), .capacity = {capacity / 2}}};
   NvmeTier<ThreadedIoEngine> second{engine, {.directory = directories[1].path(), .capacity = {capacity / 2}}};
   StripedTier stripes{{first, second}, {.stripe = 4_KiB}};
-  CheckedTier<StripedTier> tier{stripes};
+  CheckedTier tier{stripes};
 
   static constexpr std::size_t capacity = zerospan_test::capacity.count;
 };
@@ -71,7 +72,7 @@ struct CacheOfCheckedRig {
   std::string_view refuser() const { return checked.refuser(); }
   CheckedRig<4096> checked;
   Arena memory = make_arena("cache", 64_KiB);
-  CachedTier<decltype(CheckedRig<4096>::tier)> tier{checked.tier, memory, {.bytes = 64_KiB, .line = 8_KiB}};
+  CachedTier tier{checked.tier, memory, {.bytes = 64_KiB, .line = 8_KiB}};
 };
 
 }  // namespace
@@ -80,16 +81,17 @@ ZEROSPAN_TEST_TIERS(CheckedRig<512>, CheckedRig<4096>, CheckedStripesRig, CacheO
 
 namespace {
 
+static_assert(std::is_constructible_v<CheckedTier, HostTier&>);
+static_assert(!std::is_constructible_v<CheckedTier, HostTier>);  // a temporary tier would be gone
+
 TEST_CASE("options that contradict the tier are refused") {
   zerospan_test::HostRig host;
-  using Addressed = CheckedTier<HostTier>;
-  CHECK_THROWS_WITH_AS(Addressed{host.tier}, doctest::Contains("is addressable"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(CheckedTier{host.tier}, doctest::Contains("is addressable"), ConfigurationError);
   DeferredTier<HostTier> coarse{host.tier, 8192};
-  using Coarse = CheckedTier<DeferredTier<HostTier>>;
-  CHECK_THROWS_WITH_AS(Coarse{coarse}, doctest::Contains("lines of 4096 bytes"), ConfigurationError);
-  CHECK_THROWS_AS((Coarse{coarse, {.line = {0}}}), ConfigurationError);
-  CHECK_THROWS_AS((Coarse{coarse, {.line = {3 * 8192}}}), ConfigurationError);
-  CHECK(Coarse{coarse, {.line = 64_KiB}}.alignment() == 65536);
+  CHECK_THROWS_WITH_AS(CheckedTier{coarse}, doctest::Contains("lines of 4096 bytes"), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {0}}}), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {3 * 8192}}}), ConfigurationError);
+  CHECK(CheckedTier{coarse, {.line = 64_KiB}}.alignment() == 65536);
 }
 
 TEST_CASE("transfers are whole lines") {
@@ -138,7 +140,7 @@ struct FaultyRig {
   FaultyIoEngine<ThreadedIoEngine> io{threads};
   NvmeTier<FaultyIoEngine<ThreadedIoEngine>> nvme{
       io, {.directory = directory.path(), .block = 8_KiB, .drain_timeout = std::chrono::milliseconds{200}}};
-  std::optional<CheckedTier<decltype(nvme)>> tier;
+  std::optional<CheckedTier> tier;
   Extent extent;
   AlignedBuffer written{pages * page};
   AlignedBuffer found{pages * page};

@@ -20,6 +20,7 @@
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>
 
+#include "support/process_limits.hpp"
 #include "support/scratch.hpp"
 
 #if defined(ZEROSPAN_HAS_CHROME_TRACE)
@@ -62,20 +63,14 @@ std::vector<Taker> takers() {
   return all;
 }
 
-std::size_t open_descriptors() {
-  std::size_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) ++count;
-  return count;
-}
-
 TEST_CASE("an empty path is refused: it says that none was given") {
-  const std::size_t before = open_descriptors();
+  const std::size_t before = zerospan_test::open_descriptors();
   for (const Taker& taker : takers()) {
     const std::string expected =
         "no " + std::string{taker.kind} + " was given for " + std::string{taker.user} + ": its path is empty";
     CHECK_THROWS_WITH_AS(taker.take(""), expected.c_str(), ConfigurationError);
   }
-  CHECK(open_descriptors() == before);
+  CHECK(zerospan_test::open_descriptors() == before);
 }
 
 TEST_CASE("a null character in a path is refused; nothing is made where the path would be cut off") {

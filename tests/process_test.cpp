@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -48,19 +47,13 @@ using zerospan::ConfigurationError;
 using zerospan::NvmeTier;
 using zerospan::ThreadedIoEngine;
 using zerospan_test::AlignedBuffer;
+using zerospan_test::comes_to_threads;
 using zerospan_test::in_child;
+using zerospan_test::open_descriptors;
 using zerospan_test::page;
 using zerospan_test::ProcessLimit;
 using zerospan_test::ScratchDirectory;
-
-std::size_t entries(const char* directory) {
-  std::size_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{directory}) ++count;
-  return count;
-}
-
-std::size_t threads() { return entries("/proc/self/task"); }
-std::size_t descriptors() { return entries("/proc/self/fd"); }
+using zerospan_test::threads_in_use;
 
 /// Runs `f` where the process cannot start any thread. @return what the ConfigurationError says that it throws, and
 /// what it leaves behind.
@@ -70,16 +63,16 @@ std::string without_threads(F f) {
     constexpr ::uid_t somebody = 61234;  // root has no limit
     if (::geteuid() == 0 && ::setuid(somebody) != 0) return "skipped";
     const ProcessLimit limit{RLIMIT_NPROC, 0};
-    const std::size_t threads_before = threads();
-    const std::size_t descriptors_before = descriptors();
+    const std::size_t threads_before = threads_in_use();
+    const std::size_t descriptors_before = open_descriptors();
     std::string text = "nothing was thrown";
     try {
       f();
     } catch (const ConfigurationError& error) {
       text = error.what();
     }
-    if (threads() != threads_before) text += "; threads remain";
-    if (descriptors() != descriptors_before) text += "; descriptors remain";
+    if (!comes_to_threads(threads_before)) text += "; threads remain";
+    if (open_descriptors() != descriptors_before) text += "; descriptors remain";
     return text;
   });
 }
@@ -141,11 +134,11 @@ TEST_CASE("threads that the system refuses are a ConfigurationError that says wh
 TEST_CASE("of many threads the first that the system refuses ends those before it") {
   const std::string text = in_child([]() -> std::string {
     const ProcessLimit limit{RLIMIT_AS, zerospan_test::address_space_in_use() + (64U << 20)};  // stacks are 8 MiB each
-    const std::size_t before = threads();
+    const std::size_t before = threads_in_use();
     try {
       ThreadedIoEngine{{.threads = 256}};
     } catch (const ConfigurationError& error) {
-      return std::string{error.what()} + (threads() == before ? "" : "; threads remain");
+      return std::string{error.what()} + (comes_to_threads(before) ? "" : "; threads remain");
     }
     return "nothing was thrown";
   });
@@ -160,7 +153,7 @@ TEST_CASE("without descriptors a tier is an IoError, and those that were made be
   NvmeTier tier{io, {.directory = directory.path()}};
   const zerospan::Extent extent = tier.place(page);
   const AlignedBuffer buffer{page};
-  const std::size_t before = descriptors();
+  const std::size_t before = open_descriptors();
   {
     const ProcessLimit limit{RLIMIT_NOFILE, zerospan_test::descriptors_in_use()};
     for (int i = 0; i < 10; ++i) {
@@ -175,7 +168,7 @@ TEST_CASE("without descriptors a tier is an IoError, and those that were made be
     CHECK_NOTHROW(tier.write(extent, 0, buffer.data(), page).wait());
     CHECK_NOTHROW(tier.reserve(1_MiB, "more"));
   }
-  CHECK(descriptors() == before);
+  CHECK(open_descriptors() == before);
 }
 
 TEST_CASE("address space that the system refuses is a ConfigurationError; nothing of it is kept") {
@@ -285,17 +278,17 @@ TEST_CASE("whatever is under way, a child destroys its copies of tiers at once")
   zerospan_test::FaultyIoEngine faulty{io};
   NvmeTier nvme{faulty, {.directory = directory.path(), .drain_timeout = std::chrono::hours{1}}};
   zerospan::Arena memory = zerospan_test::make_arena("cache", 64_KiB);
-  auto cached = std::make_unique<zerospan::CachedTier<decltype(nvme)>>(
+  auto cached = std::make_unique<zerospan::CachedTier>(
       nvme, memory,
       zerospan::CachedTierOptions{.bytes = 64_KiB, .line = 16_KiB, .drain_timeout = std::chrono::hours{1}});
-  auto throttled = std::make_unique<zerospan::ThrottledTier<decltype(nvme)>>(
+  auto throttled = std::make_unique<zerospan::ThrottledTier>(
       nvme, zerospan::ThrottledTierOptions{.drain_timeout = std::chrono::hours{1}});
   const AlignedBuffer buffer{page};
   faulty.hold();
   const zerospan::Completion first = cached->read(cached->place(page), 0, buffer.data(), page);
   const zerospan::Completion second = throttled->write(throttled->place(page), 0, buffer.data(), page);
 #if defined(ZEROSPAN_HAS_XXHASH)
-  auto checked = std::make_unique<zerospan::CheckedTier<decltype(nvme)>>(
+  auto checked = std::make_unique<zerospan::CheckedTier>(
       nvme, zerospan::CheckedTierOptions{.drain_timeout = std::chrono::hours{1}});
   const zerospan::Completion third = checked->read(checked->place(page), 0, buffer.data(), page);
   faulty.wait_for_held(3);

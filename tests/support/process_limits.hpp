@@ -10,10 +10,14 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
+#include <cstddef>
+#include <filesystem>
 #include <fstream>
 #include <initializer_list>
 #include <system_error>
+#include <thread>
 
 namespace zerospan_test {
 
@@ -47,11 +51,30 @@ class IgnoredSignal {
   void (*before_)(int);
 };
 
+inline std::size_t entries_in(const char* directory) {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{directory}) ++count;
+  return count;
+}
+
+inline std::size_t open_descriptors() { return entries_in("/proc/self/fd"); }
+
 /// The lowest number of descriptors that the process may have without being able to open another.
 inline ::rlim_t descriptors_in_use() {
   ::rlim_t lowest_free = 0;
   while (::fcntl(static_cast<int>(lowest_free), F_GETFD) != -1) ++lowest_free;
   return lowest_free;
+}
+
+inline std::size_t threads_in_use() { return entries_in("/proc/self/task"); }
+
+/// Whether the process comes to so many threads; the kernel shows one for a moment after it was joined.
+inline bool comes_to_threads(std::size_t count) {
+  for (int patience = 5000; threads_in_use() != count; --patience) {
+    if (patience == 0) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
+  return true;
 }
 
 /// Bytes of addresses that the process has taken.

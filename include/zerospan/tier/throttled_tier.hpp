@@ -2,6 +2,7 @@
 /// ThrottledTier: any tier behind a link of known bandwidth and latency.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -21,8 +22,6 @@
 #include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/tier/detail/link_clock.hpp>
-#include <zerospan/tier/detail/memory_tier.hpp>
 #include <zerospan/tier/detail/transfer_gate.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -38,10 +37,41 @@ struct ThrottledTierOptions {
 
 namespace detail {
 
+/// One direction of a link. Transfers pass one after the other in the order of the calls: each has the whole bandwidth,
+/// and arrives the latency after its last byte was sent. Not synchronized.
+class LinkClock {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+
+  LinkClock(double bytes_per_second, std::chrono::nanoseconds latency) noexcept
+      : bytes_per_second_{bytes_per_second}, latency_{latency} {}
+
+  /// @return when a transfer arrives that is ready at `start`.
+  Time transfer(Time start, std::size_t bytes) noexcept {
+    free_ = std::max(free_, start) + duration(bytes);
+    return free_ + latency_;
+  }
+
+  /// When the link has sent all it was given.
+  Time free() const noexcept { return free_; }
+
+ private:
+  /// Never longer than about a year: no sum of a few of them overflows.
+  std::chrono::nanoseconds duration(std::size_t bytes) const noexcept {
+    constexpr double longest = 3e7;
+    const double seconds = std::min(static_cast<double>(bytes) / bytes_per_second_, longest);
+    return std::chrono::ceil<std::chrono::nanoseconds>(std::chrono::duration<double>{seconds});
+  }
+
+  double bytes_per_second_;
+  std::chrono::nanoseconds latency_;
+  Time free_{};
+};
+
 /// What a ThrottledTier shares with its transfers and its timer thread.
 class ThrottledEnds : public TransferGate {
  public:
-  using Time = detail::LinkClock::Time;
+  using Time = LinkClock::Time;
 
   struct Ending {
     std::shared_ptr<Promise> promise;
@@ -102,12 +132,11 @@ class ThrottledEnds : public TransferGate {
 /// Reads share one direction of the link, writes the other. A transfer ends no earlier than the link allows, and not
 /// before the other tier's; completions end on a thread of this tier. It is not addressable, whatever the other tier
 /// is: bytes must flow. A tier that is destroyed waits for its transfers.
-template <OffloadTier T>
 class ThrottledTier {
  public:
   /// @throws ConfigurationError if the link has no bandwidth or less than no latency, or the system has no thread.
-  explicit ThrottledTier(T& inner, const ThrottledTierOptions& options = {})
-      : inner_{&inner},
+  explicit ThrottledTier(TierRef inner, const ThrottledTierOptions& options = {})
+      : inner_{inner},
         name_{"link to " + std::string{inner.name()}},
         drain_timeout_{options.drain_timeout},
         read_link_{options.bytes_per_second, options.latency},
@@ -132,28 +161,28 @@ class ThrottledTier {
   }
 
   std::string_view name() const noexcept { return name_; }
-  std::size_t alignment() const { return inner_->alignment(); }
+  std::size_t alignment() const { return inner_.alignment(); }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
-  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
-  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
-  Extent place(std::size_t bytes) { return inner_->place(bytes); }
-  void remove(const Extent& extent) noexcept { inner_->remove(extent); }
+  void reserve(Bytes bytes, std::string_view what) { inner_.reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_.cancel(bytes); }
+  Extent place(std::size_t bytes) { return inner_.place(bytes); }
+  void remove(const Extent& extent) noexcept { inner_.remove(extent); }
   std::byte* view(const Extent&) const noexcept { return nullptr; }
 
   /// @throws what the other tier throws; a transfer that it refuses does not take the link.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
     const auto start = std::chrono::steady_clock::now();
-    return delayed(read_link_, start, bytes, inner_->read(extent, offset, data, bytes));
+    return delayed(read_link_, start, bytes, inner_.read(extent, offset, data, bytes));
   }
 
   /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
     const auto start = std::chrono::steady_clock::now();
-    return delayed(write_link_, start, bytes, inner_->write(extent, offset, data, bytes));
+    return delayed(write_link_, start, bytes, inner_.write(extent, offset, data, bytes));
   }
 
-  TierCounters counters() const { return inner_->counters(); }
+  TierCounters counters() const { return inner_.counters(); }
 
  private:
   Completion delayed(detail::LinkClock& link, detail::LinkClock::Time start, std::size_t bytes,
@@ -171,7 +200,7 @@ class ThrottledTier {
     return promise->completion();
   }
 
-  T* inner_;
+  TierRef inner_;
   detail::OwnProcess process_;
   std::string name_;
   std::chrono::milliseconds drain_timeout_;
@@ -182,6 +211,6 @@ class ThrottledTier {
   std::thread timer_;
 };
 
-static_assert(OffloadTier<ThrottledTier<detail::MemoryTier>>);
+static_assert(OffloadTier<ThrottledTier>);
 
 }  // namespace zerospan::inline v0
