@@ -3,9 +3,7 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include <zerospan/adapters/chrome_trace.hpp>
@@ -31,12 +29,7 @@ class TerminalReports final : public Reports {
     progress_.show(metrics.step, metrics.loss, validation_loss_, metrics.tokens_per_second, is_news);
   }
 
-  void trained() override {
-    std::ofstream stream{trace_};
-    zerospan::write_chrome_trace(timeline_, stream);
-    stream.close();
-    if (!stream) throw std::runtime_error{"cannot write the timeline to " + trace_.string()};
-  }
+  void trained() override { zerospan::write_chrome_trace(timeline_, trace_.string()); }
 
   void say(const std::string& line) override { progress_.say(line); }
 
