@@ -1,15 +1,9 @@
-/// The definitions of what support/engines.hpp declares.
 #include "support/engines.hpp"
 
-namespace zerospan::inline v0 {
+namespace zerospan {
 
-template class detail::ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
-template class detail::ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+template std::shared_ptr<detail::Engine> detail::make_engine(
+    AnyCommunicator, HostDevice&, const Placement&,
+    std::shared_ptr<const detail::OptimizerInterface<detail::StreamOf<HostDevice>>>, const EngineOptions&, StageRules);
 
-}  // namespace zerospan::inline v0
+}  // namespace zerospan

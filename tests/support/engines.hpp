@@ -1,18 +1,12 @@
-/// @file
-/// The engines that most tests have are compiled once, in engines.cpp, and not again by each test.
+// The engine of the host's device, compiled once for all tests: in engines.cpp.
 #pragma once
 
 #include <zerospan/zerospan.hpp>
 
-namespace zerospan::inline v0 {
+namespace zerospan {
 
-extern template class detail::ZeroStore<Stage0, SelfCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage1, SelfCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage2, SelfCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage3, SelfCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage0, ThreadCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage1, ThreadCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage2, ThreadCommunicator, HostDevice, AdamW>;
-extern template class detail::ZeroStore<Stage3, ThreadCommunicator, HostDevice, AdamW>;
+extern template std::shared_ptr<detail::Engine> detail::make_engine(
+    AnyCommunicator, HostDevice&, const Placement&,
+    std::shared_ptr<const detail::OptimizerInterface<detail::StreamOf<HostDevice>>>, const EngineOptions&, StageRules);
 
-}  // namespace zerospan::inline v0
+}  // namespace zerospan

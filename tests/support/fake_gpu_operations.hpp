@@ -13,7 +13,6 @@
 #include <zerospan/kernels/quantized_block.hpp>
 #include <zerospan/kernels/rank_order_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
-#include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 #include "fake_gpu_runtime.hpp"
@@ -76,8 +75,8 @@ inline void sum_blocks(FakeStream& stream, std::span<const std::byte* const> inp
   });
 }
 
-/// AdamW alone: every other optimizer is run by the host.
-inline void update(FakeStream& stream, const zerospan::AdamW& optimizer, std::span<const zerospan::ShardUpdate> runs) {
+template <zerospan::Optimizer O>
+void update(FakeStream& stream, const O& optimizer, std::span<const zerospan::ShardUpdate> runs) {
   for (zerospan::ShardUpdate run : runs) {
     run.master = stream.gpu().at(run.master);
     run.states = stream.gpu().at(run.states);

@@ -54,6 +54,9 @@ class AnyCommunicator {
   void register_memory(std::byte* data, Bytes bytes) { model_->register_memory(data, bytes); }
   void verify() { model_->verify(); }
 
+  /// Whether `verify` does anything.
+  bool verifies_calls() const { return model_->verifies_calls(); }
+
  private:
   struct Interface {
     virtual ~Interface() = default;
@@ -76,6 +79,7 @@ class AnyCommunicator {
     virtual void on_failure(std::function<void(std::exception_ptr)> told) = 0;
     virtual void register_memory(std::byte* data, Bytes bytes) = 0;
     virtual void verify() = 0;
+    virtual bool verifies_calls() const = 0;
   };
 
   template <class C>
@@ -135,6 +139,7 @@ struct AnyCommunicator::Model final : Interface {
   void verify() override {
     if constexpr (VerifiesCalls<C>) held.verify();
   }
+  bool verifies_calls() const override { return VerifiesCalls<C>; }
 
   C held;
 };

@@ -56,4 +56,11 @@ struct EngineOptions {
   Timeline* timeline = nullptr;
 };
 
+/// What a single step is told.
+struct StepOptions {
+  /// Micro-batches of this step, at most as many as `EngineOptions::micro_batches`: for a last batch that is short.
+  /// None: as many as the engine's options say.
+  std::optional<std::size_t> micro_batches = std::nullopt;
+};
+
 }  // namespace zerospan::inline v0

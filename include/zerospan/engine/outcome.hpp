@@ -7,9 +7,12 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
 #include <zerospan/device/lane_options.hpp>
 #include <zerospan/pipeline/pipeline_counters.hpp>
 
@@ -29,6 +32,21 @@ struct StepOutcome {
   std::int64_t skipped_in_a_row;  ///< Steps skipped since the last good one, this one included.
   float loss_scale;               ///< By which this step's gradients were multiplied; 1 without loss scaling.
   float next_loss_scale;          ///< By which the next step's are to be.
+};
+
+/// What a model that was declared needs on this rank at the least: with these budgets it trains, one lease at a time,
+/// or one parameter together with its gradient. More than that is what prefetching works in.
+struct Requirements {
+  /// What is placed on a tier, in declaration's end.
+  struct TierBytes {
+    std::string tier;
+    Bytes bytes;
+  };
+
+  Bytes device_forward;   ///< The least device budget for passes that gather one parameter at a time.
+  Bytes device_backward;  ///< The least device budget for passes that hold a gradient beside its parameter.
+  Bytes host;             ///< The least host budget.
+  std::vector<TierBytes> tiers;
 };
 
 /// Totals since the engine was made, of this rank.

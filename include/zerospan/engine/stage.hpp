@@ -41,4 +41,16 @@ concept Stage = requires {
 
 static_assert(Stage<Stage0> && Stage<Stage1> && Stage<Stage2> && Stage<Stage3>);
 
+/// What a stage partitions, as values: one engine serves all stages.
+struct StageRules {
+  bool partitions_optimizer;
+  bool partitions_gradients;
+  bool partitions_parameters;
+
+  template <Stage S>
+  static constexpr StageRules of() noexcept {
+    return {S::partitions_optimizer, S::partitions_gradients, S::partitions_parameters};
+  }
+};
+
 }  // namespace zerospan::inline v0

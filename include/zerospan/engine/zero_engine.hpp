@@ -11,8 +11,8 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/device/device.hpp>
-#include <zerospan/engine/detail/master_access.hpp>
-#include <zerospan/engine/detail/zero_store.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/stage.hpp>
@@ -42,44 +42,56 @@ class ZeroEngine {
   /// @throws ConfigurationError if stage, placement and options contradict each other; BudgetError if the staging
   /// memory does not fit the host budget.
   ZeroEngine(S, C& communicator, D& device, const Placement& placement, O optimizer, const EngineOptions& options = {})
-      : exceptions_{std::uncaught_exceptions()} {
-    check(placement, options, optimizer);
-    store_ =
-        std::make_shared<detail::ZeroStore<S, C, D, O>>(communicator, device, placement, std::move(optimizer), options);
+      : exceptions_{std::uncaught_exceptions()}, optimizer_{std::make_shared<Model>(std::move(optimizer))} {
+    check(placement, options, *optimizer_);
+    engine_ = detail::make_engine<D>(AnyCommunicator{communicator.duplicate()}, device, placement, optimizer_, options,
+                                     StageRules::of<S>());
   }
   ZeroEngine(const ZeroEngine&) = delete;
   ZeroEngine& operator=(const ZeroEngine&) = delete;
-  ~ZeroEngine() { store_->close(std::uncaught_exceptions() > exceptions_); }
+  ~ZeroEngine() { engine_->close(std::uncaught_exceptions() > exceptions_); }
 
   /// Updates every parameter whose gradient was committed since the last step: clips by the global norm, updates each
   /// shard on its tier, publishes. A collective; it ends when everything is at rest again. If a gradient is infinite or
   /// NaN on any rank, all ranks skip the step: but for its number and the loss scale, it was never made.
-  /// @throws LeaseError while leases are held; ConfigurationError if the optimizer's states have changed their size;
-  /// any asynchronous error so far.
-  StepOutcome step() { return store_->step(); }
+  /// @throws LeaseError while leases are held, or after a gradient lease that ended without `commit()` or `discard()`;
+  /// ConfigurationError, on every rank, if the optimizer's settings have no sense or differ between ranks, and nothing
+  /// has changed then; any asynchronous error so far.
+  StepOutcome step(const StepOptions& options = {}) { return engine_->step(options); }
 
   /// Begins a pass through the model. Optional: it keeps the traces of training and evaluation apart, so that each is
-  /// prefetched along its own path. A step begins a training pass by itself. Passes of more than 16384 leases are not
-  /// prefetched: begin a pass for each micro-batch, or for each batch of an evaluation, where they are long.
-  void begin(Pass pass) { store_->begin(pass); }
+  /// prefetched along its own path, and ranks in passes of different kinds are told so. A step begins a training pass by
+  /// itself.
+  /// @throws LeaseError while leases are held.
+  void begin(Pass pass) { engine_->begin(pass); }
+
+  /// Gives up the batch: drops the gradients that were committed since the last step, and ends all leases; those who
+  /// hold one may still release it. Every rank that was to make the step calls it, after the same commits.
+  void abandon() { engine_->abandon(); }
 
   /// What the host multiplies its loss by, until the next step; 1 without loss scaling. The same on every rank.
-  float loss_scale() const noexcept { return store_->loss_scale(); }
+  float loss_scale() const { return engine_->loss_scale(); }
 
-  /// The optimizer's settings, to change between steps; not what the size of its states depends on.
-  O& optimizer() noexcept { return store_->optimizer(); }
+  /// The optimizer's settings, to change between steps, on every rank alike; not what the size of its states depends
+  /// on.
+  O& optimizer() noexcept { return optimizer_->get(); }
 
   /// Streams the fp32 master weights of the whole model past `visitor`, in declaration order, on every rank (a
-  /// collective).
-  void for_each_master(const MasterVisitor& visitor) { store_->for_each_master(visitor); }
+  /// collective). The visitor may not call the engine.
+  void for_each_master(const MasterVisitor& visitor) { engine_->for_each_master(visitor); }
 
-  Statistics statistics() const { return store_->statistics(); }
+  Statistics statistics() const { return engine_->statistics(); }
+
+  /// The least budgets of what was declared so far.
+  Requirements requirements() const { return engine_->requirements(); }
 
   /// Where parameters are declared.
-  std::shared_ptr<ParameterStore> store() const noexcept { return store_; }
+  std::shared_ptr<ParameterStore> store() const noexcept { return engine_; }
 
  private:
-  static void check(const Placement& placement, const EngineOptions& options, const O& optimizer) {
+  using Model = detail::OptimizerModel<O, detail::StreamOf<D>>;
+
+  static void check(const Placement& placement, const EngineOptions& options, const Model& optimizer) {
     if (!S::partitions_parameters && placement.parameters.addressable() != Addressable::on_device) {
       throw_configuration_error(
           "below stage 3 every rank keeps whole parameters in device memory; they cannot rest on " +
@@ -105,7 +117,7 @@ class ZeroEngine {
     if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");
     if (!(options.max_gradient_norm > 0)) throw_configuration_error("the largest gradient norm must be positive");
     if (options.loss_scale) options.loss_scale->validate();
-    if constexpr (requires { optimizer.validate(); }) optimizer.validate();
+    optimizer.validate();
   }
 
   static void check_group_copies(const EngineOptions& options) {
@@ -117,7 +129,8 @@ class ZeroEngine {
   }
 
   int exceptions_;
-  std::shared_ptr<detail::ZeroStore<S, C, D, O>> store_;
+  std::shared_ptr<Model> optimizer_;
+  std::shared_ptr<detail::Engine> engine_;
 };
 
 }  // namespace zerospan::inline v0

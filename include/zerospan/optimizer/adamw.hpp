@@ -2,8 +2,10 @@
 /// AdamW, fused: one pass over master weights, moments and gradients that writes the new parameters as well.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -11,8 +13,9 @@
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/kernels/detail/adamw_kernel.hpp>
 #include <zerospan/kernels/detail/adamw_kernel_avx2.hpp>
-#include <zerospan/optimizer/detail/settings.hpp>
+#include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/setting.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -33,17 +36,19 @@ struct AdamW {
   float epsilon = 1e-8F;
   float weight_decay = 0.01F;
 
-  /// @throws ConfigurationError that names the first setting without sense: a learning rate or weight decay that is
-  /// negative or not finite, a beta outside [0, 1), an epsilon that is not positive and finite (elements without
-  /// gradient would become NaN).
-  void validate() const {
-    const detail::Settings settings{"AdamW"};
-    settings.require_rate("learning_rate", learning_rate);
-    settings.require_beta("beta1", beta1);
-    settings.require_beta("beta2", beta2);
-    settings.require(std::isfinite(epsilon) && epsilon > 0, "epsilon", epsilon, ", not finite and positive");
-    settings.require_rate("weight_decay", weight_decay);
+  static constexpr std::string_view name = "AdamW";
+
+  /// With an epsilon of 0, elements without gradient would become NaN.
+  std::array<NamedSetting, 5> settings() const noexcept {
+    return {{{"learning_rate", learning_rate, SettingRange::not_negative},
+             {"beta1", beta1, SettingRange::below_one},
+             {"beta2", beta2, SettingRange::below_one},
+             {"epsilon", epsilon, SettingRange::positive},
+             {"weight_decay", weight_decay, SettingRange::not_negative}}};
   }
+
+  /// @throws ConfigurationError that names the first setting outside its range.
+  void validate() const { detail::require_in_range(name, settings()); }
 
   /// Bytes of m and v for `elements` elements.
   std::size_t state_bytes(std::size_t elements) const noexcept { return 2 * sizeof(float) * elements; }
@@ -71,7 +76,7 @@ struct AdamW {
   /// The arithmetic of one update of `shard`, for the kernels of other processors.
   /// @throws ConfigurationError if `shard.step` is not positive.
   detail::AdamWRule rule(const ShardUpdate& shard) const {
-    detail::Settings{"AdamW"}.require_step(shard.step);
+    detail::require_step(name, shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
     const auto updates = static_cast<double>(shard.step);

@@ -2,15 +2,18 @@
 /// Lion: steps of one length, along the sign of an averaged gradient.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/optimizer/block_update.hpp>
-#include <zerospan/optimizer/detail/settings.hpp>
+#include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/setting.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -57,15 +60,17 @@ struct Lion {
   float beta2 = 0.99F;
   float weight_decay = 0.0F;
 
-  /// @throws ConfigurationError that names the first setting without sense: a learning rate or weight decay that is
-  /// negative or not finite, a beta outside [0, 1).
-  void validate() const {
-    const detail::Settings settings{"Lion"};
-    settings.require_rate("learning_rate", learning_rate);
-    settings.require_beta("beta1", beta1);
-    settings.require_beta("beta2", beta2);
-    settings.require_rate("weight_decay", weight_decay);
+  static constexpr std::string_view name = "Lion";
+
+  std::array<NamedSetting, 4> settings() const noexcept {
+    return {{{"learning_rate", learning_rate, SettingRange::not_negative},
+             {"beta1", beta1, SettingRange::below_one},
+             {"beta2", beta2, SettingRange::below_one},
+             {"weight_decay", weight_decay, SettingRange::not_negative}}};
   }
+
+  /// @throws ConfigurationError that names the first setting outside its range.
+  void validate() const { detail::require_in_range(name, settings()); }
 
   /// Bytes of m for `elements` elements.
   std::size_t state_bytes(std::size_t elements) const noexcept { return sizeof(float) * elements; }
@@ -79,7 +84,7 @@ struct Lion {
   /// The arithmetic of one update of `shard`, for the kernels of other processors.
   /// @throws ConfigurationError if `shard.step` is not positive.
   detail::LionRule rule(const ShardUpdate& shard) const {
-    detail::Settings{"Lion"}.require_step(shard.step);
+    detail::require_step(name, shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
     return {.beta1 = beta1,

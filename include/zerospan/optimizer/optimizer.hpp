@@ -6,10 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
+#include <zerospan/optimizer/detail/optimizer_settings.hpp>
+#include <zerospan/optimizer/setting.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 
 namespace zerospan::inline v0 {
@@ -40,6 +44,15 @@ struct ShardUpdate {
 /// - `optimizer.update(shard)` updates master weights and states in place and writes the new elements, in one pass over
 ///   memory. It gives the same bits however a parameter is cut into runs;
 /// - it is copyable: an update under way keeps the settings it was posted with.
+///
+/// What it may have besides:
+/// - `optimizer.settings()`, an array of `NamedSetting`: before every step the library refuses those outside their
+///   ranges, and tells ranks whose settings differ. Without it, settings are compared if all members are floats, or if
+///   equal optimizers have equal bytes (integers, no padding); those of any other type are not;
+/// - `optimizer.validate()`, which throws a ConfigurationError of settings without sense; called before every step;
+/// - `O::name`, what errors call it (a `std::string_view`); otherwise its type's name;
+/// - an overload of `update(stream, optimizer, runs)` for a device's streams (`UpdatesOn`), or
+///   `static constexpr bool updates_on_host = true`.
 template <class O>
 concept Optimizer = std::copyable<O> && requires(const O& optimizer, std::size_t elements, const ShardUpdate& shard) {
   { optimizer.state_bytes(elements) } -> std::same_as<std::size_t>;
@@ -49,14 +62,55 @@ concept Optimizer = std::copyable<O> && requires(const O& optimizer, std::size_t
 /// Updates runs of one sub-group on the calling thread. A device's stream type has overloads of its own, which enqueue
 /// the update, for the optimizers that the device knows.
 template <Optimizer O>
-void update(StreamRef&, const O& optimizer, std::span<const ShardUpdate> runs) {
+void update(std::same_as<StreamRef> auto&, const O& optimizer, std::span<const ShardUpdate> runs) {
   for (const ShardUpdate& run : runs) optimizer.update(run);
 }
 
-/// An optimizer that can be run on streams of a type; the others are run by the host.
+/// An optimizer that can be run on streams of a type: `update(stream, optimizer, runs)` enqueues the updates of runs
+/// that do not overlap; the span may go before they are done.
 template <class O, class Stream>
 concept UpdatesOn = Optimizer<O> && requires(Stream& stream, const O& optimizer, std::span<const ShardUpdate> runs) {
   update(stream, optimizer, runs);
 };
+
+/// An optimizer that says it is run by the host alone (`updates_on_host`). States in memory that the host cannot touch
+/// are brought to the host's for each update.
+template <class O>
+concept UpdatesOnHost = Optimizer<O> && requires {
+  requires bool{O::updates_on_host};
+};
+
+/// An optimizer whose states may rest in the memory of a device: of one that shares the host's streams, any; of another
+/// one that is `UpdatesOn` its streams, or is `UpdatesOnHost`. Which of both runs it is decided by the optimizer alone,
+/// never by the headers that happen to be included: where the overload is not, this is an error.
+template <class O, class D>
+concept UpdatableOn = std::same_as<typename D::lanes_type::stream_type, StreamRef> || UpdatesOnHost<O> ||
+    UpdatesOn<O, typename D::lanes_type::stream_type>;
+
+/// Refuses the factors of a parameter that are negative or not finite.
+/// @throws ConfigurationError that names the parameter and the factor.
+inline void validate(const ParameterGroup& group, std::string_view parameter) {
+  const auto require = [&](std::string_view factor, float value) {
+    const std::string_view fault = detail::fault(value, SettingRange::not_negative);
+    if (!fault.empty()) detail::require("parameter " + std::string{parameter}, {factor, value}, fault);
+  };
+  require("learning_rate_factor", group.learning_rate_factor);
+  require("weight_decay_factor", group.weight_decay_factor);
+}
+
+namespace detail {
+
+/// For a static_assert: true, or an error in words.
+template <class O, class D>
+consteval bool require_updatable() {
+  static_assert(
+      UpdatableOn<O, D>,
+      "zerospan: this optimizer has no update(stream, optimizer, runs) for the device's streams here: include "
+      "zerospan/cuda.hpp, or the header of your own; or let the host run it, by `static constexpr bool "
+      "updates_on_host = true` in it");
+  return true;
+}
+
+}  // namespace detail
 
 }  // namespace zerospan::inline v0

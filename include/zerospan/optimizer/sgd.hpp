@@ -2,16 +2,19 @@
 /// Stochastic gradient descent, with momentum.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/optimizer/block_update.hpp>
-#include <zerospan/optimizer/detail/settings.hpp>
+#include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/setting.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -80,19 +83,24 @@ struct Sgd {
   float weight_decay = 0.0F;
   WeightDecay decay = WeightDecay::coupled;
 
-  /// @throws ConfigurationError that names the first setting without sense: a learning rate or weight decay that is
-  /// negative or not finite, a momentum outside [0, 1), a dampening outside [0, 1]; Nesterov's momentum that is 0 or
+  static constexpr std::string_view name = "Sgd";
+
+  std::array<NamedSetting, 6> settings() const noexcept {
+    return {{{"learning_rate", learning_rate, SettingRange::not_negative},
+             {"momentum", momentum, SettingRange::below_one},
+             {"dampening", dampening, SettingRange::share},
+             {"nesterov", kind == Momentum::nesterov ? 1.0 : 0.0},
+             {"weight_decay", weight_decay, SettingRange::not_negative},
+             {"decoupled_decay", decay == WeightDecay::decoupled ? 1.0 : 0.0}}};
+  }
+
+  /// @throws ConfigurationError that names the first setting outside its range, or Nesterov's momentum if it is 0 or
   /// dampened.
   void validate() const {
-    const detail::Settings settings{"Sgd"};
-    settings.require_rate("learning_rate", learning_rate);
-    settings.require_beta("momentum", momentum);
-    settings.require(dampening >= 0 && dampening <= 1, "dampening", dampening, ", not in [0, 1]");
-    settings.require_rate("weight_decay", weight_decay);
-    if (kind == Momentum::nesterov) {
-      settings.require(momentum > 0, "momentum", momentum, ", but nesterov needs some");
-      settings.require(dampening == 0, "dampening", dampening, ", but nesterov takes none");
-    }
+    detail::require_in_range(name, settings());
+    if (kind != Momentum::nesterov) return;
+    detail::require(name, {"momentum", momentum}, momentum > 0 ? "" : "but nesterov needs some");
+    detail::require(name, {"dampening", dampening}, dampening > 0 ? "but nesterov takes none" : "");
   }
 
   /// Bytes of b for `elements` elements.
@@ -119,7 +127,7 @@ struct Sgd {
 
  private:
   detail::SgdCoefficients coefficients(const ShardUpdate& shard) const {
-    detail::Settings{"Sgd"}.require_step(shard.step);
+    detail::require_step(name, shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
     const double decay_rate = double{weight_decay} * double{shard.group.weight_decay_factor};
     const bool is_coupled = decay == WeightDecay::coupled;

@@ -63,6 +63,9 @@ class Lease {
     if (const auto store = std::exchange(store_, nullptr)) store->release(id_);
   }
 
+  /// The store has ended the lease.
+  void forget() noexcept { store_ = nullptr; }
+
   /// The store, for an operation that the lease must still be held for.
   ParameterStore& held() const {
     if (!store_) throw_lease_error("the lease was released already");
@@ -145,7 +148,8 @@ class [[nodiscard]] WriteLease : public detail::BoundLease<T> {
   void commit(Rank source = {}) {
     this->check_bound();
     this->lease_.held().publish(this->lease_.id(), source);
-    this->release();
+    detail::TensorBinding<T>::bind(this->tensor_, nullptr);
+    this->lease_.forget();
   }
 };
 
@@ -163,7 +167,8 @@ class [[nodiscard]] GradientLease : public detail::BoundLease<T> {
   void commit() {
     this->check_bound();
     this->lease_.held().commit(this->lease_.id());
-    this->release();
+    detail::TensorBinding<T>::bind(this->tensor_, nullptr);
+    this->lease_.forget();
   }
 };
 

@@ -10,6 +10,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/initializer.hpp>
+#include <zerospan/core/shape.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 
@@ -21,7 +22,8 @@ struct ParameterGroup {
   float weight_decay_factor = 1.0F;
 };
 
-/// Whether a parameter is updated. A frozen one has no gradient and no optimizer states.
+/// Whether a parameter is updated. A frozen one has no gradient; one that is declared frozen has no optimizer states
+/// either, and stays frozen.
 enum class Training : std::uint8_t { trainable, frozen };
 
 struct ParameterOptions {
@@ -32,7 +34,7 @@ struct ParameterOptions {
 /// A parameter as it is declared to a store.
 struct ParameterDeclaration {
   std::string name;
-  std::size_t elements;
+  Shape shape;
   ElementType type;
   Initializer initializer;
   ParameterOptions options;
@@ -43,6 +45,18 @@ enum class ParameterId : std::uint32_t {};
 
 /// What a lease holds: a slot of the store.
 enum class LeaseId : std::uint32_t {};
+
+/// What a gradient lease's memory holds at first.
+enum class GradientContent : std::uint8_t {
+  undefined,  ///< Whatever was there: the host writes every element.
+  zeros,      ///< Zeros, written on the lease's stream: for kernels that add to what is there.
+};
+
+/// What a write lease's memory holds at first.
+enum class WriteContent : std::uint8_t {
+  current,    ///< The parameter as it is, gathered.
+  undefined,  ///< Whatever was there: nothing is read, for a host that writes every element.
+};
 
 /// What the handles and leases of model code call; implemented by the engine. One thread at a time, whichever.
 class ParameterStore {
@@ -62,23 +76,38 @@ class ParameterStore {
   virtual void gather(StreamRef stream, std::span<const ParameterId> parameters, std::span<std::byte*> data,
                       std::span<LeaseId> leases) = 0;
 
-  /// Leases a gathered parameter for writing, alone.
-  virtual LeaseId gather_for_write(StreamRef stream, ParameterId parameter, std::byte*& data) = 0;
+  /// Leases a parameter for writing, alone.
+  virtual LeaseId gather_for_write(StreamRef stream, ParameterId parameter, WriteContent content,
+                                   std::byte*& data) = 0;
 
-  /// Publishes what `source` wrote: every rank takes its shard from there.
+  /// Publishes what `source` wrote, and ends the lease: every rank takes its shard from there.
   virtual void publish(LeaseId lease, Rank source) = 0;
 
-  /// Leases memory for the whole gradient of one micro-batch. Its content is undefined.
-  virtual LeaseId gradient(StreamRef stream, ParameterId parameter, std::byte*& data) = 0;
+  /// Leases memory for the whole gradients of one micro-batch. `data[i]` is where that of parameter i is, `leases[i]`
+  /// its lease. @throws BudgetError if they do not fit beside the leases held; LeaseError if one of them is frozen,
+  /// leased already, or was committed in this micro-batch. Nothing is leased then.
+  virtual void gradients(StreamRef stream, std::span<const ParameterId> parameters, GradientContent content,
+                         std::span<std::byte*> data, std::span<LeaseId> leases) = 0;
 
-  /// Hands the gradient over: reduced over ranks, accumulated, offloaded; asynchronously.
+  /// Hands a gradient over, and ends its lease: reduced over ranks, accumulated, offloaded; asynchronously.
   virtual void commit(LeaseId lease) = 0;
 
-  /// Ends a lease of any kind. What is enqueued on the lease's stream may still use the memory.
+  /// Ends a gradient lease whose gradient is not wanted.
+  virtual void discard(LeaseId lease) = 0;
+
+  /// Ends a lease of any kind. What is enqueued on the lease's stream may still use the memory. A gradient lease that
+  /// ends so was forgotten: the next step refuses.
   virtual void release(LeaseId lease) noexcept = 0;
 
   /// Joins the gradient reduction of a parameter that other ranks use in this micro-batch, with zeros.
   virtual void skip(ParameterId parameter) = 0;
+
+  /// Freezes or unfreezes a parameter between steps, on every rank alike. @throws LeaseError while leases are held or
+  /// gradients of this step were committed.
+  virtual void set_training(ParameterId parameter, Training training) = 0;
+
+  /// Whether a parameter is updated.
+  virtual Training training(ParameterId parameter) const = 0;
 };
 
 }  // namespace zerospan::inline v0

@@ -93,14 +93,15 @@ class PartitionedParameter {
   /// The whole tensor, to change outside of a step (loading, surgery). Nothing is kept without `commit()`.
   [[nodiscard]] WriteLease<T> write(StreamRef stream) const {
     std::byte* data = nullptr;
-    const LeaseId lease = store_->gather_for_write(stream, id_, data);
+    const LeaseId lease = store_->gather_for_write(stream, id_, WriteContent::current, data);
     return WriteLease<T>{detail::Lease{store_, lease}, shape_, type_, data};
   }
 
   /// Memory for this micro-batch's whole gradient, uninitialized: write it all, then `commit()`.
   [[nodiscard]] GradientLease<T> gradient(StreamRef stream) const {
     std::byte* data = nullptr;
-    const LeaseId lease = store_->gradient(stream, id_, data);
+    LeaseId lease{};
+    store_->gradients(stream, {&id_, 1}, GradientContent::undefined, {&data, 1}, {&lease, 1});
     return GradientLease<T>{detail::Lease{store_, lease}, shape_, type_, data};
   }
 
@@ -117,7 +118,7 @@ class PartitionedParameter {
       : store_{std::move(store)},
         shape_{std::move(shape)},
         type_{type},
-        id_{store_->declare({std::move(name), shape_.elements(), type, std::move(initializer), options})} {}
+        id_{store_->declare({std::move(name), shape_, type, std::move(initializer), options})} {}
 
   PartitionedParameter(std::shared_ptr<ParameterStore> store, Shape shape, ElementType type, ParameterId id)
       : store_{std::move(store)}, shape_{std::move(shape)}, type_{type}, id_{id} {}

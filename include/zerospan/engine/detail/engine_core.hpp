@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
@@ -23,15 +24,16 @@
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/model_states.hpp>
 #include <zerospan/engine/options.hpp>
+#include <zerospan/engine/stage.hpp>
 #include <zerospan/pipeline/detail/staging.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// The communicator, lanes, staging memory, placement and model states of one engine. Its parts (the gather, gradient,
-/// step and birth of parameters) post on it.
-template <TrainingCommunicator C, Device D>
+/// The communicator, lanes, staging memory, placement and model states of one engine. What it does (gathers, gradients,
+/// steps) is posted on it.
+template <Device D>
 struct EngineCore {
   using lanes_type = typename D::lanes_type;
   using stream_type = typename lanes_type::stream_type;
@@ -39,9 +41,10 @@ struct EngineCore {
   /// Elements that go between host and device at once, outside of a step.
   static constexpr std::size_t exchange_elements = 4096;
 
-  C communicator;
+  AnyCommunicator communicator;
   Placement placement;
   EngineOptions options;
+  StageRules stage;
   DeviceTier replicas;  ///< Where what is replicated rests.
   ModelStates states;
   MirroredMemory<D> exchange;              ///< Of `exchange_elements` floats.
@@ -49,49 +52,36 @@ struct EngineCore {
   lanes_type lanes;
   Staging<lanes_type> staging;
 
-  EngineCore(C duplicated, D& device, const Placement& where, const EngineOptions& how)
+  EngineCore(AnyCommunicator duplicated, D& device, const Placement& where, const EngineOptions& how, StageRules rules)
       : communicator{std::move(duplicated)},
         placement{where},
         options{how},
+        stage{rules},
         replicas{device},
         exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
         lanes{device, LaneOptions{Rank{static_cast<int>(place())}, how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
         staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
-    if constexpr (RegistersMemory<C>) {
-      communicator.register_memory(device.memory().data(), device.memory().capacity());
-    }
-    if constexpr (ReportsFailures<C>) {  // last: what throws after it would leave a listener without lanes
-      communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
-    }
+    communicator.register_memory(device.memory().data(), device.memory().capacity());
+    // Last: what throws after it would leave a listener without lanes.
+    communicator.on_failure([this](const std::exception_ptr& error) { lanes.fail(error); });
   }
 
   EngineCore(const EngineCore&) = delete;
   EngineCore& operator=(const EngineCore&) = delete;
-  ~EngineCore() {
-    if constexpr (ReportsFailures<C>) communicator.on_failure({});
-  }
+  ~EngineCore() { communicator.on_failure({}); }
 
   std::size_t rank() const { return static_cast<std::size_t>(communicator.rank().value); }
   std::size_t ranks() const { return static_cast<std::size_t>(communicator.size()); }
 
   /// Which replica of the shards this rank belongs to; 0 where there is one alone.
-  std::size_t replica() const {
-    if constexpr (Replicates<C>) return static_cast<std::size_t>(communicator.replica());
-    return 0;
-  }
+  std::size_t replica() const { return static_cast<std::size_t>(communicator.replica()); }
 
   /// Ranks whose gradients are summed: of all replicas.
-  std::size_t contributors() const {
-    if constexpr (Replicates<C>) return ranks() * static_cast<std::size_t>(communicator.replicas());
-    return ranks();
-  }
+  std::size_t contributors() const { return ranks() * static_cast<std::size_t>(communicator.replicas()); }
 
   /// Groups of near ranks; 1 where there are none.
-  std::size_t groups() const {
-    if constexpr (Grouped<C>) return static_cast<std::size_t>(communicator.groups());
-    return 1;
-  }
+  std::size_t groups() const { return static_cast<std::size_t>(communicator.groups()); }
 
   /// This rank's among the contributors.
   std::size_t place() const { return replica() * ranks() + rank(); }
@@ -118,7 +108,7 @@ struct EngineCore {
   std::size_t shard_of(const ParameterRecord& parameter) const { return parameter.partition.shards > 1 ? rank() : 0; }
 
   /// All of a replicated parameter.
-  std::byte* replica_of(const ParameterRecord& parameter) { return replicas.view(parameter.replica); }
+  std::byte* replica_of(const ParameterRecord& parameter) { return replicas.view(states.replicas) + parameter.replica; }
 
   /// Where this rank's shard is in the gathered buffer `data` of `parameter`.
   std::byte* shard_in(const ParameterRecord& parameter, std::byte* data) const {
@@ -144,21 +134,20 @@ struct EngineCore {
 
   /// Has the ranks compare their calls so far, where the communicator does not do so at each; waits for it.
   void verify_calls() {
-    if constexpr (VerifiesCalls<C>) {
-      const Operation operation{OperationKind::barrier, "the calls of all ranks"};
-      const Completion done = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
-        communicator.verify();
-        return {};
-      });
-      lanes.wait(calling_thread, done, operation);
-    }
+    if (!communicator.verifies_calls()) return;
+    const Operation operation{OperationKind::barrier, "the calls of all ranks"};
+    const Completion done = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
+      communicator.verify();
+      return {};
+    });
+    lanes.wait(calling_thread, done, operation);
   }
 
   /// Sums integers over ranks, exactly, and waits for it.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (contributors() == 1) return;
     const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
-                                        [integers](auto&, C& c, Collective what) { c.all_reduce(what, integers); });
+                                        [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
@@ -179,33 +168,17 @@ struct EngineCore {
     return least;
   }
 
-  /// @throws ConfigurationError if the ranks were given options that must be equal and are not.
-  /// @param fingerprint Of the options. @see detail::fingerprint
-  void check_options_agree(std::size_t fingerprint) {
-    const std::vector<std::int64_t> all = values_of_ranks(fingerprint, "the options");
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      if (all[r] == 0 || all[0] == 0 || all[r] == all[0]) continue;
-      throw_configuration_error(
-          "rank " + std::to_string(r) +
-          " was given other options than rank 0: stage, optimizer, seed, micro-batches, gradient norm, loss scale, "
-          "partition, group copies, persistence threshold and prefetch are the same on every rank");
-    }
-  }
-
   /// Gathers every shard of each part from the rank that holds it.
   Completion all_gather(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    return gather(std::move(parts), ranks() - 1, name, std::move(after),
-                  [](C& c, Collective what, std::span<const GatherPart> all) { c.all_gather(what, all); });
+    return gather(&AnyCommunicator::all_gather, std::move(parts), ranks() - 1, name, std::move(after));
   }
 
   /// The halves of an all-gather. @see Grouped
   Completion gather_across(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    return gather(std::move(parts), groups() - 1, name, std::move(after),
-                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_across(what, all); });
+    return gather(&AnyCommunicator::gather_across, std::move(parts), groups() - 1, name, std::move(after));
   }
   Completion gather_within(std::vector<GatherPart> parts, std::string_view name, std::vector<Completion> after) {
-    return gather(std::move(parts), ranks() - groups(), name, std::move(after),
-                  [](C& c, Collective what, std::span<const GatherPart> all) { c.gather_within(what, all); });
+    return gather(&AnyCommunicator::gather_within, std::move(parts), ranks() - groups(), name, std::move(after));
   }
 
   /// What one rank has, to be sent to all others.
@@ -219,20 +192,39 @@ struct EngineCore {
     std::size_t bytes = 0;
     for (const BroadcastPart& part : parts) bytes += part.bytes.size();
     return communicate(OperationKind::broadcast, name, bytes, std::move(after),
-                       [parts = std::move(parts)](auto&, C& c, Collective what) {
+                       [parts = std::move(parts)](auto&, AnyCommunicator& c, Collective what) {
                          for (const BroadcastPart& part : parts) c.broadcast(what, part.bytes, part.root);
                        });
   }
 
+  /// Gives every rank what the owners of replicated parameters have of them. Neighbours of one owner are one broadcast.
+  Completion broadcast_replicas(std::span<const ParameterRecord* const> owned, std::string_view name,
+                                std::vector<Completion> after) {
+    std::vector<const ParameterRecord*> order{owned.begin(), owned.end()};
+    std::ranges::sort(order, {}, &ParameterRecord::replica);
+    std::vector<BroadcastPart> parts;
+    for (const ParameterRecord* parameter : order) {
+      std::byte* const data = replica_of(*parameter);
+      const Rank root = *parameter->partition.owner;
+      if (!parts.empty() && parts.back().root == root && parts.back().bytes.data() + parts.back().bytes.size() == data) {
+        parts.back().bytes = {parts.back().bytes.data(), parts.back().bytes.size() + parameter->gathered_bytes()};
+      } else {
+        parts.push_back({{data, parameter->gathered_bytes()}, root});
+      }
+    }
+    return broadcast(std::move(parts), name, std::move(after));
+  }
+
  private:
-  /// Posts a gather that brings this rank so many `shards` of each part: `call(communicator, collective, parts)`.
-  template <class Call>
-  Completion gather(std::vector<GatherPart> parts, std::size_t shards, std::string_view name,
-                    std::vector<Completion> after, Call call) {
+  /// Posts a gather that brings this rank so many `shards` of each part.
+  Completion gather(void (AnyCommunicator::*call)(Collective, std::span<const GatherPart>),
+                    std::vector<GatherPart> parts, std::size_t shards, std::string_view name,
+                    std::vector<Completion> after) {
     std::size_t bytes = 0;
     for (const GatherPart& part : parts) bytes += part.shard_bytes * shards;
-    return communicate(OperationKind::all_gather, name, bytes, std::move(after),
-                       [call, parts = std::move(parts)](auto&, C& c, Collective what) { call(c, what, parts); });
+    return communicate(
+        OperationKind::all_gather, name, bytes, std::move(after),
+        [call, parts = std::move(parts)](auto&, AnyCommunicator& c, Collective what) { (c.*call)(what, parts); });
   }
 
   /// Exports and broadcasts need a little staging memory wherever states rest.

@@ -2,19 +2,21 @@
 /// GatherPath: the way of shards from their tier to whole tensors in device memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
-#include <zerospan/engine/detail/group_copies.hpp>
-#include <zerospan/engine/detail/tier_copies.hpp>
+#include <zerospan/engine/outcome.hpp>
 #include <zerospan/pipeline/detail/trace.hpp>
 #include <zerospan/pipeline/detail/working_memory.hpp>
 
@@ -27,10 +29,14 @@ enum class GatherFor : std::uint8_t { reading, writing };
 /// Gathers groups of parameters in three stages on their lanes: tier to staging, staging to this rank's place in the
 /// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2). Parameters that have owners are read by
 /// those, whole, and broadcast.
-template <TrainingCommunicator C, Device D>
+///
+/// With copies in groups of ranks, the first gather of a sliced parameter after it was changed goes across groups, and
+/// each rank keeps the shards of all ranks at its place, so that its group has the whole parameter. Every later gather
+/// is the group's alone (hpZ of ZeRO++, arXiv 2306.10209, section 3.2).
+template <Device D>
 class GatherPath {
  public:
-  explicit GatherPath(EngineCore<C, D>& core) : core_{core}, copies_{core}, group_copies_{core} {}
+  explicit GatherPath(EngineCore<D>& core) : core_{core} {}
 
   /// The key of a group of partitioned parameters; equal for equal groups.
   UseKey key_of(std::vector<std::size_t> parameters) {
@@ -48,62 +54,166 @@ class GatherPath {
   /// Where each parameter of the group is in that buffer.
   std::span<const std::size_t> offsets(UseKey key) const { return group(key).offsets; }
 
-  /// Posts the gather of a group into `data`. @param after What the first write to `data` waits for.
-  Completion fetch(UseKey key, GatherFor purpose, std::byte* data, const std::vector<Completion>& after) {
+  /// Posts the gather of a group into `data`.
+  /// @param pass The collective is named after it, so that ranks in passes of different kinds notice.
+  /// @param after What the first write to `data` waits for.
+  Completion fetch(UseKey key, GatherFor purpose, Pass pass, std::byte* data, const std::vector<Completion>& after) {
     const Group& g = group(key);
-    if constexpr (Grouped<C>) {
-      if (core_.placement.group_copies && purpose == GatherFor::reading) {
-        std::vector<typename GroupCopies<C, D>::Target> targets;
-        for (std::size_t i = 0; i < g.parameters.size(); ++i) targets.push_back({g.parameters[i], data + g.offsets[i]});
-        return group_copies_.fetch(targets, g.name, after);
-      }
-    }
-    std::vector<GatherPart> shards;
-    std::vector<typename EngineCore<C, D>::BroadcastPart> wholes;
-    std::vector<Completion> ready = after;
+    const std::string_view name = pass == Pass::training ? g.name : g.evaluation_name;
+    std::vector<Target> sliced;
+    std::vector<Target> owned;
     for (std::size_t i = 0; i < g.parameters.size(); ++i) {
-      const ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
-      std::byte* const target = data + g.offsets[i];
-      if (const auto& owner = parameter.partition.owner) {
-        wholes.push_back({{target, parameter.gathered_bytes()}, *owner});
-      } else {
-        shards.push_back({target, parameter.shard_bytes()});
-        if (purpose == GatherFor::reading) shards.back().approximable = parameter.type;
-      }
-      if (!core_.holds(parameter)) continue;
-      ready.push_back(
-          copies_.read(parameter.name, core_.parameter_shard(parameter), core_.shard_in(parameter, target), after));
+      ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
+      (parameter.partition.owner ? owned : sliced).push_back({&parameter, data + g.offsets[i]});
     }
-    if (core_.ranks() == 1) return ready.back();  // copies end in order
-    return wholes.empty() ? core_.all_gather(std::move(shards), g.name, std::move(ready))
-                          : core_.broadcast(std::move(wholes), g.name, std::move(ready));
+    Completion end;  // of the last collective, and so of all: the lane's work ends in order
+    if (!owned.empty()) end = broadcast(owned, name, after);
+    if (!sliced.empty()) {
+      const bool has_copies = core_.placement.group_copies && purpose == GatherFor::reading;
+      end = has_copies ? gather_in_groups(sliced, name, after) : gather(sliced, purpose, name, after);
+    }
+    return end;
   }
 
  private:
-  /// Either all of its parameters have owners, or none.
   struct Group {
     std::string name;
+    std::string evaluation_name;
     std::vector<std::size_t> parameters;
     std::vector<std::size_t> offsets;
     std::size_t bytes;
   };
 
+  /// A parameter, and the buffer that it is gathered into.
+  struct Target {
+    ParameterRecord* parameter;
+    std::byte* data;
+  };
+
   const Group& group(UseKey key) const { return groups_[static_cast<std::size_t>(key)]; }
 
   Group make_group(std::vector<std::size_t> parameters) const {
-    Group result{{}, std::move(parameters), {}, 0};
+    Group result{{}, {}, std::move(parameters), {}, 0};
     for (const std::size_t p : result.parameters) {
       const ParameterRecord& parameter = core_.states.parameters[p];
       result.name += (result.name.empty() ? "" : " + ") + parameter.name;
       result.offsets.push_back(result.bytes);
       result.bytes += round_up(parameter.gathered_bytes(), WorkingMemory::alignment);
     }
+    result.evaluation_name = result.name + " (evaluation)";
     return result;
   }
 
-  EngineCore<C, D>& core_;
-  TierCopies<C, D> copies_;
-  GroupCopies<C, D> group_copies_;
+  Completion broadcast(std::span<const Target> targets, std::string_view name, const std::vector<Completion>& after) {
+    std::vector<typename EngineCore<D>::BroadcastPart> parts;
+    std::vector<Completion> ready = after;
+    for (const auto& [parameter, data] : targets) {
+      parts.push_back({{data, parameter->gathered_bytes()}, *parameter->partition.owner});
+      if (core_.holds(*parameter)) ready.push_back(read_shard(*parameter, data, after));
+    }
+    return core_.broadcast(std::move(parts), name, std::move(ready));
+  }
+
+  Completion gather(std::span<const Target> targets, GatherFor purpose, std::string_view name,
+                    const std::vector<Completion>& after) {
+    std::vector<Completion> ready = after;
+    for (const auto& [parameter, data] : targets) ready.push_back(read_shard(*parameter, data, after));
+    if (core_.ranks() == 1) return ready.back();  // copies end in order
+    return core_.all_gather(parts_of(targets, purpose), name, std::move(ready));
+  }
+
+  /// What a communicator across groups has quantized is what is kept.
+  Completion gather_in_groups(std::span<const Target> targets, std::string_view name,
+                              const std::vector<Completion>& after) {
+    std::vector<GatherPart> parts = parts_of(targets, GatherFor::reading);
+    std::vector<Completion> ready = after;
+    if (std::ranges::all_of(targets, [](const Target& target) { return target.parameter->copy.is_current; })) {
+      for (const auto& [parameter, data] : targets) ready.push_back(read_copy(*parameter, data, after));
+    } else {
+      for (const auto& [parameter, data] : targets) ready.push_back(read_shard(*parameter, data, after));
+      ready = {core_.gather_across(parts, name, std::move(ready))};
+      const std::vector<Completion> across = ready;
+      for (const auto& [parameter, data] : targets) ready.push_back(write_copy(*parameter, data, across));
+    }
+    return core_.gather_within(std::move(parts), name, std::move(ready));
+  }
+
+  static std::vector<GatherPart> parts_of(std::span<const Target> targets, GatherFor purpose) {
+    std::vector<GatherPart> parts;
+    for (const auto& [parameter, data] : targets) {
+      parts.push_back({data, parameter->shard_bytes()});
+      if (purpose == GatherFor::reading) parts.back().approximable = parameter->type;
+    }
+    return parts;
+  }
+
+  Completion read_shard(const ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
+    return read(parameter.name, core_.parameter_shard(parameter), core_.shard_in(parameter, data), after);
+  }
+
+  /// The group's copy of a parameter: the shards of all ranks at this rank's place.
+  Operand group_copy(const ParameterRecord& parameter, Operand::Access access) const {
+    const std::size_t groups = core_.groups();
+    return {core_.placement.tier(StateKind::group_copies),
+            core_.states.spaces[parameter.space].group_copies,
+            groups * parameter.linear * element_bytes(parameter.type),
+            groups * parameter.shard_bytes(),
+            access,
+            parameter.copy.ready};
+  }
+
+  /// Where they are in the gathered buffer.
+  std::byte* group_copy_in(const ParameterRecord& parameter, std::byte* data) const {
+    return data + core_.rank() / core_.groups() * core_.groups() * parameter.shard_bytes();
+  }
+
+  Completion read_copy(const ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
+    return read(parameter.name, group_copy(parameter, Operand::Access::read), group_copy_in(parameter, data), after);
+  }
+
+  Completion write_copy(ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
+    PostedWork posted =
+        transfer(parameter.name, group_copy(parameter, Operand::Access::write), after,
+                 [from = group_copy_in(parameter, data)](auto& stream, std::byte* in_tier, std::size_t done,
+                                                         std::size_t bytes) {
+                   copy_bytes(stream, in_tier, from + done, bytes);
+                 });
+    parameter.copy = {true, std::move(posted.ends)};
+    return posted.work;
+  }
+
+  /// @param after What the first write to `to` waits for.
+  Completion read(std::string_view name, const Operand& range, std::byte* to, const std::vector<Completion>& after) {
+    return transfer(name, range, after,
+                    [to](auto& stream, std::byte* in_tier, std::size_t done, std::size_t bytes) {
+                      copy_bytes(stream, to + done, in_tier, bytes);
+                    })
+        .work;
+  }
+
+  /// Posts copies between device memory and a range of a tier, piece by piece: `copy(stream, in_tier, done, bytes)`.
+  /// The work ends when the device memory is read or written; the rest when it is all on the tier.
+  template <class Copy>
+  PostedWork transfer(std::string_view name, const Operand& range, const std::vector<Completion>& after, Copy copy) {
+    PostedWork all;
+    const std::size_t piece = core_.staging.piece_bytes(range.tier);
+    for (std::size_t done = 0; done < range.bytes;) {
+      Operand part = range;
+      part.offset += done;
+      part.bytes = std::min(piece, range.bytes - done);
+      PostedWork posted =
+          core_.staging.run(Lane::copy, {OperationKind::copy, name, part.bytes}, {&part, 1}, after,
+                            [copy, done, bytes = part.bytes](auto& stream, std::span<std::byte* const> pointers) {
+                              copy(stream, pointers[0], done, bytes);
+                            });
+      all.work = std::move(posted.work);  // the lane's work ends in order
+      all.ends.insert(all.ends.end(), posted.ends.begin(), posted.ends.end());
+      done += part.bytes;
+    }
+    return all;
+  }
+
+  EngineCore<D>& core_;
   std::deque<Group> groups_;  // names are stable
   std::map<std::vector<std::size_t>, UseKey> keys_;
 };

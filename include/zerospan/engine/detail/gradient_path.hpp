@@ -23,10 +23,10 @@ namespace zerospan::inline v0::detail {
 /// A gradient is reduced over ranks on the communication lane (in rank order, in fp32), added to the accumulator on
 /// its tier in micro-batch order, and its squared norm is taken in the same pass. Who holds no shard of the parameter
 /// has no part in what follows the reduction.
-template <TrainingCommunicator C, Device D>
+template <Device D>
 class GradientPath {
  public:
-  explicit GradientPath(EngineCore<C, D>& core) : core_{core} {}
+  explicit GradientPath(EngineCore<D>& core) : core_{core} {}
 
   /// Posts the reduction and accumulation of the gradient in `data`, which `after` have written.
   /// @return The last uses of `data`.
@@ -36,7 +36,7 @@ class GradientPath {
     std::size_t padding_from = parameter.partition.elements;
     if (core_.contributors() > 1) {
       after = {reduce(use, parameter, data, sum, std::move(after))};
-      padding_from = parameter.partition.padded_elements();
+      padding_from = parameter.gathered_elements();
     }
     if (!core_.holds(parameter)) {
       ++use.gradient.commits;
@@ -45,14 +45,14 @@ class GradientPath {
     return accumulate_sum(use, parameter, sum, padding_from, std::move(after));
   }
 
-  /// Adds the gradients of tied uses to the first use's, in declaration order.
+  /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more.
   void join_uses(ParameterRecord& parameter) {
     ParameterUse& target = core_.states.uses[parameter.uses.front()];
     for (const std::size_t u : parameter.uses) {
       ParameterUse& use = core_.states.uses[u];
       if (&use == &target || use.gradient.commits == 0) continue;
       if (core_.holds(parameter)) join(target, use, core_.accumulator_type(parameter.type), parameter);
-      target.gradient.commits = std::max(target.gradient.commits, use.gradient.commits);
+      target.gradient.commits = std::max(target.gradient.commits, std::exchange(use.gradient.commits, 0));
     }
   }
 
@@ -64,7 +64,7 @@ class GradientPath {
   };
 
   bool is_partitioned(const ParameterUse& use, const ParameterRecord& parameter) const {
-    return use.gradient.elements < parameter.partition.padded_elements();
+    return use.gradient.elements < parameter.gathered_elements();
   }
 
   Completion reduce(const ParameterUse& use, const ParameterRecord& parameter, std::byte* data, Summand& sum,
@@ -85,7 +85,7 @@ class GradientPath {
     return core_.communicate(
         kind, use.name, parameter.gathered_bytes(), std::move(after),
         [reduction, owner, scatter, padding = data + used, padding_bytes = parameter.gathered_bytes() - used](
-            auto& stream, C& communicator, Collective what) {
+            auto& stream, AnyCommunicator& communicator, Collective what) {
           fill_zero(stream, padding, padding_bytes);
           if (owner) {
             communicator.reduce(what, reduction, *owner);
@@ -174,7 +174,7 @@ class GradientPath {
   std::pair<std::size_t, std::size_t> owned(const ParameterUse& use, const ParameterRecord& parameter) const {
     if (is_partitioned(use, parameter)) return {0, use.gradient.elements};
     const std::size_t begin = parameter.partition.first(core_.shard_of(parameter));
-    return {begin, begin + parameter.partition.shard_elements};
+    return {begin, begin + parameter.shard_elements()};
   }
 
   template <class Stream>
@@ -187,7 +187,7 @@ class GradientPath {
     return std::clamp(position, begin, begin + elements) - begin;
   }
 
-  EngineCore<C, D>& core_;
+  EngineCore<D>& core_;
 };
 
 }  // namespace zerospan::inline v0::detail

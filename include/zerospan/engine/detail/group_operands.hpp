@@ -29,10 +29,10 @@ struct RunOperands {
 };
 
 /// Lists the operands of work on one sub-group.
-template <TrainingCommunicator C, Device D>
+template <Device D>
 class GroupOperands {
  public:
-  GroupOperands(EngineCore<C, D>& core, const SubGroup& group)
+  GroupOperands(EngineCore<D>& core, const SubGroup& group)
       : core_{core}, group_{group}, space_{core.states.spaces[group.space]} {}
 
   /// Master weights, then the optimizer's states.
@@ -61,7 +61,7 @@ class GroupOperands {
     }
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
       const std::size_t shard = core_.shard_of(parameter) * parameter.shard_bytes();
-      return Operand{core_.replicas, parameter.replica, shard + run.first_in_shard * width, bytes,
+      return Operand{core_.replicas, core_.states.replicas, parameter.replica + shard + run.first_in_shard * width, bytes,
                      Operand::Access::write};
     });
   }
@@ -83,7 +83,7 @@ class GroupOperands {
     return {RunOperands::Layout::apart, first, width};
   }
 
-  EngineCore<C, D>& core_;
+  EngineCore<D>& core_;
   const SubGroup& group_;
   const ShardSpace& space_;
   std::vector<Operand> list_;

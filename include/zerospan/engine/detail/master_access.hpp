@@ -19,22 +19,23 @@
 namespace zerospan::inline v0::detail {
 
 /// Reads and replaces master weights outside of a step. Memory is bounded by one small buffer, whatever the model.
-template <TrainingCommunicator C, Device D>
+template <Device D>
 class MasterAccess {
  public:
-  explicit MasterAccess(EngineCore<C, D>& core) : core_{core} {}
+  explicit MasterAccess(EngineCore<D>& core) : core_{core} {}
 
   /// A collective: shows every rank all master weights (of frozen parameters: their values), in declaration order and
   /// logical order.
   void visit(const MasterVisitor& visitor) {
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
-      const Partition& partition = core_.states.parameters[p].partition;
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      const Partition& partition = parameter.partition;
       const std::vector<Place> places = places_of(p);
       for (std::size_t shard = 0; shard < partition.shards; ++shard) {
         for (std::size_t begin = 0; begin < partition.count(shard); begin += piece_elements) {
-          const std::size_t elements = std::min(piece_elements, partition.shard_elements - begin);
-          const float* const values = fetch(core_.states.parameters[p], places, shard, begin, elements);
-          visitor(core_.states.parameters[p].name, partition.first(shard) + begin,
+          const std::size_t elements = std::min(piece_elements, parameter.shard_elements() - begin);
+          const float* const values = fetch(parameter, places, shard, begin, elements);
+          visitor(parameter.name, partition.first(shard) + begin,
                   std::span{values, std::min(elements, partition.count(shard) - begin)});
         }
       }
@@ -49,7 +50,7 @@ class MasterAccess {
     const std::size_t bytes = parameter.gathered_bytes();
     const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
     const Completion arrived = core_.communicate(OperationKind::broadcast, parameter.name, bytes, {written},
-                                                 [=](auto& stream, C& communicator, Collective what) {
+                                                 [=](auto& stream, AnyCommunicator& communicator, Collective what) {
                                                    fill_zero(stream, data + used, bytes - used);
                                                    communicator.broadcast(what, std::span{data, bytes}, source);
                                                  });
@@ -62,7 +63,7 @@ class MasterAccess {
                                       }));
     }
     const std::vector<Place> places = places_of(index);
-    for (std::size_t begin = 0; begin < parameter.partition.shard_elements; begin += piece_elements) {
+    for (std::size_t begin = 0; begin < parameter.shard_elements(); begin += piece_elements) {
       for_each_part(places, begin, piece_elements, [&](const Part& part) {
         const std::byte* const from = core_.shard_in(parameter, data) + part.in_shard * element_bytes(parameter.type);
         const PostedWork posted = store(parameter, part, from, arrived);
@@ -73,7 +74,7 @@ class MasterAccess {
   }
 
  private:
-  static constexpr std::size_t piece_elements = EngineCore<C, D>::exchange_elements;
+  static constexpr std::size_t piece_elements = EngineCore<D>::exchange_elements;
 
   /// A run of this rank's shard of a parameter, and its sub-group.
   struct Place {
@@ -92,12 +93,9 @@ class MasterAccess {
   /// Where this rank's shard of the parameter is, in order; nowhere if it holds none.
   std::vector<Place> places_of(std::size_t parameter) const {
     std::vector<Place> places;
-    for (const SubGroup& group : core_.states.groups) {
-      if (group.space != core_.states.parameters[parameter].space) continue;
-      for (const ShardRun& run : group.runs) {
-        if (run.parameter == parameter) places.push_back({&group, run});
-      }
-    }
+    core_.states.for_each_run(parameter, [&](const SubGroup& group, const ShardRun& run) {
+      places.push_back({&group, run});
+    });
     return places;
   }
 
@@ -121,7 +119,7 @@ class MasterAccess {
     if (shard == core_.shard_of(parameter)) {
       for_each_part(places, begin, elements, [&](const Part& part) {
         float* const to = reinterpret_cast<float*>(piece.data()) + (part.in_shard - begin);
-        ends.push_back(parameter.trainable() ? read_master(parameter, part, to) : read_frozen(parameter, part, to));
+        ends.push_back(parameter.has_states() ? read_master(parameter, part, to) : read_frozen(parameter, part, to));
       });
     }
     if (parameter.partition.shards > 1 || parameter.partition.owner) {
@@ -176,7 +174,7 @@ class MasterAccess {
     const std::size_t width = element_bytes(parameter.type);
     const std::size_t elements = part.elements;
     std::vector<Operand> operands;
-    if (parameter.trainable()) {
+    if (parameter.has_states()) {
       operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
                           part.in_group * sizeof(float), elements * sizeof(float), Operand::Access::write});
     }
@@ -186,13 +184,13 @@ class MasterAccess {
     }
     return core_.staging.run(
         Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
-        [=, type = parameter.type, trains = parameter.trainable()](auto& stream, std::span<std::byte* const> pointers) {
+        [=, type = parameter.type, trains = parameter.has_states()](auto& stream, std::span<std::byte* const> pointers) {
           if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
           if (pointers.size() > trains) copy_bytes(stream, pointers[trains], from, elements * width);
         });
   }
 
-  EngineCore<C, D>& core_;
+  EngineCore<D>& core_;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -1,5 +1,5 @@
 /// @file
-/// Birth: what was declared is given its places, and filled, partitioned from the start.
+/// StatePlacement: what was declared is given its places, filled, and in the end given back.
 #pragma once
 
 #include <algorithm>
@@ -11,23 +11,22 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/engine/detail/declaring_model.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
-#include <zerospan/engine/detail/reserved_space.hpp>
-#include <zerospan/engine/detail/state_sizes.hpp>
-#include <zerospan/engine/stage.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// Brings parameters to life when declaration ends.
-template <Stage S, TrainingCommunicator C, Device D, Optimizer O>
-class Birth {
+/// Gives every state its place when declaration ends, and every parameter its initial values: partitioned from the
+/// start, each rank fills what it holds.
+template <Device D>
+class StatePlacement {
  public:
-  Birth(EngineCore<C, D>& core, D& device, ReservedSpace& space, const O& optimizer)
-      : core_{core}, device_{device}, space_{space}, sizes_{core, optimizer} {}
+  StatePlacement(EngineCore<D>& core, D& device, ReservedSpace& space, const StateSizes<D>& sizes)
+      : core_{core}, device_{device}, space_{space}, sizes_{sizes} {}
 
   /// Ends declaration: forms sub-groups and gives every state its place.
   /// @param group_limit Elements of the largest sub-group.
@@ -37,6 +36,8 @@ class Birth {
       if (core_.holds(parameter)) states.append_to_space(parameter, sizes_.alignment());
     }
     states.form_groups(group_limit);
+    states.lay_replicas();
+    states.replicas = space_.place_replicas();
     for (ShardSpace& space : states.spaces) {
       if (space.residence == Residence::partitioned) {
         const std::size_t bytes = space.elements * element_bytes(space.type);
@@ -62,13 +63,16 @@ class Birth {
       const PostedWork posted = fill_group(group);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
     }
-    std::vector<GatherPart> replicas;
+    std::vector<GatherPart> slices;
+    std::vector<const ParameterRecord*> owned;
     for (const ParameterRecord& parameter : core_.states.parameters) {
-      if (parameter.residence == Residence::replicated && parameter.partition.shards > 1) {
-        replicas.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
-      }
+      if (parameter.residence != Residence::replicated) continue;
+      if (parameter.partition.owner) owned.push_back(&parameter);
+      if (parameter.partition.shards > 1) slices.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
     }
-    if (!replicas.empty()) ends.push_back(core_.all_gather(std::move(replicas), "initial parameters", ends));
+    const std::vector<Completion> filled = ends;
+    if (!slices.empty()) ends.push_back(core_.all_gather(std::move(slices), "initial parameters", filled));
+    if (!owned.empty()) ends.push_back(core_.broadcast_replicas(owned, "initial parameters", filled));
     return ends;
   }
 
@@ -90,9 +94,6 @@ class Birth {
       if (!in_space) remove(StateKind::gradients, use.gradient.extent);
     }
   }
-
-  /// @see StateSizes::largest_group
-  std::size_t largest_group() const { return sizes_.largest_group(); }
 
  private:
   /// The sub-groups of a share lie evenly among the others.
@@ -131,7 +132,7 @@ class Birth {
 
   void place_gradient(ParameterUse& use) {
     ParameterRecord& parameter = core_.states.parameters[use.parameter];
-    if (!parameter.trainable() || !core_.holds(parameter)) return;
+    if (!parameter.has_states() || !core_.holds(parameter)) return;
     const ShardSpace& space = core_.states.spaces[parameter.space];
     const bool is_first = &core_.states.uses[parameter.uses.front()] == &use;
     if (is_first && sizes_.gradients_follow_shards()) {
@@ -167,20 +168,21 @@ class Birth {
     const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
     for (std::size_t done = 0; done < run.elements; done += block_elements) {
       const std::size_t begin = std::min(first + done, parameter.partition.elements);
-      const std::size_t count = std::min(block_elements, parameter.partition.elements - begin);
+      const std::size_t here = std::min(block_elements, run.elements - done);
+      const std::size_t count = std::min(here, parameter.partition.elements - begin);
       block.fill(0.0F);
       if (count > 0) {
         parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
       }
-      if (master) std::ranges::copy(block, master + done);
-      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), block_elements);
+      if (master) std::copy_n(block.begin(), here, master + done);
+      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), here);
     }
   }
 
-  EngineCore<C, D>& core_;
+  EngineCore<D>& core_;
   D& device_;
   ReservedSpace& space_;
-  StateSizes<S, C, D, O> sizes_;
+  const StateSizes<D>& sizes_;
 };
 
 }  // namespace zerospan::inline v0::detail

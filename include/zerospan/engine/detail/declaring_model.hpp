@@ -1,0 +1,277 @@
+/// @file
+/// DeclaringModel: an engine while its parameters are declared.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/owner_partitioner.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// What has been set aside on the tiers of a placement, and not been placed yet.
+class ReservedSpace {
+ public:
+  /// Bytes of each kind of state, and of replicas.
+  struct Counts {
+    std::array<std::size_t, state_kinds> states{};
+    std::size_t replicas = 0;
+  };
+
+  /// @param placement Outlives it. @param replicas Where replicas will rest; outlives it.
+  ReservedSpace(const Placement& placement, TierRef replicas) noexcept : placement_{placement}, replicas_{replicas} {}
+
+  /// What is reserved and not placed.
+  const Counts& counts() const noexcept { return counts_; }
+
+  /// @throws as OffloadTier::reserve.
+  void reserve(StateKind kind, std::size_t bytes, std::string_view what) {
+    placement_.tier(kind).reserve(Bytes{bytes}, what);
+    count(kind) += bytes;
+  }
+  void reserve_replica(std::size_t bytes, std::string_view what) {
+    replicas_.reserve(Bytes{bytes}, what);
+    counts_.replicas += bytes;
+  }
+
+  /// Reserves space for an optimizer's states, each share of them where it will rest.
+  void reserve_states(std::size_t bytes, std::string_view what) {
+    const double fraction = placement_.optimizer_share ? placement_.optimizer_share->fraction : 0;
+    const auto shared = static_cast<std::size_t>(fraction * static_cast<double>(bytes));
+    if (shared > 0) reserve(StateKind::optimizer_share, shared, what);
+    reserve(StateKind::optimizer, bytes - shared, what);
+  }
+
+  /// Places what was reserved.
+  Extent place(StateKind kind, std::size_t bytes) {
+    const Extent extent = placement_.tier(kind).place(bytes);
+    count(kind) -= std::min(count(kind), bytes);
+    return extent;
+  }
+  Extent place_replicas() { return replicas_.place(std::exchange(counts_.replicas, 0)); }
+
+  /// Gives up what was reserved since the counts were `before`.
+  void cancel_since(const Counts& before) noexcept {
+    for (std::size_t k = 0; k < state_kinds; ++k) {
+      placement_.tier(static_cast<StateKind>(k)).cancel(Bytes{counts_.states[k] - before.states[k]});
+    }
+    replicas_.cancel(Bytes{counts_.replicas - before.replicas});
+    counts_ = before;
+  }
+
+ private:
+  std::size_t& count(StateKind kind) noexcept { return counts_.states[static_cast<std::size_t>(kind)]; }
+
+  const Placement& placement_;
+  TierRef replicas_;
+  Counts counts_{};
+};
+
+/// How the states of a model are cut and aligned, and how many bytes they take.
+template <Device D>
+class StateSizes {
+ public:
+  /// @param state_bytes Of the optimizer, for a block of elements.
+  StateSizes(EngineCore<D>& core, std::size_t state_bytes) : core_{core}, state_bytes_{state_bytes} {}
+
+  /// Elements to which shards are aligned in their spaces, so that each begins at a transfer's boundary on any tier.
+  std::size_t alignment() const {
+    std::size_t bytes = 1;
+    for (const TierRef tier : core_.placement.tiers()) {
+      if (tier.addressable() == Addressable::nowhere) bytes = std::max(bytes, tier.alignment());
+    }
+    return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);
+  }
+
+  /// Elements of the largest sub-group of which three fit into the staging memory: one read, one updated, one written.
+  /// @throws BudgetError if not even one does.
+  std::size_t largest_group() const {
+    const std::size_t unit = alignment();
+    const std::size_t unit_bytes = staged_bytes(unit);
+    const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
+    if (unit_bytes == 0) return wanted * unit;
+    const std::size_t capacity = core_.staging.capacity();
+    if (capacity < unit_bytes) {
+      throw_budget_error("staging the smallest sub-group", Bytes{unit_bytes}, Bytes{capacity}, "raise the host budget");
+    }
+    return std::clamp(capacity / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
+  }
+
+  /// Bytes of staging memory that the update of so many elements passes through.
+  std::size_t staged_bytes(std::size_t elements) const {
+    const auto slot = [](TierRef tier, std::size_t bytes) {
+      return Staging<typename D::lanes_type>::slot_bytes(tier, bytes, Site::host);
+    };
+    return std::max(slot(core_.placement.optimizer, states_bytes(elements)),
+                    slot(core_.placement.tier(StateKind::optimizer_share), states_bytes(elements))) +
+           slot(core_.placement.gradients, elements * sizeof(float)) +
+           std::max(slot(core_.placement.parameters, elements * sizeof(float)),
+                    slot(core_.replicas, elements * sizeof(float)));
+  }
+
+  /// Bytes of the master weights and the optimizer's states of so many elements (whole blocks).
+  std::size_t states_bytes(std::size_t elements) const {
+    return elements * sizeof(float) + elements / block_elements * state_bytes_;
+  }
+
+  /// Bytes of so many accumulated gradients.
+  std::size_t gradient_bytes(std::size_t elements, ElementType parameters) const {
+    return elements * element_bytes(core_.accumulator_type(parameters));
+  }
+
+  /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
+  bool gradients_follow_shards() const {
+    return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer;
+  }
+
+ private:
+  EngineCore<D>& core_;
+  std::size_t state_bytes_;
+};
+
+/// Takes parameters and their uses, one after another: each is refused, or cut, and has its space reserved. A
+/// declaration that throws leaves nothing behind.
+template <Device D>
+class DeclaringModel {
+ public:
+  DeclaringModel(EngineCore<D>& core, Arena& device_memory, ReservedSpace& space, const StateSizes<D>& sizes)
+      : core_{core}, memory_{device_memory}, space_{space}, sizes_{sizes}, owners_{core.ranks()} {}
+
+  /// @throws as ParameterStore::declare.
+  ParameterId declare(ParameterDeclaration declaration) {
+    check_name(declaration.name);
+    const ReservedSpace::Counts before = space_.counts();
+    try {
+      ParameterRecord parameter = admit(std::move(declaration));
+      ParameterUse use = admit_use(parameter.name, core_.states.parameters.size(), parameter);
+      core_.states.parameters.push_back(std::move(parameter));
+      owners_.keep(core_.states.parameters.back().partition);
+      return add(std::move(use));
+    } catch (...) {
+      space_.cancel_since(before);
+      throw;
+    }
+  }
+
+  /// @throws as ParameterStore::tie.
+  ParameterId tie(ParameterId parameter, std::string name) {
+    check_name(name);
+    const std::size_t index = core_.states.use(parameter).parameter;
+    return add(admit_use(std::move(name), index, core_.states.parameters[index]));
+  }
+
+ private:
+  /// Byte counts of this many elements do not overflow.
+  static constexpr std::size_t most_elements = std::size_t{1} << 48;
+
+  void check_name(const std::string& name) const {
+    if (name.empty()) throw_configuration_error("a parameter has no name");
+    if (names_.contains(name)) throw_configuration_error("two parameters are named " + name);
+  }
+
+  ParameterId add(ParameterUse use) {
+    const std::size_t id = core_.states.uses.size();
+    core_.states.parameters[use.parameter].uses.push_back(id);
+    core_.states.uses.push_back(std::move(use));
+    names_.insert(core_.states.uses.back().name);
+    return static_cast<ParameterId>(id);
+  }
+
+  /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
+  ParameterRecord admit(ParameterDeclaration declaration) {
+    if (declaration.shape.elements() > most_elements) {
+      throw_configuration_error("parameter " + declaration.name + " has " +
+                                std::to_string(declaration.shape.elements()) + " elements: more than any memory");
+    }
+    ParameterRecord parameter;
+    parameter.name = std::move(declaration.name);
+    parameter.shape = declaration.shape;
+    parameter.type = declaration.type;
+    parameter.initializer = std::move(declaration.initializer);
+    parameter.options = declaration.options;
+    parameter.residence = residence_of(parameter);
+    parameter.partition = cut(parameter.shape.elements(), parameter.residence);
+    const std::string what = "parameter " + parameter.name;
+    check_fits("the gather of " + what, parameter.gathered_bytes());
+    if (parameter.residence == Residence::replicated) space_.reserve_replica(parameter.gathered_bytes(), what);
+    if (!core_.holds(parameter)) return parameter;
+    const std::size_t elements = round_up(parameter.shard_elements(), sizes_.alignment());
+    if (parameter.residence == Residence::partitioned) {
+      const std::size_t bytes = elements * element_bytes(parameter.type);
+      space_.reserve(StateKind::parameters, bytes, what);
+      if (core_.placement.group_copies) {
+        space_.reserve(StateKind::group_copies, core_.groups() * bytes, "the group's copy of " + what);
+      }
+    }
+    if (parameter.has_states()) {
+      space_.reserve_states(sizes_.states_bytes(elements), "the optimizer states of " + what);
+    }
+    return parameter;
+  }
+
+  /// Reserves space for the gradient of a use.
+  ParameterUse admit_use(std::string name, std::size_t index, const ParameterRecord& parameter) {
+    ParameterUse use{std::move(name), index, {}, false};
+    use.gradient.elements =
+        core_.stage.partitions_gradients ? parameter.shard_elements() : parameter.gathered_elements();
+    if (parameter.has_states()) {
+      const std::string what = "the gradient of " + use.name;
+      check_fits(what, core_.gradient_buffer_bytes(use, parameter));
+      if (!core_.holds(parameter)) return use;
+      const bool in_space = parameter.uses.empty() && sizes_.gradients_follow_shards();
+      const std::size_t elements =
+          in_space ? round_up(use.gradient.elements, sizes_.alignment()) : use.gradient.elements;
+      space_.reserve(StateKind::gradients, sizes_.gradient_bytes(elements, parameter.type), what);
+    }
+    return use;
+  }
+
+  Residence residence_of(const ParameterRecord& parameter) const {
+    const bool is_whole = core_.ranks() == 1 && core_.placement.parameters.addressable() == Addressable::on_device;
+    const bool is_small =
+        parameter.shape.elements() * element_bytes(parameter.type) <= core_.options.persistence_threshold.count;
+    return core_.stage.partitions_parameters && !is_whole && !is_small ? Residence::partitioned : Residence::replicated;
+  }
+
+  /// What would be mostly padding in slices is whole with one rank, whatever the strategy.
+  Partition cut(std::size_t elements, Residence residence) const {
+    const std::size_t shards = core_.stage.partitions_optimizer ? core_.ranks() : 1;
+    const Partition slices = BandwidthPartitioner{shards}.slice(elements);
+    if (shards == 1) return slices;
+    const bool is_padding = slices.padded_elements() >= 2 * elements;
+    const bool has_owner =
+        core_.options.partition == PartitionStrategy::owners && residence == Residence::partitioned;
+    return has_owner || is_padding ? owners_.deal(elements) : slices;
+  }
+
+  /// Refuses what can never fit, even alone.
+  void check_fits(const std::string& what, std::size_t bytes) const {
+    if (const std::size_t left = memory_.largest_free(); bytes > left) {
+      throw_budget_error(what + " in " + memory_.name(), Bytes{bytes}, Bytes{left},
+                         memory_.used().count == 0 && left == 0
+                             ? "another engine works in this device's memory: end it first, or give each a device"
+                             : "raise the device budget, or tile the layer");
+    }
+  }
+
+  EngineCore<D>& core_;
+  Arena& memory_;
+  ReservedSpace& space_;
+  const StateSizes<D>& sizes_;
+  OwnerPartitioner owners_;
+  std::unordered_set<std::string_view> names_;  ///< Of all uses, which keep them.
+};
+
+}  // namespace zerospan::inline v0::detail

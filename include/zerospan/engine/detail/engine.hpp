@@ -1,0 +1,49 @@
+/// @file
+/// Engine: what a ZeroEngine calls of the one engine of its device.
+#pragma once
+
+#include <memory>
+
+#include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/device/device.hpp>
+#include <zerospan/engine/options.hpp>
+#include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/placement.hpp>
+#include <zerospan/engine/stage.hpp>
+#include <zerospan/optimizer/detail/any_optimizer.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// One virtual call a lease and a step; nothing of it depends on the stage's type, the communicator's or the
+/// optimizer's.
+class Engine : public ParameterStore {
+ public:
+  virtual StepOutcome step(const StepOptions& options) = 0;
+  virtual void begin(Pass pass) = 0;
+  virtual void abandon() = 0;
+  virtual float loss_scale() const = 0;
+  virtual void for_each_master(const MasterVisitor& visitor) = 0;
+  virtual Statistics statistics() const = 0;
+  virtual Requirements requirements() const = 0;
+
+  /// Ends the engine: leases and parameters are inert from here on.
+  /// @param unwinding The rank is failing: its peers are told, instead of waiting for it.
+  virtual void close(bool unwinding) noexcept = 0;
+};
+
+/// The stream type of a device.
+template <Device D>
+using StreamOf = typename D::lanes_type::stream_type;
+
+/// Makes the engine of a device. Defined in engine/detail/make_engine.hpp: a program may compile it once, by an explicit
+/// instantiation, and declare that elsewhere.
+/// @param communicator For the engine alone. @param optimizer Not nullptr.
+/// @throws as ZeroEngine's constructor.
+template <Device D>
+std::shared_ptr<Engine> make_engine(AnyCommunicator communicator, D& device, const Placement& placement,
+                                    std::shared_ptr<const OptimizerInterface<StreamOf<D>>> optimizer,
+                                    const EngineOptions& options, StageRules stage);
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,348 @@
+/// @file
+/// The one engine of a device: what declares, sealed into what trains.
+#pragma once
+
+#include <atomic>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/engine/detail/agreement.hpp>
+#include <zerospan/engine/detail/declaring_model.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/state_placement.hpp>
+#include <zerospan/engine/detail/training_model.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Brackets every call of the host, and serves one thread at a time. Declaration is over at the first call that needs
+/// the parameters' values; from then on there is a `TrainingModel`.
+template <Device D>
+class EngineOfDevice final : public Engine {
+ public:
+  using AnyOptimizer = OptimizerInterface<StreamOf<D>>;
+
+  EngineOfDevice(AnyCommunicator communicator, D& device, const Placement& placement,
+                 std::shared_ptr<const AnyOptimizer> optimizer, const EngineOptions& options, StageRules stage)
+      : memory_{device.memory()},
+        optimizer_{std::move(optimizer)},
+        state_bytes_{optimizer_->state_bytes(block_elements)},
+        core_{std::move(communicator), device, placement, options, stage},
+        sizes_{core_, state_bytes_},
+        space_{core_.placement, core_.replicas},
+        declaring_{core_, memory_, space_, sizes_},
+        states_{core_, device, space_, sizes_} {}
+
+  ParameterId declare(ParameterDeclaration declaration) override {
+    const Call call{*this, "a declaration"};
+    check_declaring(declaration.name);
+    return declaring_.declare(std::move(declaration));
+  }
+
+  ParameterId tie(ParameterId parameter, std::string name) override {
+    const Call call{*this, "tie()"};
+    check_declaring(name);
+    return declaring_.tie(parameter, std::move(name));
+  }
+
+  void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
+              std::span<LeaseId> leases) override {
+    const Call call{*this, "gather()"};
+    model().gather(stream, ids, data, leases);
+  }
+
+  LeaseId gather_for_write(StreamRef stream, ParameterId id, WriteContent content, std::byte*& data) override {
+    const Call call{*this, "write()"};
+    return model().gather_for_write(stream, id, content, data);
+  }
+
+  void publish(LeaseId id, Rank source) override {
+    const Call call{*this, "commit()"};
+    model().publish(id, source);
+  }
+
+  void gradients(StreamRef stream, std::span<const ParameterId> ids, GradientContent content,
+                 std::span<std::byte*> data, std::span<LeaseId> leases) override {
+    const Call call{*this, "gradient()"};
+    model().gradients(stream, ids, content, data, leases);
+  }
+
+  void commit(LeaseId id) override {
+    const Call call{*this, "commit()"};
+    model().commit(id);
+  }
+
+  void discard(LeaseId id) override {
+    const Call call{*this, "discard()"};
+    model().discard(id);
+  }
+
+  void release(LeaseId id) noexcept override {
+    if (closed_) return;
+    core_.lanes.enter();
+    try {
+      training_->release(id);
+    } catch (...) {
+      core_.lanes.fail(std::current_exception());
+    }
+    core_.lanes.leave();
+  }
+
+  void skip(ParameterId id) override {
+    const Call call{*this, "skip()"};
+    model().skip(id);
+  }
+
+  void set_training(ParameterId id, Training training) override {
+    const Call call{*this, "freezing"};
+    if (training_) training_->check_between_steps("freezing");
+    ParameterRecord& parameter = core_.states.parameter_of(id);
+    if (!parameter.has_states()) {
+      if (training == Training::frozen) return;
+      throw_lease_error(parameter.name + " was declared frozen: it has no optimizer states, and stays frozen");
+    }
+    parameter.is_frozen = training == Training::frozen;
+    frozen_.clear();
+    for (const ParameterRecord& each : core_.states.parameters) {
+      if (each.is_frozen) frozen_ += (frozen_.empty() ? "" : ", ") + each.name;
+    }
+  }
+
+  Training training(ParameterId id) const override {
+    return core_.states.parameters[core_.states.uses[static_cast<std::size_t>(id)].parameter].trains()
+               ? Training::trainable
+               : Training::frozen;
+  }
+
+  StepOutcome step(const StepOptions& options) override {
+    const Call call{*this, "step()"};
+    const std::size_t micro_batches = options.micro_batches.value_or(core_.options.micro_batches);
+    if (micro_batches == 0 || micro_batches > core_.options.micro_batches) {
+      throw_configuration_error("a step of " + std::to_string(micro_batches) + " micro-batches; the engine's options say " +
+                                std::to_string(core_.options.micro_batches));
+    }
+    TrainingModel<D>& training = this->model();
+    training.check_step(micro_batches);
+    std::exception_ptr refusal;
+    std::vector<Told> told;
+    try {
+      check_states_size();
+      optimizer_->validate();
+    } catch (const Error& error) {
+      refusal = std::current_exception();
+      told.push_back({"what refuses the step", error.what()});
+    }
+    tell_optimizer(told);
+    told.push_back({"the number of micro-batches of this step", std::to_string(micro_batches)});
+    told.push_back({"the kind of the pass before this step",
+                    training.pass() == Pass::training ? "training" : "evaluation"});
+    told.push_back({"the list of frozen parameters", frozen_.empty() ? "empty" : frozen_});
+    told.push_back({"the number of batches abandoned so far", std::to_string(abandoned_)});
+    return training.step(*optimizer_, micro_batches, told, refusal);
+  }
+
+  void begin(Pass pass) override {
+    const Call call{*this, "begin()"};
+    model().begin(pass);
+  }
+
+  void abandon() override {
+    const Call call{*this, "abandon()"};
+    model().abandon();
+    ++abandoned_;
+  }
+
+  float loss_scale() const noexcept override {
+    if (training_) return training_->loss_scale();
+    return core_.options.loss_scale ? core_.options.loss_scale->initial : 1.0F;
+  }
+
+  void for_each_master(const MasterVisitor& visitor) override {
+    const Call call{*this, "for_each_master()"};
+    model().visit_masters(visitor);
+  }
+
+  Statistics statistics() const override {
+    Statistics result{};
+    for (const ParameterRecord& parameter : core_.states.parameters) result.parameters += parameter.shape.elements();
+    result.operations = core_.lanes.counters();
+    result.bytes_read = result.operations[OperationKind::read].bytes;
+    result.bytes_written = result.operations[OperationKind::write].bytes;
+    if (training_) result.prefetch = training_->prefetch_counters();
+    return result;
+  }
+
+  Requirements requirements() const override {
+    return {};
+  }
+
+  void close(bool unwinding) noexcept override {
+    if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
+    closed_ = true;
+    if (core_.lanes.drain()) {
+      states_.remove_extents();
+    } else {
+      core_.staging.forfeit();  // what a lost transfer may still touch is nobody's any more
+    }
+  }
+
+ private:
+  /// Brackets a call of the host. @throws LeaseError if the engine is closed, or serves a call already.
+  class Call {
+   public:
+    Call(EngineOfDevice& engine, const char* name) : engine_{engine} {
+      if (engine.closed_) throw_lease_error("the engine of this parameter is gone");
+      std::thread::id nobody;
+      if (!engine.caller_.compare_exchange_strong(nobody, std::this_thread::get_id())) {
+        throw_lease_error(nobody == std::this_thread::get_id()
+                              ? std::string{name} + " is called from within a callback of the same engine"
+                              : std::string{name} + " is called while another thread is in the same engine");
+      }
+      try {
+        engine.core_.lanes.check();
+        engine.core_.lanes.enter();
+      } catch (...) {
+        engine.caller_ = std::thread::id{};
+        throw;
+      }
+    }
+    ~Call() {
+      engine_.core_.lanes.leave();
+      engine_.caller_ = std::thread::id{};
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+   private:
+    EngineOfDevice& engine_;
+  };
+
+  /// What trains; declaration ends at the first call.
+  TrainingModel<D>& model() {
+    if (!training_) seal();
+    return *training_;
+  }
+
+  void seal() {
+    check_states_size();
+    try {
+      check_ranks_agree(core_, all_told());
+      states_.place(core_.least_over_ranks(sizes_.largest_group(), "the sub-group size"));
+      const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
+      auto training = std::make_unique<TrainingModel<D>>(core_, memory_.allocate_working(Bytes{bytes}));
+      for (const Completion& end : states_.fill()) {
+        core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
+      }
+      training->start();
+      training_ = std::move(training);
+    } catch (...) {
+      core_.lanes.fail(std::current_exception());
+      throw;
+    }
+  }
+
+  /// Space is reserved, placed and updated by this size.
+  void check_states_size() const {
+    if (optimizer_->state_bytes(block_elements) != state_bytes_) {
+      throw_configuration_error("the optimizer's states have changed their size since the engine was made");
+    }
+  }
+
+  void check_declaring(const std::string& name) const {
+    check_states_size();
+    if (training_) throw_configuration_error("parameter " + name + " is declared after the first gather");
+  }
+
+  void tell_optimizer(std::vector<Told>& told) const {
+    const SettingsRecord record = optimizer_->settings();
+    told.push_back({"the optimizer", record.kind.data()});
+    for (std::size_t i = 0; i < record.count; ++i) {
+      told.push_back({record.settings[i].name.data(), in_words(record.settings[i].value)});
+    }
+    told.push_back({"the fingerprint of the optimizer's settings", std::to_string(record.fingerprint)});
+  }
+
+  /// Everything that ranks must have been told alike before the first pass.
+  std::vector<Told> all_told() const {
+    const EngineOptions& options = core_.options;
+    std::vector<Told> told;
+    const auto tell = [&told](std::string name, std::string value) { told.push_back({std::move(name), std::move(value)}); };
+    const StageRules stage = core_.stage;
+    tell("the stage", std::to_string(int{stage.partitions_optimizer} + int{stage.partitions_gradients} +
+                                     int{stage.partitions_parameters}));
+    tell_optimizer(told);
+    tell("seed", std::to_string(options.seed));
+    tell("micro_batches", std::to_string(options.micro_batches));
+    tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
+    tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));
+    tell("prefetch", std::to_string(options.prefetch.count));
+    tell("partition", options.partition == PartitionStrategy::slices ? "slices" : "owners");
+    tell("the placement of group copies", core_.placement.group_copies ? "a tier" : "none");
+    tell("the loss scale", options.loss_scale ? "dynamic" : "none");
+    if (options.loss_scale) {
+      const DynamicLossScale& scale = *options.loss_scale;
+      tell("loss scale: initial", in_words(double{scale.initial}));
+      tell("loss scale: growth_factor", in_words(double{scale.growth_factor}));
+      tell("loss scale: backoff_factor", in_words(double{scale.backoff_factor}));
+      tell("loss scale: growth_interval", std::to_string(scale.growth_interval));
+      tell("loss scale: minimum", in_words(double{scale.minimum}));
+      tell("loss scale: maximum", in_words(double{scale.maximum}));
+    }
+    for (std::size_t u = 0; u < core_.states.uses.size(); ++u) {
+      tell("parameter " + std::to_string(u), description(u));
+    }
+    return told;
+  }
+
+  /// "wte float32 [256, 64], trainable, ..."
+  std::string description(std::size_t index) const {
+    const ParameterUse& use = core_.states.uses[index];
+    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    if (parameter.uses.front() != index) return use.name + ", tied to " + parameter.name;
+    std::string text = use.name + " " + std::string{to_string(parameter.type)} + " [";
+    for (std::size_t i = 0; i < parameter.shape.rank(); ++i) {
+      text += (i > 0 ? ", " : "") + std::to_string(parameter.shape[i]);
+    }
+    text += parameter.has_states() ? "], trainable" : "], frozen";
+    const ParameterGroup& group = parameter.options.group;
+    text += ", learning rate factor " + in_words(double{group.learning_rate_factor}) + ", weight decay factor " +
+            in_words(double{group.weight_decay_factor});
+    return text;
+  }
+
+  Arena& memory_;
+  std::shared_ptr<const AnyOptimizer> optimizer_;
+  std::size_t state_bytes_;  ///< Of a block.
+  EngineCore<D> core_;
+  StateSizes<D> sizes_;
+  ReservedSpace space_;
+  DeclaringModel<D> declaring_;
+  StatePlacement<D> states_;
+  std::unique_ptr<TrainingModel<D>> training_;  ///< From the end of declaration on.
+  std::string frozen_;                     ///< The parameters that are frozen for now.
+  std::int64_t abandoned_ = 0;
+  std::atomic<std::thread::id> caller_;
+  bool closed_ = false;
+};
+
+template <Device D>
+std::shared_ptr<Engine> make_engine(AnyCommunicator communicator, D& device, const Placement& placement,
+                                    std::shared_ptr<const OptimizerInterface<StreamOf<D>>> optimizer,
+                                    const EngineOptions& options, StageRules stage) {
+  return std::make_shared<EngineOfDevice<D>>(std::move(communicator), device, placement, std::move(optimizer), options,
+                                             stage);
+}
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,380 @@
+/// @file
+/// TrainingModel: an engine from the end of declaration on: leases, and what becomes of them.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/gather_path.hpp>
+#include <zerospan/engine/detail/gradient_path.hpp>
+#include <zerospan/engine/detail/lease_table.hpp>
+#include <zerospan/engine/detail/master_access.hpp>
+#include <zerospan/engine/detail/optimizer_step.hpp>
+#include <zerospan/engine/outcome.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/pipeline/detail/overlap_pipeline.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Hands out leases on the working memory of a pipeline, and makes steps.
+///
+/// Readers of a parameter are counted: the first of them brings it (with what is gathered beside it, as one buffer);
+/// the buffer goes when all of its readers have. A write lease is a private copy of a parameter; publishing it replaces
+/// the parameter everywhere. Each use of a parameter has one gradient under way at a time, and commits it at most once
+/// a micro-batch.
+template <Device D>
+class TrainingModel {
+ public:
+  /// @throws BudgetError if a parameter, or its gradient, does not fit alone.
+  TrainingModel(EngineCore<D>& core, Allocation working_memory)
+      : core_{core},
+        gathers_{core},
+        path_{core},
+        masters_{core},
+        step_{core, path_, core.options.loss_scale},
+        leases_{core.states},
+        readers_(core.states.parameters.size()),
+        pipeline_{WorkingMemory{std::move(working_memory)}, core.options.prefetch,
+                  [this](UseKey key, std::byte* data, std::vector<Completion> after) {
+                    return gathers_.fetch(key, GatherFor::reading, pass(), data, after);
+                  }} {
+    check_each_fits();
+  }
+  TrainingModel(const TrainingModel&) = delete;
+  TrainingModel& operator=(const TrainingModel&) = delete;
+
+  /// Begins the first pass; the parameters have their values.
+  void start() { pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training)); }
+
+  /// @throws as ParameterStore::gather, before anything has changed.
+  void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
+              std::span<LeaseId> leases) {
+    std::vector<std::size_t> missing;
+    for (const ParameterId id : ids) {
+      const std::size_t p = core_.states.use(id).parameter;
+      if (readers_[p].is_written) throw_lease_error(core_.states.use(id).name + " is leased for writing");
+      const bool is_whole = core_.states.parameters[p].residence == Residence::replicated || readers_[p].data;
+      if (!is_whole && std::ranges::find(missing, p) == missing.end()) missing.push_back(p);
+    }
+    if (!missing.empty()) bring(stream, std::move(missing));
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const std::size_t p = core_.states.use(ids[i]).parameter;
+      Readers& readers = readers_[p];
+      ++readers.count;
+      if (readers.data) ++buffers_.at(readers.use).readers;
+      data[i] = readers.data ? readers.data : core_.replica_of(core_.states.parameters[p]);
+      leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
+    }
+  }
+
+  /// @throws as ParameterStore::gather_for_write.
+  LeaseId gather_for_write(StreamRef stream, ParameterId id, WriteContent content, std::byte*& data) {
+    const std::size_t p = core_.states.use(id).parameter;
+    const ParameterRecord& parameter = core_.states.parameters[p];
+    if (readers_[p].count > 0 || readers_[p].data || readers_[p].is_written) {
+      throw_lease_error(core_.states.use(id).name + " cannot be leased for writing beside " + leases_.held());
+    }
+    auto buffer = pipeline_.acquire_untraced(parameter.gathered_bytes());
+    if (!buffer) leases_.refuse("the write lease of " + parameter.name, parameter.gathered_bytes(), pipeline_);
+    std::vector<Completion> ready = std::exchange(buffer->ready, {});
+    if (content == WriteContent::current) ready = {copy_of(p, buffer->data, std::move(ready))};
+    for (const Completion& each : ready) core_.lanes.wait(stream, each, {OperationKind::all_gather, parameter.name});
+    readers_[p].is_written = true;
+    data = buffer->data;
+    return leases_.add({LeaseRecord::Kind::write, id, stream, *std::move(buffer)});
+  }
+
+  /// @throws ConfigurationError if there is no such rank.
+  void publish(LeaseId id, Rank source) {
+    const LeaseRecord& lease = leases_[id];
+    if (source.value < 0 || source.value >= core_.communicator.size()) {
+      throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
+    }
+    masters_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
+                     core_.lanes.record(lease.stream));
+    end(lease);
+    leases_.remove(id);
+  }
+
+  /// @throws as ParameterStore::gradients.
+  void gradients(StreamRef stream, std::span<const ParameterId> ids, GradientContent content,
+                 std::span<std::byte*> data, std::span<LeaseId> leases) {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      check_can_commit(ids[i]);
+      if (std::ranges::find(ids.first(i), ids[i]) != ids.begin() + static_cast<std::ptrdiff_t>(i)) {
+        throw_lease_error("the gradient of " + core_.states.use(ids[i]).name + " is asked for twice at once");
+      }
+    }
+    std::vector<OverlapPipeline::Buffer> buffers;
+    for (const ParameterId id : ids) {
+      auto buffer = pipeline_.acquire(static_cast<UseKey>(id), UseKind::gradient, gradient_bytes(id));
+      if (!buffer) {
+        for (OverlapPipeline::Buffer& taken : buffers) pipeline_.release(taken.use, std::move(taken.ready));
+        leases_.refuse("the gradient of " + core_.states.use(id).name, gradient_bytes(id), pipeline_);
+      }
+      buffers.push_back(*std::move(buffer));
+    }
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ParameterUse& use = core_.states.use(ids[i]);
+      std::vector<Completion> ready = std::exchange(buffers[i].ready, {});
+      if (content == GradientContent::zeros) ready = {fill_with_zeros(ids[i], buffers[i].data, std::move(ready))};
+      for (const Completion& each : ready) core_.lanes.wait(stream, each, {OperationKind::reduce_scatter, use.name});
+      use.gradient_leased = true;
+      data[i] = buffers[i].data;
+      leases[i] = leases_.add({LeaseRecord::Kind::gradient, ids[i], stream, std::move(buffers[i])});
+    }
+  }
+
+  void commit(LeaseId id) {
+    const LeaseRecord& lease = leases_[id];
+    commit_buffer(lease.use, lease.buffer, core_.lanes.record(lease.stream));
+    leases_.remove(id);
+  }
+
+  void discard(LeaseId id) {
+    end(leases_[id]);
+    leases_.remove(id);
+  }
+
+  /// Takes a lease back, of any kind.
+  void release(LeaseId id) {
+    if (!leases_.is_ended(id)) {
+      const LeaseRecord& lease = leases_[id];
+      if (lease.kind == LeaseRecord::Kind::gradient) forgotten_.push_back(lease.use);
+      end(lease);
+    }
+    leases_.remove(id);
+  }
+
+  /// Commits zeros. @throws as `gradients`.
+  void skip(ParameterId id) {
+    check_can_commit(id);
+    auto buffer = pipeline_.acquire(static_cast<UseKey>(id), UseKind::gradient, gradient_bytes(id));
+    if (!buffer) leases_.refuse("the gradient of " + core_.states.use(id).name, gradient_bytes(id), pipeline_);
+    const Completion zeros = fill_with_zeros(id, buffer->data, std::exchange(buffer->ready, {}));
+    commit_buffer(id, *buffer, zeros);
+  }
+
+  /// @throws LeaseError while leases are held.
+  void begin(Pass pass) {
+    if (this->pass() == pass && pipeline_.pass_is_empty()) return;
+    leases_.check_nothing_held("begin()");
+    pipeline_.end_pass();
+    pipeline_.begin_pass(static_cast<std::uint8_t>(pass));
+  }
+
+  Pass pass() const { return static_cast<Pass>(pipeline_.pass()); }
+
+  /// Drops what was committed since the last step, and ends all leases.
+  void abandon() {
+    leases_.end_all([this](const LeaseRecord& lease) { end(lease); });
+    for (ParameterUse& use : core_.states.uses) use.gradient.commits = 0;
+    forgotten_.clear();
+    restart_pass();
+  }
+
+  /// @throws LeaseError while leases are held, or with gradients committed since the last step.
+  void check_between_steps(const char* call) const {
+    leases_.check_nothing_held(call);
+    for (const ParameterUse& use : core_.states.uses) {
+      if (use.gradient.commits > 0) {
+        throw_lease_error(std::string{call} + " after the gradient of " + use.name +
+                          " was committed; call it between steps");
+      }
+    }
+  }
+
+  /// @param micro_batches How often each gradient may have been committed.
+  /// @throws LeaseError if this is no time for a step: leases are held, or a gradient was forgotten.
+  void check_step(std::size_t micro_batches) const {
+    leases_.check_nothing_held("step()");
+    if (!forgotten_.empty()) {
+      throw_lease_error("step() after a gradient lease of " + core_.states.use(forgotten_.front()).name +
+                        " ended without commit() or discard(): what was written there is lost; abandon() drops the "
+                        "batch");
+    }
+    for (const ParameterUse& use : core_.states.uses) {
+      if (use.gradient.commits > micro_batches) {
+        throw_lease_error("step() of " + std::to_string(micro_batches) + " micro-batches, but the gradient of " +
+                          use.name + " was committed " + std::to_string(use.gradient.commits) + " times");
+      }
+    }
+  }
+
+  /// @param optimizer, micro_batches, told, refusal @see OptimizerStep::run
+  StepOutcome step(const typename OptimizerStep<D>::AnyOptimizer& optimizer, std::size_t micro_batches,
+                   std::span<const Told> told, const std::exception_ptr& refusal) {
+    pipeline_.end_pass();
+    try {
+      const StepOutcome outcome = step_.run(optimizer, micro_batches, told, refusal);
+      pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training));
+      return outcome;
+    } catch (...) {
+      pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training));
+      throw;
+    }
+  }
+
+  float loss_scale() const noexcept { return step_.loss_scale(); }
+
+  void visit_masters(const MasterVisitor& visitor) { masters_.visit(visitor); }
+
+  PipelineCounters prefetch_counters() const { return pipeline_.counters(); }
+
+ private:
+  struct Readers {
+    std::size_t count = 0;
+    std::byte* data = nullptr;  ///< nullptr: not gathered.
+    std::size_t use = 0;        ///< The pipeline's name of the buffer.
+    bool is_written = false;    ///< Leased for writing.
+  };
+
+  struct Buffer {
+    std::vector<std::size_t> parameters;
+    std::size_t readers = 0;
+    std::vector<Completion> last_uses;
+  };
+
+  /// Gathers parameters that are not whole, as one group.
+  void bring(StreamRef stream, std::vector<std::size_t> parameters) {
+    const UseKey key = gathers_.key_of(parameters);
+    const auto buffer = pipeline_.acquire(key, UseKind::gathered, gathers_.bytes(key));
+    if (!buffer) leases_.refuse("the gather of " + gathers_.name(key), gathers_.bytes(key), pipeline_);
+    for (const Completion& ready : buffer->ready) {
+      core_.lanes.wait(stream, ready, {OperationKind::all_gather, gathers_.name(key)});
+    }
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      readers_[parameters[i]].data = buffer->data + gathers_.offsets(key)[i];
+      readers_[parameters[i]].use = buffer->use;
+    }
+    buffers_.emplace(buffer->use, Buffer{std::move(parameters), 0, {}});
+  }
+
+  /// Ends what a lease stands for; `lease` itself is the table's.
+  void end(const LeaseRecord& lease) {
+    const Completion last_use = core_.lanes.record(lease.stream);
+    ParameterUse& use = core_.states.use(lease.use);
+    switch (lease.kind) {
+      case LeaseRecord::Kind::read:
+        end_reading(use.parameter, last_use);
+        break;
+      case LeaseRecord::Kind::write:
+        pipeline_.release_untraced(lease.buffer, {last_use});
+        readers_[use.parameter].is_written = false;
+        break;
+      case LeaseRecord::Kind::gradient:
+        use.gradient_leased = false;
+        pipeline_.release(lease.buffer.use, {last_use});
+        break;
+      case LeaseRecord::Kind::ended:
+      case LeaseRecord::Kind::free:
+        break;
+    }
+  }
+
+  void end_reading(std::size_t parameter, const Completion& last_use) {
+    Readers& readers = readers_[parameter];
+    --readers.count;
+    if (!readers.data) return;
+    const auto buffer = buffers_.find(readers.use);
+    buffer->second.last_uses.push_back(last_use);
+    if (--buffer->second.readers > 0) return;
+    const std::size_t name = readers.use;
+    for (const std::size_t p : buffer->second.parameters) readers_[p].data = nullptr;
+    Buffer ended = std::move(buffer->second);
+    buffers_.erase(buffer);
+    pipeline_.release(name, std::move(ended.last_uses));
+  }
+
+  /// Posts the copy of a parameter into `data`.
+  Completion copy_of(std::size_t index, std::byte* data, std::vector<Completion> after) {
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    if (parameter.residence == Residence::partitioned) {
+      return gathers_.fetch(gathers_.key_of({index}), GatherFor::writing, pass(), data, after);
+    }
+    const std::size_t bytes = parameter.gathered_bytes();
+    return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
+                            [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
+                              copy_bytes(stream, data, from, bytes);
+                              return {};
+                            });
+  }
+
+  std::size_t gradient_bytes(ParameterId id) const {
+    const ParameterUse& use = core_.states.uses[static_cast<std::size_t>(id)];
+    return core_.gradient_buffer_bytes(use, core_.states.parameters[use.parameter]);
+  }
+
+  Completion fill_with_zeros(ParameterId id, std::byte* data, std::vector<Completion> after) {
+    const std::size_t bytes = gradient_bytes(id);
+    return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::fill, core_.states.use(id).name, bytes},
+                            [data, bytes](auto& stream) -> Completion {
+                              fill_zero(stream, data, bytes);
+                              return {};
+                            });
+  }
+
+  /// @throws LeaseError if the use can have no further gradient now.
+  void check_can_commit(ParameterId id) const {
+    const ParameterUse& use = core_.states.uses[static_cast<std::size_t>(id)];
+    if (!core_.states.parameters[use.parameter].trains()) {
+      throw_lease_error(use.name + " is frozen: it has no gradient");
+    }
+    if (use.gradient_leased) throw_lease_error("the gradient of " + use.name + " is leased already");
+    if (use.gradient.commits == core_.options.micro_batches) {
+      throw_lease_error("the gradient of " + use.name + " was committed " + std::to_string(use.gradient.commits) +
+                        " times in this step, once a micro-batch; a further use of the parameter is declared by tie()");
+    }
+  }
+
+  /// @param written The end of what wrote the gradient.
+  void commit_buffer(ParameterId id, const OverlapPipeline::Buffer& buffer, Completion written) {
+    ParameterUse& use = core_.states.use(id);
+    use.gradient_leased = false;
+    pipeline_.release(buffer.use, path_.commit(use, buffer.data, {std::move(written)}));
+  }
+
+  void restart_pass() {
+    pipeline_.end_pass();
+    pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training));
+  }
+
+  /// Whatever fits alone can be gathered, if not beside others. @throws BudgetError for what does not.
+  void check_each_fits() const {
+    for (std::size_t u = 0; u < core_.states.uses.size(); ++u) {
+      const ParameterUse& use = core_.states.uses[u];
+      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+      if (parameter.residence == Residence::partitioned && parameter.gathered_bytes() > pipeline_.capacity()) {
+        leases_.refuse("the gather of " + use.name, parameter.gathered_bytes(), pipeline_);
+      }
+      const std::size_t bytes = gradient_bytes(static_cast<ParameterId>(u));
+      if (parameter.has_states() && bytes > pipeline_.capacity()) {
+        leases_.refuse("the gradient of " + use.name, bytes, pipeline_);
+      }
+    }
+  }
+
+  EngineCore<D>& core_;
+  GatherPath<D> gathers_;
+  GradientPath<D> path_;
+  MasterAccess<D> masters_;
+  OptimizerStep<D> step_;
+  LeaseTable leases_;
+  std::vector<Readers> readers_;  ///< Of each parameter.
+  std::map<std::size_t, Buffer> buffers_;
+  std::vector<ParameterId> forgotten_;  ///< Whose gradient leases ended without a word since the last step.
+  OverlapPipeline pipeline_;
+};
+
+}  // namespace zerospan::inline v0::detail
