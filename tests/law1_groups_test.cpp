@@ -33,13 +33,13 @@ static_assert(zerospan::TrainingCommunicator<Hybrid> && zerospan::Replicates<Hyb
 /// A training run on threads in groups.
 template <class Communicator>
 TrainingResult train(const Configuration& c, int ranks_per_group) {
-  return zerospan_test::join_results(zerospan::run_ranks(
-      c.training.ranks,
-      [&](ThreadCommunicator threads) {
-        Communicator communicator{zerospan::split_into_groups(threads, ranks_per_group)};
-        return zerospan_test::train_on(communicator, threads, c);
-      },
-      {.timeout = std::chrono::seconds{30}}));
+  return zerospan_test::join_results(
+      zerospan::run_ranks(c.training.ranks,
+                          [&](ThreadCommunicator threads) {
+                            Communicator communicator{zerospan::split_into_groups(threads, ranks_per_group)};
+                            return zerospan_test::train_on(communicator, threads.rank(), c);
+                          },
+                          {.timeout = std::chrono::seconds{30}}));
 }
 
 void check_equal(const TrainingResult& actual, const TrainingResult& expected) {
@@ -100,12 +100,11 @@ TrainingResult train_on_fake_gpu(const Configuration& c, int ranks_per_group) {
       c.training.ranks,
       [&](ThreadCommunicator threads) {
         zerospan::ThreadedIoEngine io;
-        zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> memory{io, [&] {
-          return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}};
-        }};
+        zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> memory{
+            io, [&] { return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}}; }};
         zerospan_test::FakeCommunicator whole{threads.duplicate(), memory.device};
         zerospan::GroupedCommunicator communicator{zerospan::split_into_groups(whole, ranks_per_group)};
-        return zerospan_test::train_on(io, memory, communicator, threads, c, zerospan_test::FakeCompute{gpu});
+        return zerospan_test::train_on(io, memory, communicator, threads.rank(), c, zerospan_test::FakeCompute{gpu});
       },
       {.timeout = std::chrono::seconds{30}}));
 }
@@ -133,9 +132,10 @@ TrainingResult train_quantized(const Configuration& c, int ranks_per_group) {
         auto [within, across] = zerospan::split_into_groups(threads, ranks_per_group);
         zerospan::GroupedCommunicator communicator{zerospan::CommunicatorLevels<ThreadCommunicator, Across>{
             std::move(within),
-            Across{std::move(across), scratch,
+            Across{std::move(across),
+                   scratch,
                    {.gather = zerospan::QuantizedType::int8, .reduce = zerospan::QuantizedType::int4}}}};
-        return zerospan_test::train_on(communicator, threads, c);
+        return zerospan_test::train_on(communicator, threads.rank(), c);
       },
       {.timeout = std::chrono::seconds{30}}));
 }

@@ -18,7 +18,8 @@ class EngineInterface {
   EngineInterface& operator=(const EngineInterface&) = delete;
   virtual ~EngineInterface() = default;
 
-  virtual zerospan::StepOutcome step() = 0;
+  virtual zerospan::StepOutcome step(const zerospan::StepOptions& options) = 0;
+  virtual void abandon() = 0;
   virtual void begin(zerospan::Pass pass) = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const zerospan::MasterVisitor& visitor) = 0;
@@ -33,7 +34,8 @@ class EngineModel final : public EngineInterface {
               const zerospan::EngineOptions& options)
       : engine_{S{}, communicator, device, placement, optimizer, options} {}
 
-  zerospan::StepOutcome step() override { return engine_.step(); }
+  zerospan::StepOutcome step(const zerospan::StepOptions& options) override { return engine_.step(options); }
+  void abandon() override { engine_.abandon(); }
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }
   float loss_scale() const override { return engine_.loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) override { engine_.for_each_master(visitor); }
@@ -74,7 +76,8 @@ class AnyEngine {
             const zerospan::EngineOptions& options = {})
       : engine_{make_engine(stage, communicator, device, placement, optimizer, options)} {}
 
-  zerospan::StepOutcome step() { return engine_->step(); }
+  zerospan::StepOutcome step(const zerospan::StepOptions& options = {}) { return engine_->step(options); }
+  void abandon() { engine_->abandon(); }
   void begin(zerospan::Pass pass) { engine_->begin(pass); }
   float loss_scale() const { return engine_->loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) { engine_->for_each_master(visitor); }

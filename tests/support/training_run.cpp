@@ -28,6 +28,8 @@ template std::unique_ptr<EngineInterface> make_engine(int, zerospan::ThreadCommu
                                                       const zerospan::Placement&, const zerospan::AdamW&,
                                                       const zerospan::EngineOptions&);
 
+template class DiskStack<zerospan::ThreadedIoEngine>;
+
 namespace {
 
 /// Counts the bytes of each memory that a rank cannot do without.

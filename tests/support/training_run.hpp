@@ -106,18 +106,20 @@ class DiskStack {
   static constexpr zerospan::Bytes cache{std::size_t{48} << 10};
 
   template <class D>
-  DiskStack(Io& io, Memory<Io, D>& memory, Disk kind) : disk_{memory.on_nvme} {
+  DiskStack(Io& io, Memory<Io, D>& memory, Disk kind)
+      : DiskStack{io, memory.on_nvme, memory.device.host_memory(), kind} {}
+
+  DiskStack(Io& io, zerospan::NvmeTier<Io>& disk, zerospan::Arena& host_memory, Disk kind) : disk_{disk} {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
-      const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
+      const std::vector<zerospan::TierRef> both{disk, *second_};
       disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = {std::size_t{8} << 10}, .weights = {2, 1}});
     } else if (kind == Disk::cached) {
-      disk_ = cached_.emplace(memory.on_nvme, memory.device.host_memory(),
+      disk_ = cached_.emplace(disk, host_memory,
                               zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
     } else if (kind == Disk::checked) {
 #if defined(ZEROSPAN_HAS_XXHASH)
-      disk_ = checked_.emplace(memory.on_nvme,
-                               zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
+      disk_ = checked_.emplace(disk, zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
 #endif
     }
   }
@@ -133,6 +135,8 @@ class DiskStack {
   std::optional<zerospan::CheckedTier<zerospan::NvmeTier<Io>>> checked_;
 #endif
 };
+
+extern template class DiskStack<zerospan::ThreadedIoEngine>;
 
 enum class Budget : std::uint8_t { roomy, tight };
 enum class Prefetch : std::uint8_t { off, on };
