@@ -21,15 +21,15 @@
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/throttled_tier.hpp>
 
 namespace {
 
 using namespace zerospan::literals;
-using zerospan::PartitionStrategy;
+using zerospan::AnyPartitioner;
 
 struct Vector {
   float* data = nullptr;
@@ -54,13 +54,14 @@ constexpr double link_bytes_per_second = 32.0 * (1 << 20);  // slow enough that 
 /// One rank's model; only its parameters are behind the link.
 class Model {
  public:
-  Model(zerospan::ThreadCommunicator& communicator, PartitionStrategy strategy, std::size_t window)
+  Model(zerospan::ThreadCommunicator& communicator, const AnyPartitioner& strategy, std::size_t window)
       : engine_{zerospan::Stage3{},
                 communicator,
                 device_,
                 zerospan::Placement{.parameters = link_, .gradients = host_, .optimizer = host_},
                 zerospan::AdamW{},
-                zerospan::EngineOptions{.partition = strategy, .prefetch = {window * layer.count}, .staging = 16_MiB}} {
+                zerospan::EngineOptions{
+                    .partition = strategy, .prefetch = zerospan::Bytes{window * layer.count}, .staging = 16_MiB}} {
     for (std::size_t l = 0; l < layers; ++l) {
       parameters_.emplace_back(engine_, std::to_string(l), zerospan::Shape{layer.count / sizeof(float)},
                                zerospan::init::ones(),
@@ -84,7 +85,7 @@ class Model {
 };
 
 /// @param window Layers that may be fetched ahead; the first pass, which is not measured, learns their order.
-void gather_pass(benchmark::State& state, PartitionStrategy strategy, std::size_t window) {
+void gather_pass(benchmark::State& state, const AnyPartitioner& strategy, std::size_t window) {
   const auto ranks = static_cast<int>(state.range(0));
   zerospan::run_ranks(ranks, [&](zerospan::ThreadCommunicator communicator) {
     Model model{communicator, strategy, window};
@@ -99,12 +100,19 @@ void gather_pass(benchmark::State& state, PartitionStrategy strategy, std::size_
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(layers * layer.count));
 }
 
-constexpr auto slices = PartitionStrategy::slices;
-constexpr auto owners = PartitionStrategy::owners;
-
-BENCHMARK_CAPTURE(gather_pass, on_demand, slices, 0)->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
-BENCHMARK_CAPTURE(gather_pass, , owners, 0)->Name("gather_pass_raw/on_demand")->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
-BENCHMARK_CAPTURE(gather_pass, ahead, slices, 3)->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
-BENCHMARK_CAPTURE(gather_pass, , owners, 3)->Name("gather_pass_raw/ahead")->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
+BENCHMARK_CAPTURE(gather_pass, on_demand, zerospan::Slices{}, 0)->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
+BENCHMARK_CAPTURE(gather_pass, , zerospan::Owners{}, 0)
+    ->Name("gather_pass_raw/on_demand")
+    ->Arg(1)
+    ->Arg(2)
+    ->Arg(4)
+    ->UseRealTime();
+BENCHMARK_CAPTURE(gather_pass, ahead, zerospan::Slices{}, 3)->Arg(1)->Arg(2)->Arg(4)->UseRealTime();
+BENCHMARK_CAPTURE(gather_pass, , zerospan::Owners{}, 3)
+    ->Name("gather_pass_raw/ahead")
+    ->Arg(1)
+    ->Arg(2)
+    ->Arg(4)
+    ->UseRealTime();
 
 }  // namespace

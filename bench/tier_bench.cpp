@@ -43,11 +43,11 @@ constexpr std::size_t threads = 4;                       // requests under way (
 
 /// Memory that is transferred: huge pages, touched once.
 struct Buffers {
-  Buffers() : memory{device.host_memory().allocate({slots * transfer}, "buffers")} {
+  Buffers() : memory{device.host_memory().allocate(zerospan::Bytes{slots * transfer}, "buffers")} {
     for (std::size_t i = 0; i < memory.bytes(); ++i) memory.data()[i] = static_cast<std::byte>(i * 2654435761U >> 24);
   }
 
-  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = {slots * transfer}}};
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = zerospan::Bytes{slots * transfer}}};
   zerospan::Allocation memory;
 };
 
@@ -59,7 +59,7 @@ template <zerospan::IoEngine E>
 class TierTraffic {
  public:
   TierTraffic() {
-    tier_.reserve({total}, "extents");
+    tier_.reserve(zerospan::Bytes{total}, "extents");
     for (std::size_t i = 0; i < total / transfer; ++i) extents_.push_back(tier_.place(transfer));
   }
 
@@ -80,7 +80,7 @@ class TierTraffic {
  private:
   Buffers buffers_;
   E engine_{};
-  zerospan::NvmeTier<E> tier_{engine_, {.directory = ".", .block = {block}}};
+  zerospan::NvmeTier<E> tier_{engine_, {.directory = ".", .block = zerospan::Bytes{block}}};
   std::vector<zerospan::Extent> extents_;
 };
 

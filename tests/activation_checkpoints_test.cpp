@@ -76,7 +76,7 @@ struct Rig {
 };
 
 ActivationOptions slots(std::size_t on_tier, std::size_t on_device) {
-  return {.bytes = {on_tier * slot}, .device_bytes = {on_device * slot}, .staging = 64_KiB};
+  return {.bytes = Bytes{on_tier * slot}, .device_bytes = Bytes{on_device * slot}, .staging = 64_KiB};
 }
 
 template <class E>
@@ -131,7 +131,7 @@ TEST_CASE("what is pushed comes back in reverse, bit for bit, from any tier in a
         ActivationCheckpoints checkpoints{
             rig.memory.device,
             rig.memory.tier(place),
-            {.bytes = {12 * 5 * slot}, .device_bytes = {on_device * 5 * slot}, .staging = staging}};
+            {.bytes = Bytes{12 * 5 * slot}, .device_bytes = Bytes{on_device * 5 * slot}, .staging = staging}};
         for (int round = 0; round < 3; ++round) pass(checkpoints, 12, 5 * slot_floats - 3);
         CHECK(checkpoints.size() == 0);
       }
@@ -206,10 +206,11 @@ TEST_CASE("of unequal checkpoints as few as possible leave") {
 
 TEST_CASE("device memory of the tier itself is used in place") {
   Rig rig;
-  ActivationCheckpoints checkpoints{rig.memory.device, rig.memory.on_device, {.bytes = {3 * slot}}};
+  ActivationCheckpoints checkpoints{rig.memory.device, rig.memory.on_device, {.bytes = Bytes{3 * slot}}};
   CHECK(rig.memory.device.memory().used() == Bytes{3 * slot});
   CHECK(rig.memory.device.host_memory().used() == Bytes{0});
-  const auto* const begin = reinterpret_cast<const float*>(rig.memory.device.memory().allocate({1}, "probe").data());
+  const auto* const begin =
+      reinterpret_cast<const float*>(rig.memory.device.memory().allocate(Bytes{1}, "probe").data());
   const std::vector<const float*> where = pass(checkpoints, 3);
   CHECK(where[0] + 3 * slot_floats == begin);
   CHECK(where[5] == where[0]);
@@ -497,8 +498,9 @@ TEST_CASE("what cannot be had is refused at once, and nothing is taken") {
   CHECK_THROWS_AS(make(Place::host, {.bytes = 2_MiB, .device_bytes = 64_KiB}), BudgetError);
   CHECK_THROWS_AS(make(Place::host, {.bytes = 64_KiB, .device_bytes = 2_MiB}), BudgetError);
   CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = 2_MiB}), BudgetError);
-  CHECK_THROWS_AS(make(Place::nvme, {.bytes = {std::size_t{1} << 62}, .device_bytes = 64_KiB}), std::exception);
-  CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = {4095}}), ConfigurationError);
+  CHECK_THROWS_AS(make(Place::nvme, {.bytes = Bytes{std::size_t{1} << 62}, .device_bytes = 64_KiB}), std::exception);
+  CHECK_THROWS_AS(make(Place::nvme, {.bytes = 64_KiB, .device_bytes = 64_KiB, .staging = Bytes{4095}}),
+                  ConfigurationError);
   CHECK_THROWS_AS(make(Place::host, {.device_bytes = 64_KiB, .timeout = std::chrono::milliseconds{0}}),
                   ConfigurationError);
   zerospan_test::AlignedTier coarse{rig.memory.on_nvme, 8192};
@@ -742,9 +744,9 @@ class RandomUse {
         tier_{rig_.memory.tier(place)},
         checkpoints_{rig_.memory.device,
                      tier_,
-                     {.bytes = {(4 + random() % 20) * slot},
-                      .device_bytes = {(2 + random() % 6) * slot},
-                      .staging = {(1 + random() % 8) * slot}}} {}
+                     {.bytes = Bytes{(4 + random() % 20) * slot},
+                      .device_bytes = Bytes{(2 + random() % 6) * slot},
+                      .staging = Bytes{(1 + random() % 8) * slot}}} {}
 
   void step() {
     if (random() % 50 == 0) pushes_ = random() % 60;  // of 60 steps: forward or backward

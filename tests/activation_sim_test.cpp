@@ -74,8 +74,11 @@ Times run(const Program& program) {
   sim::Tier disk{device, {.capacity = 1_GiB, .link = {8192}}};
   Times times;
   {
-    zerospan::ActivationCheckpoints checkpoints{
-        device, disk, {.bytes = 512_KiB, .device_bytes = {program.on_device * bytes}, .staging = {8 * bytes}}};
+    zerospan::ActivationCheckpoints checkpoints{device,
+                                                disk,
+                                                {.bytes = 512_KiB,
+                                                 .device_bytes = zerospan::Bytes{program.on_device * bytes},
+                                                 .staging = zerospan::Bytes{8 * bytes}}};
     for (int step = 0; step < program.steps; ++step) run_step(device, checkpoints, program);
     times.counters = checkpoints.counters();
   }

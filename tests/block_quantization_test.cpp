@@ -16,7 +16,6 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/kernels/block_quantization.hpp>
 #include <zerospan/kernels/convert.hpp>
-#include <zerospan/kernels/quantized_block.hpp>
 
 namespace {
 

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/adapters/eigen.hpp>
@@ -29,6 +30,9 @@ static_assert(!zerospan::HostTensor<Eigen::MatrixXf>, "owns its storage");
 static_assert(!zerospan::HostTensor<Eigen::Map<const Eigen::VectorXf>>, "not to be written");
 static_assert(!zerospan::HostTensor<Eigen::Map<Eigen::VectorXf, Eigen::Unaligned, Eigen::InnerStride<2>>>, "strided");
 static_assert(!zerospan::HostTensor<Eigen::Map<Eigen::VectorXf, Eigen::Aligned64>>, "promises too much");
+
+static_assert(zerospan::ReadOnlyTensor<Matrix<Eigen::bfloat16>> && zerospan::ReadOnlyTensor<TwoByThree>);
+static_assert(std::is_same_v<zerospan::constant_tensor<RowVector>, Eigen::Map<const Eigen::RowVectorXf>>);
 
 template <class Map>
 using Traits = zerospan::TensorTraits<Map>;
@@ -61,21 +65,23 @@ TEST_CASE("extents fixed at compile time are those of the shape, or it is refuse
 }
 
 TEST_CASE("a lease that is assigned takes over the map, not its elements") {
-  zerospan::HostDevice device{{.device_budget = {1 << 20}, .host_budget = {1 << 20}}};
+  zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostTier host{device};
   zerospan::SelfCommunicator self;
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              self,
-                              device,
-                              zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
-                              zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 18}}};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{},
+      self,
+      device,
+      zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
+      zerospan::AdamW{},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
   using Parameter = zerospan::PartitionedParameter<Vector<float>>;
   const Parameter ones{engine, "ones", {40}, zerospan::init::ones()};
   const Parameter zeros{engine, "zeros", {50}, zerospan::init::zeros()};
 
   auto lease = zeros.gather(zerospan::calling_thread);
   auto other = ones.gather(zerospan::calling_thread);
+  static_assert(std::is_same_v<decltype(other->data()), const float*>);
   const float* const data = other->data();
   lease = std::move(other);
   CHECK(lease->data() == data);

@@ -15,13 +15,13 @@
 namespace {
 
 using zerospan::detail::ExactSum;
-using Digits = std::array<std::int64_t, ExactSum::digit_count>;
+using Limbs = std::array<std::int64_t, ExactSum::limb_count>;
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double tiniest = std::numeric_limits<double>::denorm_min();
 constexpr double largest = std::numeric_limits<double>::max();
 
-static_assert(ExactSum::parts(tiniest).values[0] == 1, "the last digit's unit is the least double");
+static_assert(ExactSum::parts(tiniest).values[0] == 1, "the last limb's unit is the least double");
 
 ExactSum sum_of(const std::vector<double>& terms) {
   ExactSum sum;
@@ -29,10 +29,10 @@ ExactSum sum_of(const std::vector<double>& terms) {
   return sum;
 }
 
-Digits digits_of(ExactSum sum) {
-  Digits digits{};
-  std::ranges::copy(sum.digits(), digits.begin());
-  return digits;
+Limbs limbs_of(ExactSum sum) {
+  Limbs limbs{};
+  std::ranges::copy(sum.limbs(), limbs.begin());
+  return limbs;
 }
 
 /// Any finite double, every bit pattern equally likely.
@@ -91,7 +91,7 @@ TEST_CASE("cancellation leaves nothing behind") {
     terms.push_back(-terms.back());
   }
   std::ranges::shuffle(terms, random);
-  CHECK(digits_of(sum_of(terms)) == digits_of(ExactSum{}));
+  CHECK(limbs_of(sum_of(terms)) == limbs_of(ExactSum{}));
 }
 
 TEST_CASE("the sum agrees with exact integer arithmetic at every scale") {
@@ -116,46 +116,46 @@ TEST_CASE("order does not matter") {
   std::mt19937_64 random{4};
   std::vector<double> terms;
   for (int i = 0; i < 3000; ++i) terms.push_back(any_double(random));
-  const Digits expected = digits_of(sum_of(terms));
+  const Limbs expected = limbs_of(sum_of(terms));
   for (int i = 0; i < 20; ++i) {
     std::ranges::shuffle(terms, random);
-    REQUIRE(digits_of(sum_of(terms)) == expected);
+    REQUIRE(limbs_of(sum_of(terms)) == expected);
   }
 }
 
-TEST_CASE("ranks add their digits as integers") {
+TEST_CASE("ranks add their limbs as integers") {
   std::mt19937_64 random{5};
   std::vector<double> terms;
   for (int i = 0; i < 4000; ++i) terms.push_back(any_double(random));
-  const Digits expected = digits_of(sum_of(terms));
+  const Limbs expected = limbs_of(sum_of(terms));
   const double value = sum_of(terms).value();
   for (const std::size_t ranks : {1U, 2U, 3U, 7U, 64U, 5000U}) {
     CAPTURE(ranks);
     std::vector<ExactSum> sums(ranks);
     for (const double term : terms) sums[random() % ranks].add(term);
-    Digits reduced{};
+    Limbs reduced{};
     for (ExactSum& sum : sums) {
-      const auto digits = sum.digits();
-      for (std::size_t k = 0; k < reduced.size(); ++k) reduced[k] += digits[k];
+      const auto limbs = sum.limbs();
+      for (std::size_t k = 0; k < reduced.size(); ++k) reduced[k] += limbs[k];
     }
     ExactSum total;
-    std::ranges::copy(reduced, total.digits().begin());
+    std::ranges::copy(reduced, total.limbs().begin());
     CHECK(total.value() == value);
-    CHECK(digits_of(total) == expected);
+    CHECK(limbs_of(total) == expected);
     ExactSum merged;
     for (const ExactSum& sum : sums) merged.merge(sum);
-    CHECK(digits_of(merged) == expected);
+    CHECK(limbs_of(merged) == expected);
   }
 }
 
-TEST_CASE("digits of a million ranks leave room for further terms") {
+TEST_CASE("limbs of a million ranks leave room for further terms") {
   ExactSum rank;
   rank.add(0x1.fffffffffffffp52);
-  rank.add(-tiniest);  // every digit below is then at its largest
-  const Digits digits = digits_of(rank);
+  rank.add(-tiniest);  // every limb below is then at its largest
+  const Limbs limbs = limbs_of(rank);
   ExactSum total;
   constexpr std::int64_t ranks = std::int64_t{1} << 20;
-  std::ranges::transform(digits, total.digits().begin(), [](std::int64_t digit) { return digit * ranks; });
+  std::ranges::transform(limbs, total.limbs().begin(), [](std::int64_t limb) { return limb * ranks; });
   for (int i = 0; i < 1000; ++i) total.add(-0x1.fffffffffffffp52);
   for (int i = 0; i < 1000; ++i) total.add(tiniest);
   const double expected = std::ldexp(0x1.fffffffffffffp52, 20);
@@ -166,13 +166,13 @@ TEST_CASE("digits of a million ranks leave room for further terms") {
 }
 
 TEST_CASE("two thousand million terms do not overflow a slot" * doctest::skip()) {
-  constexpr double term = std::bit_cast<double>((std::uint64_t{1055} << 52) - 1);  // all ones, across three digits
+  constexpr double term = std::bit_cast<double>((std::uint64_t{1055} << 52) - 1);  // all ones, across three limbs
   constexpr std::int64_t terms = std::int64_t{1} << 31;
   constexpr std::int64_t ranks = std::int64_t{1} << 30;
   ExactSum sum;
   sum.add(0x1p990);
   sum.add(-tiniest);
-  for (std::int64_t& digit : sum.digits()) digit *= ranks;  // leaves as little room as is allowed
+  for (std::int64_t& limb : sum.limbs()) limb *= ranks;  // leaves as little room as is allowed
   for (std::int64_t i = 0; i < terms; ++i) sum.add(term);
   for (int i = 0; i < 2; ++i) sum.add(-0x1p1019);
   CHECK(sum.value() == term * 0x1p31);
@@ -191,7 +191,7 @@ TEST_CASE("terms that are not finite are counted and survive the exchange") {
     other.merge(sum);
     CHECK_FALSE(other.finite());
     ExactSum exchanged;
-    std::ranges::copy(digits_of(sum), exchanged.digits().begin());
+    std::ranges::copy(limbs_of(sum), exchanged.limbs().begin());
     CHECK_FALSE(exchanged.finite());
   }
   CHECK_FALSE(sum_of({infinity, -infinity}).finite());

@@ -298,7 +298,7 @@ Configuration draw_configuration(Draw& draw) {
     c.training.micro_batches = draw.pick(std::size_t{1}, std::size_t{2});
     c.training.max_gradient_norm = draw.pick(std::numeric_limits<float>::infinity(), 1.0F);
     c.persistence_threshold = draw.pick(0_KiB, zerospan::EngineOptions{}.persistence_threshold);
-    c.partition = draw.pick(zerospan::PartitionStrategy::slices, zerospan::PartitionStrategy::owners);
+    c.partition = draw.pick<zerospan::AnyPartitioner>(zerospan::Slices{}, zerospan::Owners{});
     if (c.is_possible()) return c;
   }
 }

@@ -25,7 +25,7 @@ using zerospan::element_bytes;
 using zerospan::ElementType;
 using zerospan::GradientAddition;
 using zerospan::detail::ExactSum;
-using Digits = std::array<std::int64_t, ExactSum::digit_count>;
+using Limbs = std::array<std::int64_t, ExactSum::limb_count>;
 
 /// An accumulator's type, and the gradient's.
 constexpr std::array<std::pair<ElementType, ElementType>, 5> type_pairs{{
@@ -67,9 +67,9 @@ std::vector<std::byte> promised(const GradientAddition& what, const std::vector<
   return result;
 }
 
-double value_of(const Digits& digits) {
+double value_of(const Limbs& limbs) {
   ExactSum sum;
-  std::ranges::copy(digits, sum.digits().begin());
+  std::ranges::copy(limbs, sum.limbs().begin());
   return sum.value();
 }
 
@@ -92,7 +92,7 @@ TEST_CASE("a gradient replaces the accumulator or is added to it, bit for bit; t
             const auto before = random_elements(n, type, 1 + n);
             const auto source = random_elements(n, source_type, 2 + n);
             auto target = before;
-            Digits digits{};
+            Limbs limbs{};
             const GradientAddition what{.type = type,
                                         .target = target.data(),
                                         .source_type = source_type,
@@ -101,10 +101,10 @@ TEST_CASE("a gradient replaces the accumulator or is added to it, bit for bit; t
                                         .addition = addition,
                                         .norm_begin = begin,
                                         .norm_end = end,
-                                        .digits = digits.data()};
+                                        .limbs = limbs.data()};
             add_gradient(zerospan::calling_thread, what);
             CHECK(target == promised(what, before, source));
-            CHECK(value_of(digits) == square_sum(target, type, begin, end));
+            CHECK(value_of(limbs) == square_sum(target, type, begin, end));
           }
         }
       }
@@ -112,12 +112,12 @@ TEST_CASE("a gradient replaces the accumulator or is added to it, bit for bit; t
   }
 }
 
-TEST_CASE("the norms of pieces add up in the digits") {
+TEST_CASE("the norms of pieces add up in the limbs") {
   constexpr std::size_t n = 5 * block_elements + 100;
   constexpr ElementType type = ElementType::bfloat16;
   const auto source = random_elements(n, type, 3);
   std::vector<std::byte> target(source.size());
-  Digits digits{};
+  Limbs limbs{};
   for (std::size_t first = 0; first < n; first += 2 * block_elements) {
     const std::size_t count = std::min(2 * block_elements, n - first);
     add_gradient(zerospan::calling_thread, {.type = type,
@@ -128,13 +128,13 @@ TEST_CASE("the norms of pieces add up in the digits") {
                                             .addition = Addition::replace,
                                             .norm_begin = 0,
                                             .norm_end = count,
-                                            .digits = digits.data()});
+                                            .limbs = limbs.data()});
   }
   CHECK(target == source);
-  CHECK(value_of(digits) == square_sum(source, type, 0, n));
+  CHECK(value_of(limbs) == square_sum(source, type, 0, n));
 }
 
-TEST_CASE("without a norm no digits are needed") {
+TEST_CASE("without a norm no limbs are needed") {
   const auto source = random_elements(10, ElementType::float32, 4);
   std::vector<std::byte> target(source.size());
   add_gradient(zerospan::calling_thread, {.type = ElementType::float32,
@@ -145,14 +145,14 @@ TEST_CASE("without a norm no digits are needed") {
                                           .addition = Addition::replace,
                                           .norm_begin = 0,
                                           .norm_end = 0,
-                                          .digits = nullptr});
+                                          .limbs = nullptr});
   CHECK(target == source);
 }
 
-TEST_CASE("a block with an element that is not finite is counted in the last digit") {
+TEST_CASE("a block with an element that is not finite is counted in the last limb") {
   const std::vector<float> source{1.0F, std::numeric_limits<float>::infinity(), 2.0F};
   std::vector<float> target(source.size());
-  Digits digits{};
+  Limbs limbs{};
   add_gradient(zerospan::calling_thread, {.type = ElementType::float32,
                                           .target = reinterpret_cast<std::byte*>(target.data()),
                                           .source_type = ElementType::float32,
@@ -161,9 +161,9 @@ TEST_CASE("a block with an element that is not finite is counted in the last dig
                                           .addition = Addition::replace,
                                           .norm_begin = 0,
                                           .norm_end = source.size(),
-                                          .digits = digits.data()});
+                                          .limbs = limbs.data()});
   CHECK(target == source);
-  CHECK(digits.back() == 1);
+  CHECK(limbs.back() == 1);
 }
 
 }  // namespace

@@ -102,7 +102,8 @@ constexpr auto hybrid = [](Counted within, Counted across, zerospan::HostDevice&
 constexpr auto quantized = [](Counted within, Counted across, zerospan::HostDevice& device) {
   using Across = zerospan::QuantizedCommunicator<Counted, zerospan::HostDevice>;
   return zerospan::GroupedCommunicator{zerospan::CommunicatorLevels<Counted, Across>{
-      std::move(within), Across{std::move(across), device,
+      std::move(within), Across{std::move(across),
+                                device,
                                 {.gather = QuantizedType::int8, .reduce = QuantizedType::int4, .scratch = 64_KiB}}}};
 };
 
@@ -120,7 +121,8 @@ TEST_CASE("with hybrid sharding 2 psi go across groups: an all-reduce of each sh
   check(traffic(1, false, hybrid), 3, 2);
 }
 
-TEST_CASE("quantized across groups, with copies, it is 0.75 psi: half a gather, a quarter of a reduce-scatter, scales") {
+TEST_CASE(
+    "quantized across groups, with copies, it is 0.75 psi: half a gather, a quarter of a reduce-scatter, scales") {
   constexpr std::size_t scales = psi / sizeof(bfloat16) / zerospan::quantized_block_elements * sizeof(float);
   for (const Traffic& rank : traffic(1, true, quantized)) {
     CHECK(rank.across * ranks_per_group == (psi / 2 + scales + psi / 4 + scales) * (groups - 1) / groups);
@@ -140,7 +142,7 @@ TEST_CASE("group copies need groups, stage 3 and slices") {
   zerospan::GroupedCommunicator alone{zerospan::split_into_groups(self, 1)};
   refuses(zerospan::Stage3{}, self, {});
   refuses(zerospan::Stage2{}, alone, {});
-  refuses(zerospan::Stage3{}, alone, {.partition = zerospan::PartitionStrategy::owners});
+  refuses(zerospan::Stage3{}, alone, {.partition = zerospan::Owners{}});
 }
 
 TEST_CASE("ranks that are no whole groups are refused") {

@@ -51,7 +51,7 @@ bool is_aligned(const std::byte* data, std::size_t alignment) {
 }
 
 TEST_CASE("budgets are the capacities of the arenas") {
-  HostDevice device{{.device_budget = 3_MiB, .host_budget = {12'345}}};
+  HostDevice device{{.device_budget = 3_MiB, .host_budget = Bytes{12'345}}};
   CHECK(device.memory().capacity() == 3_MiB);
   CHECK(device.host_memory().capacity() == Bytes{12'345});
   CHECK(device.memory().name() == "device memory");
@@ -78,7 +78,7 @@ TEST_CASE("all of the budget is zeroed memory that can be written, and begins at
 TEST_CASE("memory beyond a budget is refused, in each arena by itself") {
   HostDevice device{{.device_budget = 1_MiB, .host_budget = 2_MiB}};
   try {
-    static_cast<void>(device.memory().allocate({(1U << 20) + 1}, "the gather of w"));
+    static_cast<void>(device.memory().allocate(Bytes{(1U << 20) + 1}, "the gather of w"));
     FAIL("no error");
   } catch (const zerospan::BudgetError& error) {
     CHECK(std::string{error.what()} ==
@@ -86,21 +86,21 @@ TEST_CASE("memory beyond a budget is refused, in each arena by itself") {
   }
   const auto half = device.host_memory().allocate(1_MiB, "half");
   const auto all = device.memory().allocate(1_MiB, "all");
-  CHECK_THROWS_AS(device.memory().allocate({1}, "more"), zerospan::BudgetError);
+  CHECK_THROWS_AS(device.memory().allocate(Bytes{1}, "more"), zerospan::BudgetError);
   const auto rest = device.host_memory().allocate(1_MiB, "rest");
-  CHECK_THROWS_AS(device.host_memory().allocate({1}, "more"), zerospan::BudgetError);
+  CHECK_THROWS_AS(device.host_memory().allocate(Bytes{1}, "more"), zerospan::BudgetError);
 }
 
 TEST_CASE("a budget of nothing holds nothing") {
-  HostDevice device{{.device_budget = {0}, .host_budget = {0}}};
+  HostDevice device{{.device_budget = Bytes{0}, .host_budget = Bytes{0}}};
   CHECK(device.memory().capacity() == Bytes{0});
-  CHECK_THROWS_AS(device.memory().allocate({1}, "a byte"), zerospan::BudgetError);
+  CHECK_THROWS_AS(device.memory().allocate(Bytes{1}, "a byte"), zerospan::BudgetError);
 }
 
 TEST_CASE("a budget beyond the address space is refused") {
   for (const std::size_t budget : {std::size_t{1} << 60, std::numeric_limits<std::size_t>::max()}) {
     try {
-      HostDevice device{{.device_budget = {budget}, .host_budget = 1_MiB}};
+      HostDevice device{{.device_budget = Bytes{budget}, .host_budget = 1_MiB}};
       FAIL("no error");
     } catch (const zerospan::ConfigurationError& error) {
       const std::string message = error.what();

@@ -36,7 +36,7 @@ class TraceWriter {
 
  private:
   std::size_t acquire(UseKind kind, std::size_t bytes, std::size_t offset) {
-    return trace_.acquire(UseKey{next_++}, kind, bytes, offset);
+    return trace_.acquire(UseKey{kind, next_++}, bytes, offset);
   }
 
   Trace trace_;
@@ -190,7 +190,7 @@ class RandomTrace {
       offset = begin + size;
     }
     if (offset + bytes > capacity_) return;
-    live_.push_back(trace_.acquire(UseKey{static_cast<std::uint32_t>(key)}, kind, bytes, offset));
+    live_.push_back(trace_.acquire(UseKey{kind, static_cast<std::uint32_t>(key)}, bytes, offset));
   }
   void release(std::size_t index) {
     trace_.release(live_[index]);
@@ -244,13 +244,13 @@ void check_plan(const Trace& trace, const IntervalPlan& plan, std::size_t capaci
     const TraceUse& use = trace.uses[i];
     REQUIRE(plan[i].offset + use.bytes <= capacity);
     if (plan[i].post != on_demand) {
-      REQUIRE(use.kind == UseKind::gathered);
+      REQUIRE(use.key.kind == UseKind::gathered);
       REQUIRE(plan[i].post <= use.acquired);
       REQUIRE(plan[i].post >= last_post);  // in the order of acquisition
       last_post = plan[i].post;
     }
     if (const std::size_t next = plan[i].kept_for; next != TraceUse::never) {
-      REQUIRE(use.kind == UseKind::gathered);
+      REQUIRE(use.key.kind == UseKind::gathered);
       REQUIRE(trace.uses[next].key == use.key);
       REQUIRE(trace.uses[next].acquired > use.released);
       REQUIRE(plan[next].offset == plan[i].offset);
@@ -310,7 +310,7 @@ TEST_CASE("at random, with generous memory: a key is posted once, before the fir
     check_plan(trace, plan, capacity, capacity);
     const std::vector<bool> has_stayed = stayed(plan);
     for (std::size_t i = 0; i < plan.size(); ++i) {
-      const bool is_posted = trace.uses[i].kind == UseKind::gathered && !has_stayed[i];
+      const bool is_posted = trace.uses[i].key.kind == UseKind::gathered && !has_stayed[i];
       REQUIRE(plan[i].post == (is_posted ? 0 : on_demand));
       if (is_posted) REQUIRE_FALSE(is_used_before(trace, i));
     }
@@ -327,7 +327,7 @@ TEST_CASE("at random, with generous memory: whatever the look-ahead holds is pos
     const std::vector<bool> has_stayed = stayed(plan);
     for (std::size_t i = 0; i < plan.size(); ++i) {
       const bool is_ahead =
-          trace.uses[i].kind == UseKind::gathered && trace.uses[i].bytes <= look_ahead && !has_stayed[i];
+          trace.uses[i].key.kind == UseKind::gathered && trace.uses[i].bytes <= look_ahead && !has_stayed[i];
       REQUIRE((plan[i].post != on_demand) == is_ahead);
     }
   }

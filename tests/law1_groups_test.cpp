@@ -53,7 +53,7 @@ Configuration configuration(ElementType type, std::size_t micro_batches, int ran
   c.training.ranks = ranks;
   c.training.micro_batches = micro_batches;
   c.training.max_gradient_norm = 1.0F;
-  c.persistence_threshold = {1024};
+  c.persistence_threshold = zerospan::Bytes{1024};
   return c;
 }
 

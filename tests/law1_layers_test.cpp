@@ -52,7 +52,7 @@ struct Configuration {
   Place states = Place::device;
   Disk disk = Disk::plain;
   Typing typing = Typing::compile_time;
-  zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  zerospan::AnyPartitioner partition = zerospan::Slices{};
   zerospan::Bytes prefetch = 0_MiB;
 
   std::string describe() const {
@@ -61,7 +61,7 @@ struct Configuration {
     text += ", segments of " + std::to_string(segment) + " on " + std::string{to_string(activations)};
     text += ", states on " + std::string{to_string(states)} + " " + std::to_string(static_cast<int>(disk));
     text += ", typing " + std::to_string(static_cast<int>(typing));
-    text += ", partition " + std::to_string(static_cast<int>(partition));
+    text += ", " + std::string{partition.name()};
     return text + ", prefetch " + std::to_string(prefetch.count);
   }
 };
@@ -210,7 +210,7 @@ std::vector<Result> train(const Configuration& c) {
                                 .optimizer = states},
             zerospan::AdamW{.learning_rate = 0.01F},
             zerospan::EngineOptions{.partition = c.partition,
-                                    .persistence_threshold = {0},
+                                    .persistence_threshold = zerospan::Bytes{0},
                                     .prefetch = c.prefetch,
                                     .timeout = std::chrono::seconds{30}}};
         const int rank = communicator.rank().value;
@@ -237,7 +237,7 @@ Configuration draw(std::mt19937_64& random) {
   c.states = pick(Place::device, Place::host, Place::nvme, Place::nvme);
   c.disk = pick(Disk::plain, Disk::striped, Disk::cached, Disk::checked);
   c.typing = pick(Typing::compile_time, Typing::run_time);
-  c.partition = pick(zerospan::PartitionStrategy::slices, zerospan::PartitionStrategy::owners);
+  c.partition = pick(zerospan::AnyPartitioner{zerospan::Slices{}}, zerospan::AnyPartitioner{zerospan::Owners{}});
   c.prefetch = pick(0_MiB, 1_MiB);
   return c;
 }

@@ -62,12 +62,13 @@ Configuration three_ranks() {
 /// known which collective comes next.
 struct Rig {
   Rig(FakeNode& node, FakeNcclCommunicator& communicator, std::vector<std::string> names = {"w0", "w1", "w2"})
-      : compute{node.gpu}, engine{zerospan::Stage3{},
-                                  communicator,
-                                  node.memory.device,
-                                  node.memory.placement(Place::nvme, Place::host, Place::nvme),
-                                  zerospan::AdamW{},
-                                  zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = {0}}} {
+      : compute{node.gpu},
+        engine{zerospan::Stage3{},
+               communicator,
+               node.memory.device,
+               node.memory.placement(Place::nvme, Place::host, Place::nvme),
+               zerospan::AdamW{},
+               zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = zerospan::Bytes{0}}} {
     for (std::string& name : names) {
       weights.emplace_back(engine, std::move(name), zerospan::Shape{5000}, zerospan::init::normal(1.0F));
     }

@@ -65,7 +65,7 @@ TEST_CASE("memory that the host cannot touch is refused below an adaptor, which 
   const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
   zerospan_test::FakeDevice device{zerospan_test::FakeRuntime{gpu}};
   zerospan::DeviceTier tier{device};
-  tier.reserve({4096}, "something");
+  tier.reserve(zerospan::Bytes{4096}, "something");
   const zerospan::Extent extent = tier.place(4096);
   std::array<std::byte, 16> bytes{};
   CHECK_THROWS_AS(tier.read(extent, 0, bytes.data(), bytes.size()), zerospan::ConfigurationError);

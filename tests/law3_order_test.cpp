@@ -178,7 +178,8 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
 }
 
 TEST_CASE("the collectives, prefetches and peaks do not depend on delays") {
-  using enum zerospan::PartitionStrategy;
+  const zerospan::AnyPartitioner slices = zerospan::Slices{};
+  const zerospan::AnyPartitioner owners = zerospan::Owners{};
   for (const auto& [stage, budget, partition] :
        {std::tuple{3, Budget::tight, slices}, std::tuple{3, Budget::roomy, slices},
         std::tuple{3, Budget::tight, owners}, std::tuple{3, Budget::roomy, owners},

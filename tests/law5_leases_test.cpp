@@ -111,7 +111,7 @@ TEST_CASE("a gradient is leased once at a time") {
   CHECK_THROWS_WITH_AS(static_cast<void>(rig.a.gradient(calling_thread)), "the gradient of a is leased already",
                        LeaseError);
   CHECK_THROWS_AS(rig.a.skip(), LeaseError);
-  gradient.release();
+  gradient.discard();
   auto next = rig.a.gradient(calling_thread);
   fill(next, 1);
   next.commit();
@@ -134,13 +134,24 @@ TEST_CASE("a gradient is committed at most once a micro-batch") {
   }
 }
 
-TEST_CASE("a gradient that is dropped without commit counts as unused") {
+TEST_CASE("a gradient that is discarded counts as unused") {
   Rig rig;
   static_cast<void>(rig.a.gather(calling_thread));
+  auto gradient = rig.a.gradient(calling_thread);
+  fill(gradient, 1);
+  gradient.discard();
+  CHECK(rig.engine.step().gradient_norm == 0);
+  CHECK(rig.a.gather(calling_thread)->data[0] == 1);
+}
+
+TEST_CASE("a step refuses while a gradient was forgotten") {
+  Rig rig;
   {
     auto gradient = rig.a.gradient(calling_thread);
     fill(gradient, 1);
   }
+  CHECK_THROWS_WITH_AS(rig.engine.step(), doctest::Contains("gradient of a"), LeaseError);
+  rig.engine.abandon();
   CHECK(rig.engine.step().gradient_norm == 0);
   CHECK(rig.a.gather(calling_thread)->data[0] == 1);
 }
@@ -154,7 +165,7 @@ TEST_CASE("a step lists the leases that are held") {
   CHECK_THROWS_WITH_AS(rig.engine.begin(zerospan::Pass::evaluation),
                        "begin() while leases are held: a read lease of a, a gradient lease of b", LeaseError);
   a.release();
-  gradient.release();
+  gradient.discard();
   auto write = rig.b.write(calling_thread);
   CHECK_THROWS_WITH_AS(rig.engine.step(), "step() while leases are held: a write lease of b", LeaseError);
   write.release();
@@ -198,7 +209,7 @@ TEST_CASE("a tensor that was bound elsewhere cannot be committed") {
   auto gradient = rig.a.gradient(calling_thread);
   gradient->data = elsewhere.data();
   CHECK_THROWS_WITH_AS(gradient.commit(), doctest::Contains("bound to other storage"), LeaseError);
-  gradient.release();
+  gradient.discard();
   auto write = rig.a.write(calling_thread);
   write->data = elsewhere.data();
   CHECK_THROWS_AS(write.commit(), LeaseError);
@@ -235,7 +246,6 @@ TEST_CASE("a lease that was moved from is empty") {
   auto second = std::move(first);
   fill(second, 1);
   CHECK_THROWS_AS(first.commit(), LeaseError);  // NOLINT(bugprone-use-after-move)
-  first.release();
   auto other = rig.b.gradient(calling_thread);
   fill(other, 1);
   second.commit();
@@ -292,6 +302,54 @@ TEST_CASE("leases and parameters that outlive their engine are inert") {
   CHECK_THROWS_AS(parameter->skip(), LeaseError);
   read->release();
   CHECK((*read)->data == nullptr);
+}
+
+TEST_CASE("parameters are leased as ranges") {
+  Rig rig;
+  const std::vector<Parameter> model{rig.a, rig.b};
+  for (int micro = 0; micro < 2; ++micro) {
+    const auto full = gather(calling_thread, model);
+    CHECK(full[0]->data[999] == 1);
+    CHECK(full[1]->data[2999] == 2);
+    auto written = gradients(calling_thread, zerospan::GradientContent::zeros, model);
+    CHECK(written[1]->data[2999] == 0);
+    for (auto& gradient : written) {
+      fill(gradient, 1);
+      gradient.commit();
+    }
+  }
+  CHECK(rig.engine.step().gradient_norm == std::sqrt(4000.0));
+}
+
+TEST_CASE("a parameter is frozen between steps, and unfrozen") {
+  Rig rig;
+  const auto train = [&] {
+    for (int micro = 0; micro < 2; ++micro) {
+      if (!rig.a.trains()) continue;
+      auto gradient = rig.a.gradient(calling_thread);
+      fill(gradient, 1);
+      CHECK_THROWS_AS(rig.a.freeze(), LeaseError);
+      gradient.commit();
+      CHECK_THROWS_AS(rig.a.freeze(), LeaseError);
+    }
+    rig.engine.step();
+    return rig.a.gather(calling_thread)->data[0];
+  };
+  const float once = train();
+  CHECK(once < 1);
+  rig.a.freeze();
+  CHECK_THROWS_AS(static_cast<void>(rig.a.gradient(calling_thread)), LeaseError);
+  CHECK(train() == once);
+  rig.a.unfreeze();
+  CHECK(train() < once);
+}
+
+TEST_CASE("a write that reads nothing publishes what was written") {
+  Rig rig;
+  auto write = rig.a.write(calling_thread, zerospan::WriteContent::undefined);
+  fill(write, 6);
+  write.commit();
+  CHECK(rig.a.gather(calling_thread)->data[999] == 6);
 }
 
 TEST_CASE("parameters of different engines are not gathered together") {

@@ -13,11 +13,10 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/detail/model_states.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/partitioner.hpp>
 
 namespace {
 
-using zerospan::BandwidthPartitioner;
 using zerospan::block_elements;
 using zerospan::ElementType;
 using zerospan::ParameterId;
@@ -39,7 +38,7 @@ void add(ModelStates& states, std::size_t elements, Kind kind = {}, std::size_t 
   parameter.name = std::string{"p"}.append(std::to_string(states.parameters.size()));
   parameter.type = kind.type;
   parameter.options.training = kind.training;
-  parameter.partition = BandwidthPartitioner{shards}.slice(elements);
+  parameter.partition = zerospan::Partition::sliced(elements, shards);
   parameter.residence = kind.residence;
   parameter.uses = {states.uses.size()};
   states.uses.push_back({parameter.name, states.parameters.size(), {}, false});

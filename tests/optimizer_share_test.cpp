@@ -25,7 +25,7 @@ using zerospan_test::Array;
 
 constexpr std::size_t elements = 40'000;
 constexpr std::size_t placed = zerospan::round_up(elements, zerospan::block_elements);
-constexpr zerospan::EngineOptions small_groups{.persistence_threshold = {0}, .sub_group_elements = 2048};
+const zerospan::EngineOptions small_groups{.persistence_threshold = zerospan::Bytes{0}, .sub_group_elements = 2048};
 
 /// Trains one parameter. @return Its master weights after three steps.
 template <class D>

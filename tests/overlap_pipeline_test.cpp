@@ -63,7 +63,7 @@ class Rig {
                Bytes{units * unit}},
         pipeline_{WorkingMemory{arena_.allocate_working(arena_.capacity())}, Bytes{look_ahead * unit},
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
-                    log_.push_back({static_cast<std::uint32_t>(key), offset(data), tickets(after)});
+                    log_.push_back({key.number, offset(data), tickets(after)});
                     promises_.emplace_back(std::string{"gather "} + std::to_string(log_.back().key), log_.size());
                     return promises_.back().completion();
                   }} {}
@@ -79,8 +79,8 @@ class Rig {
     return acquire(key, UseKind::gradient, units);
   }
   void release(const std::optional<OverlapPipeline::Buffer>& buffer, std::vector<Completion> last_uses = {}) {
-    live_ -= units_of_.at(buffer->use);
-    pipeline_.release(buffer->use, std::move(last_uses));
+    live_ -= units_of_.at(buffer->offset);
+    pipeline_.release(buffer->offset, std::move(last_uses));
   }
 
   /// A whole pass: gathers and releases each key in turn. @return Where each of them was, in units.
@@ -120,10 +120,10 @@ class Rig {
 
  private:
   std::optional<OverlapPipeline::Buffer> acquire(std::uint32_t key, UseKind kind, std::size_t units) {
-    auto buffer = pipeline_.acquire(UseKey{key}, kind, units * unit);
+    auto buffer = pipeline_.acquire({kind, key}, units * unit);
     if (buffer) {
       live_ += units;
-      units_of_[buffer->use] = units;
+      units_of_[buffer->offset] = units;
     }
     return buffer;
   }
@@ -703,6 +703,146 @@ TEST_CASE("after a buffer outside of passes, a pass that has not begun begins an
   rig.end();
   CHECK(rig->counters().hits == before.hits + 3);
   CHECK(rig->counters().misses == before.misses);
+}
+
+TEST_CASE("a path is planned once; new ones at once as long as few wait to be taken again") {
+  Rig rig{4, 2};
+  rig.pass({0, 1, 2});
+  CHECK(rig->counters().plans == 1);
+  rig.pass({0, 1, 2});
+  rig.pass({0, 1, 2});
+  CHECK(rig->counters().plans == 1);
+  rig.pass({5, 6, 7});
+  rig.pass({7, 6, 5});
+  CHECK(rig->counters().plans == 3);
+  rig.pass({6, 5, 7});  // two trials wait
+  CHECK(rig->counters().plans == 3);
+  rig.pass({6, 5, 7});
+  CHECK(rig->counters().plans == 4);  // it has come again
+  rig.pass({5, 6, 7});                // so has this one, and planning was worth its while
+  rig.pass({7, 5, 6});
+  CHECK(rig->counters().plans == 5);
+  rig.pass({9}, 1, evaluation);  // kinds of passes have trials of their own
+  CHECK(rig->counters().plans == 6);
+}
+
+TEST_CASE("where every pass takes another path, planning ends") {
+  std::mt19937 random{3};
+  Rig rig{8, 4};
+  Keys keys(100);
+  for (std::uint32_t k = 0; k < keys.size(); ++k) keys[k] = k;
+  for (int pass = 0; pass < 50; ++pass) {
+    std::ranges::shuffle(keys, random);
+    rig.pass(keys);
+  }
+  CHECK(rig->counters().plans == 2);
+  for (int pass = 0; pass < 2; ++pass) rig.pass(keys);  // from now on it is always the same
+  const auto before = rig->counters();
+  CHECK(before.plans == 3);
+  rig.pass(keys);
+  CHECK(rig->counters().hits == before.hits + keys.size());
+}
+
+TEST_CASE("until it is planned, a path is repeated as it was recorded, with the prefetches that came in time") {
+  Rig rig{8, 2};
+  const Keys usual{0, 1, 2, 3, 4, 5, 6, 7};
+  for (const Keys& keys : {usual, {9}, usual, {9}, usual, {10}, {11}, {9}}) rig.pass(keys);
+  // Two trials wait, of 10 and 11; after 9 has come the usual path.
+  const PipelineCounters before = rig->counters();
+  const auto recorded = rig.pass({0, 1, 2, 5, 6, 7});
+  const PipelineCounters between = rig->counters();
+  CHECK(between.plans == before.plans);
+  CHECK(between.hits == before.hits + 5);
+  CHECK(between.misses == before.misses + 1);  // 5, in place of 3
+  rig.pass({9});
+  const PipelineCounters then = rig->counters();
+  CHECK(rig.pass({0, 1, 2, 5, 6, 7}) == recorded);
+  const PipelineCounters after = rig->counters();
+  CHECK(after.plans == then.plans + 1);
+  CHECK(after.hits == then.hits + 5);
+  CHECK(after.misses == then.misses + 1);
+  CHECK(after.mended == then.mended);
+  CHECK(after.dropped == then.dropped);
+  rig.pass({9});
+  rig.pass({0, 1, 2, 5, 6, 7});
+  CHECK(rig->counters().hits == after.hits + 7);
+}
+
+TEST_CASE("long passes are learned like short ones") {
+  constexpr std::uint32_t length = 20'000;
+  Rig rig{6, 3};
+  Keys keys(length);
+  for (std::uint32_t k = 0; k < length; ++k) keys[k] = k;
+  rig.pass(keys);
+  rig.pass(keys);
+  check(rig->counters(), length, length, 0, 0);
+}
+
+constexpr auto at_once = OverlapPipeline::Start::at_once;
+constexpr auto at_first_lease = OverlapPipeline::Start::at_first_lease;
+
+TEST_CASE("a pass that is announced and stays empty costs nothing") {
+  Rig rig{6, 3};
+  rig.pass({0, 1, 2});
+  rig.pass({5, 6}, 1, evaluation);
+  rig.begin(training);
+  CHECK(rig.fetched() == Keys{0, 1, 2, 5, 6, 0, 1, 2});
+  rig->turn_to(evaluation, at_first_lease);
+  CHECK((*rig).pass() == evaluation);
+  rig->turn_to(training, at_once);
+  CHECK(rig.fetched().empty());
+  CHECK(rig->counters().dropped == 0);
+  for (const std::uint32_t key : {0U, 1U, 2U}) rig.release(rig.gather(key));
+  CHECK(rig.fetched().empty());
+  CHECK(rig->counters().hits == 3);
+  rig->turn_to(evaluation, at_first_lease);  // nothing is posted behind a pass that was not empty either
+  rig->turn_to(training, at_first_lease);
+  CHECK(rig.pending() == 0);
+  CHECK(rig->counters().dropped == 0);
+  CHECK(rig->counters().mended == 0);
+}
+
+TEST_CASE("a pass that begins at its first lease prefetches from there on") {
+  Rig rig{6, 3};
+  rig.pass({5, 6, 7, 8}, 1, evaluation);
+  rig.begin(training);
+  rig.fetched();
+  rig->turn_to(evaluation, at_first_lease);
+  CHECK(rig.fetched().empty());
+  const auto first = rig.gather(5);
+  CHECK(rig.fetched() == Keys{5, 6, 7, 8});
+  rig.release(first);
+  for (const std::uint32_t key : {6U, 7U, 8U}) rig.release(rig.gather(key));
+  check(rig->counters(), 3, 5, 0, 0);
+}
+
+TEST_CASE("what was posted for an empty pass serves the one that is announced instead, as far as both begin alike") {
+  Rig rig{8, 3};
+  rig.pass({0, 1, 2, 3}, 1, training);
+  rig.pass({0, 1, 9}, 1, evaluation);
+  rig.begin(training);
+  rig.fetched();
+  rig->turn_to(evaluation, at_first_lease);
+  const auto before = rig->counters();
+  for (const std::uint32_t key : {0U, 1U, 9U}) rig.release(rig.gather(key));
+  CHECK(rig.fetched() == Keys{9});
+  CHECK(rig->counters().hits == before.hits + 3);
+  CHECK(rig->counters().dropped == before.dropped + 1);  // 2
+  rig.end();
+}
+
+TEST_CASE("a buffer outside of passes in a pass that has not begun") {
+  Rig rig{6, 3};
+  rig.pass({5, 6, 7}, 1, evaluation);
+  rig.fetched();
+  rig->turn_to(evaluation, at_first_lease);
+  const auto outside = rig->acquire_untraced(unit);
+  REQUIRE(outside);
+  rig->release_untraced(*outside, {});
+  CHECK(rig.fetched().empty());
+  for (const std::uint32_t key : {5U, 6U, 7U}) rig.release(rig.gather(key));
+  CHECK(rig->counters().hits == 2);
+  rig.end();
 }
 
 TEST_CASE("addresses and postings depend on the order of the calls alone, not on when gathers end") {

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/partition/owner_partitioner.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
@@ -22,14 +22,15 @@ namespace {
 
 using namespace zerospan::literals;
 namespace sim = zerospan::sim;
+using zerospan::AnyPartitioner;
 using zerospan::BudgetError;
 using zerospan::calling_thread;
 using zerospan::EngineOptions;
-using zerospan::OwnerPartitioner;
+using zerospan::Owners;
 using zerospan::Partition;
-using zerospan::PartitionStrategy;
 using zerospan::Rank;
 using zerospan::Shape;
+using zerospan::Slices;
 using zerospan::ThreadCommunicator;
 using zerospan::ThreadedIoEngine;
 using zerospan_test::Array;
@@ -40,61 +41,14 @@ using zerospan_test::Place;
 template <zerospan::Element E>
 using Parameter = zerospan::PartitionedParameter<Array<E>>;
 
-constexpr std::array strategies{PartitionStrategy::slices, PartitionStrategy::owners};
+const std::array strategies{AnyPartitioner{Slices{}}, AnyPartitioner{Owners{}}};
 
 /// Deals parameters of these sizes one after the other.
 std::vector<Partition> deal(std::size_t ranks, std::span<const std::size_t> sizes) {
-  OwnerPartitioner partitioner{ranks};
+  auto cutter = Owners{}.make(ranks);
   std::vector<Partition> dealt;
-  for (const std::size_t elements : sizes) {
-    dealt.push_back(partitioner.deal(elements));
-    partitioner.keep(dealt.back());
-  }
+  for (const std::size_t elements : sizes) dealt.push_back(cutter.cut("a parameter", elements));
   return dealt;
-}
-
-TEST_CASE("an owned parameter is one shard, padded to whole blocks") {
-  const Partition one = OwnerPartitioner{4}.deal(1025);
-  CHECK(one.elements == 1025);
-  CHECK(one.shards == 1);
-  CHECK(one.shard_elements == 2048);
-  CHECK(one.padded_elements() == 2048);
-  CHECK(one.owner == Rank{0});
-  CHECK_FALSE(zerospan::BandwidthPartitioner{4}.slice(1025).owner.has_value());
-}
-
-TEST_CASE("each parameter goes to the rank with the fewest elements, the lowest of several") {
-  constexpr std::array<std::size_t, 7> sizes{5000, 1000, 1000, 2000, 1, 1000, 3000};
-  const auto dealt = deal(3, sizes);
-  std::vector<int> owners;
-  for (const Partition& p : dealt) owners.push_back(p.owner->value);
-  // Loads in blocks:  5 0 0, 5 1 0, 5 1 1, 5 3 1, 5 3 2, 5 3 3, 5 6 3
-  CHECK(owners == std::vector{0, 1, 2, 1, 2, 2, 1});
-}
-
-TEST_CASE("a proposal that is not kept does not count") {
-  OwnerPartitioner partitioner{2};
-  CHECK(partitioner.deal(9000).owner == Rank{0});
-  CHECK(partitioner.deal(1).owner == Rank{0});
-  partitioner.keep(zerospan::BandwidthPartitioner{2}.slice(9000));  // nobody's
-  CHECK(partitioner.deal(1).owner == Rank{0});
-  partitioner.keep(partitioner.deal(1));
-  CHECK(partitioner.deal(1).owner == Rank{1});
-}
-
-TEST_CASE("no rank owns more than the fewest and one parameter") {
-  constexpr std::size_t ranks = 7;
-  OwnerPartitioner partitioner{ranks};
-  std::vector<std::size_t> loads(ranks);
-  std::size_t largest = 0;
-  for (std::size_t i = 0; i < 500; ++i) {
-    const Partition p = partitioner.deal(1 + i * 7919 % 50'000);
-    partitioner.keep(p);
-    loads[static_cast<std::size_t>(p.owner->value)] += p.shard_elements;
-    largest = std::max(largest, p.shard_elements);
-    const auto [least, most] = std::ranges::minmax(loads);
-    CHECK(most <= least + largest);
-  }
 }
 
 /// Runs `f(engine, memory, rank)` on every rank of a stage 3 engine. @return what the ranks returned.
@@ -121,11 +75,11 @@ void commit(const Parameter<E>& parameter, float value) {
 }
 
 /// The elements that a rank holds of parameters of these sizes, padding included.
-std::size_t held(PartitionStrategy strategy, int ranks, Rank rank, std::span<const std::size_t> sizes) {
+std::size_t held(const AnyPartitioner& strategy, int ranks, Rank rank, std::span<const std::size_t> sizes) {
   const auto count = static_cast<std::size_t>(ranks);
   std::size_t elements = 0;
-  if (strategy == PartitionStrategy::slices) {
-    for (const std::size_t size : sizes) elements += zerospan::BandwidthPartitioner{count}.slice(size).shard_elements;
+  if (strategy.is<Slices>()) {
+    for (const std::size_t size : sizes) elements += Partition::sliced(size, count).shard_elements;
   } else {
     for (const Partition& p : deal(count, sizes)) elements += p.owner == rank ? p.shard_elements : 0;
   }
@@ -136,7 +90,7 @@ TEST_CASE("in a pass a rank reads its slice of every parameter, or the whole of 
   constexpr std::size_t layer = std::size_t{12} * 1024;  // divides evenly by every number of ranks here
   constexpr std::size_t layers = 12;
   for (const int ranks : {1, 2, 3, 4}) {
-    for (const PartitionStrategy strategy : strategies) {
+    for (const AnyPartitioner& strategy : strategies) {
       CAPTURE(ranks);
       const auto read =
           on_each_rank(ranks, Place::nvme, {.partition = strategy, .persistence_threshold = 0_KiB, .prefetch = 0_KiB},
@@ -158,7 +112,7 @@ TEST_CASE("in a pass a rank reads its slice of every parameter, or the whole of 
         for (std::size_t r = 0; r < read.size(); ++r) {
           const bool owns = l % read.size() == r;  // equal layers are dealt in turns
           const std::size_t slice = layer * sizeof(float) / read.size();
-          CHECK(read[r][l] == (strategy == PartitionStrategy::slices ? slice : owns ? layer * sizeof(float) : 0));
+          CHECK(read[r][l] == (strategy.is<Slices>() ? slice : owns ? layer * sizeof(float) : 0));
         }
       }
     }
@@ -168,7 +122,7 @@ TEST_CASE("in a pass a rank reads its slice of every parameter, or the whole of 
 TEST_CASE_TEMPLATE("a step moves exactly the bytes of what a rank holds, and nothing else rests with it", E, float,
                    zerospan::bfloat16) {
   constexpr std::array<std::size_t, 5> sizes{20000, 1, 1025, 5000, 8192};
-  for (const PartitionStrategy strategy : strategies) {
+  for (const AnyPartitioner& strategy : strategies) {
     for (const int ranks : {1, 2, 3}) {
       for (const std::size_t micro_batches : {1U, 2U}) {
         CAPTURE(ranks);
@@ -261,7 +215,7 @@ TEST_CASE_TEMPLATE("owners give the bits of slices: tied, frozen, skipped, rewri
   for (const int ranks : {1, 2, 3, 4}) {
     std::vector<Sight> expected;
     for (const Place place : {Place::device, Place::host, Place::nvme}) {
-      for (const PartitionStrategy strategy : strategies) {
+      for (const AnyPartitioner& strategy : strategies) {
         for (const std::size_t sub_group : {std::size_t{1024}, std::size_t{5000}, std::size_t{1} << 20}) {
           CAPTURE(ranks);
           CAPTURE(to_string(place));
@@ -287,42 +241,40 @@ TEST_CASE("below stage 3 nothing has an owner") {
   c.training.ranks = 3;
   c.persistence_threshold = 0_KiB;
   const auto expected = zerospan_test::train_replicated(c.training, c.type, c.steps);
-  c.partition = PartitionStrategy::owners;
+  c.partition = Owners{};
   for (c.stage = 0; c.stage < 3; ++c.stage) CHECK(zerospan_test::train(c) == expected);
 }
 
 TEST_CASE("a gradient that overflows at its owner skips the step on every rank") {
-  on_each_rank(3, Place::host, {.partition = PartitionStrategy::owners, .persistence_threshold = 0_KiB},
-               [&](auto& engine, auto&, Rank) {
-                 std::vector<Parameter<float>> weights;
-                 for (const char* name : {"a", "b", "c"}) {
-                   weights.emplace_back(engine, name, Shape{2000}, zerospan::init::ones());
-                 }
-                 for (std::size_t bad = 0; bad < weights.size(); ++bad) {
-                   for (std::size_t w = 0; w < weights.size(); ++w) {
-                     commit(weights[w], w == bad ? std::numeric_limits<float>::infinity() : 1.0F);
-                   }
-                   CHECK(engine.step().skipped);
-                 }
-                 for (const auto& weight : weights) CHECK(weight.gather(calling_thread)->data[0] == 1.0F);
-                 return 0;
-               });
+  on_each_rank(3, Place::host, {.partition = Owners{}, .persistence_threshold = 0_KiB}, [&](auto& engine, auto&, Rank) {
+    std::vector<Parameter<float>> weights;
+    for (const char* name : {"a", "b", "c"}) {
+      weights.emplace_back(engine, name, Shape{2000}, zerospan::init::ones());
+    }
+    for (std::size_t bad = 0; bad < weights.size(); ++bad) {
+      for (std::size_t w = 0; w < weights.size(); ++w) {
+        commit(weights[w], w == bad ? std::numeric_limits<float>::infinity() : 1.0F);
+      }
+      CHECK(engine.step().skipped);
+    }
+    for (const auto& weight : weights) CHECK(weight.gather(calling_thread)->data[0] == 1.0F);
+    return 0;
+  });
 }
 
 TEST_CASE("a refused declaration is nobody's") {
-  const auto used =
-      on_each_rank(2, Place::host, {.partition = PartitionStrategy::owners, .persistence_threshold = 0_KiB},
-                   [&](auto& engine, auto& memory, Rank) {
-                     const auto declare = [&](const char* name, std::size_t elements) {
-                       return Parameter<float>{engine, name, {elements}, zerospan::init::ones(), frozen};
-                     };
-                     CHECK_THROWS_AS(declare("huge", 2'000'000), BudgetError);
-                     const Parameter<float> first = declare("first", 1024);
-                     CHECK_THROWS_AS(declare("huge", 2'000'000), BudgetError);
-                     const Parameter<float> second = declare("second", 2048);
-                     engine.begin(zerospan::Pass::evaluation);
-                     return memory.on_host.counters().used.count;
-                   });
+  const auto used = on_each_rank(2, Place::host, {.partition = Owners{}, .persistence_threshold = 0_KiB},
+                                 [&](auto& engine, auto& memory, Rank) {
+                                   const auto declare = [&](const char* name, std::size_t elements) {
+                                     return Parameter<float>{engine, name, {elements}, zerospan::init::ones(), frozen};
+                                   };
+                                   CHECK_THROWS_AS(declare("huge", 2'000'000), BudgetError);
+                                   const Parameter<float> first = declare("first", 1024);
+                                   CHECK_THROWS_AS(declare("huge", 2'000'000), BudgetError);
+                                   const Parameter<float> second = declare("second", 2048);
+                                   engine.begin(zerospan::Pass::evaluation);
+                                   return memory.on_host.counters().used.count;
+                                 });
   CHECK(used == std::vector<std::size_t>{4096, 8192});
 }
 
@@ -332,13 +284,12 @@ TEST_CASE("an owner without room says so at the declaration, and all ranks fail"
       const bool is_poor = communicator.rank() == Rank{1};
       zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = is_poor ? 128_KiB : 1_MiB}};
       zerospan::HostTier host{device};
-      zerospan::ZeroEngine engine{
-          zerospan::Stage3{},
-          communicator,
-          device,
-          zerospan::Placement{host, host, host},
-          zerospan::AdamW{},
-          EngineOptions{.partition = PartitionStrategy::owners, .persistence_threshold = 0_KiB}};
+      zerospan::ZeroEngine engine{zerospan::Stage3{},
+                                  communicator,
+                                  device,
+                                  zerospan::Placement{host, host, host},
+                                  zerospan::AdamW{},
+                                  EngineOptions{.partition = Owners{}, .persistence_threshold = 0_KiB}};
       const Parameter<float> rich{engine, "rich", {20000}, zerospan::init::ones()};
       const Parameter<float> poor{engine, "poor", {20000}, zerospan::init::ones()};
       static_cast<void>(rich.gather(calling_thread));
@@ -355,7 +306,7 @@ constexpr double one_layer_a_second = sim_layer * sizeof(float);
 
 /// Seconds of a pass over the layers when it has been learned.
 /// @param window Layers that may be fetched ahead.
-double pass_seconds(PartitionStrategy strategy, int ranks, std::size_t window) {
+double pass_seconds(const AnyPartitioner& strategy, int ranks, std::size_t window) {
   constexpr double instant = std::numeric_limits<double>::infinity();
   sim::Cluster cluster{ranks};
   for (int r = 0; r < ranks; ++r) {
@@ -365,14 +316,14 @@ double pass_seconds(PartitionStrategy strategy, int ranks, std::size_t window) {
         {.device_budget = 64_MiB, .host_budget = 128_MiB, .rates = {{instant}, {instant}, {instant}, 1.0}}};
     sim::Communicator communicator{cluster, Rank{r}};
     sim::Tier disk{device, {.capacity = 1_GiB, .link = {one_layer_a_second}}};
-    zerospan::ZeroEngine engine{
-        zerospan::Stage3{},
-        communicator,
-        device,
-        zerospan::Placement{disk, disk, disk},
-        zerospan::AdamW{},
-        EngineOptions{
-            .partition = strategy, .persistence_threshold = 0_KiB, .prefetch = {window * sim_layer * sizeof(float)}}};
+    zerospan::ZeroEngine engine{zerospan::Stage3{},
+                                communicator,
+                                device,
+                                zerospan::Placement{disk, disk, disk},
+                                zerospan::AdamW{},
+                                EngineOptions{.partition = strategy,
+                                              .persistence_threshold = 0_KiB,
+                                              .prefetch = zerospan::Bytes{window * sim_layer * sizeof(float)}}};
     std::vector<Parameter<float>> model;
     for (std::size_t l = 0; l < sim_layers; ++l) {
       model.emplace_back(engine, std::to_string(l), Shape{sim_layer}, zerospan::init::zeros(), frozen);
@@ -395,8 +346,8 @@ double pass_seconds(PartitionStrategy strategy, int ranks, std::size_t window) {
 TEST_CASE("in virtual time slices are as many times faster than owners as there are ranks, fetched on demand") {
   for (const int ranks : {1, 2, 4, 8, 16}) {
     CAPTURE(ranks);
-    const double slices = pass_seconds(PartitionStrategy::slices, ranks, 0);
-    const double owners = pass_seconds(PartitionStrategy::owners, ranks, 0);
+    const double slices = pass_seconds(Slices{}, ranks, 0);
+    const double owners = pass_seconds(Owners{}, ranks, 0);
     CHECK(slices == static_cast<double>(sim_layers) / ranks);  // every link works all the time
     CHECK(owners == static_cast<double>(sim_layers));          // one link at a time
     CHECK(owners / slices == ranks);
@@ -411,8 +362,8 @@ TEST_CASE("in virtual time prefetching lets owners work side by side, for the pr
       CAPTURE(ranks);
       CAPTURE(window);
       const double active = std::min(static_cast<double>(window + 1), static_cast<double>(ranks));
-      CHECK(pass_seconds(PartitionStrategy::slices, ranks, window) == static_cast<double>(sim_layers) / ranks);
-      CHECK(pass_seconds(PartitionStrategy::owners, ranks, window) == static_cast<double>(sim_layers) / active);
+      CHECK(pass_seconds(Slices{}, ranks, window) == static_cast<double>(sim_layers) / ranks);
+      CHECK(pass_seconds(Owners{}, ranks, window) == static_cast<double>(sim_layers) / active);
     }
   }
 }

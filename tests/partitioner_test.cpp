@@ -1,20 +1,27 @@
+#include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include <doctest/doctest.h>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/partitioner.hpp>
 
 namespace {
 
-using zerospan::BandwidthPartitioner;
+using zerospan::AnyPartitioner;
 using zerospan::block_elements;
+using zerospan::ConfigurationError;
+using zerospan::Owners;
 using zerospan::Partition;
+using zerospan::Rank;
+using zerospan::Slices;
 
 /// Sizes around every boundary that matters, and random ones.
 std::vector<std::size_t> sizes(std::size_t shards) {
@@ -36,7 +43,7 @@ void for_each_partition(F f) {
     for (const std::size_t elements : sizes(shards)) {
       CAPTURE(shards);
       CAPTURE(elements);
-      f(BandwidthPartitioner{shards}.slice(elements), shards, elements);
+      f(Slices{}.make(shards).cut("w", elements), shards, elements);
     }
   }
 }
@@ -75,35 +82,147 @@ TEST_CASE("padding follows the last element: only the last shards may be padding
 }
 
 TEST_CASE("partitions that were worked out by hand") {
-  const Partition scalar = BandwidthPartitioner{4}.slice(1);
+  const Partition scalar = Slices{}.make(4).cut("w", 1);
   CHECK(scalar.shard_elements == 1024);
   CHECK(scalar.padded_elements() == 4096);
   CHECK(scalar.count(0) == 1);
   CHECK(scalar.count(1) == 0);
   CHECK(scalar.count(3) == 0);
 
-  const Partition five_blocks = BandwidthPartitioner{4}.slice(5 * 1024);  // 2 + 2 + 1 + 0 blocks
+  const Partition five_blocks = Slices{}.make(4).cut("w", 5 * 1024);  // 2 + 2 + 1 + 0 blocks
   CHECK(five_blocks.shard_elements == 2048);
   CHECK(five_blocks.count(0) == 2048);
   CHECK(five_blocks.count(1) == 2048);
   CHECK(five_blocks.count(2) == 1024);
   CHECK(five_blocks.count(3) == 0);
 
-  const Partition ragged = BandwidthPartitioner{2}.slice(3000);
+  const Partition ragged = Slices{}.make(2).cut("w", 3000);
   CHECK(ragged.shard_elements == 2048);
   CHECK(ragged.first(1) == 2048);
   CHECK(ragged.count(1) == 952);
   CHECK(ragged.padded_elements() == 4096);
 
-  const Partition alone = BandwidthPartitioner{1}.slice(1025);
+  const Partition alone = Slices{}.make(1).cut("w", 1025);
   CHECK(alone.shard_elements == 2048);
   CHECK(alone.count(0) == 1025);
 }
 
 TEST_CASE("a partition is known at compile time") {
-  constexpr Partition p = BandwidthPartitioner{3}.slice(10'000);
+  constexpr Partition p = Slices{}.make(3).cut("w", 10'000);
   static_assert(p.shard_elements == 4096 && p.count(2) == 10'000 - 2 * 4096);
   CHECK(p.padded_elements() == 12'288);
+}
+
+TEST_CASE("an owned parameter is one shard, padded to whole blocks") {
+  constexpr Partition one = Partition::owned(1025, Rank{3});
+  CHECK(one.elements == 1025);
+  CHECK(one.shards == 1);
+  CHECK(one.shard_elements == 2048);
+  CHECK(one.padded_elements() == 2048);
+  CHECK(one.owner == Rank{3});
+  CHECK_FALSE(Partition::sliced(1025, 4).owner.has_value());
+}
+
+TEST_CASE("each parameter goes to the rank with the fewest elements, the lowest of several") {
+  auto cutter = Owners{}.make(3);
+  std::vector<int> owners;
+  for (const std::size_t elements : {5000, 1000, 1000, 2000, 1, 1000, 3000}) {
+    owners.push_back(cutter.cut("w", elements).owner->value);
+  }
+  // Loads in blocks:  5 0 0, 5 1 0, 5 1 1, 5 3 1, 5 3 2, 5 3 3, 5 6 3
+  CHECK(owners == std::vector{0, 1, 2, 1, 2, 2, 1});
+}
+
+TEST_CASE("no rank owns more than the fewest and one parameter") {
+  constexpr std::size_t ranks = 7;
+  auto cutter = Owners{}.make(ranks);
+  std::vector<std::size_t> loads(ranks);
+  std::size_t largest = 0;
+  for (std::size_t i = 0; i < 500; ++i) {
+    const Partition p = cutter.cut("w", 1 + i * 7919 % 50'000);
+    loads[static_cast<std::size_t>(p.owner->value)] += p.shard_elements;
+    largest = std::max(largest, p.shard_elements);
+    const auto [least, most] = std::ranges::minmax(loads);
+    CHECK(most <= least + largest);
+  }
+}
+
+/// Gives every parameter the same answer.
+struct Answers {
+  struct Cutter {
+    Partition answer;
+    Partition cut(std::string_view, std::size_t) const { return answer; }
+  };
+
+  Partition answer;
+
+  std::string_view name() const { return "answers"; }
+  std::uint64_t fingerprint() const { return answer.elements; }
+  Cutter make(std::size_t) const { return {answer}; }
+};
+
+struct Nameless {
+  Slices::Cutter make(std::size_t ranks) const { return {ranks}; }
+};
+
+struct CutsNothing {
+  std::string_view name() const;
+  int make(std::size_t) const;
+};
+
+struct MoveOnly : Slices {
+  MoveOnly(MoveOnly&&) = default;
+  MoveOnly& operator=(MoveOnly&&) = default;
+};
+
+static_assert(zerospan::Partitioner<Answers> && zerospan::Partitioner<AnyPartitioner>);
+static_assert(zerospan::PartitionCutter<AnyPartitioner::Cutter>);
+static_assert(!zerospan::Partitioner<Nameless> && !zerospan::Partitioner<CutsNothing>);
+static_assert(!zerospan::Partitioner<MoveOnly> && !zerospan::Partitioner<Partition>);
+static_assert(!std::convertible_to<Nameless, AnyPartitioner>);
+
+TEST_CASE("any partitioner cuts as the one that it was made of, each cutter from the start") {
+  const AnyPartitioner any = Owners{};
+  const AnyPartitioner copy = any;
+  for (int engine = 0; engine < 2; ++engine) {
+    auto cutter = copy.make(2);
+    CHECK(cutter.cut("a", 5000) == Partition::owned(5000, Rank{0}));
+    CHECK(cutter.cut("b", 1) == Partition::owned(1, Rank{1}));
+    CHECK(cutter.cut("c", 1) == Partition::owned(1, Rank{1}));
+  }
+  CHECK(any.name() == "owners");
+  CHECK(any.is<Owners>());
+  CHECK_FALSE(any.is<Slices>());
+}
+
+TEST_CASE("partitioners that differ in name or settings have other fingerprints") {
+  const AnyPartitioner one = Answers{Partition::sliced(1, 2)};
+  CHECK(one.fingerprint() == AnyPartitioner{Answers{Partition::sliced(1, 2)}}.fingerprint());
+  CHECK(one.fingerprint() != AnyPartitioner{Answers{Partition::sliced(2, 2)}}.fingerprint());
+  CHECK(AnyPartitioner{Slices{}}.fingerprint() != AnyPartitioner{Owners{}}.fingerprint());
+}
+
+TEST_CASE("one rank owns nothing: it has every shard anyway") {
+  CHECK(AnyPartitioner{Owners{}}.make(1).cut("w", 3000) == Partition::sliced(3000, 1));
+}
+
+TEST_CASE("a partition that no engine can hold is refused") {
+  const auto refuses = [](const Partition& answer, const char* why) {
+    CAPTURE(why);
+    auto cutter = AnyPartitioner{Answers{answer}}.make(3);
+    CHECK_THROWS_WITH_AS(cutter.cut("w", 5000), doctest::Contains(why), ConfigurationError);
+  };
+  refuses({4999, 3, 2048, {}}, "the partitioner answers cut parameter w wrongly: it has 5000 elements, not 4999");
+  refuses({5000, 1, 5120, Rank{3}}, "there is no rank 3 among 3");
+  refuses({5000, 1, 5120, Rank{-1}}, "there is no rank -1 among 3");
+  refuses({5000, 3, 2048, Rank{0}}, "an owner holds one shard, not 3");
+  refuses({5000, 1, 5120, {}}, "3 ranks hold a shard each, there are 1 shards");
+  refuses({5000, 0, 5120, {}}, "3 ranks hold a shard each, there are 0 shards");
+  refuses({5000, 3, 2000, {}}, "shards are whole blocks of 1024, not 2000");
+  refuses({5000, 3, 1024, {}}, "shards of 1024 elements do not hold it, 2048 would");
+  refuses({5000, 1, 4096, Rank{1}}, "shards of 4096 elements do not hold it, 5120 would");
+  refuses({5000, 3, std::size_t{1} << 63, {}}, "more elements than any memory");
+  CHECK(AnyPartitioner{Answers{{5000, 3, 4096, {}}}}.make(3).cut("w", 5000).padded_elements() == 3 * 4096);
 }
 
 }  // namespace

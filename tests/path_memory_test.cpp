@@ -24,7 +24,7 @@ constexpr std::uint8_t evaluation = 1;
 /// A pass that uses these keys, one after the other.
 Trace trace(const std::vector<std::uint32_t>& keys, UseKind kind = UseKind::gathered) {
   Trace result;
-  for (const std::uint32_t key : keys) result.release(result.acquire(UseKey{key}, kind, 64, 0));
+  for (const std::uint32_t key : keys) result.release(result.acquire(UseKey{kind, key}, 64, 0));
   return result;
 }
 
@@ -35,7 +35,7 @@ struct Fixture {
   /// The first key of the path that is expected; -1 if none is.
   int expected(std::uint8_t pass = training) const {
     const Path* path = memory.expected(pass);
-    return path ? static_cast<int>(path->trace.uses[0].key) : -1;
+    return path ? static_cast<int>(path->trace.uses[0].key.number) : -1;
   }
 
   PathMemory memory;
@@ -48,8 +48,8 @@ TEST_CASE("two passes are the same path if their events, keys and kinds agree") 
   CHECK_FALSE(trace({1}).same_path(trace({1, 2})));
   CHECK_FALSE(trace({1}).same_path(trace({1}, UseKind::gradient)));
   Trace nested;
-  const auto outer = nested.acquire(UseKey{1}, UseKind::gathered, 64, 0);
-  const auto inner = nested.acquire(UseKey{2}, UseKind::gathered, 64, 64);
+  const auto outer = nested.acquire(UseKey{UseKind::gathered, 1}, 64, 0);
+  const auto inner = nested.acquire(UseKey{UseKind::gathered, 2}, 64, 64);
   Trace crossed = nested;
   nested.release(inner);
   nested.release(outer);
@@ -61,19 +61,19 @@ TEST_CASE("two passes are the same path if their events, keys and kinds agree") 
 
 TEST_CASE("a trace tells when its uses were acquired and released") {
   Trace t;
-  const auto a = t.acquire(UseKey{7}, UseKind::gathered, 128, 64);
-  const auto b = t.acquire(UseKey{8}, UseKind::gradient, 64, 192);
+  const auto a = t.acquire(UseKey{UseKind::gathered, 7}, 128, 64);
+  const auto b = t.acquire(UseKey{UseKind::gradient, 8}, 64, 192);
   CHECK(t.uses[a].released == zerospan::detail::TraceUse::never);
   t.release(a);
   t.release(b);
   REQUIRE(t.uses.size() == 2);
   REQUIRE(t.events.size() == 4);
-  CHECK(t.uses[0].key == UseKey{7});
+  CHECK(t.uses[0].key == UseKey{UseKind::gathered, 7});
   CHECK(t.uses[0].bytes == 128);
   CHECK(t.uses[0].offset == 64);
   CHECK(t.uses[0].acquired == 0);
   CHECK(t.uses[0].released == 2);
-  CHECK(t.uses[1].kind == UseKind::gradient);
+  CHECK(t.uses[1].key.kind == UseKind::gradient);
   CHECK(t.uses[1].acquired == 1);
   CHECK(t.uses[1].released == 3);
 }

@@ -140,7 +140,7 @@ std::size_t bytes_read_there_and_back(zerospan::Bytes device_budget, int steps) 
     zerospan::ZeroEngine engine{
         zerospan::Stage3{}, self,
         memory.device,      memory.placement(Place::nvme, Place::host, Place::host),
-        zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = 128_KiB}};
+        zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = 128_KiB}};
     std::vector<zerospan::PartitionedParameter<zerospan_test::Array<float>>> model;
     for (std::size_t l = 0; l < layers; ++l) {
       model.emplace_back(engine, std::to_string(l), zerospan::Shape{elements}, zerospan::init::ones());

@@ -39,12 +39,14 @@ class Trainer {
       : rank_{threads.rank().value},
         ranks_{threads.size()},
         communicator_{QuantizedCommunicator{std::move(threads), device_, options}},
-        engine_{zerospan::Stage3{},
-                communicator_,
-                device_,
-                zerospan::Placement{.parameters = host_, .gradients = host_, .optimizer = host_},
-                zerospan::AdamW{.learning_rate = 0.05F, .weight_decay = 0},
-                zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 20}}} {}
+        engine_{
+            zerospan::Stage3{},
+            communicator_,
+            device_,
+            zerospan::Placement{.parameters = host_, .gradients = host_, .optimizer = host_},
+            zerospan::AdamW{.learning_rate = 0.05F, .weight_decay = 0},
+            zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 20}}} {
+  }
 
   /// @return The loss of each step, on this rank.
   std::vector<float> train(int steps) {
@@ -88,9 +90,8 @@ constexpr QuantizationOptions as_published{
 
 template <zerospan::Element E>
 Losses train(int ranks, const QuantizationOptions& options, int steps) {
-  return zerospan::run_ranks(ranks, [&](ThreadCommunicator threads) {
-    return Trainer<E>{std::move(threads), options}.train(steps);
-  });
+  return zerospan::run_ranks(
+      ranks, [&](ThreadCommunicator threads) { return Trainer<E>{std::move(threads), options}.train(steps); });
 }
 
 /// The mean over ranks and the last steps.

@@ -25,7 +25,7 @@ using Keys = std::vector<std::uint32_t>;
 /// Each key is used and released in turn.
 Trace trace_of(const Keys& keys, std::size_t bytes = 1) {
   Trace trace;
-  for (const std::uint32_t key : keys) trace.release(trace.acquire(UseKey{key}, UseKind::gathered, bytes, 0));
+  for (const std::uint32_t key : keys) trace.release(trace.acquire(UseKey{UseKind::gathered, key}, bytes, 0));
   return trace;
 }
 
@@ -91,8 +91,8 @@ TEST_CASE("a cycle keeps what memory holds, where recency keeps nothing") {
 
 TEST_CASE("a gradient counts from its lease until the next one ends") {
   Trace trace;
-  const auto gather = [&](std::uint32_t key) { trace.release(trace.acquire(UseKey{key}, UseKind::gathered, 1, 0)); };
-  const auto gradient = [&](std::uint32_t key) { trace.release(trace.acquire(UseKey{key}, UseKind::gradient, 2, 0)); };
+  const auto gather = [&](std::uint32_t key) { trace.release(trace.acquire(UseKey{UseKind::gathered, key}, 1, 0)); };
+  const auto gradient = [&](std::uint32_t key) { trace.release(trace.acquire(UseKey{UseKind::gradient, key}, 2, 0)); };
   gather(0);
   gradient(0);
   gather(1);
@@ -104,11 +104,11 @@ TEST_CASE("a gradient counts from its lease until the next one ends") {
 
 TEST_CASE("a key that is used twice at once does not stay for what has begun already") {
   Trace trace;
-  const auto a = trace.acquire(UseKey{7}, UseKind::gathered, 1, 0);
-  const auto b = trace.acquire(UseKey{7}, UseKind::gathered, 1, 1);
+  const auto a = trace.acquire(UseKey{UseKind::gathered, 7}, 1, 0);
+  const auto b = trace.acquire(UseKey{UseKind::gathered, 7}, 1, 1);
   trace.release(a);
   trace.release(b);
-  const auto c = trace.acquire(UseKey{7}, UseKind::gathered, 1, 0);
+  const auto c = trace.acquire(UseKey{UseKind::gathered, 7}, 1, 0);
   trace.release(c);
   const Residency residency{trace, 100};
   CHECK(residency.kept_for(a) == never);

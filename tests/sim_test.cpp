@@ -51,12 +51,13 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
   sim::Communicator communicator{cluster, rank};
   sim::Tier disk{device, {.capacity = 1_GiB, .link = {8192}}};
   zerospan::HostTier host{device};
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              communicator,
-                              device,
-                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
-                              zerospan::AdamW{},
-                              zerospan::EngineOptions{.persistence_threshold = {0}, .prefetch = program.prefetch}};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{},
+      communicator,
+      device,
+      zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
+      zerospan::AdamW{},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = program.prefetch}};
   using Parameter = zerospan::PartitionedParameter<Ghost>;
   std::vector<Parameter> model;
   for (const char name : program.layers) {
@@ -223,7 +224,7 @@ TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
     }
     // A step reads each shard twice as parameters, but for the last layers of forward, which stay for backward, and
     // once as states and gradients; the first gathers of the third step are on their way already.
-    const std::size_t shard = zerospan::BandwidthPartitioner{ranks}.slice(layer_elements).shard_elements;
+    const std::size_t shard = zerospan::Partition::sliced(layer_elements, ranks).shard_elements;
     const std::uint64_t step_bytes = engine.statistics().bytes_read - read_before;
     const std::uint64_t kept = engine.statistics().prefetch.kept - kept_before;
     CHECK(kept >= 3);

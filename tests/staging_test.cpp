@@ -224,7 +224,7 @@ static_assert(zerospan::OffloadTier<SlowTier>);
 /// Staging of some pages over a slow tier; a tier in device memory beside it.
 struct Rig {
   explicit Rig(std::size_t pages, std::uint32_t seed = 0) : slow{1U << 20, in_use, seed}, memory{device.memory()} {
-    staging.emplace(*lanes, device.host_memory().allocate({pages * page}, "staging"));
+    staging.emplace(*lanes, device.host_memory().allocate(Bytes{pages * page}, "staging"));
   }
   ~Rig() {
     for (const Access direction : {Access::read, Access::write}) slow.let_go(direction);

@@ -35,7 +35,7 @@ using zerospan_test::Transfers;
 template <std::size_t weight, std::size_t other_weight>
 struct StripedNvmeRig {
   static constexpr Transfers transfers = Transfers::counted;
-  static constexpr Bytes part(std::size_t w) { return {(2_MiB).count / (weight + other_weight) * w}; }
+  static constexpr Bytes part(std::size_t w) { return Bytes{(2_MiB).count / (weight + other_weight) * w}; }
 
   ScratchDirectory directory;
   ThreadedIoEngine engine;
@@ -101,9 +101,9 @@ TEST_CASE("options that contradict the tiers are refused") {
   CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.weights = {1}}), ConfigurationError);
   CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.weights = {1, 2, 3}}), ConfigurationError);
   CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.weights = {1, 0}}), ConfigurationError);
-  CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.stripe = {0}}), ConfigurationError);
-  CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.stripe = {3072}}), ConfigurationError);
-  const StripedTier tier{{sector, sheet}, {.stripe = {6144}}};
+  CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.stripe = Bytes{0}}), ConfigurationError);
+  CHECK_THROWS_AS(StripedTier({sector, sheet}, Options{.stripe = Bytes{3072}}), ConfigurationError);
+  const StripedTier tier{{sector, sheet}, {.stripe = Bytes{6144}}};
   CHECK(tier.alignment() == 2048);
   CHECK(tier.addressable() == Addressable::nowhere);
   CHECK(tier.name() == "stripes over host memory and host memory");
@@ -174,7 +174,7 @@ TEST_CASE("a completion ends with its last part, and carries the first error") {
 struct Stubborn : AlignedTier<DeferredTier<HostTier>> {
   using AlignedTier::AlignedTier;
   Extent place(std::size_t bytes) {
-    if (refuses) throw_budget_error("an extent", {bytes}, {0}, "do not");
+    if (refuses) throw_budget_error("an extent", zerospan::Bytes{bytes}, zerospan::Bytes{0}, "do not");
     return AlignedTier::place(bytes);
   }
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
@@ -208,10 +208,10 @@ TEST_CASE("whoever refuses, nothing is lost") {
   const Allocation other = rig.arenas[1]->allocate(32_KiB, "something else");
   const auto is_as_before = [&](Bytes first, Bytes second) {
     CHECK_NOTHROW(rig.hosts[0]->reserve(first, "all that is left"));
-    CHECK_THROWS_AS(rig.hosts[0]->reserve({1}, "more"), BudgetError);
+    CHECK_THROWS_AS(rig.hosts[0]->reserve(Bytes{1}, "more"), BudgetError);
     rig.hosts[0]->cancel(first);
     CHECK_NOTHROW(rig.hosts[1]->reserve(second, "all that is left"));
-    CHECK_THROWS_AS(rig.hosts[1]->reserve({1}, "more"), BudgetError);
+    CHECK_THROWS_AS(rig.hosts[1]->reserve(Bytes{1}, "more"), BudgetError);
     rig.hosts[1]->cancel(second);
   };
   is_as_before(64_KiB, 32_KiB);
@@ -248,8 +248,8 @@ TEST_CASE("a tier that refuses to place what was reserved undoes the others' par
   CHECK(tier.counters().used == 0_KiB);
   CHECK(tier.counters().peak == 0_KiB);
   CHECK(arenas[0].used() == 0_KiB);
-  CHECK_THROWS_AS(first.reserve({(32_KiB).count + 1}, "what is set aside"), BudgetError);
-  CHECK_THROWS_AS(second.reserve({(32_KiB).count + 1}, "what is set aside"), BudgetError);
+  CHECK_THROWS_AS(first.reserve(Bytes{(32_KiB).count + 1}, "what is set aside"), BudgetError);
+  CHECK_THROWS_AS(second.reserve(Bytes{(32_KiB).count + 1}, "what is set aside"), BudgetError);
   stubborn.refuses = false;
   CHECK(tier.place((64_KiB).count).offset == 0);
   tier.reserve(64_KiB, "the rest");
@@ -265,10 +265,10 @@ TEST_CASE("accounts stay exact over random use") {
     const auto choice = random() % 4;
     try {
       if (choice == 0) {
-        rig.tier->reserve({bytes}, "something");
+        rig.tier->reserve(Bytes{bytes}, "something");
         outstanding += bytes;
       } else if (choice == 1) {
-        rig.tier->cancel({bytes});
+        rig.tier->cancel(Bytes{bytes});
         outstanding -= std::min(outstanding, bytes);
       } else if (choice == 2) {
         extents.push_back(rig.tier->place(bytes));
@@ -287,7 +287,7 @@ TEST_CASE("accounts stay exact over random use") {
     REQUIRE(rig.tier->counters().used.count == used);
     REQUIRE(below == used);
   }
-  rig.tier->cancel({outstanding});
+  rig.tier->cancel(Bytes{outstanding});
   for (const Extent& extent : extents) rig.tier->remove(extent);
   for (const auto& host : rig.hosts) CHECK_NOTHROW(host->reserve(1_MiB, "everything"));
 }

@@ -103,12 +103,12 @@ std::vector<float> values_of(const Tensor& tensor) {
 template <class Rank>
 void run_alone(Rank rank) {
   zerospan::ThreadedIoEngine io;
-  zerospan_test::Memory memory{io, {std::size_t{8} << 20}, {std::size_t{8} << 20}};
+  zerospan_test::Memory memory{io, zerospan::Bytes{8 << 20}, zerospan::Bytes{8 << 20}};
   zerospan::SelfCommunicator self;
   using zerospan_test::Place;
   zerospan::ZeroEngine engine{zerospan::Stage3{}, self,
                               memory.device,      memory.placement(Place::nvme, Place::host, Place::nvme),
-                              zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = {0}}};
+                              zerospan::AdamW{},  zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}}};
   rank(engine);
 }
 

@@ -131,7 +131,7 @@ TEST_CASE("memory tiers take their share of the device's arenas") {
   // What others hold in the arena is not there to be reserved.
   const zerospan::Allocation other = device.host_memory().allocate(20_KiB, "something else");
   CHECK_THROWS_AS(on_host.reserve(12_KiB, "too much"), BudgetError);
-  on_host.reserve({(12_KiB).count - 500}, "what is left");
+  on_host.reserve(Bytes{(12_KiB).count - 500}, "what is left");
   on_device.remove(extent);
   CHECK(device.memory().used() == Bytes{0});
 }
@@ -181,7 +181,7 @@ TEST_CASE("an arena file is unnamed however it is made, and grows by allocated b
     file.grow(64 * page, "a test");
     file.grow(page, "less than there is");
     CHECK(file.size() == 64 * page);
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::fstat(file.descriptor(), &status) == 0);
     CHECK(status.st_size == 64 * page);
     CHECK(status.st_blocks * 512 >= 64 * static_cast<long>(page));
@@ -216,8 +216,8 @@ TEST_CASE("a directory that is not there is an IoError that names it") {
 TEST_CASE("a block that is no multiple of the alignment is refused") {
   const ScratchDirectory directory;
   ThreadedIoEngine engine;
-  CHECK_THROWS_AS((NvmeTier{engine, {.directory = directory.path(), .block = {0}}}), ConfigurationError);
-  CHECK_THROWS_AS((NvmeTier{engine, {.directory = directory.path(), .block = {100}}}), ConfigurationError);
+  CHECK_THROWS_AS((NvmeTier{engine, {.directory = directory.path(), .block = Bytes{0}}}), ConfigurationError);
+  CHECK_THROWS_AS((NvmeTier{engine, {.directory = directory.path(), .block = Bytes{100}}}), ConfigurationError);
 }
 
 TEST_CASE("misaligned transfers are refused at once") {
@@ -277,9 +277,9 @@ TEST_CASE("an allocation that fails leaves the tier as it was") {
     CHECK(io_error_of([&] { rig.tier.reserve(64_KiB, "more"); }).code().value() == EFBIG);
     CHECK(io_error_of([&] { rig.tier.place(17 * page); }).code().value() == EFBIG);
     CHECK(rig.tier.counters().peak == Bytes{0});
-    rig.tier.reserve({14 * page}, "exactly as much");
+    rig.tier.reserve(Bytes{14 * page}, "exactly as much");
   }
-  rig.tier.reserve({capacity.count - 16 * page}, "the rest");
+  rig.tier.reserve(Bytes{capacity.count - 16 * page}, "the rest");
   CHECK(rig.tier.place(capacity.count).bytes == capacity.count);
 }
 
@@ -336,13 +336,13 @@ TEST_CASE("a file system without fallocate is filled with zeros, one without O_D
     ThreadedIoEngine engine;
     NvmeTier tier{engine, {.directory = directory, .block = 8_KiB}};
     CHECK(tier.alignment() == page);
-    tier.reserve({(1_MiB).count + page}, "more than one chunk");
+    tier.reserve(Bytes{(1_MiB).count + page}, "more than one chunk");
     check_round_trip(tier, (1_MiB).count + page);
     ArenaFile file{directory};
     CHECK(!file.is_direct());
     CHECK(::fallocate(file.descriptor(), 0, 0, page) == -1);
     file.grow(64 * page, "a test");
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::fstat(file.descriptor(), &status) == 0);
     CHECK(status.st_size == 64 * page);
   });
@@ -394,7 +394,7 @@ class FaultRun {
   std::optional<Tier> tier{
       std::in_place, faulty,
       zerospan::NvmeTierOptions{
-          .directory = directory.path(), .block = {8 * page}, .drain_timeout = std::chrono::milliseconds{0}}};
+          .directory = directory.path(), .block = Bytes{8 * page}, .drain_timeout = std::chrono::milliseconds{0}}};
   std::vector<Completion> completions;
 
  private:
@@ -598,7 +598,7 @@ struct ThrowingEngine {
 TEST_CASE("an engine that throws fails the completion") {
   const ScratchDirectory directory;
   ThrowingEngine engine;
-  NvmeTier tier{engine, {.directory = directory.path(), .block = {page}}};
+  NvmeTier tier{engine, {.directory = directory.path(), .block = Bytes{page}}};
   const Extent extent = tier.place(4 * page);
   const AlignedBuffer buffer{4 * page};
   const Completion completion = tier.read(extent, 0, buffer.data(), buffer.size());

@@ -244,7 +244,7 @@ TEST_CASE("working memory is that of one tile, or of one tile's gradient, and of
     const std::size_t tile_bytes = matrix_bytes / (tiles.outputs * tiles.inputs);
     for (const std::size_t prefetch : {std::size_t{0}, tile_bytes, 3 * tile_bytes}) {
       const std::size_t predicted = tile_bytes + std::min(prefetch, matrix_bytes);
-      Rig rig{{.prefetch = {prefetch}}, {predicted}};
+      Rig rig{{.prefetch = Bytes{prefetch}}, {predicted}};
       const Layer layer{*rig.engine, "layer", extents, tiles};
       for (int step = 0; step < 3; ++step) train_layer(*rig.engine, layer, extents);
       CAPTURE(prefetch);
@@ -259,7 +259,7 @@ TEST_CASE("with several micro-batches and ranks, a tile's sum over ranks lies be
   for (const std::size_t tiles : {1U, 4U, 8U}) {
     const std::size_t tile_bytes = 4 * extents.outputs * extents.inputs / tiles;
     const auto peaks = zerospan::run_ranks(2, [&](ThreadCommunicator communicator) {
-      Rig<ThreadCommunicator> rig{{.micro_batches = 2, .prefetch = {0}}, 16_MiB, std::move(communicator)};
+      Rig<ThreadCommunicator> rig{{.micro_batches = 2, .prefetch = Bytes{0}}, 16_MiB, std::move(communicator)};
       const Layer layer{*rig.engine, "layer", extents, {.outputs = tiles}};
       const Matrix x = noise(1, extents.inputs, 0, 0);
       for (int micro_batch = 0; micro_batch < 2; ++micro_batch) layer.backward(x, layer.forward(x));

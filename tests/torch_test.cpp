@@ -75,7 +75,7 @@ TEST_CASE("a tensor that is bound gives up the memory that it owned") {
 
 /// An engine with one parameter of 4 x 4 ones.
 struct Model {
-  zerospan::HostDevice device{{.device_budget = {1 << 20}, .host_budget = {1 << 20}}};
+  zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostTier host{device};
   zerospan::SelfCommunicator self;
   zerospan::ZeroEngine<zerospan::Stage3, zerospan::SelfCommunicator, zerospan::HostDevice, zerospan::AdamW> engine{
@@ -84,7 +84,7 @@ struct Model {
       device,
       zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
       zerospan::AdamW{},
-      zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 18}}};
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
   zerospan::PartitionedParameter<at::Tensor> weight{
       engine, "weight", {4, 4}, ElementType::float32, zerospan::init::ones()};
 };

@@ -51,7 +51,7 @@ struct Fixture {
 
 TEST_CASE("the capacity is what whole units fit into") {
   Arena arena = make_arena(1000);
-  const WorkingMemory memory{arena.allocate_working({1000})};
+  const WorkingMemory memory{arena.allocate_working(Bytes{1000})};
   CHECK(memory.capacity() == 960);
   CHECK(memory.largest_free() == 960);
   CHECK(memory.data(unit) == memory.data(0) + unit);
@@ -62,8 +62,8 @@ TEST_CASE("the capacity is what whole units fit into") {
 
 TEST_CASE("there may be none") {
   Arena arena = make_arena(4096);
-  const auto all = arena.allocate({4096}, "all");
-  const WorkingMemory memory{arena.allocate_working({4096})};
+  const auto all = arena.allocate(Bytes{4096}, "all");
+  const WorkingMemory memory{arena.allocate_working(Bytes{4096})};
   CHECK(memory.capacity() == 0);
   CHECK(memory.largest_free() == 0);
   CHECK_FALSE(memory.find(unit));

@@ -166,8 +166,8 @@ void adamw(Table& table, const char* name, ElementType type, std::size_t runs) {
 void addition(Table& table, const char* name, ElementType type, ElementType source_type, zerospan::Addition kind) {
   const Array target{type, elements};
   const Array source{source_type, elements};
-  const Array digits{ElementType::float32, 2 * zerospan::detail::ExactSum::digit_count};
-  fill_zero(table.stream(), digits.data(), zerospan::detail::ExactSum::digit_count * sizeof(std::int64_t));
+  const Array limbs{ElementType::float32, 2 * zerospan::detail::ExactSum::limb_count};
+  fill_zero(table.stream(), limbs.data(), zerospan::detail::ExactSum::limb_count * sizeof(std::int64_t));
   const std::size_t passes_of_target = kind == zerospan::Addition::add ? 2 : 1;
   const std::size_t bytes = elements * (passes_of_target * element_bytes(type) + element_bytes(source_type));
   table.line(name, bytes, [&] {
@@ -179,7 +179,7 @@ void addition(Table& table, const char* name, ElementType type, ElementType sour
                                   .addition = kind,
                                   .norm_begin = 0,
                                   .norm_end = elements,
-                                  .digits = reinterpret_cast<std::int64_t*>(digits.data())});
+                                  .limbs = reinterpret_cast<std::int64_t*>(limbs.data())});
   });
 }
 

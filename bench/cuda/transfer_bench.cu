@@ -80,9 +80,9 @@ class Copies {
     zerospan::check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream.ref().handle), "a copy");
   }
 
-  CudaDevice device_{CudaRuntime{0}, {.device_budget = {2 * largest}, .host_budget = {2 * largest}}};
-  zerospan::Allocation on_device_ = device_.memory().allocate({2 * largest}, "copies");
-  zerospan::Allocation on_host_ = device_.host_memory().allocate({2 * largest}, "copies");
+  CudaDevice device_{CudaRuntime{0}, {.device_budget = Bytes{2 * largest}, .host_budget = Bytes{2 * largest}}};
+  zerospan::Allocation on_device_ = device_.memory().allocate(Bytes{2 * largest}, "copies");
+  zerospan::Allocation on_host_ = device_.host_memory().allocate(Bytes{2 * largest}, "copies");
   CudaDevice::lanes_type lanes_{device_, {}};
   std::array<zerospan::CudaStreamOwner, 2> streams_{device_.runtime().make_stream(zerospan::StreamPriority::normal),
                                                     device_.runtime().make_stream(zerospan::StreamPriority::normal)};
@@ -144,7 +144,7 @@ std::vector<double> time_gathers() {
                               device,
                               zerospan::Placement{host, host, host},
                               zerospan::Sgd{},
-                              zerospan::EngineOptions{.prefetch = {64_MiB}}};
+                              zerospan::EngineOptions{.prefetch = 64_MiB}};
   std::vector<zerospan::PartitionedParameter<Tensor>> weights;
   weights.reserve(layers);
   for (std::size_t i = 0; i < layers; ++i) {

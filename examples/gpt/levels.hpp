@@ -18,7 +18,7 @@ namespace gpt {
 /// The scratch memory is a small part of the device's.
 inline zerospan::QuantizationOptions quantization_of(const Options& options) {
   const Quantization what = options.quantization;
-  zerospan::QuantizationOptions result{.scratch = {options.device_budget / 16}};
+  zerospan::QuantizationOptions result{.scratch = zerospan::Bytes{options.device_budget / 16}};
   if (what != Quantization::reduce) result.gather = zerospan::QuantizedType::int8;
   if (what != Quantization::gather) result.reduce = zerospan::QuantizedType::int4;
   return result;

@@ -94,7 +94,7 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
           .max_gradient_norm = options.clip,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
-          .prefetch = {options.prefetch_bytes},
+          .prefetch = zerospan::Bytes{options.prefetch_bytes},
           .timeout = timeout_of(options),
           .timeline = &job.timeline};
 }

@@ -42,7 +42,8 @@ class RankStorage {
   template <class... Arguments>
   RankStorage(const Options& options, int rank, zerospan::Timeline& timeline, Arguments&&... device)
       : device_{std::forward<Arguments>(device)...,
-                {.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
+                {.device_budget = zerospan::Bytes{options.device_budget},
+                 .host_budget = zerospan::Bytes{options.host_budget}}},
         on_device_{device_},
         on_host_{device_} {
     const bool has_checkpoints = options.checkpoint_every > 0;
@@ -108,9 +109,9 @@ class RankStorage {
     const std::size_t rounded = zerospan::round_up(bytes, zerospan::Arena::alignment);
     const std::size_t count = (options.model.layers + options.checkpoint_every - 1) / options.checkpoint_every;
     checkpoints_.emplace(device_, tier(options.activations),
-                         zerospan::ActivationOptions{.bytes = {count * rounded},
-                                                     .device_bytes = {2 * rounded},
-                                                     .staging = {2 * rounded},
+                         zerospan::ActivationOptions{.bytes = zerospan::Bytes{count * rounded},
+                                                     .device_bytes = zerospan::Bytes{2 * rounded},
+                                                     .staging = zerospan::Bytes{2 * rounded},
                                                      .rank = zerospan::Rank{options.ranks + rank},
                                                      .timeline = &timeline});
   }

@@ -48,7 +48,8 @@ inline void cap_memory(std::uint64_t bytes) {
 class RankMemory {
  public:
   explicit RankMemory(const Options& options)
-      : device_{{.device_budget = {options.device_budget}, .host_budget = {options.host_budget}}},
+      : device_{{.device_budget = zerospan::Bytes{options.device_budget},
+                 .host_budget = zerospan::Bytes{options.host_budget}}},
         on_device_{device_},
         on_host_{device_},
         on_disk_{io_, {.directory = options.nvme_path.string()}} {}

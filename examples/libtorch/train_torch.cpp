@@ -85,9 +85,12 @@ void train_wrapped(const Options& options, const gpt::Text& text, const zerospan
   zerospan::run_ranks(options.ranks, [&](zerospan::ThreadCommunicator communicator) {
     torch::set_num_threads(options.threads);
     RankMemory memory{options};
-    zerospan::ZeroEngine engine{
-        zerospan::Stage3{},        communicator, memory.device(),
-        memory.placement(options), adamw,        zerospan::EngineOptions{.prefetch = {options.prefetch_bytes}}};
+    zerospan::ZeroEngine engine{zerospan::Stage3{},
+                                communicator,
+                                memory.device(),
+                                memory.placement(options),
+                                adamw,
+                                zerospan::EngineOptions{.prefetch = zerospan::Bytes{options.prefetch_bytes}}};
     torch::nn::Sequential model{nullptr};
     {
       const std::scoped_lock lock{building};

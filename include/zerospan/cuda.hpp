@@ -9,7 +9,14 @@
 #include <zerospan/kernels/cuda_convert.hpp>
 #include <zerospan/kernels/cuda_gradient_operations.hpp>
 #include <zerospan/kernels/cuda_rank_order_sum.hpp>
+#include <zerospan/kernels/stream_kernels.hpp>
 #include <zerospan/optimizer/cuda_adamw.hpp>
 #include <zerospan/optimizer/cuda_lion.hpp>
 #include <zerospan/optimizer/cuda_sgd.hpp>
 #include <zerospan/zerospan.hpp>
+
+namespace zerospan::inline v0 {
+
+static_assert(StreamKernels<CudaStream> && SumsRanks<CudaStream> && QuantizesBlocks<CudaStream>);
+
+}  // namespace zerospan::inline v0

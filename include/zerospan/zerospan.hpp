@@ -25,6 +25,7 @@
 #include <zerospan/optimizer/lion.hpp>
 #include <zerospan/optimizer/sgd.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/tier/cached_tier.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>

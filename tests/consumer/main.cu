@@ -13,7 +13,7 @@ int main() {
     return 0;
   }
   const zerospan::CudaRuntime runtime{0};
-  const auto memory = runtime.allocate_device({8192});
+  const auto memory = runtime.allocate_device(zerospan::Bytes{8192});
   const auto owner = runtime.make_stream(zerospan::StreamPriority::normal);
   const zerospan::CudaStream stream = owner.ref();
   zerospan::fill_zero(stream, memory.get(), 4096);

@@ -229,15 +229,15 @@ void check_many_updates(Machine& machine, const O& optimizer) {
   machine.release();
 }
 
-using Digits = std::array<std::int64_t, ExactSum::digit_count>;
+using Limbs = std::array<std::int64_t, ExactSum::limb_count>;
 
-/// The sum that digits represent has one representation alone.
-inline Digits carried(const Bits& raw) {
+/// The sum that limbs represent has one representation alone.
+inline Limbs carried(const Bits& raw) {
   ExactSum sum;
-  const auto digits = sum.digits();
-  std::copy(raw.begin(), raw.end(), reinterpret_cast<std::byte*>(digits.data()));
-  Digits result{};
-  std::ranges::copy(sum.digits(), result.begin());
+  const auto limbs = sum.limbs();
+  std::copy(raw.begin(), raw.end(), reinterpret_cast<std::byte*>(limbs.data()));
+  Limbs result{};
+  std::ranges::copy(sum.limbs(), result.begin());
   return result;
 }
 
@@ -246,25 +246,25 @@ void check_addition(Machine& machine, GradientAddition what, std::pair<std::size
   const std::size_t n = what.elements;
   Bits target = elements(what.type, n, values, n);
   const Bits source = elements(what.source_type, n, values, n + 1);
-  Bits digits(sizeof(Digits));
-  for (std::size_t k = 0; k < ExactSum::digit_count - 1; ++k) digits[k * sizeof(std::int64_t)] = std::byte{5};
+  Bits limbs(sizeof(Limbs));
+  for (std::size_t k = 0; k < ExactSum::limb_count - 1; ++k) limbs[k * sizeof(std::int64_t)] = std::byte{5};
   const Array<Machine> on_target{machine, what.type, target, shift.first};
   const Array<Machine> on_source{machine, what.source_type, source, shift.second};
-  const Array<Machine> on_digits{machine, ElementType::float32, digits, 0};
+  const Array<Machine> on_limbs{machine, ElementType::float32, limbs, 0};
 
   what.target = target.data();
   what.source = source.data();
-  what.digits = reinterpret_cast<std::int64_t*>(digits.data());
+  what.limbs = reinterpret_cast<std::int64_t*>(limbs.data());
   add_gradient(zerospan::calling_thread, what);
   what.target = on_target.data();
   what.source = on_source.data();
-  what.digits = reinterpret_cast<std::int64_t*>(on_digits.data());
+  what.limbs = reinterpret_cast<std::int64_t*>(on_limbs.data());
   machine.add_gradient(what);
 
   const bool is_copied = what.addition == Addition::replace && what.type == what.source_type;
   CHECK((is_copied ? on_target.read() == target : same_elements(what.type, on_target.read(), target)));
   CHECK(on_source.read() == source);
-  CHECK(carried(on_digits.read()) == carried(digits));
+  CHECK(carried(on_limbs.read()) == carried(limbs));
   machine.release();
 }
 
@@ -298,7 +298,7 @@ void check_additions(Machine& machine) {
                                 .addition = addition,
                                 .norm_begin = begin,
                                 .norm_end = end,
-                                .digits = nullptr},
+                                .limbs = nullptr},
                                shift, values);
               }
             }

@@ -111,9 +111,9 @@ class HostMachine {
       for (std::size_t first = 0; first < what.elements; first += device::WarpChunk::pair_elements) {
         const Pair pair{what, first};
         if (Pair::access(what) == device::Access::vector && pair.is_whole()) {
-          add_pair<Pair, Pair::width>(pair, what.digits);
+          add_pair<Pair, Pair::width>(pair, what.limbs);
         } else {
-          add_pair<Pair, 1>(pair, what.digits);
+          add_pair<Pair, 1>(pair, what.limbs);
         }
       }
     });
@@ -149,7 +149,7 @@ class HostMachine {
 
   /// The threads of a warp in turn, as far as each point where they meet.
   template <class Pair, std::size_t Width>
-  static void add_pair(const Pair& pair, std::int64_t* digits) {
+  static void add_pair(const Pair& pair, std::int64_t* limbs) {
     const auto chunk = std::make_unique<Chunk>();
     std::array<double, Chunk::threads> sums{};
     for (std::size_t c = 0; c < Chunk::count; ++c) {
@@ -168,7 +168,7 @@ class HostMachine {
     }
     for (std::size_t thread = 0; thread < Chunk::threads; thread += Chunk::lanes) {
       const ExactSum::Parts parts = ExactSum::parts(sums[thread]);
-      for (std::size_t i = 0; i < parts.count; ++i) digits[parts.first + i] += parts.values[i];
+      for (std::size_t i = 0; i < parts.count; ++i) limbs[parts.first + i] += parts.values[i];
     }
   }
 

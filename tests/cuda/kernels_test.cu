@@ -189,7 +189,7 @@ TEST_CASE("long arrays") {
                   .addition = Addition::add,
                   .norm_begin = 0,
                   .norm_end = n,
-                  .digits = nullptr},
+                  .limbs = nullptr},
                  aligned, Values::moderate);
   check_sum(gpu, ElementType::bfloat16, ElementType::bfloat16, n, 2, aligned, Values::moderate);
   Shard<Gpu> shard{gpu, 2, ElementType::bfloat16, ElementType::bfloat16, n, aligned, Values::moderate, 1};

@@ -12,7 +12,6 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/kernels/block_quantization.hpp>
-#include <zerospan/kernels/quantized_block.hpp>
 
 #include "kernel_arrays.hpp"
 

@@ -64,7 +64,7 @@ void train(zerospan::MpiCommunicator& communicator, std::string_view where) {
                               memory.device,
                               memory.placement(Place::device, Place::host, Place::nvme),
                               DeadlyAdamW{{}, dies && where == "step"},
-                              zerospan::EngineOptions{.persistence_threshold = {0}}};
+                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}}};
   const zerospan_test::ToyModel<float> model{engine};
   const zerospan_test::Route route = zerospan_test::full_route();
   const zerospan_test::Route first_half{route.begin(), route.begin() + 5};

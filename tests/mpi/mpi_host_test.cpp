@@ -152,8 +152,8 @@ TEST_CASE("what is no group of ranks, and options that mean nothing, are refused
   const auto make = [](MPI_Comm host, const MpiOptions& options) { return MpiCommunicator{host, options}; };
   CHECK_THROWS_AS(make(MPI_COMM_NULL, {}), ConfigurationError);
   CHECK_THROWS_AS(make(MPI_COMM_WORLD, {.timeout = std::chrono::milliseconds{0}}), ConfigurationError);
-  CHECK_THROWS_AS(make(MPI_COMM_WORLD, {.largest_message = {0}}), ConfigurationError);
-  CHECK_THROWS_AS(make(MPI_COMM_WORLD, {.largest_message = {std::size_t{1} << 31}}), ConfigurationError);
+  CHECK_THROWS_AS(make(MPI_COMM_WORLD, {.largest_message = zerospan::Bytes{0}}), ConfigurationError);
+  CHECK_THROWS_AS(make(MPI_COMM_WORLD, {.largest_message = zerospan::Bytes{std::size_t{1} << 31}}), ConfigurationError);
 
   MPI_Comm half = MPI_COMM_NULL;
   MPI_Comm between = MPI_COMM_NULL;
@@ -167,8 +167,9 @@ TEST_CASE("what is no group of ranks, and options that mean nothing, are refused
 }
 
 TEST_CASE("options that differ between ranks are found at once") {
-  const MpiOptions options{.timeout = std::chrono::seconds{60},
-                           .scratch = {process_rank() == 1 ? std::size_t{1} << 20 : std::size_t{2} << 20}};
+  const MpiOptions options{
+      .timeout = std::chrono::seconds{60},
+      .scratch = zerospan::Bytes{process_rank() == 1 ? std::size_t{1} << 20 : std::size_t{2} << 20}};
   CHECK_THROWS_AS((MpiCommunicator{MPI_COMM_WORLD, options}), zerospan::DivergenceError);
 }
 

@@ -70,10 +70,10 @@ TEST_CASE("16-bit parameters on disk, micro-batches, a tight budget and owners t
                   .gradients = Place::host,
                   .optimizer = Place::nvme,
                   .budget = zerospan_test::Budget::tight,
-                  .persistence_threshold = {0}};
+                  .persistence_threshold = zerospan::Bytes{0}};
   c.training.micro_batches = 2;
   check_law1(c);
-  c.partition = zerospan::PartitionStrategy::owners;
+  c.partition = zerospan::Owners{};
   c.type = zerospan::ElementType::float16;
   check_law1(c);
 }
@@ -82,7 +82,7 @@ TEST_CASE("processes in groups, with copies in each, train to the bits of thread
   Configuration c{.type = zerospan::ElementType::bfloat16,
                   .parameters = Place::nvme,
                   .optimizer = Place::host,
-                  .persistence_threshold = {0},
+                  .persistence_threshold = zerospan::Bytes{0},
                   .group_copies = Place::host};
   c.training.ranks = process_count();
   const TrainingResult on_threads = zerospan_test::join_results(zerospan::run_ranks(

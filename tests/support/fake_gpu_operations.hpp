@@ -10,7 +10,6 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/kernels/block_quantization.hpp>
 #include <zerospan/kernels/gradient_operations.hpp>
-#include <zerospan/kernels/quantized_block.hpp>
 #include <zerospan/kernels/rank_order_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
@@ -46,7 +45,7 @@ inline void narrow(FakeStream& stream, const float* source, zerospan::ElementTyp
 inline void add_gradient(FakeStream& stream, zerospan::GradientAddition addition) {
   addition.target = stream.gpu().at(addition.target);
   addition.source = stream.gpu().at(addition.source);
-  addition.digits = stream.gpu().at(addition.digits);
+  addition.limbs = stream.gpu().at(addition.limbs);
   stream.enqueue([addition] { zerospan::add_gradient(zerospan::calling_thread, addition); });
 }
 

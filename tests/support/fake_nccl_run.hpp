@@ -27,8 +27,8 @@ inline constexpr zerospan::NcclOptions patient{.timeout = std::chrono::minutes{1
 
 /// One rank's GPU and tiers. It outlives communicators and engines, and may have others later.
 struct FakeNode {
-  static constexpr zerospan::StreamDeviceOptions roomy{.device_budget = {std::size_t{64} << 20},
-                                                       .host_budget = {std::size_t{64} << 20}};
+  static constexpr zerospan::StreamDeviceOptions roomy{.device_budget = zerospan::Bytes{std::size_t{64} << 20},
+                                                       .host_budget = zerospan::Bytes{std::size_t{64} << 20}};
 
   explicit FakeNode(const zerospan::StreamDeviceOptions& budgets = roomy)
       : memory{io, [&] {

@@ -152,7 +152,8 @@ struct Roomy {
 /// Many rounds, many messages.
 struct Tight {
   static zerospan::MpiOptions options() {
-    return {.timeout = std::chrono::seconds{60}, .scratch = {0}, .largest_message = {4096}};
+    return {
+        .timeout = std::chrono::seconds{60}, .scratch = zerospan::Bytes{0}, .largest_message = zerospan::Bytes{4096}};
   }
 };
 

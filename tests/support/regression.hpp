@@ -44,15 +44,17 @@ template <zerospan::Element E, zerospan::HostTensor Matrix, zerospan::HostTensor
 std::vector<float> train_regression(At at) {
   constexpr std::size_t rows = regression_rows;
   constexpr std::size_t columns = regression_columns;
-  zerospan::HostDevice device{{.device_budget = {std::size_t{4} << 20}, .host_budget = {std::size_t{4} << 20}}};
+  zerospan::HostDevice device{
+      {.device_budget = zerospan::Bytes{std::size_t{4} << 20}, .host_budget = zerospan::Bytes{std::size_t{4} << 20}}};
   zerospan::HostTier host{device};
   zerospan::SelfCommunicator self;
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              self,
-                              device,
-                              zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
-                              zerospan::AdamW{.learning_rate = 0.05F},
-                              zerospan::EngineOptions{.persistence_threshold = {0}, .staging = {1 << 20}}};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{},
+      self,
+      device,
+      zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
+      zerospan::AdamW{.learning_rate = 0.05F},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 20}}};
   const auto declare = [&]<class T>(const char* name, zerospan::Shape shape) {
     if constexpr (zerospan::TypedTensor<T>) {
       return zerospan::PartitionedParameter<T>{engine, name, shape, zerospan::init::normal(1.0F)};

@@ -32,7 +32,8 @@ std::uint64_t train_three_weights(Stage stage, Communicator& communicator, zeros
       device,
       placement,
       zerospan::AdamW{},
-      zerospan::EngineOptions{.micro_batches = 2, .persistence_threshold = {0}, .timeout = options.timeout}};
+      zerospan::EngineOptions{
+          .micro_batches = 2, .persistence_threshold = zerospan::Bytes{0}, .timeout = options.timeout}};
   std::vector<Parameter> weights;
   for (const std::size_t size : {1000U, 5000U, 3000U}) {
     weights.emplace_back(engine, std::string{"w"} + std::to_string(size), zerospan::Shape{size},

@@ -200,7 +200,7 @@ TEST_CASE_TEMPLATE_DEFINE("extents keep what is written, and are counted exactly
 TEST_CASE_TEMPLATE_DEFINE("what was reserved can be placed", Rig, reservation) {
   Rig rig;
   rig.tier.reserve(100_KiB, "two extents");
-  rig.tier.reserve({capacity.count - (100_KiB).count}, "the rest");
+  rig.tier.reserve(Bytes{capacity.count - (100_KiB).count}, "the rest");
   CHECK(rig.tier.counters().used == 0_KiB);
   const Extent first = rig.tier.place((60_KiB).count);
   const Extent second = rig.tier.place((40_KiB).count);
@@ -236,7 +236,7 @@ TEST_CASE_TEMPLATE_DEFINE("what was reserved can be placed", Rig, reservation) {
 TEST_CASE_TEMPLATE_DEFINE("requests that can never fit are refused and change nothing", Rig, refusal) {
   Rig rig;
   constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
-  CHECK_THROWS_AS(rig.tier.reserve({everything}, "everything"), BudgetError);
+  CHECK_THROWS_AS(rig.tier.reserve(Bytes{everything}, "everything"), BudgetError);
   CHECK_THROWS_AS(rig.tier.place(everything), BudgetError);
   CHECK_THROWS_AS(rig.tier.place(capacity.count + 1), BudgetError);
   CHECK(rig.tier.counters().peak == 0_KiB);
@@ -279,7 +279,7 @@ TEST_CASE_TEMPLATE_DEFINE("misuse is refused at once", Rig, misuse) {
 
 TEST_CASE_TEMPLATE_DEFINE("nothing takes nothing", Rig, nothing) {
   Rig rig;
-  rig.tier.reserve({0}, "nothing");
+  rig.tier.reserve(Bytes{0}, "nothing");
   const Extent empty = rig.tier.place(0);
   const Extent first = rig.tier.place(page);
   CHECK(empty.bytes == 0);

@@ -74,7 +74,7 @@ Configuration configuration_of(const Choice& choice) {
   c.training.max_gradient_norm = choice[8] == 0 ? std::numeric_limits<float>::infinity() : 1.0F;
   c.training.ranks = static_cast<int>(choice[9]) + 1;
   c.persistence_threshold = choice[10] == 0 ? zerospan::Bytes{0} : zerospan::EngineOptions{}.persistence_threshold;
-  c.partition = choice[11] == 0 ? zerospan::PartitionStrategy::slices : zerospan::PartitionStrategy::owners;
+  c.partition = choice[11] == 0 ? zerospan::AnyPartitioner{zerospan::Slices{}} : zerospan::Owners{};
   c.disk = std::array{Disk::plain, Disk::striped, Disk::cached, Disk::checked}[choice[disk_dimension]];
   c.typing = choice[typing_dimension] == 0 ? Typing::compile_time : Typing::run_time;
   return c;

@@ -44,8 +44,8 @@ class Count {
     if (c_.disk == Disk::cached) host_ += DiskStack<zerospan::ThreadedIoEngine>::cache.count;
   }
 
-  zerospan::Bytes device() const { return {device_}; }
-  zerospan::Bytes host() const { return {host_}; }
+  zerospan::Bytes device() const { return zerospan::Bytes{device_}; }
+  zerospan::Bytes host() const { return zerospan::Bytes{host_}; }
 
  private:
   static constexpr std::size_t page = 4096;
@@ -63,11 +63,7 @@ class Count {
   }
 
   zerospan::Partition partition(const Layer& layer) {
-    const bool has_owner = c_.partition == zerospan::PartitionStrategy::owners && c_.training.ranks > 1;
-    if (!has_owner || is_replicated(layer)) return zerospan::BandwidthPartitioner{shards()}.slice(layer.elements);
-    const zerospan::Partition dealt = owners_.deal(layer.elements);
-    owners_.keep(dealt);
-    return dealt;
+    return (is_replicated(layer) ? replica_cutter_ : cutter_).cut(layer.name, layer.elements);
   }
 
   /// Elements that this rank holds of a layer.
@@ -107,7 +103,8 @@ class Count {
 
   Configuration c_;
   zerospan::Rank rank_;
-  zerospan::OwnerPartitioner owners_{static_cast<std::size_t>(c_.training.ranks)};
+  zerospan::AnyPartitioner::Cutter cutter_ = c_.partition.make(static_cast<std::size_t>(c_.training.ranks));
+  zerospan::AnyPartitioner::Cutter replica_cutter_ = zerospan::AnyPartitioner{zerospan::Slices{}}.make(shards());
   std::vector<zerospan::Partition> partitions_;  // of each layer
   std::size_t device_ = 0;
   std::size_t host_ = 0;
@@ -161,7 +158,7 @@ void MasterHash::operator()(std::string_view name, std::uint64_t first, std::spa
 bool Configuration::is_possible() const {
   const bool has_disk = parameters == Place::nvme || gradients == Place::nvme || optimizer == Place::nvme;
   if (disk != Disk::plain && !has_disk) return false;
-  const bool partitions = parameters != Place::device || partition == zerospan::PartitionStrategy::owners;
+  const bool partitions = parameters != Place::device || partition.is<zerospan::Owners>();
   return (stage == 3 || !partitions) && (stage >= 2 || gradients != Place::nvme);
 }
 
@@ -182,9 +179,7 @@ std::string Configuration::describe() const {
   text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
   text.append(std::to_string(persistence_threshold.count));
   if (group_copies) text.append(", group copies on ").append(to_string(*group_copies));
-  text.append(partition == zerospan::PartitionStrategy::owners ? ", owners" : ", slices")
-      .append(", seed ")
-      .append(std::to_string(training.seed));
+  text.append(", ").append(partition.name()).append(", seed ").append(std::to_string(training.seed));
   return text;
 }
 

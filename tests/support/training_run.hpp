@@ -113,10 +113,12 @@ class DiskStack {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
       const std::vector<zerospan::TierRef> both{disk, *second_};
-      disk_ = striped_.emplace(both, zerospan::StripedTierOptions{.stripe = {std::size_t{8} << 10}, .weights = {2, 1}});
+      disk_ = striped_.emplace(
+          both, zerospan::StripedTierOptions{.stripe = zerospan::Bytes{std::size_t{8} << 10}, .weights = {2, 1}});
     } else if (kind == Disk::cached) {
-      disk_ = cached_.emplace(disk, host_memory,
-                              zerospan::CachedTierOptions{.bytes = cache, .line = {std::size_t{8} << 10}});
+      disk_ =
+          cached_.emplace(disk, host_memory,
+                          zerospan::CachedTierOptions{.bytes = cache, .line = zerospan::Bytes{std::size_t{8} << 10}});
     } else if (kind == Disk::checked) {
 #if defined(ZEROSPAN_HAS_XXHASH)
       disk_ = checked_.emplace(disk, zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
@@ -158,7 +160,7 @@ struct Configuration {
   Typing typing = Typing::compile_time;
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
-  zerospan::PartitionStrategy partition = zerospan::PartitionStrategy::slices;
+  zerospan::AnyPartitioner partition = zerospan::Slices{};
   std::optional<Place> group_copies = std::nullopt;
   std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 

@@ -22,7 +22,7 @@ inline std::shared_ptr<std::byte> allocate_device(std::size_t bytes) {
     static_cast<void>(cudaGetLastError());
     std::size_t free = 0, total = 0;
     zerospan::check_cuda(cudaMemGetInfo(&free, &total), "asking for the free device memory");
-    zerospan::throw_budget_error("the model's activations", {bytes}, {free},
+    zerospan::throw_budget_error("the model's activations", zerospan::Bytes{bytes}, zerospan::Bytes{free},
                                  "lower the batch, checkpoint activations, or lower the device budget");
   }
   zerospan::check_cuda(code, "allocating " + std::to_string(bytes) + " bytes of device memory");

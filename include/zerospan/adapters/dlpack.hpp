@@ -51,6 +51,9 @@ class DlpackTensor {
   DLTensor view_;
 };
 
+/// A lease for reading lends a `const DlpackTensor`. Its elements are not protected: a DLTensor points at them by
+/// `void*` alone. Whoever hands it on where DLPack has flags (DLManagedTensorVersioned, DLPack 1.0) sets
+/// DLPACK_FLAG_BITMASK_READ_ONLY there.
 template <>
 struct TensorTraits<DlpackTensor> {
   static DlpackTensor unbound(const Shape& shape, ElementType type) { return {shape, type}; }

@@ -51,6 +51,9 @@ struct TensorTraits<Eigen::Map<M>> {
 
   static element_type* data(const Eigen::Map<M>& map) { return const_cast<element_type*>(map.data()); }
 
+  /// What a lease for reading lends.
+  static Eigen::Map<const M> constant(const Eigen::Map<M>& map) { return {map.data(), map.rows(), map.cols()}; }
+
  private:
   static Eigen::Map<M> mapped(element_type* data, std::size_t rows, std::size_t columns) {
     check("rows", M::RowsAtCompileTime, rows);
@@ -65,6 +68,6 @@ struct TensorTraits<Eigen::Map<M>> {
   }
 };
 
-static_assert(TypedTensor<Eigen::Map<Eigen::VectorXf>>);
+static_assert(TypedTensor<Eigen::Map<Eigen::VectorXf>> && ReadOnlyTensor<Eigen::Map<Eigen::VectorXf>>);
 
 }  // namespace zerospan::inline v0

@@ -26,6 +26,9 @@ constexpr at::ScalarType torch_type(ElementType type) noexcept {
 /// An unbound tensor keeps its sizes and type, and is on the meta device, with a storage of 0 bytes: a use beside
 /// tensors in CPU memory throws, at the latest where a number is looked at, and reads nothing. Views that outlive a
 /// lease share that empty storage.
+///
+/// A lease for reading lends a `const at::Tensor`. Its elements are not protected: in-place operations of a constant
+/// tensor compile, and write to the lease's memory.
 template <>
 struct TensorTraits<at::Tensor> {
   static at::Tensor unbound(const Shape& shape, ElementType type) {

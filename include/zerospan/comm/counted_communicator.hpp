@@ -30,7 +30,7 @@ class CountedCommunicator : public detail::ForwardingCommunicator<C> {
   CountedCommunicator duplicate() { return {this->communicator_.duplicate(), received_}; }
 
   /// By this rank, over this communicator and its duplicates; operands alone.
-  Bytes received() const noexcept { return {*received_}; }
+  Bytes received() const noexcept { return Bytes{*received_}; }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) {
     count(parts, others());

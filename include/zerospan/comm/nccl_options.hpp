@@ -22,7 +22,8 @@ struct NcclOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes{5};
   std::chrono::milliseconds poll = std::chrono::milliseconds{10};  ///< How often a thread looks for errors.
   NcclReductions reductions = NcclReductions::rank_order;
-  Bytes scratch = {std::size_t{32} << 20};  ///< Device memory that sums in rank order pass through; allocated once.
+  Bytes scratch =
+      Bytes{std::size_t{32} << 20};  ///< Device memory that sums in rank order pass through; allocated once.
 };
 
 }  // namespace zerospan::inline v0

@@ -20,8 +20,6 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/kernels/block_quantization.hpp>
-#include <zerospan/kernels/detail/quantization_scratch.hpp>
-#include <zerospan/kernels/quantized_block.hpp>
 
 namespace zerospan::inline v0 {
 

@@ -49,7 +49,7 @@ class BudgetError : public Error {
   Bytes requested() const noexcept { return requested_; }
   Bytes available() const noexcept { return available_; }
   Bytes short_by() const noexcept {
-    return {requested_.count > available_.count ? requested_.count - available_.count : 0};
+    return Bytes{requested_.count > available_.count ? requested_.count - available_.count : 0};
   }
 
  private:

@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <utility>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -29,6 +30,12 @@ namespace zerospan::inline v0 {
 /// };
 /// @endcode
 /// Storage is contiguous and row-major, owned by zerospan, and valid while a lease is held.
+///
+/// One more line makes leases for reading lend a type whose elements cannot be changed, where `const my::Tensor` still
+/// lets them be (it has a `float*`, say):
+/// @code
+///   static my::ConstTensor constant(const my::Tensor& tensor);  // a view of the same storage, or of none
+/// @endcode
 template <class T>
 struct TensorTraits;
 
@@ -65,6 +72,20 @@ concept RuntimeTypedTensor = std::movable<T> && !requires {
 template <class T>
 concept HostTensor = TypedTensor<T> || RuntimeTypedTensor<T>;
 
+/// A tensor type whose trait also names what stands for it where it is only read.
+///
+/// @concept
+/// - `TensorTraits<T>::constant(tensor)` is a view of the storage that `tensor` points at, be it none. It is
+///   move-constructible, does not refer to the object `tensor`, and making one does not throw.
+template <class T>
+concept ReadOnlyTensor = HostTensor<T> && requires(const T& tensor) {
+  { TensorTraits<T>::constant(tensor) } -> std::move_constructible;
+};
+
+/// What stands for a tensor where it is only read.
+template <ReadOnlyTensor T>
+using constant_tensor = decltype(TensorTraits<T>::constant(std::declval<const T&>()));
+
 namespace detail {
 
 template <TypedTensor T>
@@ -87,6 +108,10 @@ consteval bool check_adaptation() {
     static_assert(RuntimeTypedTensor<T>,
                   "zerospan: this TensorTraits lacks unbound(shape, type), bind(tensor, std::byte*) or data(tensor), "
                   "which returns std::byte*; or it lacks an element_type");
+  }
+  if constexpr (requires { &TensorTraits<T>::constant; }) {
+    static_assert(ReadOnlyTensor<T>,
+                  "zerospan: constant(tensor) of this TensorTraits takes a const tensor, and returns a movable view");
   }
   return true;
 }

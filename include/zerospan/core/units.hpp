@@ -9,13 +9,17 @@
 
 namespace zerospan::inline v0 {
 
-/// A count of bytes. Budgets and capacities in public interfaces are `Bytes`, never a bare number.
+/// A count of bytes. Budgets and capacities in public interfaces are `Bytes`, never a bare number: it is made of one by
+/// name alone (`Bytes{64}`, `64_MiB`).
 struct Bytes {
   std::size_t count = 0;
 
+  constexpr Bytes() noexcept = default;
+  constexpr explicit Bytes(std::size_t bytes) noexcept : count{bytes} {}
+
   friend constexpr bool operator==(Bytes, Bytes) = default;
   friend constexpr auto operator<=>(Bytes, Bytes) = default;
-  friend constexpr Bytes operator+(Bytes a, Bytes b) noexcept { return {a.count + b.count}; }
+  friend constexpr Bytes operator+(Bytes a, Bytes b) noexcept { return Bytes{a.count + b.count}; }
 };
 
 /// A rank of a communicator: 0 <= value < world size.
@@ -28,9 +32,9 @@ struct Rank {
 
 inline namespace literals {
 
-constexpr Bytes operator""_KiB(unsigned long long n) noexcept { return {static_cast<std::size_t>(n) << 10}; }
-constexpr Bytes operator""_MiB(unsigned long long n) noexcept { return {static_cast<std::size_t>(n) << 20}; }
-constexpr Bytes operator""_GiB(unsigned long long n) noexcept { return {static_cast<std::size_t>(n) << 30}; }
+constexpr Bytes operator""_KiB(unsigned long long n) noexcept { return Bytes{static_cast<std::size_t>(n) << 10}; }
+constexpr Bytes operator""_MiB(unsigned long long n) noexcept { return Bytes{static_cast<std::size_t>(n) << 20}; }
+constexpr Bytes operator""_GiB(unsigned long long n) noexcept { return Bytes{static_cast<std::size_t>(n) << 30}; }
 
 }  // namespace literals
 

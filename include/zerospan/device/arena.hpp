@@ -88,7 +88,7 @@ class Arena {
     if (bytes.count == 0) return {};
     const auto offset = find(bytes.count);
     if (offset == npos) {
-      throw_budget_error(std::string{what} + " in " + name_, bytes, {largest_free()}, "raise its budget");
+      throw_budget_error(std::string{what} + " in " + name_, bytes, Bytes{largest_free()}, "raise its budget");
     }
     Allocation result = take(offset, bytes.count);
     result.charge(bytes);
@@ -104,9 +104,9 @@ class Arena {
 
   const std::string& name() const noexcept { return name_; }
   std::byte* data() const noexcept { return ranges_->storage.get(); }
-  Bytes capacity() const noexcept { return {ranges_->capacity}; }
-  Bytes used() const noexcept { return {ranges_->used}; }
-  Bytes peak() const noexcept { return {ranges_->peak}; }
+  Bytes capacity() const noexcept { return Bytes{ranges_->capacity}; }
+  Bytes used() const noexcept { return Bytes{ranges_->used}; }
+  Bytes peak() const noexcept { return Bytes{ranges_->peak}; }
 
   /// Bytes of the largest range that could be allocated now.
   std::size_t largest_free() const {

@@ -179,7 +179,7 @@ class CudaRuntime {
     std::size_t free = 0;
     std::size_t total = 0;
     check_cuda(cudaMemGetInfo(&free, &total), "asking for the free device memory");
-    throw_budget_error("the budget of CUDA device " + std::to_string(ordinal_), bytes, {free},
+    throw_budget_error("the budget of CUDA device " + std::to_string(ordinal_), bytes, Bytes{free},
                        "lower the device budget, or free device memory first");
   }
 

@@ -10,6 +10,7 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/optimizer/detail/optimizer_settings.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -30,7 +31,7 @@ struct DynamicLossScale {
   void validate() const {
     const auto require = [](bool sound, const char* name, float value, const char* range) {
       if (!sound)
-        throw_configuration_error(std::string{"loss scale: "} + name + " is " + std::to_string(value) + range);
+        throw_configuration_error(std::string{"loss scale: "} + name + " is " + detail::in_words(value) + range);
     };
     const auto is_power = [](float value) {
       int exponent = 0;

@@ -12,7 +12,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/loss_scale.hpp>
 #include <zerospan/engine/placement.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
+#include <zerospan/partition/partitioner.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -34,7 +34,7 @@ struct EngineOptions {
   std::uint64_t seed = 0;
 
   /// How the parameters that stage 3 partitions are divided among the ranks, their gradients and states with them.
-  PartitionStrategy partition = PartitionStrategy::slices;
+  AnyPartitioner partition = Slices{};
 
   /// Parameters of at most this size stay gathered in device memory; their states are partitioned all the same.
   Bytes persistence_threshold = 32_KiB;

@@ -60,8 +60,8 @@ class ZeroEngine {
   StepOutcome step(const StepOptions& options = {}) { return engine_->step(options); }
 
   /// Begins a pass through the model. Optional: it keeps the traces of training and evaluation apart, so that each is
-  /// prefetched along its own path, and ranks in passes of different kinds are told so. A step begins a training pass by
-  /// itself.
+  /// prefetched along its own path, and ranks in passes of different kinds are told so. A step begins a training pass
+  /// by itself.
   /// @throws LeaseError while leases are held.
   void begin(Pass pass) { engine_->begin(pass); }
 
@@ -121,7 +121,7 @@ class ZeroEngine {
   }
 
   static void check_group_copies(const EngineOptions& options) {
-    if (!Grouped<C> || !S::partitions_parameters || options.partition != PartitionStrategy::slices) {
+    if (!Grouped<C> || !S::partitions_parameters || !options.partition.is<Slices>()) {
       throw_configuration_error(
           "copies of the parameters in groups of ranks need a communicator with groups (GroupedCommunicator), stage 3, "
           "and parameters in slices");

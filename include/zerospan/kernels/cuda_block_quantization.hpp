@@ -20,7 +20,6 @@
 #include <zerospan/kernels/detail/cuda_elements.hpp>
 #include <zerospan/kernels/detail/cuda_launch.hpp>
 #include <zerospan/kernels/detail/cuda_tiles.hpp>
-#include <zerospan/kernels/quantized_block.hpp>
 
 namespace zerospan::inline v0 {
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -37,8 +38,8 @@ struct GradientAddition {
   Addition addition;        ///< What is done.
   std::size_t norm_begin;   ///< A multiple of `block_elements`; counted from `target`.
   std::size_t norm_end;     ///< At most `elements`. The norm is not taken if it is not beyond `norm_begin`.
-  std::int64_t* digits;     ///< `ExactSum::digit_count` digits to which the norm's are added, slot by slot: sums of few
-                            ///< enough, as `ExactSum` has it. Unused without a norm.
+  std::int64_t* limbs;      ///< `ExactSum::limb_count` of them, to which the norm's are added slot by slot: of 2^29
+                            ///< blocks at most before the carries are propagated. Unused without a norm.
 };
 
 namespace detail {
@@ -69,10 +70,10 @@ inline void add_block(const GradientAddition& what, std::size_t first, std::size
 
 }  // namespace detail
 
-/// Adds a gradient to its accumulator, and the squared norm of the result to its digits, block by block: each is
+/// Adds a gradient to its accumulator, and the squared norm of the result to its limbs, block by block: each is
 /// squared while it is in the first-level cache.
 /// @note On the calling thread it is done when it returns; a device's stream type has its own overload.
-inline void add_gradient(StreamRef, const GradientAddition& what) noexcept {
+void add_gradient(std::same_as<StreamRef> auto, const GradientAddition& what) noexcept {
   detail::ExactSum norm;
   detail::for_each_block(what.elements, [&](std::size_t first, std::size_t n) {
     detail::add_block(what, first, n);
@@ -82,8 +83,8 @@ inline void add_gradient(StreamRef, const GradientAddition& what) noexcept {
     }
   });
   if (what.norm_begin >= what.norm_end) return;
-  const std::span<const std::int64_t, detail::ExactSum::digit_count> digits = norm.digits();
-  for (std::size_t k = 0; k < digits.size(); ++k) what.digits[k] += digits[k];
+  const std::span<const std::int64_t, detail::ExactSum::limb_count> limbs = norm.limbs();
+  for (std::size_t k = 0; k < limbs.size(); ++k) what.limbs[k] += limbs[k];
 }
 
 }  // namespace zerospan::inline v0

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -10,6 +11,7 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/stream.hpp>
 #include <zerospan/kernels/convert.hpp>
 
 namespace zerospan::inline v0 {
@@ -71,6 +73,12 @@ inline void rank_order_sum(std::span<const std::byte* const> inputs, ElementType
       detail::sum_in_rank_order<type.value, type.value>(inputs, output, elements);
     }
   });
+}
+
+/// The same, at once, on the stream that is the calling thread. A device's stream type has its own overload.
+void rank_order_sum(std::same_as<StreamRef> auto, std::span<const std::byte* const> inputs, ElementType input_type,
+                    std::byte* output, ElementType output_type, std::size_t elements) noexcept {
+  rank_order_sum(inputs, input_type, output, output_type, elements);
 }
 
 }  // namespace zerospan::inline v0

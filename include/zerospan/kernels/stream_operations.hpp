@@ -3,6 +3,7 @@
 /// overloads.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstring>
 
@@ -14,20 +15,22 @@
 namespace zerospan::inline v0 {
 
 /// @note On the calling thread it is done when it returns; on a device's stream it is enqueued.
-inline void copy_bytes(StreamRef, std::byte* target, const std::byte* source, std::size_t bytes) {
+void copy_bytes(std::same_as<StreamRef> auto, std::byte* target, const std::byte* source, std::size_t bytes) {
   if (target != source) std::memcpy(target, source, bytes);
 }
 
 /// @note As `copy_bytes`.
-inline void fill_zero(StreamRef, std::byte* target, std::size_t bytes) { std::memset(target, 0, bytes); }
+void fill_zero(std::same_as<StreamRef> auto, std::byte* target, std::size_t bytes) { std::memset(target, 0, bytes); }
 
 /// Widens elements, as `to_float`. @note As `copy_bytes`.
-inline void widen(StreamRef, ElementType type, const std::byte* source, float* target, std::size_t elements) {
+void widen(std::same_as<StreamRef> auto, ElementType type, const std::byte* source, float* target,
+           std::size_t elements) {
   to_float(type, source, target, elements);
 }
 
 /// Rounds elements, as `from_float`. @note As `copy_bytes`.
-inline void narrow(StreamRef, const float* source, ElementType type, std::byte* target, std::size_t elements) {
+void narrow(std::same_as<StreamRef> auto, const float* source, ElementType type, std::byte* target,
+            std::size_t elements) {
   from_float(source, type, target, elements);
 }
 

@@ -11,8 +11,7 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/cpu.hpp>
-#include <zerospan/kernels/detail/adamw_kernel.hpp>
-#include <zerospan/kernels/detail/adamw_kernel_avx2.hpp>
+#include <zerospan/optimizer/detail/adamw_kernel.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>

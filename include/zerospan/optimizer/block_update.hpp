@@ -53,8 +53,8 @@ void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = be
 namespace detail {
 
 /// A rule is the arithmetic of an optimizer: `rule(weight, gradient, state...)` returns the new weight, and changes the
-/// `Rule::states` states (here none or one) in place. It is made of the operations of core/arithmetic.hpp, so that no
-/// compiler can contract them: whatever the rule is compiled for, it gives the same bits.
+/// `Rule::states` states (here none or one) in place. It is made of the operations of kernels/detail/arithmetic.hpp, so
+/// that no compiler can contract them: whatever the rule is compiled for, it gives the same bits.
 template <class Rule, class Count>
 [[gnu::always_inline]] inline void apply_rule(const Rule& rule, float* __restrict master, float* __restrict state,
                                               const float* __restrict gradient, Count n) noexcept {

@@ -6,8 +6,8 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/device/cuda_stream.hpp>
-#include <zerospan/kernels/detail/cuda_rule_update.hpp>
 #include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/detail/cuda_rule_update.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0 {

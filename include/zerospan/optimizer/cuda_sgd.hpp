@@ -6,7 +6,7 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/device/cuda_stream.hpp>
-#include <zerospan/kernels/detail/cuda_rule_update.hpp>
+#include <zerospan/optimizer/detail/cuda_rule_update.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/sgd.hpp>
 

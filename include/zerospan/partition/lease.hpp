@@ -13,8 +13,11 @@
 ///
 /// auto gradient = weight.gradient(stream);
 /// engine.step();                                 // wrong: throws LeaseError, a lease is held
-/// gradient.commit();                             // right: it ends the lease, so
+/// gradient.commit();                             // right: it ends the lease (so does `discard()`), and
 /// engine.step();                                 // the step may follow
+///
+/// { auto forgotten = weight.gradient(stream); }  // wrong: neither committed nor discarded,
+/// engine.step();                                 // which the next step refuses
 /// @endcode
 /// What is enqueued on the lease's stream before the lease ends may still use the memory.
 ///
@@ -63,14 +66,15 @@ class Lease {
     if (const auto store = std::exchange(store_, nullptr)) store->release(id_);
   }
 
-  /// The store has ended the lease.
-  void forget() noexcept { store_ = nullptr; }
-
   /// The store, for an operation that the lease must still be held for.
   ParameterStore& held() const {
     if (!store_) throw_lease_error("the lease was released already");
     return *store_;
   }
+
+  /// Lets go of a slot that the store has ended.
+  void forget() noexcept { store_ = nullptr; }
+
   LeaseId id() const noexcept { return id_; }
   bool active() const noexcept { return store_ != nullptr; }
 
@@ -94,8 +98,7 @@ class BoundLease {
     if (this != &other) {
       release();
       lease_ = std::move(other.lease_);
-      std::destroy_at(&tensor_);  // assigning a view may copy elements (Eigen's does): it is constructed anew
-      std::construct_at(&tensor_, std::move(other.tensor_));
+      replace(tensor_, std::move(other.tensor_));
       data_ = other.data_;
     }
     return *this;
@@ -110,12 +113,25 @@ class BoundLease {
   }
 
  protected:
+  /// Assigning a view may copy elements (Eigen's does): it is constructed anew.
+  template <class View>
+  static void replace(View& view, View&& by) noexcept {
+    std::destroy_at(&view);
+    std::construct_at(&view, std::move(by));
+  }
+
   /// @throws LeaseError if the tensor no longer points at the lease's memory: what the host wrote went elsewhere.
   void check_bound() const {
     static_cast<void>(lease_.held());
     if (TensorBinding<T>::data(tensor_) != data_) {
       throw_lease_error("the leased tensor was bound to other storage; what it holds now is not the lease's");
     }
+  }
+
+  /// The store has ended the lease: nothing is left to release.
+  void ended() noexcept {
+    TensorBinding<T>::bind(tensor_, nullptr);
+    lease_.forget();
   }
 
   Lease lease_;
@@ -126,6 +142,12 @@ class BoundLease {
 }  // namespace detail
 
 /// The whole tensor, for reading. It may be used on the stream that the lease was taken on.
+///
+/// It lends what `TensorTraits<T>::constant(tensor)` makes of the tensor, where the trait has that function, and a
+/// `const T&` otherwise. Constness may be shallow then: where a constant tensor still yields elements that can be
+/// changed, nothing keeps the host from writing to them. What it writes reaches the parameter's other leases, is lost
+/// when the buffer is dealt out again, and on a parameter that stays gathered makes this rank differ from the others
+/// for good.
 template <HostTensor T>
 class [[nodiscard]] ReadLease : public detail::BoundLease<T> {
  public:
@@ -133,6 +155,34 @@ class [[nodiscard]] ReadLease : public detail::BoundLease<T> {
 
   const T& operator*() const noexcept { return this->tensor_; }
   const T* operator->() const noexcept { return &this->tensor_; }
+};
+
+template <ReadOnlyTensor T>
+class [[nodiscard]] ReadLease<T> : public detail::BoundLease<T> {
+  using Base = detail::BoundLease<T>;
+
+ public:
+  ReadLease(detail::Lease lease, const Shape& shape, ElementType type, std::byte* data)
+      : Base{std::move(lease), shape, type, data}, view_{TensorTraits<T>::constant(this->tensor_)} {}
+  ReadLease(ReadLease&&) = default;
+  ReadLease& operator=(ReadLease&& other) noexcept {
+    Base::operator=(std::move(other));
+    if (this != &other) Base::replace(view_, std::move(other.view_));
+    return *this;
+  }
+  ~ReadLease() = default;
+
+  const constant_tensor<T>& operator*() const noexcept { return view_; }
+  const constant_tensor<T>* operator->() const noexcept { return &view_; }
+
+  void release() noexcept {
+    if (!this->lease_.active()) return;
+    Base::release();
+    Base::replace(view_, TensorTraits<T>::constant(this->tensor_));
+  }
+
+ private:
+  constant_tensor<T> view_;
 };
 
 /// The whole tensor, for changing it outside of a step.
@@ -144,16 +194,17 @@ class [[nodiscard]] WriteLease : public detail::BoundLease<T> {
   T& operator*() noexcept { return this->tensor_; }
   T* operator->() noexcept { return &this->tensor_; }
 
-  /// Publishes what rank `source` wrote, on every rank (a collective), and ends the lease.
+  /// Publishes what rank `source` wrote, on every rank (a collective), and ends the lease. Where it throws, the lease
+  /// is still held.
   void commit(Rank source = {}) {
     this->check_bound();
     this->lease_.held().publish(this->lease_.id(), source);
-    detail::TensorBinding<T>::bind(this->tensor_, nullptr);
-    this->lease_.forget();
+    this->ended();
   }
 };
 
-/// The whole gradient of one micro-batch, for writing; uninitialized. Dropped without `commit()`, it counts as unused.
+/// The whole gradient of one micro-batch, for writing. It ends with `commit()` or `discard()`; one that is destroyed
+/// without either was forgotten, and the next step refuses.
 template <HostTensor T>
 class [[nodiscard]] GradientLease : public detail::BoundLease<T> {
  public:
@@ -162,14 +213,22 @@ class [[nodiscard]] GradientLease : public detail::BoundLease<T> {
   T& operator*() noexcept { return this->tensor_; }
   T* operator->() noexcept { return &this->tensor_; }
 
-  /// Hands the gradient over to be reduced over ranks, accumulated and offloaded, and ends the lease.
+  /// Hands the gradient over to be reduced over ranks, accumulated and offloaded, and ends the lease. Where it throws,
+  /// the lease is still held.
   /// @note Asynchronous: an error in doing so is thrown by a later call on the engine.
   void commit() {
     this->check_bound();
     this->lease_.held().commit(this->lease_.id());
-    detail::TensorBinding<T>::bind(this->tensor_, nullptr);
-    this->lease_.forget();
+    this->ended();
   }
+
+  /// Ends the lease of a gradient that is not wanted: to the step it is as if it had not been leased.
+  void discard() {
+    this->lease_.held().discard(this->lease_.id());
+    this->ended();
+  }
+
+  void release() = delete;  // zerospan: a gradient lease ends with commit() or discard()
 };
 
 }  // namespace zerospan::inline v0

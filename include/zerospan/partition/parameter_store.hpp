@@ -27,7 +27,7 @@ struct ParameterGroup {
 enum class Training : std::uint8_t { trainable, frozen };
 
 struct ParameterOptions {
-  ParameterGroup group;
+  ParameterGroup group{};
   Training training = Training::trainable;
 };
 
@@ -77,8 +77,7 @@ class ParameterStore {
                       std::span<LeaseId> leases) = 0;
 
   /// Leases a parameter for writing, alone.
-  virtual LeaseId gather_for_write(StreamRef stream, ParameterId parameter, WriteContent content,
-                                   std::byte*& data) = 0;
+  virtual LeaseId gather_for_write(StreamRef stream, ParameterId parameter, WriteContent content, std::byte*& data) = 0;
 
   /// Publishes what `source` wrote, and ends the lease: every rank takes its shard from there.
   virtual void publish(LeaseId lease, Rank source) = 0;

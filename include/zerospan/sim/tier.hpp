@@ -40,7 +40,7 @@ class Tier {
 
   void reserve(Bytes bytes, std::string_view what) {
     if (reserved_ + bytes.count > options_.capacity.count) {
-      throw_budget_error(std::string{what} + " on " + options_.name, bytes, {options_.capacity.count - reserved_},
+      throw_budget_error(std::string{what} + " on " + options_.name, bytes, Bytes{options_.capacity.count - reserved_},
                          "raise its capacity");
     }
     reserved_ += bytes.count;
@@ -64,7 +64,7 @@ class Tier {
   std::byte* view(const Extent&) const noexcept { return nullptr; }
   Completion read(const Extent&, std::size_t, std::byte*, std::size_t) const noexcept { return {}; }
   Completion write(const Extent&, std::size_t, const std::byte*, std::size_t) const noexcept { return {}; }
-  TierCounters counters() const noexcept { return {{used_}, {peak_}, {}, {}}; }
+  TierCounters counters() const noexcept { return {Bytes{used_}, Bytes{peak_}, {}, {}}; }
 
  private:
   TierOptions options_;

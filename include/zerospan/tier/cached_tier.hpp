@@ -63,7 +63,7 @@ class CachedTier {
         name_{"cache of " + std::string{inner.name()}},
         line_{checked_line(options)},
         drain_timeout_{options.drain_timeout},
-        memory_{memory.allocate({options.bytes.count / line_ * line_}, "the " + name_)},
+        memory_{memory.allocate(Bytes{options.bytes.count / line_ * line_}, "the " + name_)},
         slots_{options.bytes.count / line_},
         owners_(slots_.size()),
         store_{std::make_shared<Store>(inner)} {}
@@ -126,7 +126,7 @@ class CachedTier {
   TierCounters counters() const { return inner_->counters(); }
 
   CacheCounters cache_counters() const noexcept {
-    return {.hits = {store_->hits}, .misses = {store_->misses}, .evictions = {store_->evictions}};
+    return {.hits = Bytes{store_->hits}, .misses = Bytes{store_->misses}, .evictions = Bytes{store_->evictions}};
   }
 
  private:

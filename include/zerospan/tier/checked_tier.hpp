@@ -158,7 +158,7 @@ class CheckedTier {
 
   CheckCounters check_counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.table = {table_bytes_}, .written = {store_->written}, .verified = {store_->verified}};
+    return {.table = Bytes{table_bytes_}, .written = Bytes{store_->written}, .verified = Bytes{store_->verified}};
   }
 
  private:

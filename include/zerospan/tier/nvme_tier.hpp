@@ -34,7 +34,7 @@ struct NvmeTierOptions {
   Bytes block = 1_MiB;
 
   /// The most bytes that the file may have.
-  Bytes capacity = {std::numeric_limits<std::size_t>::max()};
+  Bytes capacity = Bytes{std::numeric_limits<std::size_t>::max()};
 
   /// How long the destructor waits for transfers whose end the I/O engine has not reported.
   std::chrono::milliseconds drain_timeout = std::chrono::seconds{10};
@@ -83,7 +83,7 @@ class NvmeTier {
   /// @throws BudgetError beyond the capacity, IoError if the disk is full.
   void reserve(Bytes bytes, std::string_view what) {
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
-    if (bytes.count > available) refuse(std::string{what}, bytes, {available});
+    if (bytes.count > available) refuse(std::string{what}, bytes, Bytes{available});
     store_->file.grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
     outstanding_ += bytes.count;
   }
@@ -94,11 +94,11 @@ class NvmeTier {
   /// @throws BudgetError, IoError as `reserve` does, where the free space is in pieces or less was reserved.
   Extent place(std::size_t bytes) {
     if (bytes == 0) return {};
-    if (bytes > capacity_) refuse("an extent", {bytes}, {capacity_});
+    if (bytes > capacity_) refuse("an extent", Bytes{bytes}, Bytes{capacity_});
     const std::size_t rounded = round_up(bytes, grain_);
     const Extent extent{extents_.first_fit(rounded), rounded};
     if (extent.offset > capacity_ - rounded) {
-      refuse("an extent", {rounded}, {capacity_ - std::min<std::size_t>(capacity_, extent.offset)});
+      refuse("an extent", Bytes{rounded}, Bytes{capacity_ - std::min<std::size_t>(capacity_, extent.offset)});
     }
     store_->file.grow(extent.offset + rounded, "an extent");
     const std::scoped_lock lock{mutex_};
@@ -127,7 +127,10 @@ class NvmeTier {
 
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.used = extents_.used(), .peak = extents_.peak(), .read = {store_->read}, .written = {store_->written}};
+    return {.used = extents_.used(),
+            .peak = extents_.peak(),
+            .read = Bytes{store_->read},
+            .written = Bytes{store_->written}};
   }
 
   /// False where the file system refuses direct I/O, and transfers pass through the page cache.

@@ -59,7 +59,7 @@ class StripedTier {
   /// Reserves each tier's share of the next free bytes, or nothing.
   /// @throws BudgetError, or what else a tier throws that cannot set its share aside.
   void reserve(Bytes bytes, std::string_view what) {
-    if (bytes.count > most_bytes - outstanding_) refuse(what, bytes, {most_bytes - outstanding_}, name_);
+    if (bytes.count > most_bytes - outstanding_) refuse(what, bytes, Bytes{most_bytes - outstanding_}, name_);
     set_aside(space_.free_shares(outstanding_ + bytes.count), what, bytes);
     outstanding_ += bytes.count;
   }
@@ -73,7 +73,7 @@ class StripedTier {
   /// @throws as `reserve`, where the free space is in pieces or less was reserved; then nothing is taken.
   Extent place(std::size_t bytes) {
     if (bytes == 0) return {};
-    if (bytes > most_bytes) refuse("an extent", {bytes}, {most_bytes}, name_);
+    if (bytes > most_bytes) refuse("an extent", Bytes{bytes}, Bytes{most_bytes}, name_);
     const std::size_t rounded = round_up(bytes, std::max(alignment_, page));
     const Extent extent{space_.first_fit(rounded), rounded};
     const std::size_t before = outstanding_;
@@ -82,7 +82,7 @@ class StripedTier {
       outstanding_ -= std::min(outstanding_, bytes);
       Shares needed = space_.free_shares(outstanding_);
       for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += space_.stripes().share(i, extent.offset, rounded);
-      set_aside(needed, "an extent", {rounded});
+      set_aside(needed, "an extent", Bytes{rounded});
       place_parts(extent, entry->second);
     } catch (...) {
       erase(entry);
@@ -125,8 +125,8 @@ class StripedTier {
       sum.written = sum.written + counters.written;
     }
     const std::scoped_lock lock{mutex_};
-    sum.used = {used_};
-    sum.peak = {peak_};
+    sum.used = Bytes{used_};
+    sum.peak = Bytes{peak_};
     return sum;
   }
 
@@ -209,16 +209,16 @@ class StripedTier {
   void raise(std::size_t i, std::size_t share, std::string_view what, Bytes bytes) {
     if (share <= set_aside_[i]) return;
     try {
-      tiers_[i].reserve({share - set_aside_[i]}, what);
+      tiers_[i].reserve(Bytes{share - set_aside_[i]}, what);
     } catch (const BudgetError& error) {
-      refuse(what, bytes, {bytes.count - std::min(bytes.count, error.short_by().count)}, name_);
+      refuse(what, bytes, Bytes{bytes.count - std::min(bytes.count, error.short_by().count)}, name_);
     }
     set_aside_[i] = share;
   }
 
   void lower(const Shares& shares) noexcept {
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
-      if (set_aside_[i] > shares[i]) tiers_[i].cancel({set_aside_[i] - shares[i]});
+      if (set_aside_[i] > shares[i]) tiers_[i].cancel(Bytes{set_aside_[i] - shares[i]});
       set_aside_[i] = std::min(set_aside_[i], shares[i]);
     }
   }
@@ -226,7 +226,7 @@ class StripedTier {
   /// Sets aside what is outstanding. Where a tier refuses, it remains as it is until the next time.
   void balance() noexcept {
     try {
-      set_aside(space_.free_shares(outstanding_), "what was reserved", {outstanding_});
+      set_aside(space_.free_shares(outstanding_), "what was reserved", Bytes{outstanding_});
     } catch (...) {
     }
   }

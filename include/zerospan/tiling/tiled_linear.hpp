@@ -24,15 +24,31 @@
 
 namespace zerospan::inline v0 {
 
+namespace detail {
+
+/// What a parameter's lease for reading dereferences to.
+template <class P>
+using lent_tensor = decltype(*std::declval<const P&>().gather(std::declval<StreamRef>()));
+
+/// A tensor, to be read: itself, or what its trait names for that.
+template <class Lent, class T>
+concept LentForReading = std::convertible_to<Lent, const T&> || requires {
+  requires ReadOnlyTensor<T>;
+  requires std::same_as<std::remove_cvref_t<Lent>, constant_tensor<T>>;
+};
+
+}  // namespace detail
+
 /// A parameter that lends a tensor to be read, and one for its gradient.
 ///
 /// @concept
 /// - `P::tensor_type` is the tensor;
-/// - `parameter.gather(stream)` is a lease that dereferences to the tensor, and ends with its scope;
+/// - `parameter.gather(stream)` is a lease that dereferences to the tensor, or to what its trait names for reading, and
+///   ends with its scope;
 /// - `parameter.gradient(stream)` is one that dereferences to the gradient, which `commit()` hands over.
 template <class P>
 concept LeasedParameter = std::movable<P> && requires(const P& parameter, StreamRef stream) {
-  { *parameter.gather(stream) } -> std::convertible_to<const typename P::tensor_type&>;
+  { *parameter.gather(stream) } -> detail::LentForReading<typename P::tensor_type>;
   { *parameter.gradient(stream) } -> std::same_as<typename P::tensor_type&>;
   parameter.gradient(stream).commit();
 };
@@ -78,6 +94,9 @@ template <LeasedParameter P>
 class BasicTiledLinear {
  public:
   using tensor_type = typename P::tensor_type;
+
+  /// What a weight or a bias is lent as: `tensor_type`, or what its trait names for reading.
+  using read_type = std::remove_cvref_t<detail::lent_tensor<P>>;
 
   /// A tile's place in the matrix, and its parameter.
   struct Part {
@@ -127,8 +146,8 @@ class BasicTiledLinear {
   /// Calls `put_bias(b)`, where there is a bias, to set every row of y to it; then `multiply(tile, weight)` for each
   /// tile, one range of outputs after the other: y[:, tile.outputs] (+)= x[:, tile.inputs] weight^T.
   /// @throws ConfigurationError if there is a bias and no `put_bias`.
-  template <std::invocable<const Tile&, const tensor_type&> Multiply,
-            std::invocable<const tensor_type&> PutBias = detail::NoBias>
+  template <std::invocable<const Tile&, const read_type&> Multiply,
+            std::invocable<const read_type&> PutBias = detail::NoBias>
   void forward(StreamRef stream, Multiply multiply, PutBias put_bias = {}) const {
     check_bias<PutBias>();
     if (bias_) put_bias(*bias_->gather(stream));
@@ -142,7 +161,7 @@ class BasicTiledLinear {
   /// `input_gradient(tile, weight)`: dx[:, tile.inputs] (+)= dy[:, tile.outputs] weight. Gradients of parameters are
   /// leased uninitialized and committed after the call; those of frozen ones are left out.
   /// @throws ConfigurationError if there is a bias and no `bias_gradient`.
-  template <std::invocable<const Tile&, const tensor_type&> InputGradient,
+  template <std::invocable<const Tile&, const read_type&> InputGradient,
             std::invocable<const Tile&, tensor_type&> WeightGradient,
             std::invocable<tensor_type&> BiasGradient = detail::NoBias>
   void backward(StreamRef stream, InputGradient input_gradient, WeightGradient weight_gradient,
@@ -190,17 +209,23 @@ class BasicTiledLinear {
   /// The weight's gradient goes first, so that it is reduced and offloaded while the tile is fetched and used.
   void visit_backward(StreamRef stream, auto& weight_gradient, auto& bias_gradient, auto&& after_weight) const {
     check_bias<std::remove_reference_t<decltype(bias_gradient)>>();
-    if (bias_training_ == Training::trainable) commit(stream, *bias_, bias_gradient);
+    if (bias_ && trains(*bias_, bias_training_)) commit(stream, *bias_, bias_gradient);
     const TileCounts counts = grid_.counts();
     for (std::size_t column = 0; column < counts.inputs; ++column) {
       for (std::size_t row = 0; row < counts.outputs; ++row) {
         const Part& part = parts_[row * counts.inputs + column];
-        if (weight_training_ == Training::trainable) {
+        if (trains(part.weight, weight_training_)) {
           commit(stream, part.weight, [&](tensor_type& gradient) { weight_gradient(part.tile, gradient); });
         }
         after_weight(part);
       }
     }
+  }
+
+  /// Parameters that can be frozen later are asked.
+  static bool trains(const P& parameter, Training declared) {
+    if constexpr (requires { parameter.trains(); }) return parameter.trains();
+    return declared == Training::trainable;
   }
 
   static void commit(StreamRef stream, const P& parameter, auto&& write) {

@@ -176,7 +176,7 @@ class DeviceCheckpoints final : public CheckpointStore {
     if (needed <= stack_.free_tier_bytes()) return *room;
     throw_budget_error(options_.name + " on " + std::string{memory_.space().tier().name()} + ", to make room for " +
                            describe(checkpoint) + " in device memory,",
-                       {needed}, {stack_.free_tier_bytes()}, "raise bytes or device_bytes");
+                       Bytes{needed}, Bytes{stack_.free_tier_bytes()}, "raise bytes or device_bytes");
   }
 
   [[noreturn]] void refuse(const Checkpoint& checkpoint) const {
@@ -186,7 +186,7 @@ class DeviceCheckpoints final : public CheckpointStore {
                                                      : leases_.ranges().largest_gap(memory_.working().capacity());
     const std::string hint = memory_.in_place() ? "raise bytes" : "raise device_bytes";
     throw_budget_error(describe(checkpoint) + " in the device memory of " + options_.name,
-                       {is_countable ? checkpoint.device_bytes() : most}, {available},
+                       Bytes{is_countable ? checkpoint.device_bytes() : most}, Bytes{available},
                        leases_.empty() ? hint : hint + ", or release one of the leases held: " + leases_.describe());
   }
 

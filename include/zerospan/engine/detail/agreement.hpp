@@ -38,15 +38,17 @@ inline std::uint64_t fingerprint(std::span<const Told> told) noexcept {
 }
 
 /// Integers whose sums over ranks tell every rank whether all fingerprints are equal, however many ranks there are:
-/// those of four pieces of 16 bits, and of their squares. Equal numbers are those whose mean square is the square of
-/// their mean. Exact for up to 2^15 ranks.
+/// those of four pieces of 16 bits, and of their squares, and the number of ranks (simulated ranks sum nothing). Equal
+/// numbers are those whose mean square is the square of their mean. Exact for up to 2^15 ranks.
 class FingerprintSums {
  public:
-  static constexpr std::size_t count = 8;
+  static constexpr std::size_t pieces = 4;
+  static constexpr std::size_t count = 2 * pieces + 1;
 
   static std::array<std::int64_t, count> of(std::uint64_t print) noexcept {
     std::array<std::int64_t, count> terms{};
-    for (std::size_t i = 0; i < count / 2; ++i, print >>= 16) {
+    terms.back() = 1;
+    for (std::size_t i = 0; i < pieces; ++i, print >>= 16) {
       const auto piece = static_cast<std::int64_t>(print & 0xffffU);
       terms[2 * i] = piece;
       terms[2 * i + 1] = piece * piece;
@@ -54,15 +56,15 @@ class FingerprintSums {
     return terms;
   }
 
-  static bool agree(std::span<const std::int64_t, count> sums, std::size_t ranks) noexcept {
-    for (std::size_t i = 0; i < count; i += 2) {
-      if (static_cast<std::int64_t>(ranks) * sums[i + 1] != sums[i] * sums[i]) return false;
+  static bool agree(std::span<const std::int64_t, count> sums) noexcept {
+    for (std::size_t i = 0; i < pieces; ++i) {
+      if (sums.back() * sums[2 * i + 1] != sums[2 * i] * sums[2 * i]) return false;
     }
     return true;
   }
 };
 
-/// Every rank's text of one rank; a collective.
+/// The text of one rank, on every rank; a collective.
 template <Device D>
 std::string text_of(EngineCore<D>& core, std::size_t place, const std::string& mine) {
   const bool is_mine = core.place() == place;
@@ -117,7 +119,7 @@ template <Device D>
 void check_ranks_agree(EngineCore<D>& core, std::span<const Told> told) {
   std::array<std::int64_t, FingerprintSums::count> sums = FingerprintSums::of(fingerprint(told));
   core.sum_over_ranks(sums, "what ranks were told");
-  if (!FingerprintSums::agree(sums, core.contributors())) throw_disagreement(core, told);
+  if (!FingerprintSums::agree(sums)) throw_disagreement(core, told);
 }
 
 }  // namespace zerospan::inline v0::detail

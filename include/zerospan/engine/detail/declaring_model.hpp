@@ -15,9 +15,8 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
-#include <zerospan/partition/owner_partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/partition/partitioner.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -132,9 +131,7 @@ class StateSizes {
   }
 
   /// Whether accumulators are cut as shards are; otherwise (stage 1) each has a place of its own.
-  bool gradients_follow_shards() const {
-    return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer;
-  }
+  bool gradients_follow_shards() const { return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer; }
 
  private:
   EngineCore<D>& core_;
@@ -147,7 +144,12 @@ template <Device D>
 class DeclaringModel {
  public:
   DeclaringModel(EngineCore<D>& core, Arena& device_memory, ReservedSpace& space, const StateSizes<D>& sizes)
-      : core_{core}, memory_{device_memory}, space_{space}, sizes_{sizes}, owners_{core.ranks()} {}
+      : core_{core},
+        memory_{device_memory},
+        space_{space},
+        sizes_{sizes},
+        cutter_{core.options.partition.make(shards())},
+        replica_cutter_{AnyPartitioner{Slices{}}.make(shards())} {}
 
   /// @throws as ParameterStore::declare.
   ParameterId declare(ParameterDeclaration declaration) {
@@ -157,7 +159,6 @@ class DeclaringModel {
       ParameterRecord parameter = admit(std::move(declaration));
       ParameterUse use = admit_use(parameter.name, core_.states.parameters.size(), parameter);
       core_.states.parameters.push_back(std::move(parameter));
-      owners_.keep(core_.states.parameters.back().partition);
       return add(std::move(use));
     } catch (...) {
       space_.cancel_since(before);
@@ -202,7 +203,8 @@ class DeclaringModel {
     parameter.initializer = std::move(declaration.initializer);
     parameter.options = declaration.options;
     parameter.residence = residence_of(parameter);
-    parameter.partition = cut(parameter.shape.elements(), parameter.residence);
+    parameter.partition = (parameter.residence == Residence::partitioned ? cutter_ : replica_cutter_)
+                              .cut(parameter.name, parameter.shape.elements());
     const std::string what = "parameter " + parameter.name;
     check_fits("the gather of " + what, parameter.gathered_bytes());
     if (parameter.residence == Residence::replicated) space_.reserve_replica(parameter.gathered_bytes(), what);
@@ -211,7 +213,7 @@ class DeclaringModel {
     if (parameter.residence == Residence::partitioned) {
       const std::size_t bytes = elements * element_bytes(parameter.type);
       space_.reserve(StateKind::parameters, bytes, what);
-      if (core_.placement.group_copies) {
+      if (core_.placement.group_copies && !parameter.partition.owner) {
         space_.reserve(StateKind::group_copies, core_.groups() * bytes, "the group's copy of " + what);
       }
     }
@@ -245,16 +247,8 @@ class DeclaringModel {
     return core_.stage.partitions_parameters && !is_whole && !is_small ? Residence::partitioned : Residence::replicated;
   }
 
-  /// What would be mostly padding in slices is whole with one rank, whatever the strategy.
-  Partition cut(std::size_t elements, Residence residence) const {
-    const std::size_t shards = core_.stage.partitions_optimizer ? core_.ranks() : 1;
-    const Partition slices = BandwidthPartitioner{shards}.slice(elements);
-    if (shards == 1) return slices;
-    const bool is_padding = slices.padded_elements() >= 2 * elements;
-    const bool has_owner =
-        core_.options.partition == PartitionStrategy::owners && residence == Residence::partitioned;
-    return has_owner || is_padding ? owners_.deal(elements) : slices;
-  }
+  /// Into how many shards parameters are cut.
+  std::size_t shards() const { return core_.stage.partitions_optimizer ? core_.ranks() : 1; }
 
   /// Refuses what can never fit, even alone.
   void check_fits(const std::string& what, std::size_t bytes) const {
@@ -270,7 +264,8 @@ class DeclaringModel {
   Arena& memory_;
   ReservedSpace& space_;
   const StateSizes<D>& sizes_;
-  OwnerPartitioner owners_;
+  AnyPartitioner::Cutter cutter_;               ///< Of what is partitioned.
+  AnyPartitioner::Cutter replica_cutter_;       ///< Of the states of what is replicated.
   std::unordered_set<std::string_view> names_;  ///< Of all uses, which keep them.
 };
 

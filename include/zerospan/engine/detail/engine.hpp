@@ -37,8 +37,8 @@ class Engine : public ParameterStore {
 template <Device D>
 using StreamOf = typename D::lanes_type::stream_type;
 
-/// Makes the engine of a device. Defined in engine/detail/make_engine.hpp: a program may compile it once, by an explicit
-/// instantiation, and declare that elsewhere.
+/// Makes the engine of a device. Defined in engine/detail/make_engine.hpp: a program may compile it once, by an
+/// explicit instantiation, and declare that elsewhere.
 /// @param communicator For the engine alone. @param optimizer Not nullptr.
 /// @throws as ZeroEngine's constructor.
 template <Device D>

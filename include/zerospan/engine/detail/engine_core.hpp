@@ -58,7 +58,7 @@ struct EngineCore {
         options{how},
         stage{rules},
         replicas{device},
-        exchange{device, {exchange_elements * sizeof(float)}, "the memory for exports"},
+        exchange{device, Bytes{exchange_elements * sizeof(float)}, "the memory for exports"},
         lanes{device, LaneOptions{Rank{static_cast<int>(place())}, how.timeout, how.timeline,
                                   [this](const std::string& reason) { communicator.abort(reason); }}},
         staging{lanes, device.host_memory().allocate(staging_bytes(device, where, how), "the staging memory")} {
@@ -146,8 +146,9 @@ struct EngineCore {
   /// Sums integers over ranks, exactly, and waits for it.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (contributors() == 1) return;
-    const Completion done = communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
-                                        [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
+    const Completion done =
+        communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
+                    [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
   }
 
@@ -206,7 +207,8 @@ struct EngineCore {
     for (const ParameterRecord* parameter : order) {
       std::byte* const data = replica_of(*parameter);
       const Rank root = *parameter->partition.owner;
-      if (!parts.empty() && parts.back().root == root && parts.back().bytes.data() + parts.back().bytes.size() == data) {
+      if (!parts.empty() && parts.back().root == root &&
+          parts.back().bytes.data() + parts.back().bytes.size() == data) {
         parts.back().bytes = {parts.back().bytes.data(), parts.back().bytes.size() + parameter->gathered_bytes()};
       } else {
         parts.push_back({{data, parameter->gathered_bytes()}, root});
@@ -234,7 +236,8 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    return {std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+    return Bytes{
+        std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
   }
 };
 

@@ -40,7 +40,8 @@ class GatherPath {
 
   /// The key of a group of partitioned parameters; equal for equal groups.
   UseKey key_of(std::vector<std::size_t> parameters) {
-    const auto [entry, is_new] = keys_.emplace(parameters, static_cast<UseKey>(groups_.size()));
+    const auto [entry, is_new] =
+        keys_.emplace(parameters, UseKey{UseKind::gathered, static_cast<std::uint32_t>(groups_.size())});
     if (is_new) groups_.push_back(make_group(std::move(parameters)));
     return entry->second;
   }
@@ -90,7 +91,7 @@ class GatherPath {
     std::byte* data;
   };
 
-  const Group& group(UseKey key) const { return groups_[static_cast<std::size_t>(key)]; }
+  const Group& group(UseKey key) const { return groups_[key.number]; }
 
   Group make_group(std::vector<std::size_t> parameters) const {
     Group result{{}, {}, std::move(parameters), {}, 0};
@@ -172,12 +173,11 @@ class GatherPath {
   }
 
   Completion write_copy(ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
-    PostedWork posted =
-        transfer(parameter.name, group_copy(parameter, Operand::Access::write), after,
-                 [from = group_copy_in(parameter, data)](auto& stream, std::byte* in_tier, std::size_t done,
-                                                         std::size_t bytes) {
-                   copy_bytes(stream, in_tier, from + done, bytes);
-                 });
+    PostedWork posted = transfer(
+        parameter.name, group_copy(parameter, Operand::Access::write), after,
+        [from = group_copy_in(parameter, data)](auto& stream, std::byte* in_tier, std::size_t done, std::size_t bytes) {
+          copy_bytes(stream, in_tier, from + done, bytes);
+        });
     parameter.copy = {true, std::move(posted.ends)};
     return posted.work;
   }

@@ -179,7 +179,7 @@ class GradientPath {
 
   template <class Stream>
   static void clear(Stream& stream, std::int64_t* digits) {
-    fill_zero(stream, reinterpret_cast<std::byte*>(digits), ExactSum::digit_count * sizeof(std::int64_t));
+    fill_zero(stream, reinterpret_cast<std::byte*>(digits), ExactSum::limb_count * sizeof(std::int64_t));
   }
 
   /// A position in an accumulator, seen from a piece that begins at `begin`.

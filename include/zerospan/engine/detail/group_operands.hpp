@@ -61,8 +61,8 @@ class GroupOperands {
     }
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
       const std::size_t shard = core_.shard_of(parameter) * parameter.shard_bytes();
-      return Operand{core_.replicas, core_.states.replicas, parameter.replica + shard + run.first_in_shard * width, bytes,
-                     Operand::Access::write};
+      return Operand{core_.replicas, core_.states.replicas, parameter.replica + shard + run.first_in_shard * width,
+                     bytes, Operand::Access::write};
     });
   }
 

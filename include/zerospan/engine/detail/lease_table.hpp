@@ -59,9 +59,7 @@ class LeaseTable {
     return lease;
   }
 
-  bool is_ended(LeaseId id) const {
-    return leases_[static_cast<std::size_t>(id)].kind == LeaseRecord::Kind::ended;
-  }
+  bool is_ended(LeaseId id) const { return leases_[static_cast<std::size_t>(id)].kind == LeaseRecord::Kind::ended; }
 
   /// Frees the slot of a lease; its holder has given it back.
   void remove(LeaseId id) {
@@ -71,8 +69,8 @@ class LeaseTable {
     free_.push_back(slot);
   }
 
-  /// Ends every lease held: `end(lease)` for each, in the order of their slots. The slots stay taken until their holders
-  /// give them back.
+  /// Ends every lease held: `end(lease)` for each, in the order of their slots. The slots stay taken until their
+  /// holders give them back.
   template <class End>
   void end_all(End end) {
     for (LeaseRecord& lease : leases_) {

@@ -130,7 +130,8 @@ class EngineOfDevice final : public Engine {
     const Call call{*this, "step()"};
     const std::size_t micro_batches = options.micro_batches.value_or(core_.options.micro_batches);
     if (micro_batches == 0 || micro_batches > core_.options.micro_batches) {
-      throw_configuration_error("a step of " + std::to_string(micro_batches) + " micro-batches; the engine's options say " +
+      throw_configuration_error("a step of " + std::to_string(micro_batches) +
+                                " micro-batches; the engine's options say " +
                                 std::to_string(core_.options.micro_batches));
     }
     TrainingModel<D>& training = this->model();
@@ -146,8 +147,8 @@ class EngineOfDevice final : public Engine {
     }
     tell_optimizer(told);
     told.push_back({"the number of micro-batches of this step", std::to_string(micro_batches)});
-    told.push_back({"the kind of the pass before this step",
-                    training.pass() == Pass::training ? "training" : "evaluation"});
+    told.push_back(
+        {"the kind of the pass before this step", training.pass() == Pass::training ? "training" : "evaluation"});
     told.push_back({"the list of frozen parameters", frozen_.empty() ? "empty" : frozen_});
     told.push_back({"the number of batches abandoned so far", std::to_string(abandoned_)});
     return training.step(*optimizer_, micro_batches, told, refusal);
@@ -184,9 +185,7 @@ class EngineOfDevice final : public Engine {
     return result;
   }
 
-  Requirements requirements() const override {
-    return {};
-  }
+  Requirements requirements() const override { return {}; }
 
   void close(bool unwinding) noexcept override {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
@@ -278,7 +277,9 @@ class EngineOfDevice final : public Engine {
   std::vector<Told> all_told() const {
     const EngineOptions& options = core_.options;
     std::vector<Told> told;
-    const auto tell = [&told](std::string name, std::string value) { told.push_back({std::move(name), std::move(value)}); };
+    const auto tell = [&told](std::string name, std::string value) {
+      told.push_back({std::move(name), std::move(value)});
+    };
     const StageRules stage = core_.stage;
     tell("the stage", std::to_string(int{stage.partitions_optimizer} + int{stage.partitions_gradients} +
                                      int{stage.partitions_parameters}));
@@ -288,7 +289,8 @@ class EngineOfDevice final : public Engine {
     tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
     tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));
     tell("prefetch", std::to_string(options.prefetch.count));
-    tell("partition", options.partition == PartitionStrategy::slices ? "slices" : "owners");
+    tell("partition", std::string{options.partition.name()});
+    tell("the fingerprint of the partitioner's settings", std::to_string(options.partition.fingerprint()));
     tell("the placement of group copies", core_.placement.group_copies ? "a tier" : "none");
     tell("the loss scale", options.loss_scale ? "dynamic" : "none");
     if (options.loss_scale) {
@@ -331,7 +333,7 @@ class EngineOfDevice final : public Engine {
   DeclaringModel<D> declaring_;
   StatePlacement<D> states_;
   std::unique_ptr<TrainingModel<D>> training_;  ///< From the end of declaration on.
-  std::string frozen_;                     ///< The parameters that are frozen for now.
+  std::string frozen_;                          ///< The parameters that are frozen for now.
   std::int64_t abandoned_ = 0;
   std::atomic<std::thread::id> caller_;
   bool closed_ = false;

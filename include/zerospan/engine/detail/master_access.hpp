@@ -182,12 +182,13 @@ class MasterAccess {
       operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
                           elements * width, Operand::Access::write});
     }
-    return core_.staging.run(
-        Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
-        [=, type = parameter.type, trains = parameter.has_states()](auto& stream, std::span<std::byte* const> pointers) {
-          if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
-          if (pointers.size() > trains) copy_bytes(stream, pointers[trains], from, elements * width);
-        });
+    return core_.staging.run(Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
+                             [=, type = parameter.type, trains = parameter.has_states()](
+                                 auto& stream, std::span<std::byte* const> pointers) {
+                               if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
+                               if (pointers.size() > trains)
+                                 copy_bytes(stream, pointers[trains], from, elements * width);
+                             });
   }
 
   EngineCore<D>& core_;

@@ -16,8 +16,8 @@
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/placement.hpp>
-#include <zerospan/partition/bandwidth_partitioner.hpp>
 #include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/partition/partitioner.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -71,7 +71,7 @@ struct ParameterRecord {
   std::size_t linear = 0;         ///< Its shard's first element in the space.
   std::vector<std::size_t> uses;  ///< In declaration order.
   std::int64_t updates = 0;
-  bool is_frozen = false;         ///< For now; what was declared frozen is so for ever.
+  bool is_frozen = false;  ///< For now; what was declared frozen is so for ever.
   GroupCopy copy{};
 
   /// Whether it has master weights and optimizer states.
@@ -80,7 +80,8 @@ struct ParameterRecord {
   /// Whether it has gradients now.
   bool trains() const noexcept { return has_states() && !is_frozen; }
 
-  /// Elements of a shard in a buffer or on a tier. What is cut into one shard is packed, and not padded to whole blocks.
+  /// Elements of a shard in a buffer or on a tier. What is cut into one shard is packed, and not padded to whole
+  /// blocks.
   std::size_t shard_elements() const noexcept {
     if (partition.shards > 1) return partition.shard_elements;
     return round_up(partition.elements, pack_bytes / element_bytes(type));
@@ -135,7 +136,7 @@ struct ModelStates {
   std::vector<ShardSpace> spaces;
   std::deque<SubGroup> groups;
   std::size_t group_elements = 0;  ///< Of each sub-group, but the last one of a space.
-  Extent replicas;  ///< All replicated parameters, in device memory; those of one owner are one range.
+  Extent replicas;                 ///< All replicated parameters, in device memory; those of one owner are one range.
 
   ParameterRecord& parameter_of(ParameterId id) { return parameters[use(id).parameter]; }
   ParameterUse& use(ParameterId id) { return uses[static_cast<std::size_t>(id)]; }
@@ -149,7 +150,8 @@ struct ModelStates {
     };
     auto space = std::ranges::find_if(spaces, is_its_space);
     if (space == spaces.end()) {
-      spaces.push_back({parameter.type, parameter.residence, parameter.options.training, parameter.partition.owner.has_value()});
+      spaces.push_back(
+          {parameter.type, parameter.residence, parameter.options.training, parameter.partition.owner.has_value()});
       space = std::prev(spaces.end());
     }
     parameter.space = static_cast<std::size_t>(space - spaces.begin());
@@ -168,7 +170,8 @@ struct ModelStates {
       return std::pair{owner(a), a->uses.front()} < std::pair{owner(b), b->uses.front()};
     });
     std::size_t begin = 0;
-    for (ParameterRecord* parameter : order) parameter->replica = std::exchange(begin, begin + parameter->gathered_bytes());
+    for (ParameterRecord* parameter : order)
+      parameter->replica = std::exchange(begin, begin + parameter->gathered_bytes());
   }
 
   /// Cuts every space into sub-groups of at most `limit` elements (a multiple of the alignment).

@@ -92,26 +92,26 @@ class OptimizerStep {
       core_.lanes.wait(calling_thread, end, {OperationKind::accumulate, "the gradient norm"});
     }
     ExactSum total;
-    const auto* const digits = reinterpret_cast<const std::int64_t*>(core_.norms->on_host());
+    const auto* const limbs = reinterpret_cast<const std::int64_t*>(core_.norms->on_host());
     for (const ParameterRecord& parameter : core_.states.parameters) {
       const std::size_t use = parameter.uses.front();
       if (core_.states.uses[use].gradient.commits == 0) continue;
-      total.merge(std::span<const std::int64_t, ExactSum::digit_count>{digits + use * ExactSum::digit_count,
-                                                                       ExactSum::digit_count});
+      total.merge(std::span<const std::int64_t, ExactSum::limb_count>{limbs + use * ExactSum::limb_count,
+                                                                      ExactSum::limb_count});
     }
     if (core_.contributors() == 1) return std::sqrt(total.value());
 
     // Below stage 1 every rank has all of the sum already, and each replica has the same one.
     const bool is_part = core_.stage.partitions_optimizer ? core_.replica() == 0 : core_.place() == 0;
     if (!is_part) total = {};
-    std::array<std::int64_t, ExactSum::digit_count + FingerprintSums::count> message;
+    std::array<std::int64_t, ExactSum::limb_count + FingerprintSums::count> message;
     const auto sums = std::span{message}.template last<FingerprintSums::count>();
-    std::ranges::copy(total.digits(), message.begin());
+    std::ranges::copy(total.limbs(), message.begin());
     std::ranges::copy(FingerprintSums::of(fingerprint(told)), sums.begin());
     core_.sum_over_ranks(message, "the gradient norm");
-    if (!FingerprintSums::agree(sums, core_.contributors())) throw_disagreement(core_, told);
+    if (!FingerprintSums::agree(sums)) throw_disagreement(core_, told);
     ExactSum of_all;
-    of_all.merge(std::span{message}.template first<ExactSum::digit_count>());
+    of_all.merge(std::span{message}.template first<ExactSum::limb_count>());
     return std::sqrt(of_all.value());
   }
 
@@ -138,7 +138,8 @@ class OptimizerStep {
       if (core_.states.spaces[group.space].residence != Residence::replicated) continue;
       // Replicas are written in place, or, by the host to a device of its own, after the work.
       const std::vector<Completion> written = device_has_own_memory ? posted.ends : std::vector{posted.work};
-      if (core_.states.spaces[group.space].is_owned) owned_written.insert(owned_written.end(), written.begin(), written.end());
+      if (core_.states.spaces[group.space].is_owned)
+        owned_written.insert(owned_written.end(), written.begin(), written.end());
       if (!finished.empty()) ends.push_back(core_.all_gather(std::move(finished), "updated parameters", written));
     }
     if (!owned.empty()) ends.push_back(core_.broadcast_replicas(owned, "updated parameters", std::move(owned_written)));

@@ -42,7 +42,7 @@ class StatePlacement {
       if (space.residence == Residence::partitioned) {
         const std::size_t bytes = space.elements * element_bytes(space.type);
         space.parameters = space_.place(StateKind::parameters, bytes);
-        if (core_.placement.group_copies) {
+        if (core_.placement.group_copies && !space.is_owned) {
           space.group_copies = space_.place(StateKind::group_copies, core_.groups() * bytes);
         }
       }
@@ -113,7 +113,7 @@ class StatePlacement {
   }
 
   void place_norms() {
-    constexpr std::size_t bytes = ExactSum::digit_count * sizeof(std::int64_t);
+    constexpr std::size_t bytes = ExactSum::limb_count * sizeof(std::int64_t);
     core_.norms.emplace(device_, Bytes{core_.states.uses.size() * bytes}, "the sums of squares");
     auto* digits = reinterpret_cast<std::int64_t*>(core_.norms->on_device());
     for (ParameterUse& use : core_.states.uses) use.gradient.square_norm = std::exchange(digits, digits + bytes / 8);

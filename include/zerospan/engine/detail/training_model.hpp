@@ -61,18 +61,19 @@ class TrainingModel {
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
               std::span<LeaseId> leases) {
     std::vector<std::size_t> missing;
+    ++gathers_asked_;
     for (const ParameterId id : ids) {
       const std::size_t p = core_.states.use(id).parameter;
       if (readers_[p].is_written) throw_lease_error(core_.states.use(id).name + " is leased for writing");
       const bool is_whole = core_.states.parameters[p].residence == Residence::replicated || readers_[p].data;
-      if (!is_whole && std::ranges::find(missing, p) == missing.end()) missing.push_back(p);
+      if (!is_whole && std::exchange(readers_[p].asked, gathers_asked_) != gathers_asked_) missing.push_back(p);
     }
     if (!missing.empty()) bring(stream, std::move(missing));
     for (std::size_t i = 0; i < ids.size(); ++i) {
       const std::size_t p = core_.states.use(ids[i]).parameter;
       Readers& readers = readers_[p];
       ++readers.count;
-      if (readers.data) ++buffers_.at(readers.use).readers;
+      if (readers.data) ++buffers_.at(readers.offset).readers;
       data[i] = readers.data ? readers.data : core_.replica_of(core_.states.parameters[p]);
       leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
     }
@@ -110,27 +111,28 @@ class TrainingModel {
   /// @throws as ParameterStore::gradients.
   void gradients(StreamRef stream, std::span<const ParameterId> ids, GradientContent content,
                  std::span<std::byte*> data, std::span<LeaseId> leases) {
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      check_can_commit(ids[i]);
-      if (std::ranges::find(ids.first(i), ids[i]) != ids.begin() + static_cast<std::ptrdiff_t>(i)) {
-        throw_lease_error("the gradient of " + core_.states.use(ids[i]).name + " is asked for twice at once");
-      }
-    }
     std::vector<OverlapPipeline::Buffer> buffers;
-    for (const ParameterId id : ids) {
-      auto buffer = pipeline_.acquire(static_cast<UseKey>(id), UseKind::gradient, gradient_bytes(id));
-      if (!buffer) {
-        for (OverlapPipeline::Buffer& taken : buffers) pipeline_.release(taken.use, std::move(taken.ready));
-        leases_.refuse("the gradient of " + core_.states.use(id).name, gradient_bytes(id), pipeline_);
+    std::size_t marked = 0;
+    try {
+      for (; marked < ids.size(); ++marked) {
+        check_can_commit(ids[marked]);
+        core_.states.use(ids[marked]).gradient_leased = true;
       }
-      buffers.push_back(*std::move(buffer));
+      for (const ParameterId id : ids) {
+        auto buffer = pipeline_.acquire(gradient_key(id), gradient_bytes(id));
+        if (!buffer) leases_.refuse("the gradient of " + core_.states.use(id).name, gradient_bytes(id), pipeline_);
+        buffers.push_back(*std::move(buffer));
+      }
+    } catch (...) {
+      for (const ParameterId id : ids.first(marked)) core_.states.use(id).gradient_leased = false;
+      for (OverlapPipeline::Buffer& taken : buffers) pipeline_.release(taken.offset, std::move(taken.ready));
+      throw;
     }
     for (std::size_t i = 0; i < ids.size(); ++i) {
       ParameterUse& use = core_.states.use(ids[i]);
       std::vector<Completion> ready = std::exchange(buffers[i].ready, {});
       if (content == GradientContent::zeros) ready = {fill_with_zeros(ids[i], buffers[i].data, std::move(ready))};
       for (const Completion& each : ready) core_.lanes.wait(stream, each, {OperationKind::reduce_scatter, use.name});
-      use.gradient_leased = true;
       data[i] = buffers[i].data;
       leases[i] = leases_.add({LeaseRecord::Kind::gradient, ids[i], stream, std::move(buffers[i])});
     }
@@ -160,7 +162,7 @@ class TrainingModel {
   /// Commits zeros. @throws as `gradients`.
   void skip(ParameterId id) {
     check_can_commit(id);
-    auto buffer = pipeline_.acquire(static_cast<UseKey>(id), UseKind::gradient, gradient_bytes(id));
+    auto buffer = pipeline_.acquire(gradient_key(id), gradient_bytes(id));
     if (!buffer) leases_.refuse("the gradient of " + core_.states.use(id).name, gradient_bytes(id), pipeline_);
     const Completion zeros = fill_with_zeros(id, buffer->data, std::exchange(buffer->ready, {}));
     commit_buffer(id, *buffer, zeros);
@@ -170,8 +172,8 @@ class TrainingModel {
   void begin(Pass pass) {
     if (this->pass() == pass && pipeline_.pass_is_empty()) return;
     leases_.check_nothing_held("begin()");
-    pipeline_.end_pass();
-    pipeline_.begin_pass(static_cast<std::uint8_t>(pass));
+    using Start = OverlapPipeline::Start;
+    pipeline_.turn_to(static_cast<std::uint8_t>(pass), pass == Pass::training ? Start::at_once : Start::at_first_lease);
   }
 
   Pass pass() const { return static_cast<Pass>(pipeline_.pass()); }
@@ -236,8 +238,9 @@ class TrainingModel {
   struct Readers {
     std::size_t count = 0;
     std::byte* data = nullptr;  ///< nullptr: not gathered.
-    std::size_t use = 0;        ///< The pipeline's name of the buffer.
+    std::size_t offset = 0;     ///< Of the buffer, in working memory.
     bool is_written = false;    ///< Leased for writing.
+    std::uint64_t asked = 0;    ///< The last gather that missed it.
   };
 
   struct Buffer {
@@ -249,16 +252,16 @@ class TrainingModel {
   /// Gathers parameters that are not whole, as one group.
   void bring(StreamRef stream, std::vector<std::size_t> parameters) {
     const UseKey key = gathers_.key_of(parameters);
-    const auto buffer = pipeline_.acquire(key, UseKind::gathered, gathers_.bytes(key));
+    const auto buffer = pipeline_.acquire(key, gathers_.bytes(key));
     if (!buffer) leases_.refuse("the gather of " + gathers_.name(key), gathers_.bytes(key), pipeline_);
     for (const Completion& ready : buffer->ready) {
       core_.lanes.wait(stream, ready, {OperationKind::all_gather, gathers_.name(key)});
     }
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       readers_[parameters[i]].data = buffer->data + gathers_.offsets(key)[i];
-      readers_[parameters[i]].use = buffer->use;
+      readers_[parameters[i]].offset = buffer->offset;
     }
-    buffers_.emplace(buffer->use, Buffer{std::move(parameters), 0, {}});
+    buffers_.emplace(buffer->offset, Buffer{std::move(parameters), 0, {}});
   }
 
   /// Ends what a lease stands for; `lease` itself is the table's.
@@ -275,7 +278,7 @@ class TrainingModel {
         break;
       case LeaseRecord::Kind::gradient:
         use.gradient_leased = false;
-        pipeline_.release(lease.buffer.use, {last_use});
+        pipeline_.release(lease.buffer.offset, {last_use});
         break;
       case LeaseRecord::Kind::ended:
       case LeaseRecord::Kind::free:
@@ -287,14 +290,14 @@ class TrainingModel {
     Readers& readers = readers_[parameter];
     --readers.count;
     if (!readers.data) return;
-    const auto buffer = buffers_.find(readers.use);
+    const auto buffer = buffers_.find(readers.offset);
     buffer->second.last_uses.push_back(last_use);
     if (--buffer->second.readers > 0) return;
-    const std::size_t name = readers.use;
+    const std::size_t offset = readers.offset;
     for (const std::size_t p : buffer->second.parameters) readers_[p].data = nullptr;
     Buffer ended = std::move(buffer->second);
     buffers_.erase(buffer);
-    pipeline_.release(name, std::move(ended.last_uses));
+    pipeline_.release(offset, std::move(ended.last_uses));
   }
 
   /// Posts the copy of a parameter into `data`.
@@ -310,6 +313,8 @@ class TrainingModel {
                               return {};
                             });
   }
+
+  static UseKey gradient_key(ParameterId id) { return {UseKind::gradient, static_cast<std::uint32_t>(id)}; }
 
   std::size_t gradient_bytes(ParameterId id) const {
     const ParameterUse& use = core_.states.uses[static_cast<std::size_t>(id)];
@@ -342,7 +347,7 @@ class TrainingModel {
   void commit_buffer(ParameterId id, const OverlapPipeline::Buffer& buffer, Completion written) {
     ParameterUse& use = core_.states.use(id);
     use.gradient_leased = false;
-    pipeline_.release(buffer.use, path_.commit(use, buffer.data, {std::move(written)}));
+    pipeline_.release(buffer.offset, path_.commit(use, buffer.data, {std::move(written)}));
   }
 
   void restart_pass() {
@@ -372,6 +377,7 @@ class TrainingModel {
   OptimizerStep<D> step_;
   LeaseTable leases_;
   std::vector<Readers> readers_;  ///< Of each parameter.
+  std::uint64_t gathers_asked_ = 0;
   std::map<std::size_t, Buffer> buffers_;
   std::vector<ParameterId> forgotten_;  ///< Whose gradient leases ended without a word since the last step.
   OverlapPipeline pipeline_;

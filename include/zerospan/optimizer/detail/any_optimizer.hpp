@@ -38,13 +38,13 @@ class OptimizerInterface {
   /// With today's settings, which later changes leave alone. An update under way holds it.
   virtual std::shared_ptr<const OptimizerInterface> snapshot() const = 0;
 
-  /// Updates runs of one sub-group on the calling thread, in memory of the host's.
+  /// Updates runs of one sub-group on the calling thread, in memory that the host can touch.
   virtual void update(std::span<const ShardUpdate> runs) const = 0;
 
   /// Whether states that only the device can touch are updated by it; otherwise they are brought to the host.
   virtual bool updates_on_device() const noexcept = 0;
 
-  /// Enqueues the updates of runs that do not overlap, in memory of the device's or pinned memory. The span may go, the
+  /// Enqueues the updates of runs that do not overlap, in device memory or pinned memory. The span may go, the
   /// optimizer may not, before they are done.
   /// @throws ConfigurationError unless `updates_on_device()`.
   virtual void update(Stream& stream, std::span<const ShardUpdate> runs) const = 0;

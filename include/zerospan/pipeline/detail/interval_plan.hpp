@@ -3,10 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <optional>
+#include <queue>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
@@ -16,9 +20,53 @@
 
 namespace zerospan::inline v0::detail {
 
+/// Ranges of memory that are taken until a time each, at a time that goes forward.
+class TimedRanges {
+ public:
+  /// Lets the time go forward to `time`, when whatever ends by then is free. @return Whether anything has ended.
+  bool advance(std::size_t time) {
+    time_ = time;
+    bool any = false;
+    for (; !ends_.empty() && ends_.top().first <= time; ends_.pop()) {
+      const auto [until, offset] = ends_.top();
+      const auto range = ranges_.find(offset);
+      if (!range || range->label != until) continue;  // it was taken anew since
+      ranges_.erase(offset);
+      any = true;
+    }
+    return any;
+  }
+
+  /// Takes [offset, offset + bytes) until a time. What it was taken for before is over by then, and forgotten.
+  void take(std::size_t offset, std::size_t bytes, std::size_t until) {
+    const std::size_t end = offset + bytes;
+    while (const auto former = ranges_.first_overlap(offset, bytes)) {
+      ranges_.erase(former->begin);
+      if (former->begin < offset) insert(former->begin, offset, former->label);
+      if (former->end > end) insert(end, former->end, former->label);
+    }
+    if (until > time_) insert(offset, end, until);
+  }
+
+  const AddressRanges& taken() const noexcept { return ranges_; }
+
+ private:
+  void insert(std::size_t begin, std::size_t end, std::size_t until) {
+    ranges_.insert(begin, end - begin, until);
+    ends_.emplace(until, begin);
+  }
+
+  using End = std::pair<std::size_t, std::size_t>;  // a time, and where the range begins that ends then
+
+  AddressRanges ranges_;  // the label of a range is the time that it is taken until
+  std::priority_queue<End, std::vector<End>, std::greater<>> ends_;
+  std::size_t time_ = 0;
+};
+
 /// A static plan over a trace. Time is counted in half positions: prefetches that follow k events are posted at 2k + 1,
 /// the event at position k happens at 2k + 2. A use occupies its range from its posting (or its acquisition) to its
-/// release, or on to its next use, which then needs no gather.
+/// release, or on to its next use, which then needs no gather. Planning takes time in proportion to n log n, n being
+/// the length of the trace, for each look-ahead that is tried.
 class IntervalPlan {
  public:
   /// "Not posted ahead of its acquisition."
@@ -35,22 +83,29 @@ class IntervalPlan {
   /// predecessors, (2) at most `look_ahead` bytes are posted and not yet acquired, (3) a range is free until its
   /// release, and (4) the buffers then in use leave as much room in one piece as without any look-ahead, up to what is
   /// needed: a pass that goes on in another way finds its room. Where greed leaves a later use without a range, nothing
-  /// stays, and the look-ahead is halved; without any, the recorded addresses, which are known to fit, are the plan.
+  /// stays, and the look-ahead is halved; without any, the plan is what was recorded, which is known to fit.
   /// @param shared The places of the first uses in the plans of paths that begin alike; the recording has them too.
   /// @param needed What other paths need.
   IntervalPlan(const Trace& trace, std::size_t capacity, std::size_t look_ahead, std::span<const Slot> shared = {},
                std::size_t needed = 0) {
-    Terms terms{trace, capacity, shared, stacked(trace), 0};
-    needed_ = terms.tops.empty() ? 0 : std::ranges::max(terms.tops);
-    terms.room = std::min(capacity, std::max(needed, needed_));
+    const std::vector<std::size_t> tops = stacked(trace);
+    needed_ = tops.empty() ? 0 : std::ranges::max(tops);
+    const Terms terms{trace, capacity, shared, tops, drains(trace), std::min(capacity, std::max(needed, needed_))};
     const std::size_t reserve = std::min(look_ahead, ahead * largest_gather(trace));
     const Residency residency = capacity > reserve ? Residency{trace, capacity - reserve} : Residency{trace};
     if (look_ahead > 0 && place_all(terms, look_ahead, residency)) return;
     for (std::size_t bytes = look_ahead; bytes > 0; bytes /= 2) {
       if (place_all(terms, bytes, Residency{trace})) return;
     }
-    slots_.clear();
-    for (const TraceUse& use : trace.uses) slots_.push_back({use.offset, on_demand});
+    repeat(trace);
+  }
+
+  /// The pass as it was recorded, with what was posted ahead and came in time; nothing is planned.
+  static IntervalPlan recorded(const Trace& trace) {
+    IntervalPlan plan;
+    plan.needed_ = trace.needed;
+    plan.repeat(trace);
+    return plan;
   }
 
   const Slot& operator[](std::size_t use) const { return slots_[use]; }
@@ -62,198 +117,201 @@ class IntervalPlan {
   /// Bytes of memory that the trace needs without any look-ahead.
   std::size_t needed() const noexcept { return needed_; }
 
+  /// Elementary steps that planning took: visits of nodes, postings and places that were tried.
+  std::size_t steps() const noexcept { return steps_; }
+
  private:
   /// Operators whose gathers are under way while another one computes (ZeRO-Infinity, section 6.2): memory that what
   /// stays leaves to the look-ahead.
   static constexpr std::size_t ahead = 3;
-
-  struct Placed {
-    std::size_t begin, end;  // half positions
-    std::size_t drained;     // a half position by which what was handed over has probably left
-    std::size_t kept;        // the end of the next use, if it stays for it; else 0
-    std::size_t offset, bytes;
-
-    std::size_t occupied() const { return std::max(end, kept); }
-    std::size_t over() const { return std::max(occupied(), drained); }
-  };
 
   /// What all placements of a plan have to keep to.
   struct Terms {
     const Trace& trace;
     std::size_t capacity;
     std::span<const Slot> shared;
-    std::vector<std::size_t> tops;  ///< A use: how high memory is filled at its acquisition without look-ahead.
-    std::size_t room;               ///< What may be filled that high.
+    const std::vector<std::size_t>& tops;  ///< A use: how high memory is filled at its acquisition without look-ahead.
+    std::vector<std::size_t> drained;      ///< A use: a time by which what was handed over has probably left.
+    std::size_t room;                      ///< What may be filled that high.
   };
+
+  /// Memory as a use finds it that begins at a certain time. Everything placed before begins before the new use ends,
+  /// so it is in the way if it ends after the new use begins.
+  struct Memory {
+    TimedRanges occupied;
+    TimedRanges draining;  ///< The same, until what was handed over has left.
+
+    /// @return Whether a range has become free.
+    bool advance(std::size_t time) {
+      const bool any = occupied.advance(time);
+      return draining.advance(time) || any;
+    }
+  };
+
+  /// One attempt: memory at three points of time, which follow the uses as they are placed.
+  struct Sweep {
+    Memory at_post;            ///< When the last prefetch was posted.
+    Memory at_use;             ///< When the use is acquired.
+    TimedRanges in_use;        ///< Then too, without what has stayed.
+    std::size_t earliest = 0;  ///< Events that have happened when the last prefetch is posted.
+    std::deque<std::pair<std::size_t, std::size_t>> waiting;  ///< Posted and not yet acquired: position, bytes.
+    std::size_t waiting_bytes = 0;
+
+    std::size_t steps() const {
+      std::size_t sum = in_use.taken().steps();
+      for (const Memory* memory : {&at_post, &at_use}) {
+        sum += memory->occupied.taken().steps() + memory->draining.taken().steps();
+      }
+      return sum;
+    }
+  };
+
+  IntervalPlan() = default;
 
   static constexpr std::size_t event_time(std::size_t position) { return 2 * position + 2; }
   static constexpr std::size_t post_time(std::size_t events_before) { return 2 * events_before + 1; }
 
-  bool place_all(const Terms& terms, std::size_t look_ahead, const Residency& residency) {
+  void repeat(const Trace& trace) {
     slots_.clear();
-    std::vector<Placed> placed;
-    std::vector<Placed> waiting;                                                // posted and not yet acquired
-    std::vector<std::size_t> stayed(terms.trace.uses.size(), TraceUse::never);  // a use: the one that it stays from
-    std::size_t earliest = 0;
-    for (std::size_t u = 0; u < terms.trace.uses.size(); ++u) {
-      const TraceUse& use = terms.trace.uses[u];
-      const auto is_over = [&](const Placed& p) { return p.over() <= post_time(earliest); };
-      std::erase_if(placed, is_over);
-      std::erase_if(waiting, is_over);
+    std::size_t last_post = 0;
+    for (const TraceUse& use : trace.uses) {
+      if (use.posted != TraceUse::never) last_post = std::max(last_post, use.posted);
+      slots_.push_back({use.offset, use.posted == TraceUse::never ? on_demand : last_post, use.kept_for});
+    }
+  }
+
+  bool place_all(const Terms& terms, std::size_t look_ahead, const Residency& residency) {
+    const std::vector<TraceUse>& uses = terms.trace.uses;
+    slots_.clear();
+    Sweep sweep;
+    std::vector<std::size_t> stayed(uses.size(), TraceUse::never);  // a use: the one that it stays from
+    bool fits = true;
+    for (std::size_t u = 0; u < uses.size() && fits; ++u) {
+      const TraceUse& use = uses[u];
+      sweep.at_use.advance(event_time(use.acquired));
+      sweep.in_use.advance(event_time(use.acquired));
+      std::optional<Slot> slot = stay(terms, sweep, stayed[u], use);
+      if (!slot) slot = place(terms, sweep, look_ahead, use);
+      fits = slot.has_value();
+      if (!fits) break;
       const std::size_t kept_for = residency.kept_for(u);
-      const std::size_t kept = kept_for == TraceUse::never ? 0 : event_time(terms.trace.uses[kept_for].released);
-      std::optional<Slot> slot = stay(terms, placed, stayed[u], use);
-      const bool has_stayed = slot.has_value();
-      bool stays = kept > 0;
-      if (!slot && stays) slot = post(terms, placed, waiting, look_ahead, earliest, use, kept);
-      if (!slot) {
-        slot = post(terms, placed, waiting, look_ahead, earliest, use, 0);
-        stays = stays && !slot;
-      }
-      if (!slot && stays) slot = acquire(terms, placed, use, kept);
-      if (!slot) {
-        slot = acquire(terms, placed, use, 0);
-        stays = false;
-      }
-      if (!slot) return false;
-      if (!has_stayed && slot->post != on_demand) {
-        earliest = slot->post;
-        waiting.push_back({post_time(earliest), event_time(use.acquired), 0, 0, slot->offset, use.bytes});
-      }
-      const std::size_t begin = slot->post == on_demand ? event_time(use.acquired) : post_time(slot->post);
-      placed.push_back(
-          {begin, event_time(use.released), drained_by(terms.trace, use), stays ? kept : 0, slot->offset, use.bytes});
+      const bool stays = kept_for != TraceUse::never;
       if (stays) {
         slot->kept_for = kept_for;
         stayed[kept_for] = u;
       }
+      const std::size_t end = event_time(use.released);
+      const std::size_t occupied = stays ? std::max(end, event_time(uses[kept_for].released)) : end;
+      for (Memory* memory : {&sweep.at_post, &sweep.at_use}) {
+        memory->occupied.take(slot->offset, use.bytes, occupied);
+        memory->draining.take(slot->offset, use.bytes, std::max(occupied, terms.drained[u]));
+      }
       slots_.push_back(*slot);
     }
-    return true;
+    steps_ += sweep.steps();
+    return fits;
   }
 
   /// The place of a use whose buffer stays from `before`. The range is its own since then; where the pass has no room
   /// left around it, the buffer does not stay.
-  std::optional<Slot> stay(const Terms& terms, std::span<const Placed> placed, std::size_t before,
-                           const TraceUse& use) {
+  std::optional<Slot> stay(const Terms& terms, Sweep& sweep, std::size_t before, const TraceUse& use) {
     if (before == TraceUse::never) return std::nullopt;
     const std::size_t offset = slots_[before].offset;
     const bool is_shared = slots_.size() < terms.shared.size();
-    if ((is_shared ? terms.shared[slots_.size()].offset == offset : leaves_room(terms, placed, use, offset))) {
-      return Slot{offset, on_demand};
-    }
+    const bool may_stay = !is_shared || terms.shared[slots_.size()].offset == offset;
+    if (may_stay && take_in_use(terms, sweep, offset, use)) return Slot{offset, on_demand};
     slots_[before].kept_for = TraceUse::never;
-    return std::nullopt;
-  }
-
-  /// The place of a use that is posted ahead; it occupies its range until `kept`, at least until its release.
-  std::optional<Slot> post(const Terms& terms, std::span<const Placed> placed, std::span<const Placed> waiting,
-                           std::size_t look_ahead, std::size_t earliest, const TraceUse& use, std::size_t kept) const {
-    if (use.kind != UseKind::gathered) return std::nullopt;
-    for (std::size_t events = earliest; events <= use.acquired; ++events) {
-      const std::size_t begin = post_time(events);
-      if (posted_bytes(waiting, begin) + use.bytes > look_ahead) continue;
-      const auto offset = choose(terms, placed, begin, std::max(event_time(use.released), kept), use);
-      if (offset) return Slot{*offset, events};
+    const std::size_t end = event_time(terms.trace.uses[before].released);
+    for (Memory* memory : {&sweep.at_post, &sweep.at_use}) {
+      memory->occupied.take(offset, use.bytes, end);
+      memory->draining.take(offset, use.bytes, end);
     }
     return std::nullopt;
   }
 
-  /// The place of a use that is not posted ahead.
-  std::optional<Slot> acquire(const Terms& terms, std::span<const Placed> placed, const TraceUse& use,
-                              std::size_t kept) const {
-    const std::size_t end = std::max(event_time(use.released), kept);
-    const auto offset = choose(terms, placed, event_time(use.acquired), end, use);
-    return offset ? std::optional{Slot{*offset, on_demand}} : std::nullopt;
+  /// The place of a use that is gathered into, or written to. Everything that fits into the look-ahead is posted ahead,
+  /// in the worst case just before its acquisition, where it finds the same ranges free as on demand.
+  std::optional<Slot> place(const Terms& terms, Sweep& sweep, std::size_t look_ahead, const TraceUse& use) {
+    if (use.key.kind != UseKind::gathered || use.bytes > look_ahead) {
+      const auto offset = choose(terms, sweep, sweep.at_use, use);
+      return offset ? std::optional{Slot{*offset, on_demand}} : std::nullopt;
+    }
+    bool is_changed = true;
+    for (std::size_t events = sweep.earliest; events <= use.acquired; ++events) {
+      ++steps_;
+      is_changed = sweep.at_post.advance(post_time(events)) || is_changed;
+      for (; !sweep.waiting.empty() && sweep.waiting.front().first < events; sweep.waiting.pop_front()) {
+        sweep.waiting_bytes -= sweep.waiting.front().second;
+      }
+      if (!is_changed || sweep.waiting_bytes + use.bytes > look_ahead) continue;
+      is_changed = false;
+      if (const auto offset = choose(terms, sweep, sweep.at_post, use)) {
+        sweep.earliest = events;
+        sweep.waiting.emplace_back(use.acquired, use.bytes);
+        sweep.waiting_bytes += use.bytes;
+        return Slot{*offset, events};
+      }
+    }
+    return std::nullopt;
+  }
+
+  /// Where the use goes, low or high, preferably where the former content has drained. It is then in use.
+  std::optional<std::size_t> choose(const Terms& terms, Sweep& sweep, const Memory& memory, const TraceUse& use) {
+    if (slots_.size() < terms.shared.size()) {
+      const std::size_t offset = terms.shared[slots_.size()].offset;
+      if (!memory.occupied.taken().is_free(offset, use.bytes)) return std::nullopt;
+      return take_in_use(terms, sweep, offset, use) ? std::optional{offset} : std::nullopt;
+    }
+    for (const AddressRanges* taken : {&memory.draining.taken(), &memory.occupied.taken()}) {
+      const std::size_t lowest = taken->lowest(use.bytes);
+      if (lowest + use.bytes <= terms.capacity && take_in_use(terms, sweep, lowest, use)) return lowest;
+      const auto highest = taken->highest(use.bytes, terms.capacity);
+      if (highest && take_in_use(terms, sweep, *highest, use)) return highest;
+    }
+    return std::nullopt;
+  }
+
+  /// Takes the range from the acquisition of the use to its release. @return Whether what is then in use leaves enough
+  /// room in one piece; places that paths share are not asked.
+  bool take_in_use(const Terms& terms, Sweep& sweep, std::size_t offset, const TraceUse& use) {
+    ++steps_;
+    const std::size_t u = slots_.size();
+    sweep.in_use.take(offset, use.bytes, event_time(use.released));
+    if (u < terms.shared.size()) return true;
+    if (sweep.in_use.taken().largest_gap(terms.capacity) + terms.tops[u] >= terms.room) return true;
+    sweep.in_use.take(offset, use.bytes, 0);
+    return false;
   }
 
   static std::size_t largest_gather(const Trace& trace) {
     std::size_t largest = 0;
     for (const TraceUse& use : trace.uses) {
-      if (use.kind == UseKind::gathered) largest = std::max(largest, use.bytes);
+      if (use.key.kind == UseKind::gathered) largest = std::max(largest, use.bytes);
     }
     return largest;
   }
 
-  /// Bytes posted and not acquired at `time`, given that everything posted so far was posted no later than `time`.
-  static std::size_t posted_bytes(std::span<const Placed> waiting, std::size_t time) {
-    std::size_t bytes = 0;
-    for (const Placed& p : waiting) bytes += p.end > time ? p.bytes : 0;
-    return bytes;
-  }
-
-  /// A gradient's buffer is read by the reduction after its release. It is left alone until the next gradient has been
-  /// released too, where memory allows: gradients are double-buffered.
-  static std::size_t drained_by(const Trace& trace, const TraceUse& use) {
-    if (use.kind != UseKind::gradient) return event_time(use.released);
-    const auto next = std::find_if(trace.uses.begin() + (&use - trace.uses.data()) + 1, trace.uses.end(),
-                                   [](const TraceUse& later) { return later.kind == UseKind::gradient; });
-    return event_time(next == trace.uses.end() ? use.released : std::max(use.released, next->released));
-  }
-
-  /// Where the use goes that occupies its range from `begin` to `end`: low or high, preferably where the former content
-  /// has drained.
-  std::optional<std::size_t> choose(const Terms& terms, std::span<const Placed> placed, std::size_t begin,
-                                    std::size_t end, const TraceUse& use) const {
-    const auto overlapping = [&](auto end_of) {
-      std::vector<Placed> others;
-      for (const Placed& p : placed) {
-        if (p.begin < end && begin < std::invoke(end_of, p)) others.push_back(p);
-      }
-      std::ranges::sort(others, {}, &Placed::offset);
-      return others;
-    };
-    const auto free = overlapping(&Placed::occupied);
-    if (slots_.size() < terms.shared.size()) {
-      const std::size_t offset = terms.shared[slots_.size()].offset;
-      const bool is_free = std::ranges::none_of(
-          free, [&](const Placed& p) { return p.offset < offset + use.bytes && offset < p.offset + p.bytes; });
-      return is_free ? std::optional{offset} : std::nullopt;
+  /// When each use has drained. A gradient's buffer is read by the reduction after its release. It is left alone until
+  /// the next gradient has been released too, where memory allows: gradients are double-buffered.
+  static std::vector<std::size_t> drains(const Trace& trace) {
+    std::vector<std::size_t> drained(trace.uses.size());
+    std::size_t next = 0;  // the release of the next gradient; 0: there is none
+    for (std::size_t u = trace.uses.size(); u-- > 0;) {
+      const TraceUse& use = trace.uses[u];
+      const bool is_gradient = use.key.kind == UseKind::gradient;
+      drained[u] = event_time(is_gradient ? std::max(use.released, next) : use.released);
+      if (is_gradient) next = use.released;
     }
-    const auto drained = overlapping(&Placed::over);
-    for (const auto& others : {drained, free}) {
-      for (const auto& offset :
-           {lowest(others, use.bytes, terms.capacity), highest(others, use.bytes, terms.capacity)}) {
-        if (offset && leaves_room(terms, placed, use, *offset)) return offset;
-      }
-    }
-    return std::nullopt;
-  }
-
-  static std::optional<std::size_t> lowest(std::span<const Placed> taken, std::size_t bytes, std::size_t capacity) {
-    std::size_t offset = 0;
-    for (const Placed& p : taken) {
-      if (p.offset >= offset + bytes) break;
-      offset = std::max(offset, p.offset + p.bytes);
-    }
-    return offset + bytes <= capacity ? std::optional{offset} : std::nullopt;
-  }
-
-  static std::optional<std::size_t> highest(std::span<const Placed> taken, std::size_t bytes, std::size_t capacity) {
-    std::optional<std::size_t> found;
-    std::size_t gap_begin = 0;
-    for (const Placed& p : taken) {
-      if (p.offset >= gap_begin + bytes) found = p.offset - bytes;
-      gap_begin = std::max(gap_begin, p.offset + p.bytes);
-    }
-    return capacity >= gap_begin + bytes ? std::optional{capacity - bytes} : found;
-  }
-
-  /// Whether the buffers in use when `use` is acquired leave enough room in one piece if it lies at `offset`.
-  bool leaves_room(const Terms& terms, std::span<const Placed> placed, const TraceUse& use, std::size_t offset) const {
-    AddressRanges in_use;
-    in_use.insert(offset, use.bytes);
-    for (const Placed& p : placed) {
-      if (p.end > event_time(use.acquired)) in_use.insert(p.offset, p.bytes);
-    }
-    return in_use.largest_gap(terms.capacity) + terms.tops[slots_.size()] >= terms.room;
+    return drained;
   }
 
   /// How high memory is filled once each use is acquired, if every use goes to the lowest free offset.
-  static std::vector<std::size_t> stacked(const Trace& trace) {
+  std::vector<std::size_t> stacked(const Trace& trace) {
     AddressRanges ranges;
     std::vector<std::size_t> tops;
     std::vector<std::size_t> offsets;
+    tops.reserve(trace.uses.size());
+    offsets.reserve(trace.uses.size());
     for (const TraceEvent& event : trace.events) {
       if (event.kind == TraceEvent::Kind::acquire) {
         const std::size_t bytes = trace.uses[event.use].bytes;
@@ -264,11 +322,13 @@ class IntervalPlan {
         ranges.erase(offsets[event.use]);
       }
     }
+    steps_ += ranges.steps();
     return tops;
   }
 
   std::size_t needed_ = 0;
   std::vector<Slot> slots_;
+  std::size_t steps_ = 0;
 };
 
 }  // namespace zerospan::inline v0::detail

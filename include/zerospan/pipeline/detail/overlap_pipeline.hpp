@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -16,7 +15,6 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/pipeline/detail/path_memory.hpp>
 #include <zerospan/pipeline/detail/pending_gathers.hpp>
-#include <zerospan/pipeline/detail/room.hpp>
 #include <zerospan/pipeline/detail/trace.hpp>
 #include <zerospan/pipeline/detail/working_memory.hpp>
 #include <zerospan/pipeline/pipeline_counters.hpp>
@@ -33,12 +31,12 @@ class OverlapPipeline {
   /// Starts the gather of `key` into `data`, after `after`; returns its end.
   using Fetch = std::function<Completion(UseKey key, std::byte* data, std::vector<Completion> after)>;
 
-  /// Longer passes are not learned: planning them would take longer than it saves.
-  static constexpr std::size_t max_planned_uses = std::size_t{1} << 14;
+  /// When the prefetches of a pass begin.
+  enum class Start : std::uint8_t { at_once, at_first_lease };
 
   /// A buffer in use.
   struct Buffer {
-    std::size_t use;  ///< Names it until its release.
+    std::size_t offset;  ///< In working memory; names it until its release.
     std::byte* data;
     std::vector<Completion> ready;  ///< What its first use waits for.
   };
@@ -48,43 +46,41 @@ class OverlapPipeline {
       : memory_{std::move(memory)}, look_ahead_{look_ahead.count}, fetch_{std::move(fetch)} {}
 
   /// @return Nothing if no room is left beside the buffers in use.
-  std::optional<Buffer> acquire(UseKey key, UseKind kind, std::size_t bytes) {
+  std::optional<Buffer> acquire(UseKey key, std::size_t bytes) {
     bytes = round_up(bytes, WorkingMemory::alignment);
-    follow_acquire(key, kind, bytes);
-    std::optional<PendingGather> pending = claim(key, kind);
-    const bool has_stayed = pending && pending->has_stayed;
-    const bool was_posted = pending && !has_stayed;
-    if (!pending) {
+    begin_deferred();
+    follow_acquire(key);
+    std::optional<PendingGather> buffer = claim(key);
+    const bool is_miss = !buffer;
+    if (is_miss) {
       const auto offset = place(bytes);
       if (!offset) return std::nullopt;
       std::vector<Completion> after = memory_.take(*offset, bytes);
-      if (kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
-      pending = PendingGather{0, key, *offset, bytes, std::move(after), false};
+      if (key.kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
+      buffer = PendingGather{0, key, *offset, bytes, std::move(after)};
     }
-    if (kind == UseKind::gathered) ++(has_stayed ? counters_.kept : was_posted ? counters_.hits : counters_.misses);
-    const std::size_t use = recorded_.acquire(key, kind, bytes, pending->offset);
-    room_.add(pending->offset, bytes);
+    if (key.kind == UseKind::gathered) {
+      ++(is_miss ? counters_.misses : buffer->has_stayed() ? counters_.kept : counters_.hits);
+    }
+    record(*buffer);
     look_ahead();
-    return Buffer{use, memory_.data(pending->offset), std::move(pending->ready)};
+    return Buffer{buffer->offset, memory_.data(buffer->offset), std::move(buffer->ready)};
   }
 
-  void release(std::size_t use, std::vector<Completion> last_uses) {
+  /// @param offset Of the buffer. @param last_uses The ends of what still uses it.
+  void release(std::size_t offset, std::vector<Completion> last_uses) {
+    const std::size_t use = guard_.use_at(offset);
     if (following_) {
-      const auto& events = path_->trace.events;
-      const TraceEvent event{TraceEvent::Kind::release, use};
-      if (recorded_.events.size() >= events.size() || events[recorded_.events.size()] != event) {
-        Trace begun = recorded_;
-        begun.release(use);
-        change_path(begun);
-      }
+      const NextEvent next{TraceEvent::Kind::release, {}, use};
+      if (!path_->trace.has(recorded_.events.size(), next)) change_path(next);
     }
-    if (!keep(use, last_uses)) memory_.give_back(recorded_.uses[use].offset, std::move(last_uses));
-    room_.remove(use, recorded_.uses[use].offset);
+    if (!keep(use, last_uses)) memory_.give_back(offset, last_uses);
+    guard_.remove(offset);
     recorded_.release(use);
     look_ahead();
   }
 
-  /// A buffer outside of every pass. A pass under way is none to learn from.
+  /// A buffer outside of every pass. The pass that is under way meanwhile is not learned: its addresses are no example.
   std::optional<Buffer> acquire_untraced(std::size_t bytes) {
     if (following_) leave_path();
     path_ = nullptr;
@@ -96,17 +92,17 @@ class OverlapPipeline {
     ++untraced_;
     return Buffer{*offset, memory_.data(*offset), memory_.take(*offset, bytes)};
   }
-  void release_untraced(const Buffer& buffer, std::vector<Completion> last_uses) {
-    memory_.give_back(buffer.use, std::move(last_uses));
-    if (--untraced_ == 0 && pass_is_empty()) begin_pass(pass_);
+  void release_untraced(const Buffer& buffer, const std::vector<Completion>& last_uses) {
+    memory_.give_back(buffer.offset, last_uses);
+    if (--untraced_ == 0 && pass_is_empty() && !is_deferred_) begin_pass(pass_);
   }
 
-  /// Gives up what was posted and not used; the parameters are about to change.
+  /// Ends a pass. Gives up what was posted and not used: the parameters may be about to change.
   void end_pass() {
     pending_.give_up_all();
     Trace passed = std::exchange(recorded_, {});
-    room_.restart();
-    if (!passed.events.empty() && passed.uses.size() <= max_planned_uses && !is_disturbed_) {
+    guard_.restart();
+    if (!passed.events.empty() && look_ahead_ > 0 && !is_disturbed_) {
       paths_.learn(pass_, std::move(passed), memory_.capacity(), look_ahead_);
     }
     path_ = nullptr;
@@ -116,11 +112,20 @@ class OverlapPipeline {
   /// Begins a pass of a kind and posts the first of its prefetches.
   void begin_pass(std::uint8_t pass) {
     pass_ = pass;
-    is_disturbed_ = untraced_ > 0;
-    path_ = look_ahead_ > 0 && !is_disturbed_ ? paths_.expected(pass) : nullptr;
-    following_ = path_ != nullptr;
-    has_strayed_ = false;
-    next_ = 0;
+    is_deferred_ = false;
+    expect(expected());
+    look_ahead();
+  }
+
+  /// Ends the pass and begins one of another kind, with the parameters as they are. What was posted for a pass that was
+  /// empty is given up only when the first lease shows that it does not serve the new one: a pass that stays empty
+  /// costs nothing.
+  void turn_to(std::uint8_t pass, Start start) {
+    if (!pass_is_empty()) end_pass();
+    pass_ = pass;
+    is_deferred_ = true;
+    if (start == Start::at_first_lease) return;
+    begin_deferred();
     look_ahead();
   }
 
@@ -135,45 +140,66 @@ class OverlapPipeline {
   PipelineCounters counters() const {
     PipelineCounters counters = counters_;
     counters.dropped = pending_.dropped();
+    counters.plans = paths_.plans();
     return counters;
   }
 
  private:
-  void follow_acquire(UseKey key, UseKind kind, std::size_t bytes) {
-    const auto matches = [&](const TraceUse& use) { return use.key == key && use.kind == kind; };
-    if (following_) {
-      const std::size_t position = recorded_.events.size();
-      const Trace& trace = path_->trace;
-      if (position < trace.events.size() && trace.events[position].kind == TraceEvent::Kind::acquire &&
-          matches(trace.uses[trace.events[position].use])) {
-        return;
-      }
-      Trace begun = recorded_;
-      begun.acquire(key, kind, bytes, 0);
-      if (change_path(begun)) return;
-    }
-    if (!path_) return;
-    const auto& uses = path_->trace.uses;
-    const auto resumed = std::find_if(uses.begin() + static_cast<std::ptrdiff_t>(resume_), uses.end(), matches);
-    if (resumed != uses.end()) resume_ = static_cast<std::size_t>(resumed - uses.begin()) + 1;
+  /// The path that the pass will probably take, if it can be followed.
+  const Path* expected() const { return untraced_ > 0 ? nullptr : paths_.expected(pass_); }
+
+  /// Begins to follow a path from its first event on.
+  void expect(const Path* path) {
+    path_ = path;
+    following_ = path != nullptr;
+    is_disturbed_ = untraced_ > 0;
+    has_strayed_ = false;
+    next_ = 0;
   }
 
-  /// Goes over to a known path that begins as the pass has begun, or leaves the path. @return Whether there is one.
-  bool change_path(const Trace& begun) {
-    const Path* const other = paths_.continuation(pass_, begun);
+  /// Chooses the path of a pass that `turn_to` has begun, if that is still to be done.
+  void begin_deferred() {
+    if (!std::exchange(is_deferred_, false)) return;
+    const Path* const path = expected();
+    if (path && path == path_ && following_) return;  // the pass that was begun before
+    expect(path);
+    path ? keep_pending_of(*path) : pending_.give_up_all();
+  }
+
+  void follow_acquire(UseKey key) {
+    if (following_) {
+      const NextEvent next{TraceEvent::Kind::acquire, key, 0};
+      if (path_->trace.has(recorded_.events.size(), next) || change_path(next)) return;
+    }
+    if (!path_) return;
+    const std::size_t resumed = path_->next_use(key, resume_);
+    if (resumed != TraceUse::never) resume_ = resumed + 1;
+  }
+
+  /// Goes over to a known path that goes on with `next`, or leaves the path. @return Whether there is one.
+  bool change_path(const NextEvent& next) {
+    const Path* const other = paths_.continuation(*path_, recorded_.events.size(), next);
     if (!other) {
       leave_path();
       return false;
     }
     stray();
     path_ = other;
-    const auto& uses = path_->trace.uses;
-    pending_.give_up_unless([&](const PendingGather& p) {
-      return p.use < uses.size() && uses[p.use].key == p.key && uses[p.use].kind == UseKind::gathered &&
-             path_->plan[p.use].offset == p.offset;
-    });
-    next_ = begun.uses.size();
+    keep_pending_of(*other);
+    next_ = 0;
     return true;
+  }
+
+  /// Keeps what is pending if the path has it at this position in the same place too; gives up the rest.
+  void keep_pending_of(const Path& path) {
+    pending_.reassign([&](const PendingGather& p) {
+      std::size_t use = path.next_use(p.key, recorded_.uses.size());
+      while (use != TraceUse::never && pending_.contains(use)) use = path.next_use(p.key, use + 1);
+      if (use == TraceUse::never || path.plan[use].offset != p.offset) return TraceUse::never;
+      const bool is_posted = path.plan[use].post <= recorded_.events.size();
+      const bool has_stayed = p.has_stayed() && path.plan[p.stays_from].kept_for == use;
+      return is_posted || has_stayed ? use : TraceUse::never;
+    });
   }
 
   void leave_path() {
@@ -186,18 +212,29 @@ class OverlapPipeline {
     if (!std::exchange(has_strayed_, true)) ++counters_.mended;
   }
 
-  bool leaves_room(std::size_t offset, std::size_t bytes) const {
-    return room_.remains_beside(offset, bytes, memory_.capacity(), paths_.needed());
+  bool leaves_room(std::size_t offset, std::size_t bytes) {
+    return guard_.leaves_room(offset, bytes, memory_.capacity(), paths_.needed());
   }
 
-  std::optional<PendingGather> claim(UseKey key, UseKind kind) {
-    if (kind != UseKind::gathered) return std::nullopt;
+  std::optional<PendingGather> claim(UseKey key) {
+    if (key.kind != UseKind::gathered) return std::nullopt;
     auto found = following_ ? pending_.take(recorded_.uses.size()) : pending_.take(key);
     if (found && !following_ && !leaves_room(found->offset, found->bytes)) {
-      pending_.give_up(*found);
+      pending_.give_up(std::move(*found));
       return std::nullopt;
     }
     return found;
+  }
+
+  void record(const PendingGather& buffer) {
+    const std::size_t use = recorded_.acquire(buffer.key, buffer.bytes, buffer.offset);
+    if (buffer.has_stayed()) {
+      recorded_.uses[buffer.stays_from].kept_for = use;
+    } else {
+      recorded_.uses[use].posted = buffer.posted;
+    }
+    guard_.add(buffer.offset, buffer.bytes);
+    recorded_.needed = std::max(recorded_.needed, guard_.stacked_top());
   }
 
   /// Where a use that was not posted ahead goes; prefetches give way to it, the farthest first.
@@ -228,7 +265,7 @@ class OverlapPipeline {
 
   void post_planned() {
     const auto& uses = path_->trace.uses;
-    for (; next_ < uses.size(); ++next_) {
+    for (next_ = std::max(next_, recorded_.uses.size()); next_ < uses.size(); ++next_) {
       const IntervalPlan::Slot& slot = path_->plan[next_];
       if (slot.post == IntervalPlan::on_demand) continue;
       if (slot.post > recorded_.events.size()) return;
@@ -238,10 +275,10 @@ class OverlapPipeline {
 
   /// Prefetches off the path are placed from above, so that what is taken on demand finds its room in one piece.
   void post_mended() {
-    pending_.give_up_unless([&](const PendingGather& p) { return p.use >= resume_; });
+    pending_.give_up_before(resume_);
     const auto& uses = path_->trace.uses;
     for (next_ = std::max(next_, resume_); next_ < uses.size(); ++next_) {
-      if (uses[next_].kind != UseKind::gathered || pending_.contains(next_)) continue;
+      if (uses[next_].key.kind != UseKind::gathered || pending_.contains(next_)) continue;
       const auto offset = memory_.find_highest(uses[next_].bytes);
       if (!offset || pending_.posted_bytes() + uses[next_].bytes > look_ahead_) return;
       post(next_, *offset);
@@ -251,16 +288,16 @@ class OverlapPipeline {
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
     Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes));
-    pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, false});
+    pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, recorded_.events.size()});
   }
 
   /// Leaves a buffer that is released where it is, if the plan says so. @return Whether it does.
   bool keep(std::size_t use, std::vector<Completion>& last_uses) {
     if (!following_) return false;
     const IntervalPlan::Slot& slot = path_->plan[use];
-    if (slot.kept_for == TraceUse::never) return false;
+    if (slot.kept_for == TraceUse::never || pending_.contains(slot.kept_for)) return false;
     const TraceUse& kept = recorded_.uses[use];
-    pending_.add({slot.kept_for, kept.key, kept.offset, kept.bytes, std::move(last_uses), true});
+    pending_.add({slot.kept_for, kept.key, kept.offset, kept.bytes, std::move(last_uses), TraceUse::never, use});
     return true;
   }
 
@@ -276,11 +313,12 @@ class OverlapPipeline {
   bool following_ = false;      ///< The pass has followed it exactly so far.
   std::size_t next_ = 0;        ///< The first use of the path that was not considered for posting.
   std::size_t resume_ = 0;      ///< Off the path: the first of its uses that may still come.
+  bool is_deferred_ = false;    ///< The pass has begun, and its path is chosen at its first lease.
   bool has_strayed_ = false;    ///< The pass has left the path that it was expected to take.
   std::size_t untraced_ = 0;    ///< Buffers in use outside of every pass.
   bool is_disturbed_ = false;   ///< There was one during the pass: its addresses are no example.
   PendingGathers pending_{memory_};
-  Room room_;
+  FragmentationGuard guard_;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -46,7 +46,7 @@ class Residency {
     std::map<UseKey, std::size_t> last;
     for (std::size_t u = 0; u < trace.uses.size(); ++u) {
       const TraceUse& use = trace.uses[u];
-      if (use.kind != UseKind::gathered) continue;
+      if (use.key.kind != UseKind::gathered) continue;
       const auto [before, is_first] = last.try_emplace(use.key, u);
       if (!is_first && trace.uses[before->second].released < use.acquired) next[before->second] = u;
       before->second = u;
@@ -57,7 +57,7 @@ class Residency {
   /// A gradient counts until the next one has ended: it is read by its reduction.
   void release(const Trace& trace, std::size_t u, std::size_t next) {
     const TraceUse& use = trace.uses[u];
-    if (use.kind == UseKind::gradient) {
+    if (use.key.kind == UseKind::gradient) {
       taken_ -= std::exchange(draining_, use.bytes);
     } else if (next != TraceUse::never) {
       kept_for_[u] = next;

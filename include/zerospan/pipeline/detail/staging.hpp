@@ -149,7 +149,7 @@ class Staging {
   std::pair<std::size_t, std::vector<Completion>> take(std::size_t bytes, std::string_view what) {
     if (bytes == 0) return {};
     if (bytes > capacity()) {
-      throw_budget_error("staging " + std::string{what}, {bytes}, {capacity()}, "raise the host budget");
+      throw_budget_error("staging " + std::string{what}, Bytes{bytes}, Bytes{capacity()}, "raise the host budget");
     }
     if (cursor_ + bytes > capacity()) cursor_ = 0;
     const std::size_t slot = std::exchange(cursor_, cursor_ + bytes);

@@ -1,7 +1,9 @@
 /// @file
 /// WorkingMemory: gathered parameters and gradients come and go in one range of memory, in program order.
+/// FragmentationGuard: what is in use must leave room in one piece.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
 #include <utility>
@@ -49,21 +51,60 @@ class WorkingMemory {
   /// Takes a free range (a multiple of `alignment`). @return What its first use waits for.
   std::vector<Completion> take(std::size_t offset, std::size_t bytes) {
     live_.insert(offset, bytes);
-    memory_.charge({bytes});
+    memory_.charge(Bytes{bytes});
     return former_.overwrite(offset, bytes);
   }
 
   /// Gives a range back; `last_uses` are the ends of what still uses it.
-  void give_back(std::size_t offset, std::vector<Completion> last_uses) {
+  void give_back(std::size_t offset, const std::vector<Completion>& last_uses) {
     const std::size_t bytes = live_.erase(offset);
-    memory_.discharge({bytes});
-    for (Completion& last_use : last_uses) former_.record(offset, bytes, std::move(last_use));
+    memory_.discharge(Bytes{bytes});
+    for (const Completion& last_use : last_uses) former_.record(offset, bytes, last_use);
   }
 
  private:
   Allocation memory_;
   AddressRanges live_;
   FormerUses former_;
+};
+
+/// Keeps the buffers in use twice: where they are, and where each would be if it had gone to the lowest free offset
+/// (stacked), as on a first pass. Uses are numbered from 0 in the order in which they are added.
+class FragmentationGuard {
+ public:
+  void add(std::size_t offset, std::size_t bytes) {
+    in_use_.insert(offset, bytes, stacked_at_.size());
+    stacked_at_.push_back(stacked_.lowest(bytes));
+    stacked_.insert(stacked_at_.back(), bytes);
+  }
+
+  /// The use whose buffer is at `offset`.
+  std::size_t use_at(std::size_t offset) const { return in_use_.find(offset)->label; }
+
+  void remove(std::size_t offset) {
+    stacked_.erase(stacked_at_[use_at(offset)]);
+    in_use_.erase(offset);
+  }
+
+  /// Begins anew; nothing is in use.
+  void restart() { stacked_at_.clear(); }
+
+  /// How high memory is filled when stacked.
+  std::size_t stacked_top() const noexcept { return stacked_.top(); }
+
+  /// Whether another buffer at `offset` leaves as much in one piece as if every buffer were stacked, up to what is
+  /// `needed`.
+  bool leaves_room(std::size_t offset, std::size_t bytes, std::size_t capacity, std::size_t needed) {
+    in_use_.insert(offset, bytes);
+    const std::size_t gap = in_use_.largest_gap(capacity);
+    in_use_.erase(offset);
+    return gap + std::max(stacked_.top(), stacked_.lowest(bytes) + bytes) >= std::min(capacity, needed);
+  }
+
+ private:
+  AddressRanges in_use_;  ///< Labelled with their uses.
+  AddressRanges stacked_;
+  std::vector<std::size_t> stacked_at_;  ///< A use: its lowest place.
 };
 
 }  // namespace zerospan::inline v0::detail

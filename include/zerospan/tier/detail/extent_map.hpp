@@ -51,8 +51,8 @@ class ExtentMap {
     return within < bytes && extent.bytes <= bytes - within;
   }
 
-  Bytes used() const noexcept { return {used_}; }
-  Bytes peak() const noexcept { return {peak_}; }
+  Bytes used() const noexcept { return Bytes{used_}; }
+  Bytes peak() const noexcept { return Bytes{peak_}; }
 
  private:
   std::map<std::uint64_t, std::size_t> taken_;  // offset -> bytes

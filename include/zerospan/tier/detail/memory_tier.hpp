@@ -58,7 +58,7 @@ class MemoryTier {
   /// @throws BudgetError if no range of that size is free. An extent of 0 bytes takes nothing.
   Extent place(std::size_t bytes, std::string_view what = "an extent") {
     if (bytes == 0) return {};
-    Allocation allocation = arena_->allocate({bytes}, what);
+    Allocation allocation = arena_->allocate(Bytes{bytes}, what);
     const Extent extent{reinterpret_cast<std::uintptr_t>(allocation.data()), bytes};
     const std::scoped_lock lock{mutex_};
     extents_.emplace(extent.offset, std::move(allocation));
@@ -104,7 +104,7 @@ class MemoryTier {
 
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.used = {used_}, .peak = {peak_}, .read = {0}, .written = {0}};
+    return {.used = Bytes{used_}, .peak = Bytes{peak_}, .read = Bytes{0}, .written = Bytes{0}};
   }
 
  private:

@@ -3,11 +3,8 @@
 #pragma once
 
 #include <concepts>
-#include <cstddef>
-#include <span>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/kernels/rank_order_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
@@ -42,11 +39,5 @@ struct HostExecution {
 };
 
 static_assert(ThreadExecution<HostExecution>);
-
-/// On the calling thread it is done when it returns.
-inline void rank_order_sum(StreamRef, std::span<const std::byte* const> inputs, ElementType input_type,
-                           std::byte* output, ElementType output_type, std::size_t elements) noexcept {
-  rank_order_sum(inputs, input_type, output, output_type, elements);
-}
 
 }  // namespace zerospan::inline v0::detail
