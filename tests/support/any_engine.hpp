@@ -8,6 +8,8 @@
 
 #include <zerospan/zerospan.hpp>
 
+#include "engines.hpp"
+
 namespace zerospan_test {
 
 /// What a test calls of an engine.

@@ -1,5 +1,5 @@
 /// @file
-/// Training runs of the toy model on a GPU.
+/// Training runs of the toy model on a GPU, whose engine is compiled once, in tests/cuda/engine.cu.
 #pragma once
 
 #include <chrono>
