@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -10,6 +11,7 @@
 #include <future>
 #include <latch>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -25,6 +27,9 @@
 #include "support/fake_nccl.hpp"
 #include "support/fake_nccl_ranks.hpp"
 #include "support/fake_place.hpp"
+#include "support/figures.hpp"
+#include "support/forked.hpp"
+#include "support/process_limits.hpp"
 
 #include <zerospan/comm/communicator_exchange.hpp>
 #include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
@@ -471,3 +476,52 @@ TEST_CASE("options that make no sense or differ are refused on every rank") {
     CHECK(begins_with(text, "ConfigurationError: the timeout and the poll"));
   }
 }
+
+TEST_CASE("sums and means of the host's figures are those in rank order") {
+  run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place) {
+    CHECK(zerospan_test::figures_are_right(c, c.rank().value, std::array{0, 1, 2}, place.stream()));
+  });
+}
+
+TEST_CASE("a communicator is of no use in a forked process, and of all its use in the one that forked") {
+  run_on_fake_nccl(2, patient, [](auto& c, StreamPlace& place) {
+    c.barrier({place.stream(), "start"});
+    if (c.rank() == Rank{0}) {
+      CHECK(zerospan_test::is_true_in_fork([&] {
+        const auto is_told = [](auto call) {
+          return thrown_by(call) ==
+                 "RankFailedError 0: rank 0 uses a communicator after a fork: it stays with the "
+                 "process that made it";
+        };
+        c.abort("the child's own business");
+        return is_told([&] {
+                 c.barrier({place.stream(), "in the child"});
+               }) &&
+               is_told([&] { c.duplicate(); }) && is_told([&] {
+                 c.split({0, 0});
+               }) &&
+               is_told([&] { c.verify(); }) && is_told([&] { c.on_failure({}); });
+      }));
+    }
+    c.barrier({place.stream(), "end"});
+  });
+}
+
+#if !defined(ZEROSPAN_SANITIZED)
+TEST_CASE("ranks whose watching threads cannot be started say so, and none waits for the others") {
+  const auto world = std::make_shared<fake::World>();
+  const auto ends = zerospan::run_ranks(2, [&](ThreadCommunicator threads) {
+    StreamPlace place;
+    threads.barrier({zerospan::calling_thread, "all ranks are threads"});
+    std::optional<zerospan_test::NoMoreThreads> limit;
+    if (threads.rank() == Rank{1}) limit.emplace();
+    threads.barrier({zerospan::calling_thread, "the limit stands"});
+    return thrown_by([&] {
+      Communicator<>{ThreadExchange{std::move(threads)}, patient, fake::Api{world, place.gpu_}};
+    });
+  });
+  for (const std::string& end : ends) {
+    CHECK(contains(end, "failed (the thread that watches over its communicators could not be started: "));
+  }
+}
+#endif

@@ -68,6 +68,29 @@ class PlainExchange {
 };
 static_assert(zerospan::ByteExchange<PlainExchange> && !zerospan::SplitsExchange<PlainExchange>);
 
+/// Counts what is on the board of each rank.
+class CountedExchange {
+ public:
+  explicit CountedExchange(ThreadExchange exchange, std::shared_ptr<std::atomic<std::size_t>> posted)
+      : exchange_{std::move(exchange)}, posted_{std::move(posted)} {}
+  Rank rank() const { return exchange_.rank(); }
+  int size() const { return exchange_.size(); }
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) { exchange_.all_gather(mine, all); }
+  CountedExchange duplicate() { return CountedExchange{exchange_.duplicate(), posted_}; }
+  CountedExchange split(zerospan::SplitPlace place) { return CountedExchange{exchange_.split(place), posted_}; }
+  void abort(const std::string& reason) noexcept { exchange_.abort(reason); }
+  void post(std::span<const std::byte> bytes) {
+    exchange_.post(bytes);
+    *posted_ = bytes.size();
+  }
+  std::vector<std::byte> peek(Rank rank) const { return exchange_.peek(rank); }
+
+ private:
+  ThreadExchange exchange_;
+  std::shared_ptr<std::atomic<std::size_t>> posted_;
+};
+static_assert(zerospan::PostsToBoard<CountedExchange> && zerospan::SplitsExchange<CountedExchange>);
+
 /// What `on_failure` tells.
 std::string words_of(Told& told) {
   return end_of([&] { std::rethrow_exception(told.wait()); });
@@ -197,7 +220,7 @@ TEST_CASE("a split of a split, down to one rank, and groups of different sizes")
 TEST_CASE("two ranks at one place are refused on all ranks, and harm nothing") {
   run_on_fake_nccl(3, patient, [](auto& c, StreamPlace& place) {
     const std::string text = end_of([&] { static_cast<void>(c.split({1, c.rank() == Rank{0} ? 0 : 6})); });
-    CHECK(text == "a split puts two ranks at place 6 of group 1");
+    CHECK(text == "a split gives two ranks key 6 of color 1");
     auto part = c.split({0, c.rank().value});
     part.barrier({place.stream(), "in good health"});
   });
@@ -285,4 +308,42 @@ TEST_CASE("a rank that ends is not waited for in its group") {
     c.on_failure({});
     place.synchronize();
   });
+}
+
+TEST_CASE("communicators that have ended leave nothing behind in those that go on, with a board and without") {
+  NcclOptions options = patient;
+  options.scratch = {4096};
+  const auto live_and_die = [&](auto make_exchange, auto is_as_before) {
+    const auto world = std::make_shared<fake::World>();
+    world->polls = 0;
+    zerospan::run_ranks(3, [&](ThreadCommunicator threads) {
+      StreamPlace place;
+      const auto posted = std::make_shared<std::atomic<std::size_t>>(0);
+      Communicator<> communicator{make_exchange(std::move(threads), posted), options, fake::Api{world, place.gpu_}};
+      communicator.barrier({place.stream(), "all are there"});
+      const long users = world.use_count();
+      for (int i = 0; i < 2000; ++i) {
+        auto duplicate = communicator.duplicate();
+        if (i % 10 != 0) continue;
+        auto group = duplicate.split({duplicate.rank().value % 2, duplicate.rank().value});
+        group.barrier({place.stream(), "one life"});
+      }
+      communicator.barrier({place.stream(), "all have ended theirs"});
+      for (int i = 0; i < 10'000 && !is_as_before(*posted, world.use_count(), users); ++i) {
+        std::this_thread::sleep_for(1ms);
+      }
+      CHECK(is_as_before(*posted, world.use_count(), users));
+      communicator.barrier({place.stream(), "all have looked"});
+    });
+    CHECK(world->communicators == 0);
+  };
+  live_and_die(
+      [](ThreadCommunicator threads, const auto& posted) {
+        return CountedExchange{ThreadExchange{std::move(threads)}, posted};
+      },
+      [](std::size_t posted, long, long) {
+        return posted > 0 && posted <= 2 * sizeof(zerospan::detail::SequenceRecord) + 1024 + 64;
+      });
+  live_and_die([](ThreadCommunicator threads, const auto&) { return BoardlessExchange{std::move(threads)}; },
+               [](std::size_t, long users, long before) { return users <= before + 100; });
 }

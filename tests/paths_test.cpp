@@ -53,7 +53,7 @@ Configuration on_disk(int ranks, Budget budget) {
   return c;
 }
 
-enum class Evaluation : std::uint8_t { none, announced, unannounced };
+enum class Evaluation : std::uint8_t { none, announced, unannounced, announced_and_left_out };
 
 struct Journey {
   TrainingResult result;
@@ -75,7 +75,10 @@ Journey travel(const Configuration& c, const Itinerary& itinerary, Evaluation ev
         const int rank = communicator.rank().value;
         TrainingResult result;
         for (std::int64_t step = 0; step < c.steps; ++step) {
-          if (evaluation != Evaluation::none && step % 2 == 1) {
+          if (evaluation == Evaluation::announced_and_left_out) {
+            engine.begin(Pass::evaluation);
+            engine.begin(Pass::training);
+          } else if (evaluation != Evaluation::none && step % 2 == 1) {
             if (evaluation == Evaluation::announced) engine.begin(Pass::evaluation);
             for (const std::size_t use : full_route()) {
               const auto full = model[use].gather(zerospan::calling_thread);
@@ -108,7 +111,8 @@ TrainingResult expected(const Configuration& c, const Itinerary& itinerary) {
 PipelineCounters between(const Journey& journey, std::size_t before, std::size_t after) {
   const PipelineCounters& a = journey.counters[before];
   const PipelineCounters& b = journey.counters[after];
-  return {b.hits - a.hits, b.misses - a.misses, b.mended - a.mended, b.dropped - a.dropped, b.kept - a.kept};
+  return {b.hits - a.hits,       b.misses - a.misses, b.mended - a.mended,
+          b.dropped - a.dropped, b.kept - a.kept,     b.plans - a.plans};
 }
 
 TEST_CASE("one path is prefetched from its second pass on") {
@@ -167,8 +171,8 @@ TEST_CASE("what memory holds is read once a step, and not twice") {
   CHECK(bytes_read_there_and_back(4_MiB, 1) == 2 * all + ahead);
   CHECK(bytes_read_there_and_back(4_MiB, 4) == 2 * all + 3 * all + ahead);
   // Besides the two ahead: one in use and the last four of forward, then two gradients and what is left of them.
-  CHECK(bytes_read_there_and_back({7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
-  CHECK(bytes_read_there_and_back({4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
 }
 
 TEST_CASE("two alternating paths are each prefetched along their own") {
@@ -226,6 +230,31 @@ TEST_CASE("many different paths change no bits") {
     };
     CHECK(travel(c, itinerary).result == expected(c, itinerary));
   }
+}
+
+TEST_CASE("a step that takes another path each time costs no plan") {
+  Configuration c = on_disk(1, Budget::roomy);
+  c.steps = 12;
+  const Itinerary itinerary = [](std::int64_t step) {
+    Route route = full_route();
+    std::ranges::rotate(route, route.begin() + step);
+    return route;
+  };
+  const Journey journey = travel(c, itinerary);
+  CHECK(journey.result == expected(c, itinerary));
+  CHECK(journey.counters.back().plans == 2);
+}
+
+TEST_CASE("an evaluation that is announced and left out costs no prefetch") {
+  Configuration c = on_disk(1, Budget::roomy);
+  c.steps = 6;
+  const Itinerary itinerary = [](std::int64_t) { return full_route(); };
+  const Journey plain = travel(c, itinerary);
+  const Journey journey = travel(c, itinerary, Evaluation::announced_and_left_out);
+  CHECK(journey.result == plain.result);
+  CHECK(journey.counters.back().hits == plain.counters.back().hits);
+  CHECK(journey.counters.back().misses == plain.counters.back().misses);
+  CHECK(journey.counters.back().dropped == 0);
 }
 
 TEST_CASE("evaluation in between changes no bits, announced or not") {

@@ -1,12 +1,19 @@
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <fstream>
 #include <future>
 #include <latch>
 #include <memory>
+#include <new>
 #include <optional>
+#include <source_location>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -22,6 +29,10 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/philox.hpp>
+
+#include "support/forked.hpp"
+#include "support/heap.hpp"
+#include "support/process_limits.hpp"
 
 namespace {
 
@@ -115,7 +126,7 @@ TEST_CASE("one rank's exception becomes everybody's, and is the one that run_ran
                                    errors[rank] = error_of([&] { all_gather(communicator, "biases", weights); });
                                    all_gather(communicator, "more", weights);
                                  }),
-                       "no such weight", std::domain_error);
+                       "rank 2: no such weight", std::domain_error);
   for (const int rank : {0, 1}) {
     const std::string& error = errors[static_cast<std::size_t>(rank)];
     CHECK(contains(error, "RankFailedError, rank 2: rank 2 failed (no such weight) "));
@@ -138,6 +149,70 @@ TEST_CASE("an exception of any type fails all ranks") {
   CHECK(contains(error, "RankFailedError, rank 0: rank 0 failed (an exception that is not a std::exception) "));
 }
 
+TEST_CASE("an exception that run_ranks throws is the rank's own object, and its words name the rank") {
+  struct NoSuchWeight : zerospan::Error {
+    explicit NoSuchWeight(int number) : Error{"no such weight", std::source_location::current()}, weight{number} {}
+    int weight;
+  };
+  try {
+    run_ranks(3, [](ThreadCommunicator c) {
+      if (c.rank() == Rank{1}) throw NoSuchWeight{42};
+    });
+    FAIL("nothing was thrown");
+  } catch (const NoSuchWeight& error) {
+    CHECK(error.weight == 42);
+    CHECK(std::string{error.what()} == "rank 1: no such weight");
+    CHECK(error.where().line() > 0);
+  }
+  try {
+    run_ranks(2, [](ThreadCommunicator c) {
+      if (c.rank() == Rank{1}) zerospan::throw_io_error(EIO, "read", "/disk/states", 4096, 512);
+    });
+    FAIL("nothing was thrown");
+  } catch (const zerospan::IoError& error) {
+    CHECK(std::string{error.what()} ==
+          "rank 1: read of 512 bytes at offset 4096 of /disk/states: " + error.code().message());
+    CHECK(error.code().value() == EIO);
+    CHECK(error.path() == "/disk/states");
+  }
+  CHECK_THROWS_WITH_AS(run_ranks(2, [](ThreadCommunicator) -> int { throw std::bad_alloc{}; }), std::bad_alloc{}.what(),
+                       std::bad_alloc);
+  CHECK_THROWS_WITH_AS(run_ranks(1, [](ThreadCommunicator) { throw std::runtime_error{"alone"}; }), "alone",
+                       std::runtime_error);
+  CHECK_THROWS_WITH_AS(run_ranks(2,
+                                 [](ThreadCommunicator outer) {
+                                   if (outer.rank() == Rank{0}) return;
+                                   run_ranks(2, [](ThreadCommunicator inner) {
+                                     if (inner.rank() == Rank{0}) throw std::logic_error{"deep"};
+                                   });
+                                 }),
+                       "rank 1: rank 0: deep", std::logic_error);
+}
+
+#if !defined(ZEROSPAN_SANITIZED)  // sanitizers map more memory than any limit leaves
+TEST_CASE("where a rank's thread cannot be started, no rank begins, and run_ranks says so") {
+  // Stacks are 8 MiB of addresses each: 200 of them do not fit, some do.
+  std::size_t pages = 0;
+  std::ifstream{"/proc/self/statm"} >> pages;
+  const auto in_use = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  std::atomic<int> calls = 0;
+  const auto run = [&] { run_ranks(200, [&](ThreadCommunicator) { ++calls; }); };
+  {
+    const zerospan_test::ProcessLimit limit{RLIMIT_AS, in_use + (std::size_t{64} << 20)};
+    try {
+      run();
+      FAIL("200 threads were started");
+    } catch (const zerospan::RankFailedError& error) {
+      CHECK(contains(error.what(), " of 200 failed (its thread could not be started: "));
+      CHECK(error.culprit().value < 200);
+    }
+    CHECK(calls == 0);
+  }
+  CHECK_NOTHROW(run());
+  CHECK(calls == 200);
+}
+#endif
+
 /// Tells of the end of its thread, where the thread sanitizer sees it (`set_value_at_thread_exit` is not instrumented).
 struct AtThreadExit {
   std::promise<void>* told = nullptr;
@@ -159,7 +234,7 @@ TEST_CASE("run_ranks throws the error of the rank at fault, even if others ended
                                    rank_0_has_ended.get_future().wait();
                                    throw std::runtime_error{"the disk is full, and so is the moon"};
                                  }),
-                       "the disk is full, and so is the moon", std::runtime_error);
+                       "rank 1: the disk is full, and so is the moon", std::runtime_error);
 }
 
 TEST_CASE("a rank that returns early fails those that wait for it") {
@@ -392,7 +467,7 @@ TEST_CASE("an exception between collectives frees nothing that peers still read"
                                        all_gather(communicator, "weights", buffer);
                                      }
                                    }),
-                         "out of luck", std::runtime_error);
+                         "rank 3: out of luck", std::runtime_error);
   }
 }
 
@@ -425,6 +500,47 @@ TEST_CASE("communicators may be handed to threads of one's own; destroying the l
     { [[maybe_unused]] const ThreadCommunicator gone = std::move(mine); }
   }
   CHECK(error == "RankFailedError, rank 1: rank 1 returned while rank 0 waits in barrier 'end' (#1)");
+}
+
+#if !defined(ZEROSPAN_SANITIZED)
+TEST_CASE("communicators that have ended leave nothing behind in those that go on") {
+  const auto growth = run_ranks(3, [](ThreadCommunicator ranks) {
+    const std::array grown{zerospan_test::heap_growth(20'000,
+                                                      [&](int) {
+                                                        ThreadCommunicator duplicate = ranks.duplicate();
+                                                        duplicate.barrier(named("one life"));
+                                                      }),
+                           zerospan_test::heap_growth(2'000, [&](int) {
+                             ThreadCommunicator group = ranks.split({ranks.rank().value % 2, ranks.rank().value});
+                             group.barrier(named("one life"));
+                           })};
+    ranks.barrier(named("all have measured"));
+    return grown;
+  });
+  for (const auto& rank : growth) {
+    for (const std::ptrdiff_t bytes : rank) CHECK(bytes < 64 << 10);
+  }
+}
+#endif
+
+TEST_CASE("a communicator is of no use in a forked process, and of all its use in the one that forked") {
+  const auto is_told = run_ranks(2, [](ThreadCommunicator ranks) {
+    ranks.barrier(named("start"));
+    bool told = true;
+    if (ranks.rank() == Rank{0}) {
+      told = zerospan_test::is_true_in_fork([&] {
+        const std::string error = error_of([&] { ranks.barrier(named("in the child")); });
+        ranks.abort("the child's own business");
+        { [[maybe_unused]] const ThreadCommunicator gone = std::move(ranks); }
+        return error ==
+               "RankFailedError, rank 0: rank 0 uses a communicator after a fork: it stays with the process that made "
+               "it";
+      });
+    }
+    ranks.barrier(named("end"));
+    return told;
+  });
+  CHECK(is_told == std::vector{true, true});
 }
 
 TEST_CASE("a random schedule of collectives on a group and its duplicate gives the sums and the bytes it must") {

@@ -115,7 +115,7 @@ TEST_CASE("with half of the states cached, every step but the first reads and wr
     for (std::size_t steps = 1; steps < 5; ++steps) {
       CAPTURE(cache);
       CAPTURE(steps);
-      const zerospan::TierCounters counters = transfers_of(static_cast<int>(steps), {cache});
+      const zerospan::TierCounters counters = transfers_of(static_cast<int>(steps), zerospan::Bytes{cache});
       CHECK(counters.peak.count == states);
       CHECK(counters.read.count == states + (steps - 1) * (states - cache));
       CHECK(counters.written.count == states + steps * (states - cache));  // at birth, too

@@ -244,7 +244,7 @@ TEST_CASE("working memory is that of one tile, or of one tile's gradient, and of
     const std::size_t tile_bytes = matrix_bytes / (tiles.outputs * tiles.inputs);
     for (const std::size_t prefetch : {std::size_t{0}, tile_bytes, 3 * tile_bytes}) {
       const std::size_t predicted = tile_bytes + std::min(prefetch, matrix_bytes);
-      Rig rig{{.prefetch = Bytes{prefetch}}, {predicted}};
+      Rig rig{{.prefetch = Bytes{prefetch}}, Bytes{predicted}};
       const Layer layer{*rig.engine, "layer", extents, tiles};
       for (int step = 0; step < 3; ++step) train_layer(*rig.engine, layer, extents);
       CAPTURE(prefetch);
@@ -374,6 +374,23 @@ TEST_CASE("a first layer's backward gathers nothing, and frozen parameters have 
   }
 }
 
+TEST_CASE("parameters that are frozen between steps have no gradient until they are unfrozen") {
+  constexpr LinearExtents extents{.outputs = 8, .inputs = 6};
+  Rig rig;
+  const Layer layer{*rig.engine, "layer", extents, {.outputs = 2, .inputs = 2}, {}, LinearBias{}};
+  train_layer(*rig.engine, layer, extents);
+  const auto& tiled = layer.layer();
+  for (const auto& part : tiled.parts()) part.weight.freeze();
+  tiled.bias()->freeze();
+  const auto before = masters_of(*rig.engine);
+  train_layer(*rig.engine, layer, extents);
+  CHECK(masters_of(*rig.engine) == before);
+  tiled.bias()->unfreeze();
+  train_layer(*rig.engine, layer, extents);
+  const auto after = masters_of(*rig.engine);
+  for (const auto& [name, values] : before) CHECK_MESSAGE((after.at(name) != values) == (name == "layer.bias"), name);
+}
+
 TEST_CASE("a layer is refused more tiles than it has outputs or inputs, and a bias that nobody looks at") {
   Rig rig;
   CHECK_THROWS_WITH_AS((Layer{*rig.engine, "up", {.outputs = 4, .inputs = 2}, {.outputs = 2, .inputs = 3}}),
@@ -411,6 +428,7 @@ TEST_CASE("a callable that throws leaves no lease behind") {
     };
     CHECK_THROWS_AS(call(), Thrown);
     CHECK(rig.memory.device.memory().used() == 0_KiB);
+    rig.engine->abandon();
     REQUIRE_NOTHROW(rig.engine->step());
     REQUIRE_NOTHROW(train_layer(*rig.engine, layer, extents));
   }
@@ -421,7 +439,7 @@ TEST_CASE("a callable that throws leaves no lease behind") {
 bool trains_in_pieces(std::size_t width, std::size_t tiles, Bytes piece, std::size_t pieces) {
   ThreadedIoEngine io;
   constexpr Bytes wedge{zerospan::Arena::alignment};
-  Memory<ThreadedIoEngine> memory{io, {pieces * (piece + wedge).count}, 1_MiB};
+  Memory<ThreadedIoEngine> memory{io, Bytes{pieces * (piece + wedge).count}, 1_MiB};
   std::vector<zerospan::Allocation> filling;
   std::vector<zerospan::Allocation> wedges;
   for (std::size_t i = 0; i < pieces; ++i) {

@@ -1,5 +1,7 @@
 // The headers of libtorch come first: glog's macros have doctest's names.
-#include <zerospan/adapters/torch.hpp>
+#include <torch/nn.h>
+
+#include <zerospan/adapters/torch_module.hpp>
 #undef CHECK
 #undef CHECK_EQ
 #include <doctest/doctest.h>
@@ -11,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -144,6 +148,141 @@ TEST_CASE_TEMPLATE("training through at::Tensor gives the bits of plain pointers
       [](const at::Tensor& tensor, std::size_t i) -> E& { return static_cast<E*>(tensor.data_ptr())[i]; });
   CHECK(plain.back() != 0);
   CHECK(wrapped == plain);
+}
+
+/// Two layers and what is between them.
+struct NetworkImpl : torch::nn::Module {
+  NetworkImpl()
+      : up{register_module("up", torch::nn::Linear{4, 8})}, down{register_module("down", torch::nn::Linear{8, 2})} {}
+
+  at::Tensor forward(at::Tensor x) { return down(at::tanh(up(x))); }
+
+  torch::nn::Linear up;
+  torch::nn::Linear down;
+};
+TORCH_MODULE(Network);
+
+/// An engine without parameters of its own.
+struct Empty {
+  zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
+  zerospan::HostTier host{device};
+  zerospan::SelfCommunicator self;
+  zerospan::ZeroEngine<zerospan::Stage3, zerospan::SelfCommunicator, zerospan::HostDevice, zerospan::Sgd> engine{
+      zerospan::Stage3{},
+      self,
+      device,
+      zerospan::Placement{.parameters = host, .gradients = host, .optimizer = host},
+      zerospan::Sgd{.learning_rate = 0.5F},
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .staging = zerospan::Bytes{1 << 18}}};
+};
+
+const at::Tensor& input() {
+  static const at::Tensor x = at::arange(12, at::kFloat).reshape({3, 4}).div(12);
+  return x;
+}
+
+TEST_CASE("a wrapped module computes and learns what the plain one does") {
+  torch::manual_seed(3);
+  Network plain;
+  Empty own;
+  torch::manual_seed(3);
+  const Network handed_over;
+  const auto wrapped = zerospan::wrap(own.engine, "network", handed_over);
+  CHECK(wrapped->partitioned().size() == 4);
+  CHECK(wrapped->partitioned()[0].name() == "network.up.weight");
+  CHECK(handed_over->up->weight.storage().nbytes() == 0);
+
+  for (int step = 0; step < 3; ++step) {
+    const at::Tensor y = plain->forward(input());
+    const at::Tensor z = wrapped->forward(input());
+    CHECK(y.equal(z));
+    CHECK(handed_over->up->weight.storage().nbytes() == 0);
+    y.square().sum().backward();
+    z.square().sum().backward();
+    own.engine.step();
+    const at::NoGradGuard no_graph;
+    for (auto& parameter : plain->parameters()) {
+      parameter.sub_(0.5F * parameter.grad());
+      parameter.grad().zero_();
+    }
+    CHECK(at::allclose(plain->forward(input()), wrapped->forward(input()), 1e-5, 1e-6));
+    for (std::size_t i = 0; i < 4; ++i) {  // the same bits from here on
+      auto write = wrapped->partitioned()[i].write(zerospan::calling_thread, zerospan::WriteContent::undefined);
+      write->copy_(plain->parameters()[i]);
+      write.commit();
+    }
+  }
+}
+
+TEST_CASE("the gradient of a wrapped module's input is the plain one's") {
+  torch::manual_seed(3);
+  Network plain;
+  Empty own;
+  torch::manual_seed(3);
+  const auto wrapped = zerospan::wrap(own.engine, "network", Network{});
+  const at::Tensor x = input().clone().requires_grad_(true);
+  const at::Tensor z = input().clone().requires_grad_(true);
+  plain->forward(x).sum().backward();
+  wrapped->forward(z).sum().backward();
+  CHECK(x.grad().equal(z.grad()));
+}
+
+TEST_CASE("parameters that require no gradient are declared frozen, and a module may have none that does") {
+  Empty own;
+  Network network;
+  network->up->bias.requires_grad_(false);
+  const auto part = zerospan::wrap(own.engine, "part", network);
+  CHECK(part->partitioned()[0].trains());
+  CHECK_FALSE(part->partitioned()[1].trains());
+  Network still;
+  for (auto& parameter : still->parameters()) parameter.requires_grad_(false);
+  const auto frozen = zerospan::wrap(own.engine, "still", still);
+
+  part->forward(input()).sum().backward();
+  frozen->forward(input()).sum().backward();
+  CHECK(own.engine.step().gradient_norm > 0);
+}
+
+TEST_CASE("a parameter that is frozen between steps is left out of backward") {
+  Empty own;
+  const auto wrapped = zerospan::wrap(own.engine, "network", Network{});
+  static_cast<void>(wrapped->forward(input()));
+  for (const auto& parameter : wrapped->partitioned()) parameter.freeze();
+  wrapped->forward(input()).sum().backward();
+  CHECK(own.engine.step().gradient_norm == 0);
+  wrapped->partitioned()[3].unfreeze();
+  wrapped->forward(input()).sum().backward();
+  CHECK(own.engine.step().gradient_norm == doctest::Approx(std::sqrt(2 * 9.0)));
+}
+
+TEST_CASE("modules whose parameters cannot be handed over are refused by name") {
+  Empty own;
+  Network network;
+  static_cast<void>(zerospan::wrap(own.engine, "network", network));
+  CHECK_THROWS_WITH_AS(zerospan::wrap(own.engine, "again", network),
+                       "again.up.weight cannot be partitioned: it shares its memory, or has none any more",
+                       zerospan::ConfigurationError);
+  Network tied;
+  tied->down->weight.set_data(tied->up->weight.view({2, 16}));
+  CHECK_THROWS_WITH_AS(zerospan::wrap(own.engine, "tied", tied), doctest::Contains("shares its memory"),
+                       zerospan::ConfigurationError);
+  Network wide;
+  wide->to(at::kDouble);
+  CHECK_THROWS_WITH_AS(zerospan::wrap(own.engine, "wide", wide), doctest::Contains("its elements are Double"),
+                       zerospan::ConfigurationError);
+}
+
+TEST_CASE("a module that throws leaves no lease behind") {
+  struct ThrowsImpl : torch::nn::Module {
+    torch::nn::Linear linear{register_module("linear", torch::nn::Linear{4, 4})};
+    at::Tensor forward(at::Tensor) { throw std::runtime_error{"no"}; }
+  };
+  Empty own;
+  const torch::nn::ModuleHolder<ThrowsImpl> module{std::make_shared<ThrowsImpl>()};
+  const auto wrapped = zerospan::wrap(own.engine, "throws", module);
+  CHECK_THROWS_AS(wrapped->forward(input()), std::runtime_error);
+  CHECK(module->linear->weight.storage().nbytes() == 0);
+  CHECK(own.engine.step().step == 1);
 }
 
 /// One run of the example.

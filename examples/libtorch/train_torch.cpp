@@ -21,6 +21,7 @@
 #include <torch/utils.h>
 #include <CLI/CLI.hpp>
 
+#include <zerospan/adapters/torch_module.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "../gpt/data.hpp"
@@ -29,7 +30,6 @@
 #include "memory.hpp"
 #include "options.hpp"
 #include "plain_adamw.hpp"
-#include "wrap.hpp"
 
 namespace {
 
@@ -95,9 +95,8 @@ void train_wrapped(const Options& options, const gpt::Text& text, const zerospan
     {
       const std::scoped_lock lock{building};
       torch::manual_seed(options.seed);
-      model = gpt::make_gpt(options.model, [&](const std::string& name, auto layer) {
-        return zerospan_torch::wrap(engine, name, layer);
-      });
+      model = gpt::make_gpt(options.model,
+                            [&](const std::string& name, auto layer) { return zerospan::wrap(engine, name, layer); });
     }
     train(model, options, text, communicator.rank(), [&] { engine.step(); });
   });

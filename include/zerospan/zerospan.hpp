@@ -5,6 +5,7 @@
 
 #include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/figures.hpp>
 #include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/comm/hybrid_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>

@@ -12,7 +12,7 @@
 
 #include <zerospan/comm/byte_exchange.hpp>
 #include <zerospan/comm/communicator_exchange.hpp>
-#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
+#include <zerospan/comm/detail/nccl/nccl_rank.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/mpi_communicator.hpp>
 #include <zerospan/core/error.hpp>

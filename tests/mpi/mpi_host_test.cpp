@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 
+#include "support/figures.hpp"
 #include "support/mpi_world.hpp"
 
 namespace {
@@ -199,4 +201,11 @@ TEST_CASE("an MpiError carries MPI's code and its words") {
     CHECK(std::string{error.what()}.find("MPI_Send failed: MPI_ERR_RANK") == 0);
   }
   MPI_Comm_free(&host);
+}
+
+TEST_CASE("sums and means of the host's figures are those in rank order") {
+  const zerospan_test::SomeRanks two{2};
+  if (!two.is_one()) return;
+  MpiCommunicator communicator{two.host(), patient};
+  CHECK(zerospan_test::figures_are_right(communicator, process_rank(), std::array{0, 1}));
 }

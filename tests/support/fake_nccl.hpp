@@ -28,11 +28,19 @@ namespace fake {
 
 using zerospan::element_bytes;
 using zerospan::Reduction;
+using zerospan::StreamRef;
+using zerospan_test::FakeStream;
 
 /// Splitting and not: what older versions of NCCL lack.
 template <bool Splits>
-class BasicApi : public CudaCalls {
+class BasicApi {
  public:
+  using Runtime = fake::Runtime;
+  /// Of the fake devices of a thread, each is current.
+  struct CurrentDevice {
+    explicit CurrentDevice(int) {}
+    ~CurrentDevice() {}
+  };
   using Communicator = fake::Communicator*;
   struct UniqueId {
     std::uint64_t number;
@@ -40,7 +48,10 @@ class BasicApi : public CudaCalls {
   static constexpr bool splits = Splits;
   static constexpr bool registers = Splits;
 
-  using CudaCalls::CudaCalls;
+  BasicApi(std::shared_ptr<World> world, std::shared_ptr<FakeGpu> gpu) : runtime_{std::move(world), std::move(gpu)} {}
+
+  Runtime& runtime() { return runtime_; }
+  int device() const { return 0; }
 
   zerospan::detail::NcclResult make_unique_id(UniqueId& id) {
     const std::scoped_lock lock{world().mutex};
@@ -185,6 +196,8 @@ class BasicApi : public CudaCalls {
   }
 
  private:
+  World& world() const { return runtime_.world(); }
+
   static std::vector<Call>& group() {
     thread_local std::vector<Call> calls;
     return calls;
@@ -227,6 +240,8 @@ class BasicApi : public CudaCalls {
     communicator->clique->changed.notify_all();
     return zerospan::detail::NcclResult::success;
   }
+
+  Runtime runtime_;
 };
 
 using Api = BasicApi<true>;

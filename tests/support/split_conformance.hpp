@@ -34,7 +34,7 @@ struct Grouping {
   std::array<std::array<int, 2>, 2> groups;  ///< Their ranks, in the order of their places.
 
   SplitPlace place(Rank rank) const { return places[as_size(rank.value)]; }
-  const std::array<int, 2>& group_of(int rank) const { return groups[as_size(places[as_size(rank)].group)]; }
+  const std::array<int, 2>& group_of(int rank) const { return groups[as_size(places[as_size(rank)].color)]; }
 };
 
 inline constexpr Grouping consecutive{{{{0, 0}, {0, 1}, {1, 0}, {1, 1}}}, {{{0, 1}, {2, 3}}}};
@@ -229,7 +229,7 @@ TEST_CASE_TEMPLATE_DEFINE("the groups of a split work at once, each for itself",
           auto part = communicator.split(grouping.place(communicator.rank()));
           const int rank = communicator.rank().value;
           std::vector<Buffer> all;
-          const int rounds = 1 + 2 * grouping.place(Rank{rank}).group;  // the groups get out of step
+          const int rounds = 1 + 2 * grouping.place(Rank{rank}).color;  // the groups get out of step
           for (int round = 0; round < rounds; ++round) {
             all = collectives_of_two(part, input_of(rank, elements, ElementType::float32));
           }
@@ -286,7 +286,7 @@ TEST_CASE_TEMPLATE_DEFINE("duplicates of groups and of the whole are all indepen
       const SplitPlace place = grouping.place(communicator.rank());
       auto part = communicator.split(place);
       auto first = part.duplicate();
-      for (int i = 0; i < 5 * place.group; ++i) first = part.duplicate();  // one group makes more than the other
+      for (int i = 0; i < 5 * place.color; ++i) first = part.duplicate();  // one group makes more than the other
       auto whole = communicator.duplicate();
       auto second = part.duplicate();
       std::array<std::int64_t, 3> totals{};
@@ -333,7 +333,7 @@ TEST_CASE_TEMPLATE_DEFINE("two ranks at one place of a group are refused on all 
       if (sum_over(communicator, 1) != 4) text += ", and harm";
       return text;
     });
-    for (const std::string& text : refusals) CHECK(text == "a split puts two ranks at place 6 of group 1");
+    for (const std::string& text : refusals) CHECK(text == "a split gives two ranks key 6 of color 1");
   }
 }
 
@@ -347,7 +347,7 @@ TEST_CASE_TEMPLATE_DEFINE("one rank that aborts in a group ends every group and 
           auto part = communicator.split(grouping.place(communicator.rank()));
           auto child = part.duplicate();
           communicator.barrier(named("all are here"));
-          const bool is_beside = grouping.place(communicator.rank()).group == 1;
+          const bool is_beside = grouping.place(communicator.rank()).color == 1;
           if (communicator.rank().value == culprit) child.abort("out of cheese");
           std::string end = end_of([&] {
             if (is_beside || !others_wait_in_whole) part.barrier(named("of the group"));

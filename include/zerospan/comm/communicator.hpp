@@ -55,10 +55,10 @@ struct SliceExchange {
   std::size_t bytes;  ///< Of a slice.
 };
 
-/// Where `split` puts the calling rank: with the ranks of the same group, in the order of their places.
+/// Where `split` puts the calling rank: with the ranks of the same color, in the order of their keys.
 struct SplitPlace {
-  int group;
-  int place;  ///< Different for all ranks of a group.
+  int color;
+  int key;  ///< Different for all ranks of a color.
 };
 
 /// A group of ranks that act together.

@@ -2,17 +2,14 @@
 /// CommunicatorLevels: ranks in groups, and what any use of two levels of communicators has in common.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/detail/protocol/forwarding_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -49,7 +46,9 @@ namespace detail {
 /// Sums are taken within each group first, rounded to the input's type, and then across groups: whatever the collective
 /// is, an element's sum has the same bits, unless a level quantizes.
 template <TrainingCommunicator W, TrainingCommunicator A>
-class TwoLevels {
+class TwoLevels : public PassedOnAbilities<TwoLevels<W, A>, W, A> {
+  friend class PassedOnAbilities<TwoLevels<W, A>, W, A>;
+
  public:
   explicit TwoLevels(CommunicatorLevels<W, A> levels)
       : within_{std::move(levels.within)}, across_{std::move(levels.across)} {}
@@ -69,33 +68,13 @@ class TwoLevels {
     across_.barrier(what);  // with ranks whose groups have all entered
   }
 
-  void on_failure(std::function<void(std::exception_ptr)> told)
-    requires ReportsFailures<W> || ReportsFailures<A>
-  {
-    std::function<void(std::exception_ptr)> tell_once;
-    if (told) {
-      tell_once = [told = std::move(told), has_told = std::make_shared<std::atomic<bool>>(false)](
-                      const std::exception_ptr& error) {
-        if (!has_told->exchange(true)) told(error);
-      };
-    }
-    if constexpr (ReportsFailures<W>) within_.on_failure(tell_once);
-    if constexpr (ReportsFailures<A>) across_.on_failure(tell_once);
-  }
-  void register_memory(std::byte* data, Bytes bytes)
-    requires RegistersMemory<W> || RegistersMemory<A>
-  {
-    if constexpr (RegistersMemory<W>) within_.register_memory(data, bytes);
-    if constexpr (RegistersMemory<A>) across_.register_memory(data, bytes);
-  }
-  void verify()
-    requires VerifiesCalls<W> || VerifiesCalls<A>
-  {
-    if constexpr (VerifiesCalls<W>) within_.verify();
-    if constexpr (VerifiesCalls<A>) across_.verify();
+ protected:
+  template <class Act>
+  void for_each_part(Act act) {
+    act(within_);
+    act(across_);
   }
 
- protected:
   static std::byte* element(std::byte* data, ElementType type, std::size_t index) {
     return data + index * element_bytes(type);
   }

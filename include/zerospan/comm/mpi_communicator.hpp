@@ -18,16 +18,12 @@
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/mpi/mpi_add.hpp>
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
-#include <zerospan/comm/detail/mpi/mpi_family.hpp>
-#include <zerospan/comm/detail/mpi/mpi_group.hpp>
+#include <zerospan/comm/detail/mpi/mpi_context.hpp>
+#include <zerospan/comm/detail/mpi/mpi_messages.hpp>
 #include <zerospan/comm/detail/mpi/mpi_moves.hpp>
-#include <zerospan/comm/detail/mpi/mpi_scratch.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
+#include <zerospan/comm/detail/mpi/mpi_sums.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/split_places.hpp>
 #include <zerospan/comm/mpi_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -48,7 +44,8 @@ namespace zerospan::inline v0 {
 /// meanwhile. A communicator and all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
 /// diverges, stays away past the timeout, or has destroyed a communicator that others wait in) makes the current or
 /// next collective of every rank throw. After such an error a process ends: operands of a collective in which it was
-/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it).
+/// thrown may be MPI's until then, and MPI cannot be told otherwise (`run_mpi_rank` sees to it). In a process forked
+/// from its own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// @note MPI kills no process that waits: it is the launcher (mpirun) that ends a job of which a process has died.
 ///
@@ -62,7 +59,7 @@ class MpiCommunicator {
   ///   options that mean nothing; TimeoutError or RankTimeoutError if not all ranks come; DivergenceError for options
   ///   that differ.
   explicit MpiCommunicator(MPI_Comm host, const MpiOptions& options = {})
-      : MpiCommunicator{std::make_shared<detail::MpiFamily>(host, options)} {
+      : MpiCommunicator{std::make_shared<detail::MpiContext>(host, options)} {
     const std::string name = "a new MpiCommunicator, up to " + std::to_string(options.largest_message.count) +
                              " bytes a message, " + std::to_string(options.scratch.count) + " bytes of scratch";
     channel_->begin({.kind = detail::CollectiveKind::barrier, .name = name}, Channel::nothing);
@@ -75,9 +72,9 @@ class MpiCommunicator {
   int size() const noexcept { return channel_->size(); }
 
   MpiCommunicator duplicate();
-  /// @throws ConfigurationError, on every rank, if two have the same place in a group.
+  /// @throws ConfigurationError, on every rank, if two have the same color and key.
   MpiCommunicator split(SplitPlace place);
-  void abort(const std::string& reason) noexcept { family_->abort(reason); }
+  void abort(const std::string& reason) noexcept { context_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts);
   void reduce_scatter(Collective what, const Reduction& reduction);
@@ -90,23 +87,24 @@ class MpiCommunicator {
     guard([&] { channel_->begin({.kind = detail::CollectiveKind::barrier, .name = what.name}, Channel::nothing); });
   }
 
-  /// Calls `f`, and returns what it does, while no communicator of this family calls MPI, if MPI serves one thread at a
-  /// time. `f` waits for nothing that another rank does only after a collective with this one.
+  /// Calls `f`, and returns what it does, while neither this communicator nor a duplicate or a group of it calls MPI,
+  /// if MPI serves one thread at a time. `f` waits for nothing that another rank does only after a collective with this
+  /// one.
   template <class F>
   requires std::invocable<F&>
   decltype(auto) exclusive(F&& f) {
-    const std::lock_guard turn{family_->link().turn()};
+    const std::lock_guard lock{context_->link().mutex()};
     return std::invoke(f);
   }
 
  private:
   using Channel = detail::MpiChannel;
 
-  explicit MpiCommunicator(const std::shared_ptr<detail::MpiFamily>& family)
-      : MpiCommunicator{family, family->all(), 0} {}
-  MpiCommunicator(std::shared_ptr<detail::MpiFamily> family, std::shared_ptr<const detail::MpiGroup> group,
+  explicit MpiCommunicator(const std::shared_ptr<detail::MpiContext>& context)
+      : MpiCommunicator{context, context->all(), 0} {}
+  MpiCommunicator(std::shared_ptr<detail::MpiContext> context, std::shared_ptr<const detail::MpiGroup> group,
                   std::uint64_t channel)
-      : family_{std::move(family)}, channel_{std::make_unique<Channel>(family_, std::move(group), channel)} {}
+      : context_{std::move(context)}, channel_{std::make_unique<Channel>(context_, std::move(group), channel)} {}
 
   /// A rank that fails in its own way, within a collective, does not leave the others waiting.
   template <class F>
@@ -129,7 +127,7 @@ class MpiCommunicator {
   /// The sums of all elements, for one rank or for every rank.
   void sum_all(const detail::CollectiveCall& call, detail::MpiSumTask::Audience audience);
 
-  std::shared_ptr<detail::MpiFamily> family_;
+  std::shared_ptr<detail::MpiContext> context_;
   std::unique_ptr<Channel> channel_;
   detail::MpiScratch scratch_;
 };
@@ -137,10 +135,10 @@ class MpiCommunicator {
 inline MpiCommunicator MpiCommunicator::duplicate() {
   std::uint64_t channel = 0;
   guard([&] {
-    channel_->begin({.kind = detail::CollectiveKind::duplicate}, Channel::nothing, family_->offer_channel());
+    channel_->begin({.kind = detail::CollectiveKind::duplicate}, Channel::nothing, context_->offer_channel());
     channel = channel_->offer_of(Rank{0});
   });
-  return {family_, channel_->group(), channel};
+  return {context_, channel_->group(), channel};
 }
 
 inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
@@ -151,7 +149,7 @@ inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
       copy_place(to, &place);
       return sizeof place;
     };
-    channel_->begin({.kind = detail::CollectiveKind::split}, tell, family_->offer_channel());
+    channel_->begin({.kind = detail::CollectiveKind::split}, tell, context_->offer_channel());
     channel_->for_each_distance(
         [&](int, int from) { copy_place(&places[static_cast<std::size_t>(from)], channel_->payload(from)); });
   });
@@ -159,7 +157,7 @@ inline MpiCommunicator MpiCommunicator::split(SplitPlace place) {
   std::vector<int> ranks;
   for (const std::size_t member : members) ranks.push_back(channel_->group()->in_link(static_cast<int>(member)));
   const std::uint64_t channel = channel_->offer_of(Rank{static_cast<int>(members.front())});
-  return {family_, std::make_shared<detail::MpiGroup>(family_->link(), std::move(ranks)), channel};
+  return {context_, std::make_shared<detail::MpiGroup>(context_->link(), std::move(ranks)), channel};
 }
 
 inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherPart> parts) {
@@ -168,39 +166,30 @@ inline void MpiCommunicator::all_gather(Collective what, std::span<const GatherP
 }
 
 inline void MpiCommunicator::reduce_scatter(Collective what, const Reduction& reduction) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
-  const std::size_t width = element_bytes(reduction.input_type);
-  const auto ranks = static_cast<std::size_t>(size());
-  detail::require_valid(call, ranks * reduction.elements,
-                        reduction.input + static_cast<std::size_t>(rank().value) * reduction.elements * width);
+  const auto call = detail::reduce_scatter_call(what, reduction, rank(), size());
   detail::MpiSumTask task{.audience = detail::MpiSumTask::Audience::slices,
                           .root = {},
                           .slices = {},
                           .input = reduction.input,
-                          .input_width = width,
+                          .input_width = element_bytes(reduction.input_type),
                           .output = reduction.output,
                           .output_width = element_bytes(reduction.output_type)};
-  for (std::size_t i = 0; i < ranks; ++i) task.slices.push_back({i * reduction.elements, reduction.elements});
+  for (std::size_t rank = 0; rank < static_cast<std::size_t>(size()); ++rank) {
+    task.slices.push_back({rank * reduction.elements, reduction.elements});
+  }
   sum(call, task, detail::RankOrderSum{reduction.input_type, reduction.output_type});
 }
 
 inline void MpiCommunicator::reduce(Collective what, const Reduction& reduction, Rank root) {
-  detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
-  if (rank() != root) call.reduction.output = nullptr;
-  detail::require_valid_root(call, size());
-  sum_all(call, detail::MpiSumTask::Audience::root);
+  sum_all(detail::reduce_call(what, reduction, root, rank(), size()), detail::MpiSumTask::Audience::root);
 }
 
 inline void MpiCommunicator::all_reduce(Collective what, const Reduction& reduction) {
-  sum_all({.kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction},
-          detail::MpiSumTask::Audience::everybody);
+  sum_all(detail::all_reduce_call(what, reduction), detail::MpiSumTask::Audience::everybody);
 }
 
 inline void MpiCommunicator::sum_all(const detail::CollectiveCall& call, detail::MpiSumTask::Audience audience) {
   const Reduction& reduction = call.reduction;
-  detail::require_valid(call, reduction.elements, reduction.input);
   sum(call,
       {.audience = audience,
        .root = call.root,
@@ -226,16 +215,12 @@ inline void MpiCommunicator::all_reduce(Collective what, std::span<std::int64_t>
 }
 
 inline void MpiCommunicator::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
-  detail::require_valid_root(call, size());
+  const auto call = detail::broadcast_call(what, bytes, root, size());
   guard([&] { detail::broadcast(*channel_, call); });
 }
 
 inline void MpiCommunicator::all_to_all(Collective what, const SliceExchange& exchange) {
-  const detail::CollectiveCall call{
-      .kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
-  detail::require_apart(call, size());
+  const auto call = detail::all_to_all_call(what, exchange, size());
   guard([&] { detail::exchange_slices(*channel_, call); });
 }
 

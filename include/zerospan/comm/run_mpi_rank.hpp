@@ -45,8 +45,10 @@ namespace detail {
 /// @param f Takes an MpiCommunicator by value or rvalue reference.
 /// @note Never throws what `f` throws. Refusals of the communicator itself (MPI is not initialized) are thrown.
 template <class F>
-  requires std::invocable<F&, MpiCommunicator>
 auto run_mpi_rank(MPI_Comm host, F&& f, const RunMpiRankOptions& options = {}) {
+  static_assert(std::invocable<F&, MpiCommunicator>,
+                "run_mpi_rank gives its function a communicator to keep: it takes that by value, as in "
+                "[](zerospan::MpiCommunicator ranks) { ... }, not by reference");
   using Result = std::invoke_result_t<F&, MpiCommunicator>;
   static_assert(!std::is_reference_v<Result>,
                 "a rank returns a value: what it refers to may end with the communicator");

@@ -5,19 +5,25 @@
 #include <atomic>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0 {
@@ -25,6 +31,16 @@ namespace zerospan::inline v0 {
 using RunRanksOptions = ThreadGroupOptions;
 
 namespace detail {
+
+/// Puts the rank before the words of an exception that is one of the standard library's hierarchies, zerospan's own
+/// included. The assignment replaces the words alone: the object stays what it is, whatever was derived from `Base`.
+template <class Base>
+void name_rank(Base& error, Rank rank) noexcept {
+  try {
+    error = Base{describe(rank) + ": " + error.what()};
+  } catch (...) {  // no memory for the longer text: the shorter one has to do
+  }
+}
 
 /// How each rank's function ended.
 class RankErrors {
@@ -46,14 +62,26 @@ class RankErrors {
   }
 
   /// Rethrows, if any rank has thrown, what the rank at fault threw; failing that, what was thrown first.
-  /// All ranks have ended.
+  /// All ranks have ended, so that nobody else reads the exception whose words it changes.
   void rethrow_root_cause(const std::optional<Failure>& failure) const {
     if (first_ < 0) return;
-    const auto& culprits = errors_[static_cast<std::size_t>(failure->culprit.value)];
-    std::rethrow_exception(culprits ? culprits : errors_[static_cast<std::size_t>(first_)]);
+    const Rank rank = of(failure->culprit) ? failure->culprit : Rank{first_};
+    try {
+      std::rethrow_exception(of(rank));
+    } catch (const CommunicationError&) {  // it names the ranks itself
+      throw;
+    } catch (std::runtime_error& error) {
+      if (errors_.size() > 1) name_rank(error, rank);
+      throw;
+    } catch (std::logic_error& error) {
+      if (errors_.size() > 1) name_rank(error, rank);
+      throw;
+    }
   }
 
  private:
+  const std::exception_ptr& of(Rank rank) const noexcept { return errors_[static_cast<std::size_t>(rank.value)]; }
+
   static void abort(const RankMembership& member, const char* reason) noexcept {
     try {
       member.abort(reason);
@@ -64,6 +92,25 @@ class RankErrors {
 
   std::vector<std::exception_ptr> errors_;
   std::atomic<int> first_ = -1;
+};
+
+/// What threads wait for before they do anything: whether all of them could be started.
+class StartSignal {
+ public:
+  void give(bool go) noexcept {
+    state_ = go ? State::go : State::stay;
+    state_.notify_all();
+  }
+  /// @return Whether to go.
+  bool wait() const noexcept {
+    state_.wait(State::unknown);
+    return state_ == State::go;
+  }
+
+ private:
+  enum class State : std::uint8_t { unknown, go, stay };
+
+  std::atomic<State> state_ = State::unknown;
 };
 
 /// What the ranks returned; nothing for void.
@@ -101,40 +148,57 @@ struct RankResults<void> {
 /// Runs `f(communicator)` on `size` threads at once, each with its rank's ThreadCommunicator, and joins them all.
 /// Returns the ranks' results in rank order, if there are any.
 ///
-/// @throws What the rank at fault threw: an exception that leaves `f` on one rank fails all ranks, whose own errors
-///   are dropped. If that rank threw nothing (it returned early, or stayed away), the error of the first that
-///   noticed. ConfigurationError for a size below one, or a timeout that is not positive.
+/// An exception that leaves `f` on one rank fails all ranks. What the rank at fault threw is thrown here, as the same
+/// object of the same type; the errors that the others get of it are dropped. If it derives from std::runtime_error or
+/// std::logic_error, as all errors of zerospan do, its words begin with the rank: "rank 2: no such weight". If the rank
+/// at fault threw nothing (it returned early, or stayed away), the error of the first that noticed is thrown, which
+/// names both ranks.
+///
+/// @throws What the rank at fault threw. RankFailedError if a rank's thread cannot be started: then no rank calls `f`.
+///   ConfigurationError for a size below one, or a timeout that is not positive.
 /// @param f Called concurrently; takes a ThreadCommunicator by value or rvalue reference.
 template <class F>
-requires std::invocable<F&, ThreadCommunicator>
 auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
+  static_assert(std::invocable<F&, ThreadCommunicator>,
+                "run_ranks gives each rank a communicator of its own: its function takes that by value, as in "
+                "[](zerospan::ThreadCommunicator ranks) { ... }, not by reference");
   using Result = std::invoke_result_t<F&, ThreadCommunicator>;
   static_assert(!std::is_reference_v<Result>, "ranks return values: what they refer to ends with their thread");
 
-  const auto family = std::make_shared<detail::RankFamily>(size);
-  const auto group = std::make_shared<detail::ThreadGroup>(family, options.timeout);
+  const auto context = std::make_shared<detail::RankContext>(size);
+  const auto group = std::make_shared<detail::ThreadGroup>(context, options.timeout);
   detail::RankErrors errors{static_cast<std::size_t>(size)};
   detail::RankResults<Result> results{static_cast<std::size_t>(size)};
+  detail::StartSignal start;
   {
     std::vector<std::jthread> threads;
     threads.reserve(static_cast<std::size_t>(size));
-    // Declared last: if a thread cannot be started, the ranks without one leave before the others are joined.
-    std::vector<std::shared_ptr<detail::RankMembership>> members;
-    for (int rank = 0; rank < size; ++rank) {
-      members.push_back(std::make_shared<detail::RankMembership>(family, Rank{rank}));
+    try {
+      for (int rank = 0; rank < size; ++rank) {
+        const auto member = std::make_shared<detail::RankMembership>(context, Rank{rank});
+        threads.emplace_back([&f, &errors, &results, &start, group, member] {
+          if (!start.wait()) return;
+          try {
+            results.keep(member->rank(), [&] { return std::invoke(f, ThreadCommunicator{group, member}); });
+          } catch (...) {
+            errors.catch_current(*member);
+          }
+          member->finish();
+        });
+      }
+    } catch (const std::system_error& error) {
+      start.give(false);
+      const Rank rank{static_cast<int>(threads.size())};
+      throw RankFailedError{detail::describe(rank) + " of " + std::to_string(size) +
+                                " failed (its thread could not be started: " + error.code().message() + ")",
+                            rank, std::source_location::current()};
+    } catch (...) {
+      start.give(false);
+      throw;
     }
-    for (const auto& each : members) {
-      threads.emplace_back([&f, &errors, &results, group, member = each] {
-        try {
-          results.keep(member->rank(), [&] { return std::invoke(f, ThreadCommunicator{group, member}); });
-        } catch (...) {
-          errors.catch_current(*member);
-        }
-        member->finish();
-      });
-    }
+    start.give(true);
   }
-  errors.rethrow_root_cause(family->failure);
+  errors.rethrow_root_cause(context->failure);
   return results.take();
 }
 

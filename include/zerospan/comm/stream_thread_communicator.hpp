@@ -8,7 +8,7 @@
 #include <utility>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/thread/thread_execution.hpp>
+#include <zerospan/comm/detail/thread/thread_phases.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>

@@ -15,8 +15,7 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/thread/thread_execution.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/comm/detail/thread/thread_phases.hpp>
 #include <zerospan/core/config.hpp>
@@ -39,7 +38,8 @@ struct ThreadGroupOptions {
 /// communicators of a group and of all its duplicates stand and fall together: whatever goes wrong (a rank aborts,
 /// diverges, stays away past the timeout, or has destroyed its last communicator while others wait for it) makes the
 /// current or next collective of every rank throw. A collective in which all ranks have met completes first, so that
-/// no rank returns from it, well or with an error, while a peer still uses its buffers.
+/// no rank returns from it, well or with an error, while a peer still uses its buffers. In a process forked from its
+/// own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// @throws RankFailedError, RankTimeoutError, DivergenceError from every collective, and ConfigurationError for
 ///   operands that no collective has.
@@ -81,17 +81,9 @@ class BasicThreadCommunicator {
   template <detail::ThreadExecution>
   friend class BasicThreadCommunicator;
 
-  struct Slice {
-    std::size_t first;
-    std::size_t elements;
-  };
-
-  /// The elements of a reduction that a rank sums for others. Slices of different ranks share no cache line.
-  Slice slice(std::size_t elements, int rank) const noexcept {
-    const auto ranks = static_cast<std::size_t>(size());
-    const std::size_t even = round_up((elements + ranks - 1) / ranks, 64);
-    const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, elements);
-    return {first, std::min(even, elements - first)};
+  /// The elements of a reduction that a rank sums for others.
+  detail::ElementRange slice(std::size_t elements, int rank) const noexcept {
+    return detail::even_slice(elements, size(), rank);
   }
 
   std::shared_ptr<detail::RankMembership> member_;
@@ -106,12 +98,12 @@ static_assert(TrainingCommunicator<ThreadCommunicator> && ExchangesSlices<Thread
 /// A group of `size` ranks: element r is for the thread of rank r.
 /// @throws ConfigurationError for a size below one, or a timeout that is not positive.
 inline std::vector<ThreadCommunicator> make_thread_communicators(int size, const ThreadGroupOptions& options = {}) {
-  const auto family = std::make_shared<detail::RankFamily>(size);
-  const auto group = std::make_shared<detail::ThreadGroup>(family, options.timeout);
+  const auto context = std::make_shared<detail::RankContext>(size);
+  const auto group = std::make_shared<detail::ThreadGroup>(context, options.timeout);
   std::vector<ThreadCommunicator> ranks;
   ranks.reserve(static_cast<std::size_t>(size));
   for (int rank = 0; rank < size; ++rank) {
-    ranks.emplace_back(group, std::make_shared<detail::RankMembership>(family, Rank{rank}));
+    ranks.emplace_back(group, std::make_shared<detail::RankMembership>(context, Rank{rank}));
   }
   return ranks;
 }
@@ -131,22 +123,15 @@ void BasicThreadCommunicator<E>::all_gather(Collective what, std::span<const Gat
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::reduce_scatter(Collective what, const Reduction& reduction) {
-  const detail::CollectiveCall own{
-      .kind = detail::CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
+  const auto own = detail::reduce_scatter_call(what, reduction, rank(), size());
   const std::size_t first = static_cast<std::size_t>(rank().value) * reduction.elements;
-  detail::require_valid(own, static_cast<std::size_t>(size()) * reduction.elements,
-                        reduction.input + first * element_bytes(reduction.input_type));
   // Shard r of every input is read by rank r alone, so that it may write to its own.
   phases_.run(what, own, [&] { phases_.sum(what.stream, reduction, first, reduction.elements, reduction.output); });
 }
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduction, Rank root) {
-  detail::CollectiveCall own{
-      .kind = detail::CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
-  if (rank() != root) own.reduction.output = nullptr;
-  detail::require_valid_root(own, size());
-  detail::require_valid(own, reduction.elements, reduction.input);
+  const auto own = detail::reduce_call(what, reduction, root, rank(), size());
   // Every rank sums a slice for the root; no other rank reads that slice of any input.
   phases_.run(what, own, [&] {
     const auto [first, elements] = slice(reduction.elements, rank().value);
@@ -157,9 +142,7 @@ void BasicThreadCommunicator<E>::reduce(Collective what, const Reduction& reduct
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& reduction) {
-  const detail::CollectiveCall own{
-      .kind = detail::CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
-  detail::require_valid(own, reduction.elements, reduction.input);
+  const auto own = detail::all_reduce_call(what, reduction);
   const std::size_t bytes = element_bytes(reduction.output_type);
   const auto sum_own_slice = [&] {
     const auto [first, elements] = slice(reduction.elements, rank().value);
@@ -195,9 +178,7 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int6
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
-  const detail::CollectiveCall own{
-      .kind = detail::CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
-  detail::require_valid_root(own, size());
+  const auto own = detail::broadcast_call(what, bytes, root, size());
   phases_.run(what, own, [&] {
     if (rank() != root) phases_.copy(what.stream, bytes.data(), phases_.call(root.value).bytes.data(), bytes.size());
   });
@@ -205,8 +186,7 @@ void BasicThreadCommunicator<E>::broadcast(Collective what, std::span<std::byte>
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange& exchange) {
-  const detail::CollectiveCall own{.kind = detail::CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
-  detail::require_apart(own, size());
+  const auto own = detail::all_to_all_call(what, exchange, size());
   phases_.run(what, own, [&] {
     const auto copy_from = [&](int peer) {
       const std::byte* const slices = phases_.call(peer).exchange.input;

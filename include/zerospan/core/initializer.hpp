@@ -35,14 +35,47 @@ struct InitializerContext {
 using Initializer =
     std::function<void(const InitializerContext& context, std::uint64_t first, std::span<float> values)>;
 
+namespace detail {
+
+/// The library's own initializers have types, by which ranks can compare them.
+struct ConstantValues {
+  float value;
+
+  void operator()(const InitializerContext&, std::uint64_t, std::span<float> values) const {
+    for (float& v : values) v = value;
+  }
+};
+
+struct NormalValues {
+  float standard_deviation;
+
+  void operator()(const InitializerContext& context, std::uint64_t first, std::span<float> values) const {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto word = philox(context.seed, context.stream, first + i);
+      const double u = (static_cast<double>(word[0]) + 1.0) * 0x1p-32;  // (0, 1]
+      const double angle = static_cast<double>(word[1]) * 0x1p-32 * 2.0 * std::numbers::pi;
+      values[i] = standard_deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
+    }
+  }
+};
+
+struct UniformValues {
+  float bound;
+
+  void operator()(const InitializerContext& context, std::uint64_t first, std::span<float> values) const {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto word = philox(context.seed, context.stream, first + i);
+      values[i] = bound * static_cast<float>(static_cast<double>(word[0]) * 0x1p-31 - 1.0);
+    }
+  }
+};
+
+}  // namespace detail
+
 namespace init {
 
 /// Every element is `value`.
-inline Initializer constant(float value) {
-  return [value](const InitializerContext&, std::uint64_t, std::span<float> values) {
-    for (float& v : values) v = value;
-  };
-}
+inline Initializer constant(float value) { return detail::ConstantValues{value}; }
 
 /// Every element is zero.
 inline Initializer zeros() { return constant(0.0F); }
@@ -52,26 +85,10 @@ inline Initializer ones() { return constant(1.0F); }
 
 /// Independent normal values of mean 0: Box-Muller over Philox4x32-10 keyed by seed and parameter, one counter an
 /// element.
-inline Initializer normal(float standard_deviation) {
-  return [standard_deviation](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto word = philox(context.seed, context.stream, first + i);
-      const double u = (static_cast<double>(word[0]) + 1.0) * 0x1p-32;  // (0, 1]
-      const double angle = static_cast<double>(word[1]) * 0x1p-32 * 2.0 * std::numbers::pi;
-      values[i] = standard_deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
-    }
-  };
-}
+inline Initializer normal(float standard_deviation) { return detail::NormalValues{standard_deviation}; }
 
 /// Independent values, uniform in [-bound, bound).
-inline Initializer uniform(float bound) {
-  return [bound](const InitializerContext& context, std::uint64_t first, std::span<float> values) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto word = philox(context.seed, context.stream, first + i);
-      values[i] = bound * static_cast<float>(static_cast<double>(word[0]) * 0x1p-31 - 1.0);
-    }
-  };
-}
+inline Initializer uniform(float bound) { return detail::UniformValues{bound}; }
 
 }  // namespace init
 

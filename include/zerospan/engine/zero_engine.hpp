@@ -36,6 +36,7 @@ class ZeroEngine {
   static_assert(TrainingCommunicator<C>, "zerospan: this communicator lacks a collective that ZeroEngine needs");
   static_assert(Device<D>, "zerospan: this is no Device: it lacks memory(), host_memory() or a lanes_type");
   static_assert(Optimizer<O>, "zerospan: this is no Optimizer: it lacks state_bytes(elements) or update(shard)");
+  static_assert(detail::require_updatable<O, D>());
 
  public:
   /// A collective: the communicator is duplicated.

@@ -81,7 +81,8 @@ struct NoBias {
 ///   my::gemm(x.columns(tile.inputs), weight, y.columns(tile.outputs), tile.accumulates);
 /// });
 /// @endcode
-/// One tile, one gradient or the bias is leased at a time; a callable that throws leaves no lease behind.
+/// One tile, one gradient or the bias is leased at a time; a callable that throws leaves no lease behind. A
+/// gradient that it was writing counts as forgotten: the next step refuses until the batch is abandoned.
 ///
 /// Every result range is finished before the next is begun, its terms in increasing order. So with a multiplication
 /// that adds to each element of its result in increasing order of the summed index, one multiply-add at a time, no bit

@@ -33,7 +33,11 @@ class Fingerprint {
 
   constexpr Fingerprint& add(std::string_view text) noexcept {
     add(std::uint64_t{text.size()});
-    for (const char letter : text) add(static_cast<std::uint64_t>(static_cast<unsigned char>(letter)));
+    for (std::size_t i = 0; i < text.size(); i += 8) {
+      std::uint64_t letters = 0;
+      for (const char letter : text.substr(i, 8)) letters = letters << 8 | static_cast<unsigned char>(letter);
+      add(letters);
+    }
     return *this;
   }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/fingerprint.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 
@@ -23,45 +24,34 @@ struct Told {
   std::string value;
 };
 
-/// Of all that a rank was told; never 0 (FNV-1a, 63 bits).
-inline std::uint64_t fingerprint(std::span<const Told> told) noexcept {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  const auto add = [&hash](std::string_view text) {
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-    hash = (hash ^ 0xffU) * 0x100000001b3U;  // no byte of UTF-8: texts do not run into each other
-  };
-  for (const Told& each : told) {
-    add(each.name);
-    add(each.value);
-  }
-  return (hash >> 1) | 1U;
+/// Of all that a rank was told.
+inline Fingerprint fingerprint(std::span<const Told> told) noexcept {
+  Fingerprint print;
+  for (const Told& each : told) print.add(each.name).add(each.value);
+  return print;
 }
 
-/// Integers whose sums over ranks tell every rank whether all fingerprints are equal, however many ranks there are:
-/// those of four pieces of 16 bits, and of their squares, and the number of ranks (simulated ranks sum nothing). Equal
-/// numbers are those whose mean square is the square of their mean. Exact for up to 2^15 ranks.
-class FingerprintSums {
+/// Integers that are summed over ranks, in a message that they exchange anyway, so that each knows whether all were
+/// told the same.
+class Agreement {
  public:
-  static constexpr std::size_t pieces = 4;
-  static constexpr std::size_t count = 2 * pieces + 1;
+  static constexpr std::size_t count = Fingerprint::summand_count + 1;
 
-  static std::array<std::int64_t, count> of(std::uint64_t print) noexcept {
-    std::array<std::int64_t, count> terms{};
-    terms.back() = 1;
-    for (std::size_t i = 0; i < pieces; ++i, print >>= 16) {
-      const auto piece = static_cast<std::int64_t>(print & 0xffffU);
-      terms[2 * i] = piece;
-      terms[2 * i + 1] = piece * piece;
-    }
-    return terms;
+  explicit Agreement(std::span<const Told> told) noexcept : print_{fingerprint(told)} {}
+
+  /// What this rank adds.
+  std::array<std::int64_t, count> summands() const noexcept {
+    const auto [a, b, c] = print_.summands();
+    return {a, b, c, 1};
   }
 
-  static bool agree(std::span<const std::int64_t, count> sums) noexcept {
-    for (std::size_t i = 0; i < pieces; ++i) {
-      if (sums.back() * sums[2 * i + 1] != sums[2 * i] * sums[2 * i]) return false;
-    }
-    return true;
+  /// Whether the sums are those of equal fingerprints. They count the ranks too: simulated ranks sum nothing.
+  bool holds(std::span<const std::int64_t, count> sums) const noexcept {
+    return print_.agree(sums.template first<Fingerprint::summand_count>(), sums.back());
   }
+
+ private:
+  Fingerprint print_;
 };
 
 /// The text of one rank, on every rank; a collective.
@@ -82,7 +72,7 @@ std::string text_of(EngineCore<D>& core, std::size_t place, const std::string& m
 /// has seen that fingerprints differ. @throws ConfigurationError in any case.
 template <Device D>
 [[noreturn]] void throw_disagreement(EngineCore<D>& core, std::span<const Told> told) {
-  const std::vector<std::int64_t> prints = core.values_of_ranks(fingerprint(told), "what differs");
+  const std::vector<std::int64_t> prints = core.values_of_ranks(fingerprint(told).value(), "what differs");
   std::size_t other = 0;
   while (other + 1 < prints.size() && prints[other] == prints[0]) ++other;
   std::string mine;
@@ -117,9 +107,10 @@ template <Device D>
 /// A collective. @throws ConfigurationError on every rank unless all were told the same.
 template <Device D>
 void check_ranks_agree(EngineCore<D>& core, std::span<const Told> told) {
-  std::array<std::int64_t, FingerprintSums::count> sums = FingerprintSums::of(fingerprint(told));
+  const Agreement agreement{told};
+  std::array<std::int64_t, Agreement::count> sums = agreement.summands();
   core.sum_over_ranks(sums, "what ranks were told");
-  if (!FingerprintSums::agree(sums)) throw_disagreement(core, told);
+  if (!agreement.holds(sums)) throw_disagreement(core, told);
 }
 
 }  // namespace zerospan::inline v0::detail

@@ -35,14 +35,19 @@ class ReservedSpace {
   /// What is reserved and not placed.
   const Counts& counts() const noexcept { return counts_; }
 
+  /// All that was ever reserved and not cancelled.
+  const Counts& totals() const noexcept { return totals_; }
+
   /// @throws as OffloadTier::reserve.
   void reserve(StateKind kind, std::size_t bytes, std::string_view what) {
     placement_.tier(kind).reserve(Bytes{bytes}, what);
     count(kind) += bytes;
+    totals_.states[static_cast<std::size_t>(kind)] += bytes;
   }
   void reserve_replica(std::size_t bytes, std::string_view what) {
     replicas_.reserve(Bytes{bytes}, what);
     counts_.replicas += bytes;
+    totals_.replicas += bytes;
   }
 
   /// Reserves space for an optimizer's states, each share of them where it will rest.
@@ -65,8 +70,10 @@ class ReservedSpace {
   void cancel_since(const Counts& before) noexcept {
     for (std::size_t k = 0; k < state_kinds; ++k) {
       placement_.tier(static_cast<StateKind>(k)).cancel(Bytes{counts_.states[k] - before.states[k]});
+      totals_.states[k] -= counts_.states[k] - before.states[k];
     }
     replicas_.cancel(Bytes{counts_.replicas - before.replicas});
+    totals_.replicas -= counts_.replicas - before.replicas;
     counts_ = before;
   }
 
@@ -76,6 +83,7 @@ class ReservedSpace {
   const Placement& placement_;
   TierRef replicas_;
   Counts counts_{};
+  Counts totals_{};
 };
 
 /// How the states of a model are cut and aligned, and how many bytes they take.
@@ -192,6 +200,7 @@ class DeclaringModel {
 
   /// Reserves space for all states of a parameter. @throws as ParameterStore::declare.
   ParameterRecord admit(ParameterDeclaration declaration) {
+    validate(declaration.options.group, declaration.name);
     if (declaration.shape.elements() > most_elements) {
       throw_configuration_error("parameter " + declaration.name + " has " +
                                 std::to_string(declaration.shape.elements()) + " elements: more than any memory");

@@ -217,6 +217,19 @@ struct EngineCore {
     return broadcast(std::move(parts), name, std::move(after));
   }
 
+  /// The least host budget for `resting` bytes on tiers in host memory, and updates of sub-groups that pass `staged`
+  /// bytes through staging memory: what `staging_bytes` leaves must do.
+  Bytes least_host_bytes(std::size_t resting, std::size_t staged) const {
+    const std::size_t least = std::max(least_staging.count, round_up(staged, Arena::alignment));
+    if (!placement.uses(Addressable::nowhere) && lanes_type::is_unified) return Bytes{resting + least_staging.count};
+    if (!placement.uses(Addressable::on_host)) {
+      return Bytes{lanes_type::is_unified ? least : resting + round_up(least * 4 / 3 + 1, Arena::alignment)};
+    }
+    const std::size_t beside_staging = std::min(resting * 4 / 3 + 1, resting + options.staging.count);
+    const std::size_t for_staging = least > least_staging.count ? 4 * least : 0;
+    return Bytes{round_up(std::max({resting + least, beside_staging, for_staging}), 4 * Arena::alignment)};
+  }
+
  private:
   /// Posts a gather that brings this rank so many `shards` of each part.
   Completion gather(void (AnyCommunicator::*call)(Collective, std::span<const GatherPart>),

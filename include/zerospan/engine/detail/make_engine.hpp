@@ -2,13 +2,15 @@
 /// The one engine of a device: what declares, sealed into what trains.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <atomic>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -185,7 +187,42 @@ class EngineOfDevice final : public Engine {
     return result;
   }
 
-  Requirements requirements() const override { return {}; }
+  Requirements requirements() const override {
+    std::size_t forward = 0;
+    std::size_t backward = 0;
+    for (std::size_t u = 0; u < core_.states.uses.size(); ++u) {
+      const ParameterUse& use = core_.states.uses[u];
+      const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+      const std::size_t gathered = parameter.residence == Residence::partitioned ? parameter.gathered_bytes() : 0;
+      const std::size_t gradient = parameter.trains() ? core_.gradient_buffer_bytes(use, parameter) : 0;
+      forward = std::max(forward, round_up(gathered, WorkingMemory::alignment));
+      backward = std::max(backward,
+                          round_up(gathered, WorkingMemory::alignment) + round_up(gradient, WorkingMemory::alignment));
+    }
+    const auto pages = [](std::size_t bytes) { return round_up(bytes, Arena::alignment); };
+    const ReservedSpace::Counts& totals = space_.totals();
+    std::size_t on_device = pages(totals.replicas);
+    std::size_t on_host = 0;
+    if constexpr (!D::lanes_type::is_unified) {
+      const std::size_t mirrored =
+          pages(core_.exchange.bytes()) + pages(core_.states.uses.size() * ExactSum::limb_count * sizeof(std::int64_t));
+      on_device += mirrored;
+      on_host += mirrored;
+    }
+    const std::size_t rounding = Arena::alignment * most_extents();
+    Requirements result;
+    for (std::size_t k = 0; k < state_kinds; ++k) {
+      if (totals.states[k] == 0) continue;
+      const TierRef tier = core_.placement.tier(static_cast<StateKind>(k));
+      if (tier.addressable() == Addressable::on_device) on_device += pages(totals.states[k]) + rounding;
+      if (tier.addressable() == Addressable::on_host) on_host += pages(totals.states[k]) + rounding;
+      result.tiers.push_back({std::string{tier.name()}, Bytes{totals.states[k]}});
+    }
+    result.device_forward = Bytes{on_device + forward};
+    result.device_backward = Bytes{on_device + std::max(forward, backward)};
+    result.host = core_.least_host_bytes(on_host, sizes_.staged_bytes(sizes_.alignment()));
+    return result;
+  }
 
   void close(bool unwinding) noexcept override {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
@@ -250,6 +287,18 @@ class EngineOfDevice final : public Engine {
       core_.lanes.fail(std::current_exception());
       throw;
     }
+  }
+
+  /// How many extents one kind of states is placed in at most: one for each space of shards, or for each sub-group.
+  std::size_t most_extents() const {
+    std::set<std::array<int, 4>> spaces;
+    std::size_t elements = 0;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      spaces.insert({static_cast<int>(parameter.type), static_cast<int>(parameter.residence),
+                     int{parameter.has_states()}, int{parameter.partition.owner.has_value()}});
+      elements += round_up(parameter.shard_elements(), sizes_.alignment());
+    }
+    return spaces.size() + elements / sizes_.largest_group();
   }
 
   /// Space is reserved, placed and updated by this size.
@@ -320,8 +369,22 @@ class EngineOfDevice final : public Engine {
     text += parameter.has_states() ? "], trainable" : "], frozen";
     const ParameterGroup& group = parameter.options.group;
     text += ", learning rate factor " + in_words(double{group.learning_rate_factor}) + ", weight decay factor " +
-            in_words(double{group.weight_decay_factor});
+            in_words(double{group.weight_decay_factor}) + ", " + description(parameter.initializer);
     return text;
+  }
+
+  /// Initializers of the host's own are not compared.
+  static std::string description(const Initializer& initializer) {
+    if (const auto* constant = initializer.target<ConstantValues>()) {
+      return "constant " + in_words(double{constant->value});
+    }
+    if (const auto* normal = initializer.target<NormalValues>()) {
+      return "normal " + in_words(double{normal->standard_deviation});
+    }
+    if (const auto* uniform = initializer.target<UniformValues>()) {
+      return "uniform " + in_words(double{uniform->bound});
+    }
+    return "an initializer of the host's own";
   }
 
   Arena& memory_;

@@ -59,7 +59,8 @@ class OptimizerStep {
     const bool finite = std::isfinite(norm);
     if (finite) {
       const double clip = norm > core_.options.max_gradient_norm ? core_.options.max_gradient_norm / norm : 1.0;
-      for (const Completion& end : update_all(optimizer, static_cast<float>(clip * mean_factor))) {
+      const std::shared_ptr<const AnyOptimizer> settings = optimizer.snapshot();
+      for (const Completion& end : update_all(settings, static_cast<float>(clip * mean_factor))) {
         core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
       }
     }
@@ -104,22 +105,23 @@ class OptimizerStep {
     // Below stage 1 every rank has all of the sum already, and each replica has the same one.
     const bool is_part = core_.stage.partitions_optimizer ? core_.replica() == 0 : core_.place() == 0;
     if (!is_part) total = {};
-    std::array<std::int64_t, ExactSum::limb_count + FingerprintSums::count> message;
-    const auto sums = std::span{message}.template last<FingerprintSums::count>();
+    std::array<std::int64_t, ExactSum::limb_count + Agreement::count> message;
+    const auto sums = std::span{message}.template last<Agreement::count>();
     std::ranges::copy(total.limbs(), message.begin());
-    std::ranges::copy(FingerprintSums::of(fingerprint(told)), sums.begin());
+    const Agreement agreement{told};
+    std::ranges::copy(agreement.summands(), sums.begin());
     core_.sum_over_ranks(message, "the gradient norm");
-    if (!FingerprintSums::agree(sums)) throw_disagreement(core_, told);
+    if (!agreement.holds(sums)) throw_disagreement(core_, told);
     ExactSum of_all;
     of_all.merge(std::span{message}.template first<ExactSum::limb_count>());
     return std::sqrt(of_all.value());
   }
 
   /// Posts the update of every parameter with a committed gradient, and the publication of replicated ones.
+  /// @param optimizer With the settings of this step. It lives on until all that is posted has ended.
   /// @param gradient_scale The factor from accumulated to effective gradients.
   /// @return The ends of all that was posted.
-  std::vector<Completion> update_all(const AnyOptimizer& optimizer, float gradient_scale) {
-    const std::shared_ptr<const AnyOptimizer> settings = optimizer.snapshot();
+  std::vector<Completion> update_all(const std::shared_ptr<const AnyOptimizer>& optimizer, float gradient_scale) {
     std::vector<const ParameterRecord*> owned;  // replicated ones that have owners
     for (ParameterRecord& parameter : core_.states.parameters) {
       if (!has_gradient(parameter)) continue;
@@ -133,7 +135,7 @@ class OptimizerStep {
       std::vector<RunUpdate> runs = prepare(group);
       if (std::ranges::none_of(runs, &RunUpdate::has_gradient)) continue;
       std::vector<GatherPart> finished = finished_slices(group);
-      const PostedWork posted = update_group(group, std::move(runs), settings, gradient_scale);
+      const PostedWork posted = update_group(group, std::move(runs), optimizer, gradient_scale);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
       if (core_.states.spaces[group.space].residence != Residence::replicated) continue;
       // Replicas are written in place, or, by the host to a device of its own, after the work.

@@ -94,8 +94,10 @@ class IntervalPlan {
     const std::size_t reserve = std::min(look_ahead, ahead * largest_gather(trace));
     const Residency residency = capacity > reserve ? Residency{trace, capacity - reserve} : Residency{trace};
     if (look_ahead > 0 && place_all(terms, look_ahead, residency)) return;
-    for (std::size_t bytes = look_ahead; bytes > 0; bytes /= 2) {
+    const auto [smallest, all] = gathered_bytes(trace);
+    for (std::size_t bytes = std::min(look_ahead, all); bytes > 0; bytes /= 2) {
       if (place_all(terms, bytes, Residency{trace})) return;
+      if (bytes < smallest) break;  // nothing was posted ahead
     }
     repeat(trace);
   }
@@ -289,6 +291,18 @@ class IntervalPlan {
       if (use.key.kind == UseKind::gathered) largest = std::max(largest, use.bytes);
     }
     return largest;
+  }
+
+  /// Bytes of the smallest gather, and of all of them.
+  static std::pair<std::size_t, std::size_t> gathered_bytes(const Trace& trace) {
+    std::size_t smallest = 0;
+    std::size_t all = 0;
+    for (const TraceUse& use : trace.uses) {
+      if (use.key.kind != UseKind::gathered) continue;
+      smallest = all == 0 ? use.bytes : std::min(smallest, use.bytes);
+      all += use.bytes;
+    }
+    return {smallest, all};
   }
 
   /// When each use has drained. A gradient's buffer is read by the reduction after its release. It is left alone until

@@ -25,7 +25,8 @@ namespace zerospan::inline v0::detail {
 /// overlap-centric design of ZeRO-Infinity, arXiv 2104.07857, section 6.2). While the pass follows that path, addresses
 /// and postings come from its IntervalPlan, and what is needed again soonest stays in memory. A use that the path did
 /// not predict is fetched on demand, and the look-ahead goes on from there with what memory is left; the pass becomes a
-/// path of its own. Everything is decided by the order of the calls, nothing by time.
+/// path of its own, which is planned as PathMemory says. Everything is decided by the order of the calls, nothing by
+/// time; a call takes time logarithmic in the leases of a pass, its end time in proportion to n log n.
 class OverlapPipeline {
  public:
   /// Starts the gather of `key` into `data`, after `after`; returns its end.

@@ -69,7 +69,7 @@ class PathMemory {
   static constexpr std::size_t max_trials = 2;
 
   /// What all paths may take of host memory, if they are more than two.
-  static constexpr std::size_t max_bytes = std::size_t{64} << 20U;
+  static constexpr std::size_t max_bytes = std::size_t{256} << 20U;
 
   /// The path that the next pass of this kind will probably take; nullptr if there was none yet.
   /// Valid until the next call of `learn`.

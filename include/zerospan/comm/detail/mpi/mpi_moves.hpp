@@ -1,20 +1,18 @@
 /// @file
-/// Collectives between processes that move bytes and compute nothing.
+/// Gathers, broadcasts and exchanges over processes: few bytes travel with the header of the call, more go in messages
+/// straight from buffer to buffer.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
-#include <vector>
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/mpi/mpi_channel.hpp>
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
-#include <zerospan/comm/detail/mpi/mpi_sum_task.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -34,7 +32,7 @@ inline std::byte* shard_of(const GatherPart& part, int rank) noexcept {
   return part.buffer + static_cast<std::size_t>(rank) * part.shard_bytes;
 }
 
-/// An all-gather whose shards travel with the call.
+/// An all-gather whose shards travel with the header.
 inline void gather_by_call(MpiChannel& channel, const CollectiveCall& call) {
   channel.begin(call, [&](int, std::byte* to) {
     std::byte* end = to;
@@ -79,7 +77,7 @@ inline void gather(MpiChannel& channel, const CollectiveCall& call) {
   gather_by_messages(channel, call);
 }
 
-/// A broadcast of what travels with the root's call.
+/// A broadcast whose bytes travel with the root's header.
 inline void broadcast_by_call(MpiChannel& channel, const CollectiveCall& call) {
   const bool is_root = channel.rank() == call.root;
   channel.begin(call, [&](int, std::byte* to) {
@@ -90,13 +88,12 @@ inline void broadcast_by_call(MpiChannel& channel, const CollectiveCall& call) {
   if (!is_root) append(call.bytes.data(), channel.payload(call.root.value), call.bytes.size());
 }
 
-/// A broadcast in which the root gives every rank a slice, which that rank gives to the others.
+/// A broadcast in which the root sends every rank a slice, which that rank sends to the others.
 inline void broadcast_by_messages(MpiChannel& channel, const CollectiveCall& call) {
   const bool is_root = channel.rank() == call.root;
-  const std::vector<MpiSlice> slices = even_slices(call.bytes.size(), channel.size());
   const auto slice = [&](int rank) {
-    const auto [first, count] = slices[static_cast<std::size_t>(rank)];
-    return call.bytes.subspan(first, count);
+    const auto [first, bytes] = even_slice(call.bytes.size(), channel.size(), rank);
+    return call.bytes.subspan(first, bytes);
   };
   const std::span<std::byte> own = slice(channel.rank().value);
   channel.begin(call, MpiChannel::nothing);
@@ -123,7 +120,7 @@ inline void broadcast(MpiChannel& channel, const CollectiveCall& call) {
   broadcast_by_messages(channel, call);
 }
 
-/// Slices travel with the call if they are small, and else straight to their places.
+/// Slices travel with the header if they are small, and else straight to their places.
 inline void exchange_slices(MpiChannel& channel, const CollectiveCall& call) {
   const SliceExchange& e = call.exchange;
   const bool by_call = e.bytes <= MpiChannel::longest_payload;

@@ -15,11 +15,9 @@
 
 #include <zerospan/comm/byte_exchange.hpp>
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_rank.hpp>
-#include <zerospan/comm/detail/nccl/nccl_setup.hpp>
-#include <zerospan/comm/detail/nccl/nccl_slices.hpp>
+#include <zerospan/comm/detail/nccl/nccl_sums.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
@@ -40,12 +38,14 @@ namespace zerospan::inline v0::detail {
 /// communicator, its duplicates and the groups that it is split into stand and fall together, and one thread of the
 /// rank watches over them: an error that NCCL finds, a collective that does not end in time, and, where the exchange
 /// has a board, a rank that failed, ended or called something else make every later collective throw. `on_failure`
-/// tells of it at once; then everything is aborted. A culprit that cannot be told is Rank{-1}.
+/// tells of it at once; then everything is aborted. A culprit that is not known is Rank{-1}. In a process forked from
+/// its own, a communicator throws RankFailedError, and its end tells nobody.
 ///
 /// Sums in rank order have the bits of every other communicator. They take the way of NcclReductions::rank_order; also
 /// with NcclReductions::nccl where the type of the output differs from the input's.
 ///
-/// @throws NcclError for what NCCL says of this rank; RankFailedError, RankTimeoutError, DivergenceError from every
+/// @throws NcclError for what NCCL says of this rank; BudgetError for buffers that device memory has no room for;
+///   RankFailedError, RankTimeoutError, DivergenceError from every
 ///   collective; ConfigurationError for operands that no collective has, and for a stream that is no device's.
 template <NcclLayer Api>
 class BasicNcclCommunicator {
@@ -74,7 +74,7 @@ class BasicNcclCommunicator {
   BasicNcclCommunicator duplicate() { return BasicNcclCommunicator{rank_->duplicate()}; }
 
   /// Each has scratch memory of its own, and the registered memory of this one. Takes an exchange that can be split.
-  /// @throws ConfigurationError, on every rank, where it cannot, or if two ranks have the same place in a group.
+  /// @throws ConfigurationError, on every rank, where it cannot, or if two ranks have the same color and key.
   BasicNcclCommunicator split(SplitPlace place) { return BasicNcclCommunicator{rank_->split(place)}; }
 
   void abort(const std::string& reason) noexcept { rank_->abort(reason); }
@@ -101,7 +101,7 @@ class BasicNcclCommunicator {
         for (const GatherPart& part : parts) {
           if (is_empty(part)) continue;
           result = api.all_gather(handle, part.buffer, part.shard_bytes, rank(), what.stream);
-          if (result != NcclResult::success && result != NcclResult::in_progress) break;
+          if (!is_good(result)) break;
         }
         return result;
       });
@@ -109,10 +109,7 @@ class BasicNcclCommunicator {
   }
 
   void reduce_scatter(Collective what, const Reduction& reduction) {
-    const CollectiveCall call{.kind = CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
-    const std::size_t first = static_cast<std::size_t>(rank().value) * reduction.elements;
-    require_valid(call, static_cast<std::size_t>(size()) * reduction.elements,
-                  reduction.input + first * element_bytes(reduction.input_type));
+    const CollectiveCall call = reduce_scatter_call(what, reduction, rank(), size());
     rank_->run(call, what.stream, [&] {
       if (!is_for_nccl(reduction)) return rank_->in_rank_order().reduce_scatter(rank_->link(), reduction, what.stream);
       rank_->launch("ncclReduceScatter",
@@ -121,10 +118,7 @@ class BasicNcclCommunicator {
   }
 
   void reduce(Collective what, const Reduction& reduction, Rank root) {
-    CollectiveCall own{.kind = CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
-    if (rank() != root) own.reduction.output = nullptr;
-    require_valid_root(own, size());
-    require_valid(own, reduction.elements, reduction.input);
+    const CollectiveCall own = reduce_call(what, reduction, root, rank(), size());
     rank_->run(own, what.stream, [&] {
       if (!is_for_nccl(reduction)) return rank_->in_rank_order().reduce(rank_->link(), reduction, root, what.stream);
       rank_->launch("ncclReduce",
@@ -133,8 +127,7 @@ class BasicNcclCommunicator {
   }
 
   void all_reduce(Collective what, const Reduction& reduction) {
-    const CollectiveCall own{.kind = CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
-    require_valid(own, reduction.elements, reduction.input);
+    const CollectiveCall own = all_reduce_call(what, reduction);
     rank_->run(own, what.stream, [&] {
       if (!is_for_nccl(reduction)) return rank_->in_rank_order().all_reduce(rank_->link(), reduction, what.stream);
       rank_->launch("ncclAllReduce",
@@ -151,8 +144,7 @@ class BasicNcclCommunicator {
   }
 
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
-    const CollectiveCall own{.kind = CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
-    require_valid_root(own, size());
+    const CollectiveCall own = broadcast_call(what, bytes, root, size());
     rank_->run(own, what.stream, [&] {
       if (size() == 1 || bytes.empty()) return;
       rank_->launch("ncclBroadcast", [&](Api& api, auto& handle) {
@@ -162,8 +154,7 @@ class BasicNcclCommunicator {
   }
 
   void all_to_all(Collective what, const SliceExchange& exchange) {
-    const CollectiveCall own{.kind = CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
-    require_apart(own, size());
+    const CollectiveCall own = all_to_all_call(what, exchange, size());
     rank_->run(own, what.stream,
                [&] { exchange_slices(rank_->api(), rank_->link(), rank(), size(), exchange, what.stream); });
   }

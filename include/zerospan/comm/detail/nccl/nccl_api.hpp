@@ -1,5 +1,5 @@
 /// @file
-/// NcclApi: the NcclLayer that is NCCL and CUDA. For nvcc.
+/// NcclApi: the NcclLayer that is NCCL. For nvcc.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,8 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/cuda_error.hpp>
-#include <zerospan/device/cuda_stream.hpp>
+#include <zerospan/device/cuda_runtime.hpp>
+#include <zerospan/device/detail/cuda_current_device.hpp>
 #include <zerospan/kernels/cuda_rank_order_sum.hpp>
 
 #if NCCL_VERSION_CODE < NCCL_VERSION(2, 14, 0)
@@ -37,11 +38,12 @@ inline void check_nccl(ncclResult_t result, const std::string& operation,
                   static_cast<int>(result), where};
 }
 
-/// NCCL from version 2.14 on, and the CUDA runtime.
+/// NCCL from version 2.14 on, on the current device of the thread that makes this.
 class NcclApi {
  public:
+  using Runtime = CudaRuntime;
+  using CurrentDevice = CudaCurrentDevice;
   using Communicator = ncclComm_t;
-  using Event = cudaEvent_t;
   using UniqueId = ncclUniqueId;
 
   static constexpr bool splits = NCCL_VERSION_CODE >= NCCL_VERSION(2, 18, 1);
@@ -145,52 +147,8 @@ class NcclApi {
     return result(ncclRecv(data, bytes, ncclUint8, from.value, communicator, native(stream)));
   }
 
-  int device() {
-    int ordinal = 0;
-    check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice");
-    return ordinal;
-  }
-  void use_device(int ordinal) { check_cuda(cudaSetDevice(ordinal), "cudaSetDevice"); }
-
-  Event make_event() {
-    Event event{};
-    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-    return event;
-  }
-  void destroy_event(Event event) noexcept { static_cast<void>(cudaEventDestroy(event)); }
-  void record(Event event, StreamRef stream) { check_cuda(cudaEventRecord(event, native(stream)), "cudaEventRecord"); }
-  void wait(StreamRef stream, Event event) {
-    check_cuda(cudaStreamWaitEvent(native(stream), event, 0), "cudaStreamWaitEvent");
-  }
-  bool is_done(Event event) {
-    const cudaError_t state = cudaEventQuery(event);
-    if (state == cudaErrorNotReady) return false;
-    check_cuda(state, "cudaEventQuery");
-    return true;
-  }
-
-  std::byte* allocate_device(std::size_t bytes) {
-    void* data = nullptr;
-    check_cuda(cudaMalloc(&data, bytes), "the allocation of " + std::to_string(bytes) + " bytes of device memory");
-    return static_cast<std::byte*>(data);
-  }
-  void free_device(std::byte* data) noexcept { static_cast<void>(cudaFree(data)); }
-
-  std::byte* allocate_pinned(std::size_t bytes) {
-    void* data = nullptr;
-    check_cuda(cudaMallocHost(&data, bytes), "the allocation of " + std::to_string(bytes) + " bytes of pinned memory");
-    return static_cast<std::byte*>(data);
-  }
-  void free_pinned(std::byte* data) noexcept { static_cast<void>(cudaFreeHost(data)); }
-
-  void copy(StreamRef stream, std::byte* target, const std::byte* source, std::size_t bytes) {
-    copy_bytes(CudaStream{stream}, target, source, bytes);
-  }
-
-  void sum_in_rank_order(StreamRef stream, std::span<const std::byte* const> inputs, ElementType input_type,
-                         std::byte* output, ElementType output_type, std::size_t elements) {
-    rank_order_sum(CudaStream{stream}, inputs, input_type, output, output_type, elements);
-  }
+  CudaRuntime& runtime() noexcept { return runtime_; }
+  int device() const noexcept { return runtime_.ordinal(); }
 
  private:
   static NcclResult result(ncclResult_t code) noexcept { return static_cast<NcclResult>(code); }
@@ -206,6 +164,13 @@ class NcclApi {
     }
     return ncclFloat16;
   }
+  static int current_device() {
+    int ordinal = 0;
+    check_cuda(cudaGetDevice(&ordinal), "asking for the current device");
+    return ordinal;
+  }
+
+  CudaRuntime runtime_{current_device()};
 };
 
 static_assert(NcclLayer<NcclApi>);

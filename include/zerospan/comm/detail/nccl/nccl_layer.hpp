@@ -1,19 +1,18 @@
 /// @file
-/// The concept NcclLayer: the calls of NCCL and CUDA that a communicator makes.
+/// The concept NcclLayer: the calls of NCCL that a communicator makes.
 #pragma once
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <type_traits>
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/stream_runtime.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -29,24 +28,28 @@ enum class NcclResult : int {
   in_progress = 7
 };
 
-/// One call of NCCL or CUDA each, with nothing around it: what it promises is what the vendor's manual says. Copies are
-/// alike. What `NcclApi` is for the libraries, a test's fake is for itself.
+inline bool is_good(NcclResult result) noexcept {
+  return result == NcclResult::success || result == NcclResult::in_progress;
+}
+
+/// One call of NCCL each, with nothing around it: what it promises is what the vendor's manual says. Copies are alike.
+/// What `NcclApi` is for the library, a test's fake is for itself.
 ///
 /// @concept
-/// 1. `Communicator` is a non-blocking `ncclComm_t`, null at first; `Event` a `cudaEvent_t`, `UniqueId` an
-///    `ncclUniqueId`;
-/// 2. calls of NCCL return a NcclResult; those that start something may return `in_progress`, and `state_of` tells when
-///    it ends; `splits` and `registers` say whether the version of NCCL has those calls; `split(parent, color, rank,
+/// 1. `Communicator` is a non-blocking `ncclComm_t`, null at first; `UniqueId` an `ncclUniqueId`;
+/// 2. calls return a NcclResult; those that start something may return `in_progress`, and `state_of` tells when it
+///    ends; `splits` and `registers` say whether the version of NCCL has those calls; `split(parent, color, rank,
 ///    child)` has as its key the rank in the child;
-/// 3. calls of CUDA throw, except those that give back;
-/// 4. collectives, copies, sums and records are enqueued on the stream that they are given;
-/// 5. memory is given back when nothing on the device uses it any more: to free it waits for that.
+/// 3. collectives are enqueued on the stream that they are given;
+/// 4. `runtime()` is that of the device that was the thread's current one when the layer was made, and `device()` its
+///    number; an object `CurrentDevice{device}` makes it the calling thread's current one for a while;
+/// 5. the runtime's memory is given back when nothing on the device uses it any more: to free it waits for that.
 template <class A>
-concept NcclLayer = std::copyable<A> && std::is_trivially_copyable_v<typename A::UniqueId> &&
-    requires(A& api, typename A::UniqueId& id, typename A::Communicator& communicator, typename A::Event event, int& n,
-             Rank rank, StreamRef stream, std::byte* bytes, const std::byte* source, std::size_t count, void*& handle,
-             NcclResult& result, const Reduction& reduction, std::int64_t* integers,
-             std::span<const std::byte* const> inputs, ElementType type) {
+concept NcclLayer = std::copyable<A> && StreamRuntime<typename A::Runtime> &&
+    std::constructible_from<typename A::CurrentDevice, int> && std::is_trivially_copyable_v<typename A::UniqueId> &&
+    requires(A& api, typename A::UniqueId& id, typename A::Communicator& communicator, int& n, Rank rank,
+             StreamRef stream, std::byte* bytes, const std::byte* source, std::size_t count, void*& handle,
+             NcclResult& result, const Reduction& reduction, std::int64_t* integers) {
   { A::splits } -> std::convertible_to<bool>;
   { A::registers } -> std::convertible_to<bool>;
   { api.make_unique_id(id) } -> std::same_as<NcclResult>;
@@ -72,22 +75,8 @@ concept NcclLayer = std::copyable<A> && std::is_trivially_copyable_v<typename A:
   { api.send(communicator, source, count, rank, stream) } -> std::same_as<NcclResult>;
   { api.receive(communicator, bytes, count, rank, stream) } -> std::same_as<NcclResult>;
 
+  { api.runtime() } -> std::same_as<typename A::Runtime&>;
   { api.device() } -> std::same_as<int>;
-  api.use_device(n);
-  { api.make_event() } -> std::same_as<typename A::Event>;
-  { api.destroy_event(event) }
-  noexcept;
-  api.record(event, stream);
-  { api.is_done(event) } -> std::same_as<bool>;
-  api.wait(stream, event);
-  { api.allocate_device(count) } -> std::same_as<std::byte*>;
-  { api.free_device(bytes) }
-  noexcept;
-  { api.allocate_pinned(count) } -> std::same_as<std::byte*>;
-  { api.free_pinned(bytes) }
-  noexcept;
-  api.copy(stream, bytes, source, count);
-  api.sum_in_rank_order(stream, inputs, type, bytes, type, count);
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -1,24 +1,25 @@
 /// @file
-/// NcclLink: one non-blocking NCCL communicator, used by a lane and watched by another thread.
+/// NcclLink: one communicator of NCCL, safe to watch from a second thread: its handle, and the calls on it that have
+/// not ended.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <source_location>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
-#include <zerospan/comm/detail/nccl/nccl_pending.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/pause.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/first_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
@@ -27,19 +28,115 @@
 
 namespace zerospan::inline v0::detail {
 
-/// What stands for a rank that could not be told.
+/// Waits a little, and longer when it has been waiting for long.
+class Pause {
+ public:
+  void operator()() {
+    constexpr int yields = 64;
+    if (count_ < yields) {
+      ++count_;
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds{50});
+    }
+  }
+
+ private:
+  int count_ = 0;
+};
+
+/// The calls of one communicator that have not ended. Not synchronized. They end in the order in which they began, as
+/// NCCL has it.
+template <NcclLayer Api>
+class NcclPending {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Event = typename Api::Runtime::event_type;
+
+  struct Call {
+    std::string text;
+    std::optional<std::uint64_t> number = {};     ///< Of a collective.
+    std::optional<Event> begun = {};              ///< Its turn on the stream has come.
+    std::optional<Event> ended = {};              ///< Once it is wholly enqueued.
+    std::optional<Clock::time_point> since = {};  ///< When its turn came.
+  };
+
+  explicit NcclPending(Api api) : api_{std::move(api)} {}
+
+  /// A collective begins, behind what is on the stream.
+  void begin(std::string text, std::uint64_t number, StreamRef stream) {
+    calls_.push_back({.text = std::move(text), .number = number, .begun = take()});
+    api_.runtime().record(*calls_.back().begun, stream);
+  }
+
+  /// Something else begins now.
+  void begin(std::string text) { calls_.push_back({.text = std::move(text), .since = Clock::now()}); }
+
+  /// What was begun last is wholly enqueued.
+  void end(StreamRef stream) {
+    calls_.back().ended = take();
+    api_.runtime().record(*calls_.back().ended, stream);
+  }
+
+  /// What was begun last, and is on no stream, has ended.
+  void end() { calls_.pop_back(); }
+
+  /// Forgets what has ended. Returns whether nothing is left.
+  bool retire() {
+    while (!calls_.empty() && calls_.front().ended && api_.runtime().is_done(*calls_.front().ended)) {
+      give(calls_.front());
+      calls_.pop_front();
+    }
+    return calls_.empty();
+  }
+
+  /// The first that has not ended; nullptr if there is none.
+  const Call* first() {
+    if (retire()) return nullptr;
+    Call& call = calls_.front();
+    if (!call.since && api_.runtime().is_done(*call.begun)) call.since = Clock::now();
+    return &call;
+  }
+
+  /// What was begun last, in words.
+  std::string last() const { return calls_.empty() ? std::string{"no collective"} : calls_.back().text; }
+
+  void clear() noexcept {
+    calls_.clear();
+    free_.clear();
+  }
+
+ private:
+  Event take() {
+    if (free_.empty()) return api_.runtime().make_event();
+    Event event = std::move(free_.back());
+    free_.pop_back();
+    return event;
+  }
+
+  void give(Call& call) {
+    if (call.begun) free_.push_back(*std::move(call.begun));
+    if (call.ended) free_.push_back(*std::move(call.ended));
+  }
+
+  Api api_;
+  std::deque<Call> calls_;
+  std::vector<Event> free_;
+};
+
+/// The culprit of a failure if it is not known.
 inline constexpr Rank unknown_rank{-1};
 
 /// The handle, its mutex and the calls that have not ended. Every call of NCCL on the handle is made under the mutex,
-/// and returns soon; whoever waits, waits without it, so that `abort` comes between.
+/// and returns soon. To wait, the mutex is let go, so that `abort` can come in between.
 template <NcclLayer Api>
 class NcclLink {
  public:
   using Communicator = typename Api::Communicator;
 
-  /// @param rank This one's in the family, which errors name.
-  /// @param members The ranks in the family of those that the communicator connects.
-  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<KeptFailure> failure)
+  /// @param rank This one's in the context, which errors name.
+  /// @param members The ranks in the context of those that the communicator connects.
+  NcclLink(Api api, Rank rank, std::vector<Rank> members, std::uint64_t id, std::shared_ptr<FirstFailure> failure)
       : api_{std::move(api)},
         rank_{rank},
         members_{std::move(members)},
@@ -56,6 +153,16 @@ class NcclLink {
   SequenceRecord record() const {
     const std::scoped_lock lock{mutex_};
     return sequence_.record();
+  }
+
+  /// Whether it has ended, so that nothing happens to it any more.
+  bool has_ended() const {
+    const std::scoped_lock lock{mutex_};
+    return is_aborted_;
+  }
+  void all_have_closed() {
+    const std::scoped_lock lock{mutex_};
+    sequence_.all_have_closed();
   }
 
   /// Runs `work()`, which enqueues a collective on the stream. What it throws is this rank's failure.
@@ -81,7 +188,7 @@ class NcclLink {
     if (result == NcclResult::success) {
       result = calls(handle_);
       const NcclResult ended = api_.end_group();
-      if (result == NcclResult::success || result == NcclResult::in_progress) result = ended;
+      if (is_good(result)) result = ended;
     }
     settle(lock, operation, result);
   }
@@ -102,7 +209,7 @@ class NcclLink {
     }
   }
 
-  /// Keeps what NCCL may yet write to until this communicator has ended, and ends that as well.
+  /// Keeps a child's handle, which NCCL may yet write to, until this communicator ends, and ends the child with it.
   void keep(std::unique_ptr<Communicator> child) noexcept {
     const std::scoped_lock lock{mutex_};
     child_ = std::move(child);
@@ -116,10 +223,10 @@ class NcclLink {
   }
 
   /// Waits for an event that follows a launch.
-  void await(typename Api::Event event) {
+  void await(typename Api::Runtime::event_type& event) {
     for (Pause pause;; pause()) {
-      const bool done = api_.is_done(event);
-      failure_->check();  // what an abort has made done is not done
+      const bool done = api_.runtime().is_done(event);
+      failure_->check();  // an event may be done only because the communicator was aborted
       if (done) return;
     }
   }
@@ -150,7 +257,7 @@ class NcclLink {
   }
 
   /// What the watching thread sees.
-  struct Sight {
+  struct LinkState {
     SequenceRecord record;
     std::string waiting_for;                ///< The first call that has not ended, in words.
     std::optional<std::uint64_t> waits_in;  ///< Its number, if it is a collective.
@@ -158,9 +265,9 @@ class NcclLink {
   };
 
   /// @throws NcclError, RankFailedError, and what the layer throws, for an error that was found.
-  Sight look(std::chrono::milliseconds timeout);
+  LinkState look(std::chrono::milliseconds timeout);
 
-  /// From any thread. Never blocks for long, as far as that is up to NCCL.
+  /// From any thread. Blocks for no longer than NCCL does.
   void abort() noexcept {
     const std::scoped_lock lock{mutex_};
     is_aborted_ = true;
@@ -241,7 +348,7 @@ class NcclLink {
   Api api_;
   Rank rank_;
   std::vector<Rank> members_;
-  std::shared_ptr<KeptFailure> failure_;
+  std::shared_ptr<FirstFailure> failure_;
 
   mutable std::mutex mutex_;  // guards all below
   std::unique_ptr<Communicator> child_;
@@ -252,23 +359,23 @@ class NcclLink {
 };
 
 template <NcclLayer Api>
-auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> Sight {
+auto NcclLink<Api>::look(std::chrono::milliseconds timeout) -> LinkState {
   const std::scoped_lock lock{mutex_};
-  Sight sight{.record = sequence_.record(), .waiting_for = {}, .waits_in = {}};
-  if (is_aborted_) return sight;
+  LinkState seen{.record = sequence_.record(), .waiting_for = {}, .waits_in = {}};
+  if (is_aborted_) return seen;
   if (const auto* const first = pending_.first()) {
-    sight.waiting_for = first->text;
-    sight.waits_in = first->number;
-    sight.overdue = first->since && NcclPending<Api>::Clock::now() - *first->since > timeout;
+    seen.waiting_for = first->text;
+    seen.waits_in = first->number;
+    seen.overdue = first->since && NcclPending<Api>::Clock::now() - *first->since > timeout;
   }
-  if (handle_ == Communicator{}) return sight;
+  if (handle_ == Communicator{}) return seen;
   NcclResult state{};
   const NcclResult asked = api_.state_of(handle_, state);
   const NcclResult found = asked == NcclResult::success ? state : asked;
-  if (found != NcclResult::success && found != NcclResult::in_progress) {
-    throw_error(sight.waiting_for.empty() ? std::string{"no collective"} : sight.waiting_for, found);
+  if (!is_good(found)) {
+    throw_error(seen.waiting_for.empty() ? std::string{"no collective"} : seen.waiting_for, found);
   }
-  return sight;
+  return seen;
 }
 
 }  // namespace zerospan::inline v0::detail

@@ -17,7 +17,7 @@
 
 namespace zerospan::inline v0::detail {
 
-/// What ranks set up and compare by; rare, and slow anyway. Copies share the exchange.
+/// How ranks of NCCL set their communicators up and compare their calls, which is rare. Copies share the exchange.
 class AnyExchange {
  public:
   template <ByteExchange E>

@@ -1,15 +1,19 @@
 /// @file
-/// What a rank says of the collective that it calls: the fingerprint by which ranks notice that they diverge.
+/// CollectiveCall: what a rank calls, how ranks see whether they call the same, and what a call may not be.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
@@ -47,13 +51,54 @@ struct CollectiveCall {
   std::array<const void*, 2> fences{};  ///< What a user of the operands waits for, in each phase in turn.
 };
 
-/// Whether two ranks that make these calls mean the same collective. Operands' addresses do not matter.
-inline bool agree(const CollectiveCall& a, const CollectiveCall& b) noexcept {
-  return a.kind == b.kind && a.name == b.name && a.reduction.input_type == b.reduction.input_type &&
-         a.reduction.output_type == b.reduction.output_type && a.reduction.elements == b.reduction.elements &&
-         a.integers.size() == b.integers.size() && a.bytes.size() == b.bytes.size() && a.root == b.root &&
-         a.exchange.bytes == b.exchange.bytes &&
-         std::ranges::equal(a.parts, b.parts, {}, &GatherPart::shard_bytes, &GatherPart::shard_bytes);
+/// The one list of what ranks that call the same collective say alike: calls `visit(field)` for each, which is a number
+/// or the name. Addresses, places of a split and fences are each rank's own.
+template <class Visit>
+void for_each_shared_field(const CollectiveCall& call, Visit visit) {
+  visit(static_cast<std::uint64_t>(call.kind));
+  visit(call.name);
+  visit(static_cast<std::uint64_t>(call.reduction.input_type));
+  visit(static_cast<std::uint64_t>(call.reduction.output_type));
+  visit(std::uint64_t{call.reduction.elements});
+  visit(std::uint64_t{call.integers.size()});
+  visit(std::uint64_t{call.bytes.size()});
+  visit(static_cast<std::uint64_t>(call.root.value));
+  visit(std::uint64_t{call.exchange.bytes});
+  visit(std::uint64_t{call.parts.size()});
+  for (const GatherPart& part : call.parts) visit(std::uint64_t{part.shard_bytes});
+}
+
+/// 64 bits of numbers and texts, the same on machines of one byte order.
+class Fingerprint {
+ public:
+  void add(std::uint64_t word) noexcept {
+    bits_ += word + 0x9e3779b97f4a7c15U;
+    bits_ = (bits_ ^ (bits_ >> 30)) * 0xbf58476d1ce4e5b9U;
+    bits_ = (bits_ ^ (bits_ >> 27)) * 0x94d049bb133111ebU;
+    bits_ ^= bits_ >> 31;
+  }
+  void add(std::string_view text) noexcept {
+    add(std::uint64_t{text.size()});
+    for (std::size_t i = 0; i < text.size(); i += sizeof(std::uint64_t)) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, text.data() + i, std::min(sizeof word, text.size() - i));
+      add(word);
+    }
+  }
+  void add(const CollectiveCall& call) noexcept {
+    for_each_shared_field(call, [this](const auto& field) { add(field); });
+  }
+  std::uint64_t bits() const noexcept { return bits_; }
+
+ private:
+  std::uint64_t bits_ = 0;
+};
+
+/// By which ranks see whether they call the same collective.
+inline std::uint64_t fingerprint(const CollectiveCall& call) noexcept {
+  Fingerprint print;
+  print.add(call);
+  return print.bits();
 }
 
 /// "4096 + 1024 bytes a rank"; of many parts, the first eight and the total.
@@ -145,6 +190,75 @@ inline void require_valid_root(const CollectiveCall& call, int size) {
   if (call.root.value >= 0 && call.root.value < size) return;
   throw_configuration_error("the collective '" + std::string{call.name} + "' has root " +
                             std::to_string(call.root.value) + " among " + std::to_string(size) + " ranks");
+}
+
+// The calls of the collectives whose operands can be wrong. Each throws ConfigurationError if they are.
+
+inline CollectiveCall reduce_scatter_call(Collective what, const Reduction& reduction, Rank me, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::reduce_scatter, .name = what.name, .reduction = reduction};
+  const std::size_t first = static_cast<std::size_t>(me.value) * reduction.elements;
+  require_valid(call, static_cast<std::size_t>(size) * reduction.elements,
+                reduction.input + first * element_bytes(reduction.input_type));
+  return call;
+}
+
+/// The output of ranks that are not the root is nullptr.
+inline CollectiveCall reduce_call(Collective what, const Reduction& reduction, Rank root, Rank me, int size) {
+  CollectiveCall call{.kind = CollectiveKind::reduce, .name = what.name, .reduction = reduction, .root = root};
+  if (me != root) call.reduction.output = nullptr;
+  require_valid_root(call, size);
+  require_valid(call, reduction.elements, reduction.input);
+  return call;
+}
+
+inline CollectiveCall all_reduce_call(Collective what, const Reduction& reduction) {
+  const CollectiveCall call{.kind = CollectiveKind::all_reduce, .name = what.name, .reduction = reduction};
+  require_valid(call, reduction.elements, reduction.input);
+  return call;
+}
+
+inline CollectiveCall broadcast_call(Collective what, std::span<std::byte> bytes, Rank root, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::broadcast, .name = what.name, .bytes = bytes, .root = root};
+  require_valid_root(call, size);
+  return call;
+}
+
+inline CollectiveCall all_to_all_call(Collective what, const SliceExchange& exchange, int size) {
+  const CollectiveCall call{.kind = CollectiveKind::all_to_all, .name = what.name, .exchange = exchange};
+  require_apart(call, size);
+  return call;
+}
+
+/// The ranks that a split puts together with `me`: those of its color, in the order of their keys.
+/// @param places Of every rank of the communicator that is split.
+/// @throws ConfigurationError if any two ranks have the same color and key, so that all ranks throw alike.
+inline std::vector<std::size_t> ranks_beside(std::span<const SplitPlace> places, std::size_t me) {
+  std::vector<std::size_t> ranks(places.size());
+  std::iota(ranks.begin(), ranks.end(), std::size_t{0});
+  const auto place = [&](std::size_t rank) { return std::pair{places[rank].color, places[rank].key}; };
+  std::ranges::stable_sort(ranks, {}, place);
+  const auto twin = std::ranges::adjacent_find(ranks, {}, place);
+  if (twin != ranks.end()) {
+    throw_configuration_error("a split gives two ranks key " + std::to_string(places[*twin].key) + " of color " +
+                              std::to_string(places[*twin].color));
+  }
+  std::erase_if(ranks, [&](std::size_t rank) { return places[rank].color != places[me].color; });
+  return ranks;
+}
+
+/// Consecutive elements of a reduction, or bytes of a broadcast.
+struct ElementRange {
+  std::size_t first;
+  std::size_t elements;
+};
+
+/// The elements that a rank adds up where all ranks share the work: even slices but for the last, of which no two are
+/// in one cache line.
+inline ElementRange even_slice(std::size_t elements, int ranks, int rank) noexcept {
+  const auto count = static_cast<std::size_t>(ranks);
+  const std::size_t even = round_up((elements + count - 1) / count, 64);
+  const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, elements);
+  return {first, std::min(even, elements - first)};
 }
 
 }  // namespace zerospan::inline v0::detail

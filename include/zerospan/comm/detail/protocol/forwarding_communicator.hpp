@@ -1,11 +1,13 @@
 /// @file
-/// ForwardingCommunicator: what decorators of communicators pass on as it is.
+/// What communicators that are made of others pass on to them as it is.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,9 +18,45 @@
 
 namespace zerospan::inline v0::detail {
 
+/// The one list of the abilities that whatever is made of communicators passes on to each of its parts that has them:
+/// what any part is able to do, the whole is. Abilities that say how ranks stand are not among them.
+/// @tparam Whole Derives from this; its `for_each_part(act)` calls `act(part)` for each of the `Parts`.
+template <class Whole, class... Parts>
+class PassedOnAbilities {
+ public:
+  /// Tells once, whichever part finds the failure.
+  void on_failure(std::function<void(std::exception_ptr)> told) requires(ReportsFailures<Parts> || ...) {
+    std::function<void(std::exception_ptr)> tell_once;
+    if (told) {
+      tell_once = [told = std::move(told),
+                   has_told = std::make_shared<std::atomic<bool>>(false)](const std::exception_ptr& error) {
+        if (!has_told->exchange(true)) told(error);
+      };
+    }
+    whole().for_each_part([&]<class C>(C& part) {
+      if constexpr (ReportsFailures<C>) part.on_failure(tell_once);
+    });
+  }
+  void register_memory(std::byte* data, Bytes bytes) requires(RegistersMemory<Parts> || ...) {
+    whole().for_each_part([&]<class C>(C& part) {
+      if constexpr (RegistersMemory<C>) part.register_memory(data, bytes);
+    });
+  }
+  void verify() requires(VerifiesCalls<Parts> || ...) {
+    whole().for_each_part([]<class C>(C& part) {
+      if constexpr (VerifiesCalls<C>) part.verify();
+    });
+  }
+
+ private:
+  Whole& whole() noexcept { return static_cast<Whole&>(*this); }
+};
+
 /// A base of decorators: all but the duplicates, and the optional abilities that `C` has.
 template <TrainingCommunicator C>
-class ForwardingCommunicator {
+class ForwardingCommunicator : public PassedOnAbilities<ForwardingCommunicator<C>, C> {
+  friend class PassedOnAbilities<ForwardingCommunicator<C>, C>;
+
  public:
   Rank rank() const noexcept { return communicator_.rank(); }
   int size() const noexcept { return communicator_.size(); }
@@ -44,16 +82,14 @@ class ForwardingCommunicator {
   }
   int replicas() const requires Replicates<C> { return communicator_.replicas(); }
   int replica() const requires Replicates<C> { return communicator_.replica(); }
-  void on_failure(std::function<void(std::exception_ptr)> told) requires ReportsFailures<C> {
-    communicator_.on_failure(std::move(told));
-  }
-  void register_memory(std::byte* data, Bytes bytes) requires RegistersMemory<C> {
-    communicator_.register_memory(data, bytes);
-  }
-  void verify() requires VerifiesCalls<C> { communicator_.verify(); }
 
  protected:
   explicit ForwardingCommunicator(C communicator) : communicator_{std::move(communicator)} {}
+
+  template <class Act>
+  void for_each_part(Act act) {
+    act(communicator_);
+  }
 
   C communicator_;
 };

@@ -1,5 +1,5 @@
 /// @file
-/// Where the threads of one ThreadCommunicator group meet.
+/// ThreadGroup: where the threads of one ThreadCommunicator meet.
 #pragma once
 
 #include <algorithm>
@@ -19,9 +19,8 @@
 #include <vector>
 
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/protocol/collective_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/protocol/split_places.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
@@ -33,16 +32,17 @@ namespace zerospan::inline v0::detail {
 /// anybody's operands. A rank that gets an error from `begin` has not been read from, and never will be.
 class ThreadGroup {
  public:
-  /// All ranks of the family.
-  ThreadGroup(const std::shared_ptr<RankFamily>& family, std::chrono::milliseconds timeout)
-      : ThreadGroup{family, timeout, all_ranks(family->finished.size())} {}
+  /// All ranks of the context.
+  ThreadGroup(const std::shared_ptr<RankContext>& context, std::chrono::milliseconds timeout)
+      : ThreadGroup{context, timeout, all_ranks(context->finished.size())} {}
 
-  /// @param members Of the family, in the order of their ranks in the group.
-  ThreadGroup(std::shared_ptr<RankFamily> family, std::chrono::milliseconds timeout, std::vector<Rank> members)
-      : family_{std::move(family)},
+  /// @param members Of the context, in the order of their ranks in the group.
+  ThreadGroup(std::shared_ptr<RankContext> context, std::chrono::milliseconds timeout, std::vector<Rank> members)
+      : context_{std::move(context)},
         timeout_{timeout},
         members_{std::move(members)},
         calls_(members_.size()),
+        fingerprints_(members_.size()),
         entered_(members_.size(), 0),
         children_(members_.size()) {
     if (timeout <= timeout.zero()) throw_configuration_error("the timeout of a group of ranks must be positive");
@@ -51,8 +51,8 @@ class ThreadGroup {
   int size() const noexcept { return static_cast<int>(calls_.size()); }
 
   /// The rank in this group of a member.
-  Rank rank_of(Rank in_family) const {
-    return Rank{static_cast<int>(std::ranges::find(members_, in_family) - members_.begin())};
+  Rank rank_of(Rank in_context) const {
+    return Rank{static_cast<int>(std::ranges::find(members_, in_context) - members_.begin())};
   }
 
   /// Publishes the call and waits for the others'.
@@ -69,13 +69,13 @@ class ThreadGroup {
   /// @returns Whether any rank `is_in_trouble`.
   bool meet(bool is_in_trouble = false);
 
-  /// A collective: an independent group of the same family.
+  /// A collective: an independent group of the same context.
   std::shared_ptr<ThreadGroup> duplicate(Rank me) {
     return make_child(me, {.kind = CollectiveKind::duplicate, .place = {0, me.value}});
   }
 
-  /// A collective: the group of those that have the caller's `place.group`.
-  /// @throws ConfigurationError, on all ranks, if two have the same place in a group.
+  /// A collective: the group of those that have the caller's color.
+  /// @throws ConfigurationError, on all ranks, if two have the same color and key.
   std::shared_ptr<ThreadGroup> split(Rank me, SplitPlace place) {
     return make_child(me, {.kind = CollectiveKind::split, .place = place});
   }
@@ -99,7 +99,7 @@ class ThreadGroup {
     return false;
   }
 
-  /// Whether a rank has not called the collective of that number. The caller holds the family's mutex, here and below.
+  /// Whether a rank has not called the collective of that number. The caller holds the context's mutex, here and below.
   bool is_missing(std::size_t rank, std::uint64_t number) const noexcept { return entered_[rank] == number; }
   std::shared_ptr<ThreadGroup> make_child(Rank me, const CollectiveCall& call);
 
@@ -108,10 +108,11 @@ class ThreadGroup {
   bool all_agree() const noexcept;
   Failure find_divergence(std::uint64_t number) const;
 
-  std::shared_ptr<RankFamily> family_;
+  std::shared_ptr<RankContext> context_;
   std::chrono::milliseconds timeout_;
-  std::vector<Rank> members_;  // their ranks in the family, which errors name
+  std::vector<Rank> members_;  // their ranks in the context, which errors name
   std::vector<CollectiveCall> calls_;
+  std::vector<std::uint64_t> fingerprints_;
   std::vector<std::uint64_t> entered_;    // collectives that each rank has called
   std::atomic<std::uint64_t> begun_ = 0;  // collectives that all have called
   std::atomic<std::uint64_t> met_ = 0;
@@ -123,19 +124,22 @@ class ThreadGroup {
 };
 
 inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
-  std::unique_lock lock{family_->mutex};
+  context_->require_home(members_[index(me)]);
+  const std::uint64_t print = fingerprint(call);
+  std::unique_lock lock{context_->mutex};
   const std::uint64_t number = begun_.load(std::memory_order_relaxed);
-  if (family_->failure) {
-    throw_failure(*family_->failure,
+  if (context_->failure) {
+    throw_failure(*context_->failure,
                   std::string{" before "} + describe(members_[index(me)]) + " called " + describe(call, number));
   }
   calls_[index(me)] = call;
+  fingerprints_[index(me)] = print;
   ++entered_[index(me)];
   if (++arrived_ == calls_.size()) {
-    if (!all_agree()) throw_failure(family_->fail(find_divergence(number)), {});
+    if (!all_agree()) throw_failure(context_->fail(find_divergence(number)), {});
     arrived_ = 0;
     begun_.store(number + 1, std::memory_order_release);
-    family_->changed.notify_all();
+    context_->changed.notify_all();
     return;
   }
 
@@ -145,28 +149,28 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   if (spin_until_changed(begun_, number)) return;
   lock.lock();
   const auto has_begun = [&] { return begun_.load(std::memory_order_relaxed) != number; };
-  family_->changed.wait_until(lock, deadline,
-                              [&] { return has_begun() || family_->failure || waits_for_finished(number); });
+  context_->changed.wait_until(lock, deadline,
+                               [&] { return has_begun() || context_->failure || waits_for_finished(number); });
   if (has_begun()) return;
-  if (!family_->failure) family_->fail(find_failure(call, number));
-  throw_failure(*family_->failure, standing(*family_->failure, members_[index(me)], describe(call, number)));
+  if (!context_->failure) context_->fail(find_failure(call, number));
+  throw_failure(*context_->failure, standing(*context_->failure, members_[index(me)], describe(call, number)));
 }
 
 inline bool ThreadGroup::meet(bool is_in_trouble) {
-  std::unique_lock lock{family_->mutex};
+  std::unique_lock lock{context_->mutex};
   const std::uint64_t old = met_.load(std::memory_order_relaxed);
   has_trouble_ = has_trouble_ || is_in_trouble;
   if (++meeting_ == calls_.size()) {
     meeting_ = 0;
     had_trouble_[old % 2] = std::exchange(has_trouble_, false);
     met_.store(old + 1, std::memory_order_release);
-    family_->changed.notify_all();
+    context_->changed.notify_all();
     return had_trouble_[old % 2];
   }
   lock.unlock();
   if (spin_until_changed(met_, old)) return had_trouble_[old % 2];
   lock.lock();
-  family_->changed.wait(lock, [&] { return met_.load(std::memory_order_relaxed) != old; });
+  context_->changed.wait(lock, [&] { return met_.load(std::memory_order_relaxed) != old; });
   return had_trouble_[old % 2];
 }
 
@@ -183,7 +187,7 @@ inline std::shared_ptr<ThreadGroup> ThreadGroup::make_child(Rank me, const Colle
     if (first == index(me)) {
       std::vector<Rank> members;
       for (const std::size_t rank : ranks) members.push_back(members_[rank]);
-      children_[first] = std::make_shared<ThreadGroup>(family_, timeout_, std::move(members));
+      children_[first] = std::make_shared<ThreadGroup>(context_, timeout_, std::move(members));
     }
   } catch (...) {
     error = std::current_exception();
@@ -199,7 +203,7 @@ inline std::shared_ptr<ThreadGroup> ThreadGroup::make_child(Rank me, const Colle
 
 inline bool ThreadGroup::waits_for_finished(std::uint64_t number) const {
   for (std::size_t i = 0; i < calls_.size(); ++i) {
-    if (is_missing(i, number) && family_->finished[index(members_[i])]) return true;
+    if (is_missing(i, number) && context_->finished[index(members_[i])]) return true;
   }
   return false;
 }
@@ -209,22 +213,23 @@ inline Failure ThreadGroup::find_failure(const CollectiveCall& call, std::uint64
   std::vector<Rank> missing;
   for (std::size_t i = 0; i < calls_.size(); ++i) {
     if (!is_missing(i, number)) continue;
-    if (family_->finished[index(members_[i])]) return has_returned(members_[i]);
+    if (context_->finished[index(members_[i])]) return has_returned(members_[i]);
     missing.push_back(members_[i]);
   }
   return not_arrived(missing, describe(call, number), timeout_);
 }
 
 inline bool ThreadGroup::all_agree() const noexcept {
-  return std::ranges::all_of(calls_, [&](const CollectiveCall& call) { return agree(call, calls_.front()); });
+  return std::ranges::all_of(fingerprints_, [&](std::uint64_t print) { return print == fingerprints_.front(); });
 }
 
 inline Failure ThreadGroup::find_divergence(std::uint64_t number) const {
   std::vector<std::string> descriptions;
   for (const CollectiveCall& call : calls_) descriptions.push_back(describe(call, number));
-  return divergence(
-      descriptions, [&](std::size_t a, std::size_t b) { return agree(calls_[a], calls_[b]); },
-      [&](std::size_t place) { return members_[place]; });
+  const auto culprit = find_culprit(
+      calls_.size(), [](std::size_t) { return true; },
+      [&](std::size_t a, std::size_t b) { return fingerprints_[a] == fingerprints_[b]; });
+  return divergence(members_, descriptions, culprit.value());
 }
 
 }  // namespace zerospan::inline v0::detail

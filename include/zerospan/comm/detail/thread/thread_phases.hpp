@@ -1,7 +1,9 @@
 /// @file
-/// How a rank of a ThreadCommunicator goes through a collective with its peers.
+/// ThreadPhases: how a rank of a ThreadCommunicator goes through a collective with its peers, and ThreadExecution: what
+/// moves and sums its bytes.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -11,17 +13,52 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
-#include <zerospan/comm/detail/thread/thread_execution.hpp>
 #include <zerospan/comm/detail/thread/thread_group.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/rank_order_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// One rank's. A phase of a collective lies between what all ranks have done before and what any rank does after it.
+/// Enqueues, or does at once, what one rank's collectives consist of.
+///
+/// @concept
+/// - `execution.stream(reference)` is the stream that a collective is enqueued on, for `copy_bytes` and
+///   `rank_order_sum`;
+/// - `execution.fence(stream)` marks what has been enqueued there; the mark is valid until the fourth call after;
+/// - `execution.wait(stream, fence)` makes the stream wait for another rank's fence;
+/// - `execution.synchronize(stream)` waits for all that is enqueued there;
+/// - `E::is_done_at_return` tells that there is nothing to wait for.
+template <class E>
+concept ThreadExecution = std::movable<E> && requires(E& execution, StreamRef reference, const void* fence) {
+  requires std::same_as<const bool, decltype(E::is_done_at_return)>;
+  execution.stream(reference);
+  { execution.fence(reference) } -> std::same_as<const void*>;
+  execution.wait(reference, fence);
+  execution.synchronize(reference);
+};
+
+struct HostExecution {
+  static constexpr bool is_done_at_return = true;
+
+  static StreamRef stream(StreamRef) noexcept { return calling_thread; }
+  static const void* fence(StreamRef) noexcept { return nullptr; }
+  static void wait(StreamRef, const void*) noexcept {}
+  static void synchronize(StreamRef) noexcept {}
+};
+
+static_assert(ThreadExecution<HostExecution>);
+
+/// On the calling thread it is done when it returns.
+inline void rank_order_sum(StreamRef, std::span<const std::byte* const> inputs, ElementType input_type,
+                           std::byte* output, ElementType output_type, std::size_t elements) noexcept {
+  rank_order_sum(inputs, input_type, output, output_type, elements);
+}
+
+/// Runs the phases of one rank's collectives: no rank begins a phase before all have ended the one before.
 template <ThreadExecution E>
 class ThreadPhases {
  public:

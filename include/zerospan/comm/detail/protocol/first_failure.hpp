@@ -1,5 +1,5 @@
 /// @file
-/// KeptFailure: the one failure that ends a family of communicators, and who is told of it.
+/// FirstFailure: the one failure that ends all communicators of a context, and who is told of it.
 #pragma once
 
 #include <atomic>
@@ -14,14 +14,14 @@
 #include <string>
 #include <utility>
 
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// The error as which a failure is thrown.
+/// The exception that a failure is thrown as.
 inline std::exception_ptr to_error(const Failure& failure) noexcept {
   try {
     throw_failure(failure, {});
@@ -31,7 +31,7 @@ inline std::exception_ptr to_error(const Failure& failure) noexcept {
 }
 
 /// The first failure is kept, thrown by whatever is called later, and told to each listener once. From any thread.
-class KeptFailure {
+class FirstFailure {
  public:
   using Listener = std::function<void(std::exception_ptr)>;
 
@@ -82,12 +82,12 @@ class KeptFailure {
     for (const auto& [who, listener] : listeners) {
       try {
         listener(error_);
-      } catch (...) {  // nobody is there to be told of it
+      } catch (...) {  // there is nobody to tell
       }
     }
   }
 
-  /// Wakes `wait`.
+  /// Ends `wait`, now and ever after.
   void stop() noexcept {
     {
       const std::scoped_lock lock{mutex_};
@@ -96,32 +96,33 @@ class KeptFailure {
     changed_.notify_all();
   }
 
-  /// Returns after `time`, or when there is a failure to tell somebody of, or somebody waits for a look. False once
-  /// stopped.
-  /// @param told Whether the failure has been dealt with, so that only late listeners matter.
+  /// For the thread that checks for failures: waits until its next check is due. Returns after `time`, or sooner if
+  /// there is a failure that a listener has not been told of, or if `await_check` was called.
+  /// @param told Whether the thread has dealt with the failure, so that only listeners that came later matter.
+  /// @return False once stopped.
   bool wait(std::chrono::milliseconds time, bool told) {
     std::unique_lock lock{mutex_};
-    const auto has_news = [&] { return exists() ? !told || untold_ : wanted_looks_ > looks_; };
+    const auto has_news = [&] { return exists() ? !told || untold_ : wanted_checks_ > checks_; };
     changed_.wait_for(lock, time, [&] { return stopping_ || has_news(); });
-    begun_looks_ = wanted_looks_;
+    begun_checks_ = wanted_checks_;
     return !stopping_;
   }
 
-  /// Whoever waits has looked for failures since `wait` returned.
-  void looked() noexcept {
+  /// The thread has made the check that `wait` returned for.
+  void checked() noexcept {
     {
       const std::scoped_lock lock{mutex_};
-      looks_ = begun_looks_;
+      checks_ = begun_checks_;
     }
     changed_.notify_all();
   }
 
-  /// Returns when whoever waits has looked once more, or there is a failure.
-  void look_again() noexcept {
+  /// Returns when the thread has made a whole check that began after this call, or there is a failure.
+  void await_check() noexcept {
     std::unique_lock lock{mutex_};
-    const std::uint64_t look = ++wanted_looks_;
+    const std::uint64_t check = ++wanted_checks_;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return stopping_ || exists() || looks_ >= look; });
+    changed_.wait(lock, [&] { return stopping_ || exists() || checks_ >= check; });
   }
 
  private:
@@ -135,13 +136,13 @@ class KeptFailure {
   std::map<const void*, Listener> listeners_;
   bool untold_ = false;
   bool stopping_ = false;
-  std::uint64_t wanted_looks_ = 0;
-  std::uint64_t begun_looks_ = 0;
-  std::uint64_t looks_ = 0;
+  std::uint64_t wanted_checks_ = 0;
+  std::uint64_t begun_checks_ = 0;
+  std::uint64_t checks_ = 0;
 };
 
-/// Keeps the exception being handled, as which this rank fails.
-inline void keep_current(KeptFailure& kept, Rank rank) noexcept {
+/// Keeps the exception being handled as the failure of this rank.
+inline void keep_current(FirstFailure& kept, Rank rank) noexcept {
   const std::exception_ptr error = std::current_exception();
   try {
     std::rethrow_exception(error);

@@ -1,32 +1,29 @@
 /// @file
-/// RankOrderSums: reductions whose sums the library takes, between NCCL's sends and receives.
+/// What the library adds up over ranks that are GPUs: sums in rank order, sums of integers; and the exchange of slices.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <zerospan/comm/communicator.hpp>
-#include <zerospan/comm/detail/nccl/nccl_buffers.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
+#include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// A run of elements of a reduction.
-struct ElementRange {
-  std::size_t first;
-  std::size_t elements;
-};
 
 /// Reductions in rank order. Every rank sums one range of the elements: a chunk of it at a time, each other rank's
 /// operand is received into scratch memory, all are summed by one kernel, and the sum is sent to whoever is to have it.
@@ -35,12 +32,18 @@ class RankOrderSums {
  public:
   /// @throws ConfigurationError for scratch memory that does not hold the least chunk.
   RankOrderSums(Api api, Rank rank, int size, Bytes scratch)
-      : api_{api}, rank_{rank}, size_{size}, scratch_{api, size > 1 ? scratch.count : 0}, free_{api}, inputs_(ranks()) {
+      : api_{std::move(api)},
+        rank_{rank},
+        size_{size},
+        scratch_bytes_{size > 1 ? scratch.count : 0},
+        free_{api_.runtime().make_event()},
+        inputs_(ranks()) {
     const std::size_t least = ranks() * least_chunk * sizeof(float);
     if (size > 1 && scratch.count < least) {
       throw_configuration_error("sums over " + std::to_string(size) + " ranks need scratch memory of " +
                                 std::to_string(least) + " bytes at least, not " + std::to_string(scratch.count));
     }
+    if (scratch_bytes_ > 0) scratch_ = api_.runtime().allocate_device({scratch_bytes_});
   }
 
   void reduce_scatter(NcclLink<Api>& link, const Reduction& reduction, StreamRef stream) {
@@ -79,17 +82,14 @@ class RankOrderSums {
 
   /// Which elements each rank sums.
   auto slices(const Reduction& reduction) const {
-    return [total = reduction.elements, even = round_up((reduction.elements + ranks() - 1) / ranks(), 64)](int rank) {
-      const std::size_t first = std::min(static_cast<std::size_t>(rank) * even, total);
-      return ElementRange{first, std::min(even, total - first)};
-    };
+    return [total = reduction.elements, ranks = size_](int rank) { return even_slice(total, ranks, rank); };
   }
 
   template <class RangeOf>
   void run(NcclLink<Api>& link, const Task& task, RangeOf range_of) {
     const std::size_t slot = (ranks() - 1) * task.input_bytes() + task.output_bytes();
-    const std::size_t chunk = size_ == 1 ? range_of(0).elements : scratch_.bytes() / slot / least_chunk * least_chunk;
-    api_.wait(task.stream, free_.get());
+    const std::size_t chunk = size_ == 1 ? range_of(0).elements : scratch_bytes_ / slot / least_chunk * least_chunk;
+    api_.runtime().wait(task.stream, free_);
     for (std::size_t first = 0; first < range_of(0).elements; first += chunk) {
       const auto part = [&](int rank) {
         const ElementRange whole = range_of(rank);
@@ -98,24 +98,25 @@ class RankOrderSums {
       };
       if (size_ > 1) collect(link, task, chunk, part);
       std::byte* const sum = target(task, chunk, first, part(rank_.value).first);
-      api_.sum_in_rank_order(task.stream, inputs_of(task, chunk, part(rank_.value).first), task.reduction.input_type,
-                             sum, task.reduction.output_type, part(rank_.value).elements);
+      typename Api::Runtime::stream_type stream{task.stream};
+      rank_order_sum(stream, inputs_of(task, chunk, part(rank_.value).first), task.reduction.input_type, sum,
+                     task.reduction.output_type, part(rank_.value).elements);
       if (size_ > 1 && task.receivers != Receivers::none) deliver(link, task, sum, part);
     }
-    api_.record(free_.get(), task.stream);
+    api_.runtime().record(free_, task.stream);
   }
 
   /// Where another rank's operand is received: the other ranks' slots are in rank order.
   std::byte* slot_of(const Task& task, std::size_t chunk, int peer) const {
     const auto slot = static_cast<std::size_t>(peer < rank_.value ? peer : peer - 1);
-    return scratch_.data() + slot * chunk * task.input_bytes();
+    return scratch_.get() + slot * chunk * task.input_bytes();
   }
 
   /// Where this rank's sum goes: to the output, or behind the slots if the output is not this rank's.
   std::byte* target(const Task& task, std::size_t chunk, std::size_t first, std::size_t element) const {
     if (task.receivers == Receivers::none) return task.reduction.output + first * task.output_bytes();
     if (task.receives(rank_.value)) return task.reduction.output + element * task.output_bytes();
-    return scratch_.data() + (ranks() - 1) * chunk * task.input_bytes();
+    return scratch_.get() + (ranks() - 1) * chunk * task.input_bytes();
   }
 
   std::span<const std::byte* const> inputs_of(const Task& task, std::size_t chunk, std::size_t own_element) {
@@ -137,7 +138,7 @@ class RankOrderSums {
                                               : api_.send(handle, task.reduction.input + first * bytes,
                                                           elements * bytes, Rank{peer}, task.stream);
         const std::size_t own = part(rank_.value).elements;
-        if (own == 0 || is_bad(sent)) return sent;
+        if (own == 0 || !is_good(sent)) return sent;
         return api_.receive(handle, slot_of(task, chunk, peer), own * bytes, Rank{peer}, task.stream);
       });
     });
@@ -154,14 +155,10 @@ class RankOrderSums {
                                     ? NcclResult::success
                                     : api_.send(handle, sum, own * bytes, Rank{peer}, task.stream);
         const auto [first, elements] = part(peer);
-        if (elements == 0 || !task.receives(rank_.value) || is_bad(sent)) return sent;
+        if (elements == 0 || !task.receives(rank_.value) || !is_good(sent)) return sent;
         return api_.receive(handle, task.reduction.output + first * bytes, elements * bytes, Rank{peer}, task.stream);
       });
     });
-  }
-
-  static bool is_bad(NcclResult result) noexcept {
-    return result != NcclResult::success && result != NcclResult::in_progress;
   }
 
   /// Calls `call(peer)` for every other rank, each rank beginning with another one, until one goes wrong.
@@ -169,7 +166,7 @@ class RankOrderSums {
   NcclResult for_each_peer(Call call) const {
     for (int i = 1; i < size_; ++i) {
       const NcclResult result = call((rank_.value + i) % size_);
-      if (is_bad(result)) return result;
+      if (!is_good(result)) return result;
     }
     return NcclResult::success;
   }
@@ -177,9 +174,67 @@ class RankOrderSums {
   Api api_;
   Rank rank_;
   int size_;
-  DeviceBuffer<Api> scratch_;
-  OwnedEvent<Api> free_;  // what used the scratch memory last
+  std::size_t scratch_bytes_;
+  std::shared_ptr<std::byte> scratch_;
+  typename Api::Runtime::event_type free_;  // what used the scratch memory last
   std::vector<const std::byte*> inputs_;
 };
+
+/// Exact sums of integers, through a small buffer of the host's and one of the device. They are done on return.
+template <NcclLayer Api>
+class IntegerSums {
+ public:
+  explicit IntegerSums(Api api)
+      : api_{std::move(api)},
+        pinned_{api_.runtime().allocate_host({most * sizeof(std::int64_t)})},
+        device_{api_.runtime().allocate_device({most * sizeof(std::int64_t)})},
+        done_{api_.runtime().make_event()} {}
+
+  void sum(NcclLink<Api>& link, std::span<std::int64_t> integers, StreamRef reference) {
+    typename Api::Runtime::stream_type stream{reference};
+    while (!integers.empty()) {
+      const auto chunk = integers.first(std::min(integers.size(), most));
+      std::memcpy(pinned_.get(), chunk.data(), chunk.size_bytes());
+      copy_bytes(stream, device_.get(), pinned_.get(), chunk.size_bytes());
+      link.launch("ncclAllReduce", [&](auto& handle) {
+        return api_.all_reduce(handle, reinterpret_cast<std::int64_t*>(device_.get()), chunk.size(), reference);
+      });
+      copy_bytes(stream, pinned_.get(), device_.get(), chunk.size_bytes());
+      api_.runtime().record(done_, reference);
+      link.await(done_);
+      std::memcpy(chunk.data(), pinned_.get(), chunk.size_bytes());
+      integers = integers.subspan(chunk.size());
+    }
+  }
+
+ private:
+  static constexpr std::size_t most = 4096;
+
+  Api api_;
+  std::shared_ptr<std::byte> pinned_;
+  std::shared_ptr<std::byte> device_;
+  typename Api::Runtime::event_type done_;
+};
+
+/// An all-to-all: a copy of the rank's own slice, and one group of NCCL's sends and receives.
+template <NcclLayer Api>
+void exchange_slices(Api& api, NcclLink<Api>& link, Rank rank, int size, const SliceExchange& exchange,
+                     StreamRef reference) {
+  const std::size_t bytes = exchange.bytes;
+  if (bytes == 0) return;
+  const auto offset = [bytes](Rank slice) { return static_cast<std::size_t>(slice.value) * bytes; };
+  typename Api::Runtime::stream_type stream{reference};
+  copy_bytes(stream, exchange.output + offset(rank), exchange.input + offset(rank), bytes);
+  if (size == 1) return;
+  link.launch("ncclSend and ncclRecv", [&](auto& handle) {
+    NcclResult result = NcclResult::success;
+    for (int i = 1; i < size && is_good(result); ++i) {
+      const Rank peer{(rank.value + i) % size};
+      result = api.send(handle, exchange.input + offset(peer), bytes, peer, reference);
+      if (is_good(result)) result = api.receive(handle, exchange.output + offset(peer), bytes, peer, reference);
+    }
+    return result;
+  });
+}
 
 }  // namespace zerospan::inline v0::detail

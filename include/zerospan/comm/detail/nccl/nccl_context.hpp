@@ -1,5 +1,5 @@
 /// @file
-/// NcclFamily: what the communicators of one rank share, and the thread that watches over them.
+/// NcclContext: what the communicators of one rank share, and the thread that watches over them.
 #pragma once
 
 #include <chrono>
@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <source_location>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,11 +18,12 @@
 #include <zerospan/comm/detail/nccl/nccl_link.hpp>
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
-#include <zerospan/comm/detail/protocol/kept_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_family.hpp>
-#include <zerospan/comm/detail/protocol/rank_state.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
+#include <zerospan/comm/detail/protocol/first_failure.hpp>
+#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -29,46 +32,59 @@ namespace zerospan::inline v0::detail {
 /// take too long and, where the exchange has a board, for ranks that failed, left or diverged. The first failure is
 /// told to the listeners; then everything is aborted.
 template <NcclLayer Api>
-class NcclFamily {
+class NcclContext {
  public:
   using Link = NcclLink<Api>;
 
-  NcclFamily(Api api, AnyExchange exchange, const NcclOptions& options)
+  NcclContext(Api api, AnyExchange exchange, const NcclOptions& options)
       : api_{std::move(api)},
-        device_{api_.device()},
         exchange_{std::move(exchange)},
         rank_{exchange_.rank()},
         options_{options},
-        watcher_{[this] { watch(); }} {}
-  NcclFamily(const NcclFamily&) = delete;
-  NcclFamily& operator=(const NcclFamily&) = delete;
-  ~NcclFamily() {
+        watcher_{start_watcher()} {}
+  NcclContext(const NcclContext&) = delete;
+  NcclContext& operator=(const NcclContext&) = delete;
+  ~NcclContext() {
     failure_->stop();
     watcher_.join();
   }
 
+  const HomeProcess& home() const noexcept { return home_; }
   Rank rank() const noexcept { return rank_; }
-  int device() const noexcept { return device_; }
+  int device() { return api_.device(); }
   const NcclOptions& options() const noexcept { return options_; }
-  const std::shared_ptr<KeptFailure>& failure() const noexcept { return failure_; }
+  const std::shared_ptr<FirstFailure>& failure() const noexcept { return failure_; }
 
-  /// Watches over a communicator until the family ends.
+  /// Watches over a communicator until it has ended on all its ranks.
   void add(std::shared_ptr<Link> link) {
     const std::scoped_lock lock{mutex_};
     links_.push_back(std::move(link));
   }
 
  private:
-  /// What is known of every rank; this rank's own state is not the board's.
+  /// What every other rank has posted; nothing for this one.
   using States = std::vector<RankState>;
+
+  /// @throws RankFailedError if it cannot be started; the other ranks are told.
+  std::thread start_watcher() {
+    try {
+      return std::thread{[this] { watch(); }};
+    } catch (const std::system_error& error) {
+      const std::string reason = describe(rank_) + " failed (the thread that watches over its communicators could " +
+                                 "not be started: " + error.code().message() + ")";
+      exchange_.abort(reason);
+      throw RankFailedError{reason, rank_, std::source_location::current()};
+    }
+  }
 
   void watch() noexcept {
     bool aborted = false;
     const auto time = std::min<std::chrono::milliseconds>(options_.poll, std::chrono::hours{1});
-    while (failure_->wait(time, aborted)) {
-      attempt([&] { api_.use_device(device_); });
-      if (!failure_->exists()) attempt([&] { look(); });
-      failure_->looked();
+    for (bool goes_on = true; goes_on;) {
+      goes_on = failure_->wait(time, aborted);  // if not, the last round still tells of a failure that was found
+      attempt([&] { api_.runtime().attach(); });
+      if (goes_on && !failure_->exists()) attempt([&] { look(); });
+      failure_->checked();
       attempt([&] { show(); });
       if (!failure_->exists()) continue;
       failure_->tell();
@@ -76,7 +92,6 @@ class NcclFamily {
       if (!aborted) exchange_.abort(failure_->failure().text);
       aborted = true;
     }
-    attempt([&] { show(); });
   }
 
   /// Runs a step of the thread; what it throws is this rank's failure.
@@ -114,57 +129,75 @@ class NcclFamily {
       if (states[rank].failure) return failure_->keep(*states[rank].failure);
     }
     for (const auto& link : links()) examine(*link, states);
+    forget_ended(states);
+  }
+
+  /// Forgets the communicators that have ended here, once no other rank needs to be told of them.
+  void forget_ended(const States& states) {
+    const auto is_over = [&](const std::shared_ptr<Link>& link) {
+      if (!link->has_ended()) return false;
+      if (!exchange_.has_board()) return true;
+      std::vector<const SequenceRecord*> others;
+      for (const Rank member : link->members()) {
+        if (member != rank_) others.push_back(states[static_cast<std::size_t>(member.value)].find(link->id()));
+      }
+      const ClosedSequence next = next_of_closed(link->record(), others);
+      if (next == ClosedSequence::all_have_closed) link->all_have_closed();
+      return next == ClosedSequence::forget;
+    };
+    const std::scoped_lock lock{mutex_};
+    std::erase_if(links_, is_over);
   }
 
   void examine(Link& link, const States& states) {
-    const auto sight = link.look(options_.timeout);
+    const auto seen = link.look(options_.timeout);
     const std::vector<Rank>& members = link.members();
     std::vector<const SequenceRecord*> records;
     for (const Rank member : members) {
       const RankState& state = states[static_cast<std::size_t>(member.value)];
-      records.push_back(member == rank_ ? &sight.record : state.find(link.id()));
+      records.push_back(member == rank_ ? &seen.record : state.find(link.id()));
     }
-    const auto divergence = find_divergence(records, members, on_one_way);
-    const bool is_certain = divergence && (sight.overdue || all_have_told(records, members, divergence->culprit));
+    const auto divergence = find_divergence(records, members, may_agree);
+    const bool is_certain = divergence && (seen.overdue || all_have_told(records, members, divergence->culprit));
     if (is_certain) failure_->keep(*divergence);
-    if (sight.waits_in) find_finished(sight, records, members);
-    if (sight.overdue) failure_->keep(overdue(sight, records, members));
+    if (seen.waits_in) find_finished(seen, records, members);
+    if (seen.overdue) failure_->keep(overdue(seen, records, members));
   }
 
-  /// A rank that calls nothing more does not come.
-  void find_finished(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+  /// Keeps a failure if a rank that this one waits for has ended.
+  void find_finished(const typename Link::LinkState& seen, const std::vector<const SequenceRecord*>& records,
                      const std::vector<Rank>& members) {
     for (std::size_t i = 0; i < records.size(); ++i) {
       const SequenceRecord* const record = records[i];
-      if (record == nullptr || record->closed == 0 || record->calls > *sight.waits_in) continue;
+      if (record == nullptr || record->closed == 0 || record->calls > *seen.waits_in) continue;
       const Rank finished = members[i];
       failure_->keep({Failure::Kind::rank_failed, finished,
-                      describe(finished) + " returned while " + describe(rank_) + " waits in " + sight.waiting_for});
+                      describe(finished) + " returned while " + describe(rank_) + " waits in " + seen.waiting_for});
     }
   }
 
-  Failure overdue(const typename Link::Sight& sight, const std::vector<const SequenceRecord*>& records,
+  Failure overdue(const typename Link::LinkState& seen, const std::vector<const SequenceRecord*>& records,
                   const std::vector<Rank>& members) const {
     Rank culprit = unknown_rank;
     std::string missing;
-    for (std::size_t i = 0; sight.waits_in && i < records.size(); ++i) {
-      if (records[i] == nullptr || records[i]->calls > *sight.waits_in) continue;
+    for (std::size_t i = 0; seen.waits_in && i < records.size(); ++i) {
+      if (records[i] == nullptr || records[i]->calls > *seen.waits_in) continue;
       if (culprit == unknown_rank) culprit = members[i];
       missing += (missing.empty() ? "" : ", ") + std::to_string(members[i].value);
     }
     const std::string time = " within " + std::to_string(options_.timeout.count()) + " ms";
-    std::string text = missing.empty() ? sight.waiting_for + " did not end on " + describe(rank_) + time
-                                       : "rank " + missing + " did not arrive at " + sight.waiting_for + time;
-    if (exchange_.has_board()) text += "; " + last_calls(records, members);
+    std::string text = missing.empty() ? seen.waiting_for + " did not end on " + describe(rank_) + time
+                                       : "rank " + missing + " did not arrive at " + seen.waiting_for + time;
+    if (exchange_.has_board()) text += "; " + list_calls(members, last_calls(records));
     return {Failure::Kind::timeout, culprit, text};
   }
 
+  HomeProcess home_;
   Api api_;
-  int device_;
   AnyExchange exchange_;
   Rank rank_;
   NcclOptions options_;
-  std::shared_ptr<KeptFailure> failure_ = std::make_shared<KeptFailure>();
+  std::shared_ptr<FirstFailure> failure_ = std::make_shared<FirstFailure>();
   std::mutex mutex_;
   std::vector<std::shared_ptr<Link>> links_;  // guarded by the mutex
   std::vector<std::byte> shown_;              // the thread's own
