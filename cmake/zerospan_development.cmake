@@ -1,5 +1,13 @@
 # What zerospan's own tests, examples and benchmarks are built with. None of it reaches a consumer.
 
+# tests/run.sh measures nothing, and sets -O1.
+set(ZEROSPAN_PROGRAM_OPTIMIZATION "" CACHE STRING "Of the examples and benchmarks, where it is not the build type's")
+set(program_options "")
+if(ZEROSPAN_PROGRAM_OPTIMIZATION)
+  set(program_options "$<$<COMPILE_LANGUAGE:CXX>:${ZEROSPAN_PROGRAM_OPTIMIZATION}>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${ZEROSPAN_PROGRAM_OPTIMIZATION}>")
+endif()
+
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_COMPILE_WARNING_AS_ERROR ON)
 

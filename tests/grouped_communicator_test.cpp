@@ -45,7 +45,7 @@ struct Watched : ThreadCommunicator {
   int verified = 0;
 };
 template <class C>
-constexpr bool is_watched = zerospan::ReportsFailures<C> && zerospan::RegistersMemory<C> && zerospan::VerifiesCalls<C>;
+constexpr bool is_watched = zerospan::ReportsFailures<C>&& zerospan::RegistersMemory<C>&& zerospan::VerifiesCalls<C>;
 static_assert(is_watched<Watched> && !is_watched<ThreadCommunicator>);
 static_assert(is_watched<zerospan::CountedCommunicator<Watched>>);
 static_assert(is_watched<zerospan::GroupedCommunicator<Watched, ThreadCommunicator>>);
@@ -61,11 +61,11 @@ constexpr auto in_one_group = [](ThreadCommunicator threads) {
 constexpr auto any = [](ThreadCommunicator threads) { return zerospan::AnyCommunicator{std::move(threads)}; };
 constexpr auto counted = [](ThreadCommunicator threads) { return zerospan::CountedCommunicator{std::move(threads)}; };
 
-using Threads = ThreadWorld<4>;
-using Alone = ThreadWorld<4, in_groups_of_one>;
-using Together = ThreadWorld<4, in_one_group>;
-using Any = ThreadWorld<3, any>;
-using Counted = ThreadWorld<3, counted>;
+using Threads = ThreadWorlds<threads_themselves, 4>;
+using Alone = ThreadWorlds<in_groups_of_one, 4>;
+using Together = ThreadWorlds<in_one_group, 4>;
+using Any = ThreadWorlds<any, 3>;
+using Counted = ThreadWorlds<counted, 3>;
 
 }  // namespace
 

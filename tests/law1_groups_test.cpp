@@ -33,13 +33,13 @@ static_assert(zerospan::TrainingCommunicator<Hybrid> && zerospan::Replicates<Hyb
 /// A training run on threads in groups.
 template <class Communicator>
 TrainingResult train(const Configuration& c, int ranks_per_group) {
-  return zerospan_test::join_results(zerospan::run_ranks(c.training.ranks,
-                                                         [&](ThreadCommunicator threads) {
-                                                           Communicator communicator{
-                                                               zerospan::split_into_groups(threads, ranks_per_group)};
-                                                           return zerospan_test::train_on(communicator, threads, c);
-                                                         },
-                                                         {.timeout = std::chrono::seconds{30}}));
+  return zerospan_test::join_results(
+      zerospan::run_ranks(c.training.ranks,
+                          [&](ThreadCommunicator threads) {
+                            Communicator communicator{zerospan::split_into_groups(threads, ranks_per_group)};
+                            return zerospan_test::train_on(communicator, threads.rank(), c);
+                          },
+                          {.timeout = std::chrono::seconds{30}}));
 }
 
 void check_equal(const TrainingResult& actual, const TrainingResult& expected) {
@@ -104,7 +104,7 @@ TrainingResult train_on_fake_gpu(const Configuration& c, int ranks_per_group) {
             io, [&] { return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu}}; }};
         zerospan_test::FakeCommunicator whole{threads.duplicate(), memory.device};
         zerospan::GroupedCommunicator communicator{zerospan::split_into_groups(whole, ranks_per_group)};
-        return zerospan_test::train_on(io, memory, communicator, threads, c, zerospan_test::FakeCompute{gpu});
+        return zerospan_test::train_on(io, memory, communicator, threads.rank(), c, zerospan_test::FakeCompute{gpu});
       },
       {.timeout = std::chrono::seconds{30}}));
 }
@@ -135,7 +135,7 @@ TrainingResult train_quantized(const Configuration& c, int ranks_per_group) {
             Across{std::move(across),
                    scratch,
                    {.gather = zerospan::QuantizedType::int8, .reduce = zerospan::QuantizedType::int4}}}};
-        return zerospan_test::train_on(communicator, threads, c);
+        return zerospan_test::train_on(communicator, threads.rank(), c);
       },
       {.timeout = std::chrono::seconds{30}}));
 }

@@ -200,29 +200,27 @@ std::vector<Result> train(const Configuration& c) {
                               zerospan::ActivationOptions{.bytes = 64_KiB, .device_bytes = 2_KiB, .staging = 64_KiB});
         }
         ActivationCheckpoints* const used = checkpoints ? &*checkpoints : nullptr;
-        return zerospan_test::with_stage(c.stage, [&](auto stage) {
-          const zerospan::TierRef states = tier(c.states);
-          zerospan::ZeroEngine engine{
-              stage,
-              communicator,
-              memory.device,
-              zerospan::Placement{.parameters = c.stage == 3 ? states : memory.tier(Place::device),
-                                  .gradients = c.stage >= 2 ? states : memory.tier(Place::host),
-                                  .optimizer = states},
-              zerospan::AdamW{.learning_rate = 0.01F},
-              zerospan::EngineOptions{.partition = c.partition,
-                                      .persistence_threshold = zerospan::Bytes{0},
-                                      .prefetch = c.prefetch,
-                                      .timeout = std::chrono::seconds{30}}};
-          const int rank = communicator.rank().value;
-          const bool is_typed = c.typing == Typing::compile_time;
-          if (c.is_narrow) {
-            return is_typed ? train_network<bfloat16, Array<bfloat16>>(engine, rank, c, used)
-                            : train_network<bfloat16, RuntimeArray>(engine, rank, c, used);
-          }
-          return is_typed ? train_network<float, Array<float>>(engine, rank, c, used)
-                          : train_network<float, RuntimeArray>(engine, rank, c, used);
-        });
+        const zerospan::TierRef states = tier(c.states);
+        zerospan_test::AnyEngine engine{
+            c.stage,
+            communicator,
+            memory.device,
+            zerospan::Placement{.parameters = c.stage == 3 ? states : memory.tier(Place::device),
+                                .gradients = c.stage >= 2 ? states : memory.tier(Place::host),
+                                .optimizer = states},
+            zerospan::AdamW{.learning_rate = 0.01F},
+            zerospan::EngineOptions{.partition = c.partition,
+                                    .persistence_threshold = zerospan::Bytes{0},
+                                    .prefetch = c.prefetch,
+                                    .timeout = std::chrono::seconds{30}}};
+        const int rank = communicator.rank().value;
+        const bool is_typed = c.typing == Typing::compile_time;
+        if (c.is_narrow) {
+          return is_typed ? train_network<bfloat16, Array<bfloat16>>(engine, rank, c, used)
+                          : train_network<bfloat16, RuntimeArray>(engine, rank, c, used);
+        }
+        return is_typed ? train_network<float, Array<float>>(engine, rank, c, used)
+                        : train_network<float, RuntimeArray>(engine, rank, c, used);
       },
       {.timeout = std::chrono::seconds{30}});
 }

@@ -30,8 +30,8 @@ static_assert(zerospan::UpdatesOn<zerospan::AdamW, zerospan_test::FakeStream>);
 static_assert(!zerospan::UpdatesOn<zerospan::Lion, zerospan_test::FakeStream>);
 
 /// Trains one parameter on `device`. @return Its master weights after three steps.
-template <class D, class Compute, class O>
-std::vector<float> train_one(D& device, const Compute& compute, const O& optimizer) {
+template <class D, class O>
+std::vector<float> train_one(D& device, const zerospan_test::Compute& compute, const O& optimizer) {
   zerospan::DeviceTier tier{device};
   zerospan::SelfCommunicator self;
   zerospan::ZeroEngine engine{zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier}, optimizer};

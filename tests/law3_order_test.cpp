@@ -161,21 +161,18 @@ Observation observe(const Configuration& c, std::uint64_t seed) {
     const bool is_tight = c.budget == Budget::tight;
     zerospan_test::Memory<DawdlingIoEngine> memory{io, is_tight ? needs.device() : 16_MiB,
                                                    is_tight ? needs.host() : 16_MiB};
-    return zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage,
-                                  recording,
-                                  memory.device,
-                                  memory.placement(c.parameters, c.gradients, c.optimizer),
-                                  c.training.optimizer,
-                                  zerospan_test::engine_options(c)};
-      const zerospan_test::TrainingResult result =
-          zerospan_test::train_rank<float>(engine, recording, c, zerospan_test::full_route());
-      const auto& counters = engine.statistics().prefetch;
-      seen.prefetches[rank] = {counters.hits, counters.misses, counters.mended, counters.dropped, counters.kept};
-      seen.peaks[rank] = memory.device.memory().peak().count;
-      seen.logs[rank] = *log;
-      return result;
-    });
+    zerospan_test::AnyEngine engine{c.stage,
+                                    recording,
+                                    memory.device,
+                                    memory.placement(c.parameters, c.gradients, c.optimizer),
+                                    c.training.optimizer,
+                                    zerospan_test::engine_options(c)};
+    const zerospan_test::TrainingResult result = zerospan_test::train_rank(engine, recording.rank(), c);
+    const auto& counters = engine.statistics().prefetch;
+    seen.prefetches[rank] = {counters.hits, counters.misses, counters.mended, counters.dropped, counters.kept};
+    seen.peaks[rank] = memory.device.memory().peak().count;
+    seen.logs[rank] = *log;
+    return result;
   }));
   return seen;
 }

@@ -377,40 +377,37 @@ zerospan_test::TrainingResult train_with_writes(const zerospan_test::Configurati
   return zerospan_test::join_results(zerospan::run_ranks(c.training.ranks, [&](ThreadCommunicator communicator) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 16_MiB, 16_MiB};
-    return zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage,
-                                  communicator,
-                                  memory.device,
-                                  memory.placement(c.parameters, c.gradients, c.optimizer),
-                                  c.training.optimizer,
-                                  zerospan_test::engine_options(c)};
-      const zerospan_test::ToyModel<E> model{engine};
-      zerospan_test::TrainingResult result;
-      const int me = communicator.rank().value;
-      const int last = communicator.size() - 1;
-      for (std::int64_t step = 0; step < 3; ++step) {
-        for (const std::size_t layer : written_layers) {
-          auto dropped = model[layer].write(calling_thread);
-          for (std::size_t k = 0; k < dropped->size; ++k) dropped->data[k] = E{99.0F};
-          dropped.release();
-          auto write = model[layer].write(calling_thread);
-          const float sign = me == last ? 1.0F : -1.0F;
-          for (std::size_t k = 0; k < write->size; ++k) {
-            write->data[k] =
-                E{static_cast<float>(write->data[k]) + sign * zerospan_test::noise(layer, {0, step, 9}, k)};
-          }
-          write.commit(Rank{last});
+    zerospan_test::AnyEngine engine{c.stage,
+                                    communicator,
+                                    memory.device,
+                                    memory.placement(c.parameters, c.gradients, c.optimizer),
+                                    c.training.optimizer,
+                                    zerospan_test::engine_options(c)};
+    const zerospan_test::ToyModel<E> model{engine};
+    zerospan_test::TrainingResult result;
+    const int me = communicator.rank().value;
+    const int last = communicator.size() - 1;
+    for (std::int64_t step = 0; step < 3; ++step) {
+      for (const std::size_t layer : written_layers) {
+        auto dropped = model[layer].write(calling_thread);
+        for (std::size_t k = 0; k < dropped->size; ++k) dropped->data[k] = E{99.0F};
+        dropped.release();
+        auto write = model[layer].write(calling_thread);
+        const float sign = me == last ? 1.0F : -1.0F;
+        for (std::size_t k = 0; k < write->size; ++k) {
+          write->data[k] = E{static_cast<float>(write->data[k]) + sign * zerospan_test::noise(layer, {0, step, 9}, k)};
         }
-        for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
-          const zerospan_test::Position at{me, step, micro};
-          result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
-          model.backward(zerospan_test::full_route(), at);
-        }
-        result.norms.push_back(engine.step().gradient_norm);
+        write.commit(Rank{last});
       }
-      result.hash = zerospan_test::hash_masters(engine);
-      return result;
-    });
+      for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
+        const zerospan_test::Position at{me, step, micro};
+        result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
+        model.backward(zerospan_test::full_route(), at);
+      }
+      result.norms.push_back(engine.step().gradient_norm);
+    }
+    result.hash = zerospan_test::hash_masters(engine);
+    return result;
   }));
 }
 

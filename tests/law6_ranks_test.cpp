@@ -253,39 +253,37 @@ zerospan_test::TrainingResult train_skipping(const Configuration& c) {
   return zerospan_test::join_results(zerospan::run_ranks(c.training.ranks, [&](ThreadCommunicator communicator) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 16_MiB, 16_MiB};
-    return zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage,
-                                  communicator,
-                                  memory.device,
-                                  memory.placement(c.parameters, c.gradients, c.optimizer),
-                                  c.training.optimizer,
-                                  zerospan_test::engine_options(c)};
-      const zerospan_test::ToyModel<E> model{engine};
-      zerospan_test::TrainingResult result;
-      for (std::int64_t step = 0; step < c.steps; ++step) {
-        for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
-          const Position at{communicator.rank().value, step, micro};
-          result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
-          for (std::size_t use = 0; use < zerospan_test::use_count; ++use) {
-            const auto full = model[use].gather(calling_thread);
-            if (!zerospan_test::has_gradient(use, step)) continue;
-            if (!contributes(use, at)) {
-              model[use].skip();
-              continue;
-            }
-            auto gradient = model[use].gradient(calling_thread);
-            for (std::size_t k = 0; k < full->size; ++k) {
-              gradient->data[k] =
-                  E{zerospan_test::gradient_of(static_cast<float>(full->data[k]), zerospan_test::noise(use, at, k))};
-            }
-            gradient.commit();
+    zerospan_test::AnyEngine engine{c.stage,
+                                    communicator,
+                                    memory.device,
+                                    memory.placement(c.parameters, c.gradients, c.optimizer),
+                                    c.training.optimizer,
+                                    zerospan_test::engine_options(c)};
+    const zerospan_test::ToyModel<E> model{engine};
+    zerospan_test::TrainingResult result;
+    for (std::int64_t step = 0; step < c.steps; ++step) {
+      for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
+        const Position at{communicator.rank().value, step, micro};
+        result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(zerospan_test::full_route(), at)));
+        for (std::size_t use = 0; use < zerospan_test::use_count; ++use) {
+          const auto full = model[use].gather(calling_thread);
+          if (!zerospan_test::has_gradient(use, step)) continue;
+          if (!contributes(use, at)) {
+            model[use].skip();
+            continue;
           }
+          auto gradient = model[use].gradient(calling_thread);
+          for (std::size_t k = 0; k < full->size; ++k) {
+            gradient->data[k] =
+                E{zerospan_test::gradient_of(static_cast<float>(full->data[k]), zerospan_test::noise(use, at, k))};
+          }
+          gradient.commit();
         }
-        result.norms.push_back(engine.step().gradient_norm);
       }
-      result.hash = zerospan_test::hash_masters(engine);
-      return result;
-    });
+      result.norms.push_back(engine.step().gradient_norm);
+    }
+    result.hash = zerospan_test::hash_masters(engine);
+    return result;
   }));
 }
 
@@ -325,34 +323,32 @@ TEST_CASE("an infinite or undefined gradient on one rank skips the step on all")
       const auto skipped = zerospan::run_ranks(3, [&](ThreadCommunicator communicator) {
         ThreadedIoEngine io;
         Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
-        return zerospan_test::with_stage(stage, [&](auto s) {
-          const Place disk = stage >= 2 ? Place::nvme : Place::host;
-          zerospan::ZeroEngine engine{s,
-                                      communicator,
-                                      memory.device,
-                                      memory.placement(Place::device, disk, disk),
-                                      zerospan::AdamW{},
-                                      zerospan::EngineOptions{.micro_batches = 2}};
-          const Parameter a{engine, "a", {3000}, zerospan::init::normal(1)};
-          const Parameter b{engine, "b", {20000}, zerospan::init::normal(1)};
-          const auto step = [&](float poison) {
-            for (int micro = 0; micro < 2; ++micro) {
-              for (const Parameter* parameter : {&a, &b}) {
-                auto gradient = parameter->gradient(calling_thread);
-                std::fill_n(gradient->data, gradient->size, 0.5F);
-                if (communicator.rank() == Rank{1} && parameter == &b && micro == 0) gradient->data[19999] = poison;
-                gradient.commit();
-              }
+        const Place disk = stage >= 2 ? Place::nvme : Place::host;
+        zerospan_test::AnyEngine engine{stage,
+                                        communicator,
+                                        memory.device,
+                                        memory.placement(Place::device, disk, disk),
+                                        zerospan::AdamW{},
+                                        zerospan::EngineOptions{.micro_batches = 2}};
+        const Parameter a{engine, "a", {3000}, zerospan::init::normal(1)};
+        const Parameter b{engine, "b", {20000}, zerospan::init::normal(1)};
+        const auto step = [&](float poison) {
+          for (int micro = 0; micro < 2; ++micro) {
+            for (const Parameter* parameter : {&a, &b}) {
+              auto gradient = parameter->gradient(calling_thread);
+              std::fill_n(gradient->data, gradient->size, 0.5F);
+              if (communicator.rank() == Rank{1} && parameter == &b && micro == 0) gradient->data[19999] = poison;
+              gradient.commit();
             }
-            return engine.step();
-          };
-          const std::uint64_t before = zerospan_test::hash_masters(engine);
-          bool ok = step(value).skipped;
-          ok = ok && zerospan_test::hash_masters(engine) == before;
-          const zerospan::StepOutcome next = step(0.5F);  // the first update: the skipped step does not count as one
-          ok = ok && !next.skipped && next.step == 2 && next.gradient_norm == std::sqrt(23000 * 9.0) * (1.0 / 6);
-          return ok && zerospan_test::hash_masters(engine) != before;
-        });
+          }
+          return engine.step();
+        };
+        const std::uint64_t before = zerospan_test::hash_masters(engine);
+        bool ok = step(value).skipped;
+        ok = ok && zerospan_test::hash_masters(engine) == before;
+        const zerospan::StepOutcome next = step(0.5F);  // the first update: the skipped step does not count as one
+        ok = ok && !next.skipped && next.step == 2 && next.gradient_norm == std::sqrt(23000 * 9.0) * (1.0 / 6);
+        return ok && zerospan_test::hash_masters(engine) != before;
       });
       for (const bool ok : skipped) CHECK(ok);
     }

@@ -28,8 +28,8 @@ constexpr std::size_t placed = zerospan::round_up(elements, zerospan::block_elem
 const zerospan::EngineOptions small_groups{.persistence_threshold = zerospan::Bytes{0}, .sub_group_elements = 2048};
 
 /// Trains one parameter. @return Its master weights after three steps.
-template <class D, class Compute>
-std::vector<float> train(D& device, const Compute& compute, const Placement& placement) {
+template <class D>
+std::vector<float> train(D& device, const zerospan_test::Compute& compute, const Placement& placement) {
   zerospan::SelfCommunicator self;
   zerospan::ZeroEngine engine{zerospan::Stage3{}, self, device, placement, zerospan::AdamW{}, small_groups};
   const zerospan::PartitionedParameter<Array<float>> weight{engine, "weight", {elements}, zerospan::init::normal(1.0F)};
@@ -48,8 +48,8 @@ std::vector<float> train(D& device, const Compute& compute, const Placement& pla
   return masters;
 }
 
-template <class D, class Compute>
-void check_shares(D& device, const Compute& compute) {
+template <class D>
+void check_shares(D& device, const zerospan_test::Compute& compute) {
   zerospan::ThreadedIoEngine io;
   zerospan::NvmeTier nvme{io, {.directory = std::filesystem::temp_directory_path().string()}};
   zerospan::DeviceTier on_device{device};

@@ -49,15 +49,13 @@ void on_each_rank(const Case& c, const zerospan::EngineOptions& options, F f) {
   zerospan::run_ranks(c.ranks, [&](ThreadCommunicator communicator) {
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 4_MiB, 4_MiB};
-    zerospan_test::with_stage(c.stage, [&](auto stage) {
-      zerospan::ZeroEngine engine{stage,
-                                  communicator,
-                                  memory.device,
-                                  memory.placement(c.stage == 3 ? c.place : Place::device, c.place, c.place),
-                                  zerospan::AdamW{.learning_rate = 0.5F},
-                                  options};
-      f(engine, communicator.rank().value);
-    });
+    zerospan_test::AnyEngine engine{c.stage,
+                                    communicator,
+                                    memory.device,
+                                    memory.placement(c.stage == 3 ? c.place : Place::device, c.place, c.place),
+                                    zerospan::AdamW{.learning_rate = 0.5F},
+                                    options};
+    f(engine, communicator.rank().value);
   });
 }
 

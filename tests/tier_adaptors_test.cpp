@@ -53,13 +53,13 @@ TrainingResult train_on(const Configuration& c) {
       zerospan::run_ranks(c.training.ranks, [&](zerospan::ThreadCommunicator communicator) {
         HostDevice device{{.device_budget = 64_MiB, .host_budget = 80_MiB}};
         Storage storage{device};
-        zerospan::ZeroEngine engine{zerospan::Stage3{},
-                                    communicator,
-                                    device,
-                                    zerospan::Placement{storage.tier, storage.tier, storage.tier},
-                                    c.training.optimizer,
-                                    zerospan_test::engine_options(c)};
-        return zerospan_test::train_rank<float>(engine, communicator, c, zerospan_test::full_route());
+        zerospan_test::AnyEngine engine{3,
+                                        communicator,
+                                        device,
+                                        zerospan::Placement{storage.tier, storage.tier, storage.tier},
+                                        c.training.optimizer,
+                                        zerospan_test::engine_options(c)};
+        return zerospan_test::train_rank(engine, communicator.rank(), c);
       }));
 }
 

@@ -1,5 +1,5 @@
 /// @file
-/// Training runs of the toy model on a GPU.
+/// Training runs of the toy model on a GPU, whose engine is compiled once, in tests/cuda/engine.cu.
 #pragma once
 
 #include <chrono>
@@ -19,33 +19,20 @@
 namespace zerospan_test {
 
 /// Computes on a stream of its own, by host functions on copies in pinned memory.
-class CudaCompute {
+class CudaCompute : public Compute {
  public:
   CudaCompute() : state_{std::make_shared<State>()} {}
 
-  zerospan::StreamRef stream() const { return zerospan::StreamRef{state_->owner.ref()}; }
+  zerospan::StreamRef stream() const override { return zerospan::StreamRef{state_->owner.ref()}; }
 
-  template <class E>
-  const E* read(const E* pointer, std::size_t elements) const {
-    auto* const copy = take<E>(elements);
-    move(copy, pointer, elements * sizeof(E));
-    return copy;
-  }
-  template <class E>
-  E* write(E* pointer, std::size_t elements) const {
-    auto* const copy = take<E>(elements);
-    state_->written.push_back({pointer, copy, elements * sizeof(E)});
-    return copy;
-  }
-
-  void run(std::function<void()> f) const {
+  void run(std::function<void()> f) const override {
     state_->functions.push_back(std::move(f));
     const auto call = [](void* function) { (*static_cast<std::function<void()>*>(function))(); };
     zerospan::check_cuda(cudaLaunchHostFunc(native(), call, &state_->functions.back()), "launching a host function");
     for (const Written& written : std::exchange(state_->written, {})) move(written.target, written.copy, written.bytes);
   }
 
-  void finish() const {
+  void finish() const override {
     zerospan::check_cuda(cudaStreamSynchronize(native()), "waiting for the model");
     state_->functions.clear();
     state_->copies.clear();
@@ -71,12 +58,23 @@ class CudaCompute {
     zerospan::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native()), "copying for the model");
   }
 
-  template <class E>
-  E* take(std::size_t elements) const {
+  const std::byte* readable(const std::byte* data, std::size_t bytes) const override {
+    std::byte* const copy = take(bytes);
+    move(copy, data, bytes);
+    return copy;
+  }
+
+  std::byte* writable(std::byte* data, std::size_t bytes) const override {
+    std::byte* const copy = take(bytes);
+    state_->written.push_back({data, copy, bytes});
+    return copy;
+  }
+
+  std::byte* take(std::size_t bytes) const {
     void* memory = nullptr;
-    zerospan::check_cuda(cudaMallocHost(&memory, elements * sizeof(E)), "allocating for the model");
+    zerospan::check_cuda(cudaMallocHost(&memory, bytes), "allocating for the model");
     state_->copies.emplace_back(memory, [](void* pinned) { static_cast<void>(cudaFreeHost(pinned)); });
-    return static_cast<E*>(memory);
+    return static_cast<std::byte*>(memory);
   }
 
   std::shared_ptr<State> state_;

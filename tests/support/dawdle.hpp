@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <thread>
@@ -68,16 +69,17 @@ class DawdlingIoEngine {
 };
 
 /// Computes on the calling thread, some of the times late, so that ranks meet in every order.
-struct DawdlingCompute : ThreadCompute {
-  explicit DawdlingCompute(Dawdle delay) : dawdle{std::move(delay)} {}
+class DawdlingCompute : public ThreadCompute {
+ public:
+  explicit DawdlingCompute(Dawdle dawdle) : dawdle_{std::move(dawdle)} {}
 
-  template <class F>
-  void run(F f) const {
-    dawdle();
+  void run(std::function<void()> f) const override {
+    dawdle_();
     f();
   }
 
-  Dawdle dawdle;
+ private:
+  Dawdle dawdle_;
 };
 
 }  // namespace zerospan_test

@@ -1,12 +1,16 @@
-// The engine of the host's device, compiled once for all tests: in engines.cpp.
+/// @file
+/// The engine of the host's memory is compiled once, in engines.cpp, and not again by each test.
 #pragma once
+
+#include <memory>
 
 #include <zerospan/zerospan.hpp>
 
-namespace zerospan {
+namespace zerospan::inline v0 {
 
-extern template std::shared_ptr<detail::Engine> detail::make_engine(
-    AnyCommunicator, HostDevice&, const Placement&,
-    std::shared_ptr<const detail::OptimizerInterface<detail::StreamOf<HostDevice>>>, const EngineOptions&, StageRules);
+extern template std::shared_ptr<detail::Engine> detail::make_engine<HostDevice>(
+    AnyCommunicator, HostDevice&, const Placement&, std::shared_ptr<const detail::OptimizerInterface<StreamRef>>,
+    const EngineOptions&, StageRules);
+extern template class NvmeTier<ThreadedIoEngine>;
 
-}  // namespace zerospan
+}  // namespace zerospan::inline v0

@@ -1,8 +1,7 @@
 /// @file
-/// Training runs of the toy model on a fake GPU.
+/// Training runs of the toy model on a fake GPU, whose engine is compiled once, in fake_gpu_run.cpp.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -22,24 +21,18 @@ using FakeCommunicator = zerospan::StreamThreadCommunicator<FakeRuntime>;
 static_assert(zerospan::TrainingCommunicator<FakeCommunicator>);
 
 /// Computes on a stream of its own.
-class FakeCompute {
+class FakeCompute : public Compute {
  public:
   explicit FakeCompute(const std::shared_ptr<FakeGpu>& gpu) : owner_{std::make_shared<FakeStreamOwner>(gpu)} {}
 
-  zerospan::StreamRef stream() const { return zerospan::StreamRef{owner_->ref()}; }
-
-  template <class E>
-  const E* read(const E* pointer, std::size_t) const {
-    return owner_->ref().gpu().at(pointer);
-  }
-  template <class E>
-  E* write(E* pointer, std::size_t) const {
-    return owner_->ref().gpu().at(pointer);
-  }
-  void run(std::function<void()> f) const { owner_->ref().enqueue(std::move(f)); }
-  void finish() const { owner_->ref().synchronize(); }
+  zerospan::StreamRef stream() const override { return zerospan::StreamRef{owner_->ref()}; }
+  void run(std::function<void()> f) const override { owner_->ref().enqueue(std::move(f)); }
+  void finish() const override { owner_->ref().synchronize(); }
 
  private:
+  const std::byte* readable(const std::byte* data, std::size_t) const override { return owner_->ref().gpu().at(data); }
+  std::byte* writable(std::byte* data, std::size_t) const override { return owner_->ref().gpu().at(data); }
+
   std::shared_ptr<FakeStreamOwner> owner_;
 };
 
@@ -47,31 +40,21 @@ class FakeCompute {
 inline constexpr std::size_t staged_on_host = std::size_t{512} << 10;
 inline constexpr std::size_t staged_on_device = std::size_t{32} << 10;
 
-inline zerospan::StreamDeviceOptions tight_budgets(const Needs& needs) {
-  return {.device_budget = needs.device() + zerospan::Bytes{staged_on_device},
-          .host_budget = needs.host() + zerospan::Bytes{staged_on_host}};
-}
+zerospan::StreamDeviceOptions tight_budgets(const Needs& needs);
 
 /// One rank of a training run, on a device of its own. @throws if a peak passes a budget.
-inline TrainingResult train_on_fake_gpu(const std::shared_ptr<FakeGpu>& gpu, zerospan::ThreadCommunicator threads,
-                                        const Configuration& c) {
-  zerospan::ThreadedIoEngine io;
-  const Needs needs{c, threads.rank()};
-  const zerospan::Bytes roomy{std::size_t{64} << 20};
-  const zerospan::StreamDeviceOptions budgets =
-      c.budget == Budget::tight ? tight_budgets(needs) : zerospan::StreamDeviceOptions{roomy, roomy};
-  Memory<zerospan::ThreadedIoEngine, FakeDevice> memory{io, [&] { return FakeDevice{FakeRuntime{gpu}, budgets}; }};
-  FakeCommunicator communicator{std::move(threads), memory.device};
-  return train_on(io, memory, communicator, c, FakeCompute{gpu});
-}
+TrainingResult train_on_fake_gpu(const std::shared_ptr<FakeGpu>& gpu, zerospan::ThreadCommunicator threads,
+                                 const Configuration& c);
 
 /// A training run on threads, which share a GPU.
-inline TrainingResult train_on_fake_gpu(const Configuration& c) {
-  const auto gpu = std::make_shared<FakeGpu>();
-  return join_results(zerospan::run_ranks(
-      c.training.ranks,
-      [&](zerospan::ThreadCommunicator threads) { return train_on_fake_gpu(gpu, std::move(threads), c); },
-      {.timeout = std::chrono::seconds{30}}));
-}
+TrainingResult train_on_fake_gpu(const Configuration& c);
 
 }  // namespace zerospan_test
+
+namespace zerospan::inline v0 {
+
+extern template std::shared_ptr<detail::Engine> detail::make_engine<zerospan_test::FakeDevice>(
+    AnyCommunicator, zerospan_test::FakeDevice&, const Placement&,
+    std::shared_ptr<const detail::OptimizerInterface<zerospan_test::FakeStream>>, const EngineOptions&, StageRules);
+
+}  // namespace zerospan::inline v0

@@ -6,9 +6,6 @@
 #include <cstddef>
 #include <deque>
 #include <memory>
-#include <utility>
-
-#include <doctest/doctest.h>
 
 #include "fake_gpu_run.hpp"
 #include "fake_nccl.hpp"
@@ -46,41 +43,18 @@ struct FakeNode {
 };
 
 /// Checks that no communicator has left anything behind.
-inline void check_left_nothing(const fake::World& world) {
-  CHECK(world.device_allocations == 0);
-  CHECK(world.pinned_allocations == 0);
-  CHECK(world.events == 0);
-  CHECK(world.communicators == 0);
-  CHECK(world.registrations == 0);
-}
+void check_left_nothing(const fake::World& world);
 
 /// One rank of a training run.
-inline TrainingResult train_on_fake_nccl(FakeNode& node, zerospan::ThreadCommunicator threads,
-                                         const std::shared_ptr<fake::World>& world, const Configuration& c,
-                                         const zerospan::NcclOptions& options = patient) {
-  FakeNcclCommunicator communicator{zerospan::ThreadExchange{std::move(threads)}, options, node.api(world)};
-  return train_on(node.io, node.memory, communicator, c, FakeCompute{node.gpu});
-}
+TrainingResult train_on_fake_nccl(FakeNode& node, zerospan::ThreadCommunicator threads,
+                                  const std::shared_ptr<fake::World>& world, const Configuration& c,
+                                  const zerospan::NcclOptions& options = patient);
 
 /// A training run on nodes that are there, one a rank.
-inline TrainingResult train_on_fake_nccl(std::deque<FakeNode>& nodes, const Configuration& c,
-                                         const zerospan::NcclOptions& options = patient) {
-  const auto world = std::make_shared<fake::World>();
-  const auto result = join_results(zerospan::run_ranks(c.training.ranks, [&](zerospan::ThreadCommunicator threads) {
-    FakeNode& node = nodes[static_cast<std::size_t>(threads.rank().value)];
-    return train_on_fake_nccl(node, std::move(threads), world, c, options);
-  }));
-  check_left_nothing(*world);
-  return result;
-}
+TrainingResult train_on_fake_nccl(std::deque<FakeNode>& nodes, const Configuration& c,
+                                  const zerospan::NcclOptions& options = patient);
 
 /// The same on new nodes, of memory as the configuration says.
-inline TrainingResult train_on_fake_nccl(const Configuration& c, const zerospan::NcclOptions& options = patient) {
-  std::deque<FakeNode> nodes;
-  for (int rank = 0; rank < c.training.ranks; ++rank) {
-    nodes.emplace_back(c.budget == Budget::tight ? tight_budgets(Needs{c, zerospan::Rank{rank}}) : FakeNode::roomy);
-  }
-  return train_on_fake_nccl(nodes, c, options);
-}
+TrainingResult train_on_fake_nccl(const Configuration& c, const zerospan::NcclOptions& options = patient);
 
 }  // namespace zerospan_test

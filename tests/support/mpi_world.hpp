@@ -26,13 +26,13 @@ class Packed {
   const std::vector<std::byte>& bytes() const { return bytes_; }
 
   template <class T>
-    requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
   void put(const T& value) {
     const auto* const first = reinterpret_cast<const std::byte*>(&value);
     bytes_.insert(bytes_.end(), first, first + sizeof value);
   }
   template <class T>
-    requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
   void take(T& value) {
     std::memcpy(&value, bytes_.data() + taken_, sizeof value);
     taken_ += sizeof value;
@@ -50,13 +50,13 @@ class Packed {
   }
 
   template <class Container>
-    requires requires(Container& c) { c.resize(1); }
+  requires requires(Container& c) { c.resize(1); }
   void put(const Container& values) {
     put(values.size());
     for (const auto& value : values) put(value);
   }
   template <class Container>
-    requires requires(Container& c) { c.resize(1); }
+  requires requires(Container& c) { c.resize(1); }
   void take(Container& values) {
     std::size_t size = 0;
     take(size);
@@ -126,35 +126,29 @@ inline int process_rank() {
   return rank;
 }
 
-/// A world of the first `Size` processes, for the suite of all communicators. @tparam How `How::options()`
-template <int Size, class How>
-struct MpiWorld {
-  static constexpr int size = Size;
-
-  /// On every process, whether it is a rank of this world or not.
-  template <class F>
-  static auto run(F f) {
-    using Result = std::invoke_result_t<F&, zerospan::MpiCommunicator>;
-    const SomeRanks ranks{Size};
-    Result own{};
-    if (ranks.is_one()) own = f(zerospan::MpiCommunicator{ranks.host(), How::options()});
-    std::vector<Result> results = share(MPI_COMM_WORLD, own);
-    results.resize(static_cast<std::size_t>(Size));
-    return results;
-  }
-};
-
 /// Everything at once.
-struct Roomy {
-  static zerospan::MpiOptions options() { return {.timeout = std::chrono::seconds{60}}; }
-};
+inline constexpr zerospan::MpiOptions at_large{.timeout = std::chrono::seconds{60}};
 
 /// Many rounds, many messages.
-struct Tight {
-  static zerospan::MpiOptions options() {
-    return {
-        .timeout = std::chrono::seconds{60}, .scratch = zerospan::Bytes{0}, .largest_message = zerospan::Bytes{4096}};
+inline constexpr zerospan::MpiOptions in_pieces{
+    .timeout = std::chrono::seconds{60}, .scratch = zerospan::Bytes{0}, .largest_message = zerospan::Bytes{4096}};
+
+/// A world of the first processes, for the suite of all communicators.
+struct MpiWorld {
+  /// On every process, whether it is a rank of this world or not.
+  template <class F>
+  auto run(F f) const {
+    using Result = std::invoke_result_t<F&, zerospan::MpiCommunicator>;
+    const SomeRanks ranks{size};
+    Result own{};
+    if (ranks.is_one()) own = f(zerospan::MpiCommunicator{ranks.host(), options});
+    std::vector<Result> results = share(MPI_COMM_WORLD, own);
+    results.resize(static_cast<std::size_t>(size));
+    return results;
   }
+
+  int size;
+  zerospan::MpiOptions options = at_large;
 };
 
 }  // namespace zerospan_test

@@ -1,5 +1,5 @@
 /// @file
-/// What every communicator does that exchanges slices and can be split: cases for a World of 4 ranks, as in
+/// What every communicator does that exchanges slices and can be split: cases for Worlds of 4 ranks, as in
 /// communicator_conformance.hpp.
 #pragma once
 
@@ -85,66 +85,75 @@ inline void check_told(const std::vector<std::string>& ends, const std::string& 
 
 inline constexpr std::array<std::size_t, 8> slice_sizes{0, 1, 7, 1000, 1024, 1025, 5000, 70001};
 
-TEST_CASE_TEMPLATE_DEFINE("all_to_all brings every slice to its rank", World, exchanges) {
-  const auto slice_byte = [](int from, int to, std::size_t i) {
-    return static_cast<std::byte>(zerospan::philox(as_size(to), as_size(from), i)[0]);
-  };
-  for (const std::size_t bytes : slice_sizes) {
-    CAPTURE(bytes);
-    const auto outputs = World::run([&](auto communicator) {
-      const int me = communicator.rank().value;
-      Buffer input;
-      for (int to = 0; to < World::size; ++to) {
-        for (std::size_t i = 0; i < bytes; ++i) input.push_back(slice_byte(me, to, i));
+TEST_CASE_TEMPLATE_DEFINE("all_to_all brings every slice to its rank", Worlds, exchanges) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    const auto slice_byte = [](int from, int to, std::size_t i) {
+      return static_cast<std::byte>(zerospan::philox(as_size(to), as_size(from), i)[0]);
+    };
+    for (const std::size_t bytes : slice_sizes) {
+      CAPTURE(bytes);
+      const auto outputs = world.run([&](auto communicator) {
+        const int me = communicator.rank().value;
+        Buffer input;
+        for (int to = 0; to < world.size; ++to) {
+          for (std::size_t i = 0; i < bytes; ++i) input.push_back(slice_byte(me, to, i));
+        }
+        const Buffer before = input;
+        Buffer output(input.size() + 16, std::byte{0xee});  // 16 bytes that nobody may touch
+        communicator.all_to_all(named("slices"), {input.data(), output.data(), bytes});
+        return std::pair{output, input == before};
+      });
+      for (int me = 0; me < world.size; ++me) {
+        Buffer expected;
+        for (int from = 0; from < world.size; ++from) {
+          for (std::size_t i = 0; i < bytes; ++i) expected.push_back(slice_byte(from, me, i));
+        }
+        expected.resize(expected.size() + 16, std::byte{0xee});
+        CHECK(outputs[as_size(me)].first == expected);
+        CHECK(outputs[as_size(me)].second);
       }
-      const Buffer before = input;
-      Buffer output(input.size() + 16, std::byte{0xee});  // 16 bytes that nobody may touch
-      communicator.all_to_all(named("slices"), {input.data(), output.data(), bytes});
-      return std::pair{output, input == before};
-    });
-    for (int me = 0; me < World::size; ++me) {
-      Buffer expected;
-      for (int from = 0; from < World::size; ++from) {
-        for (std::size_t i = 0; i < bytes; ++i) expected.push_back(slice_byte(from, me, i));
-      }
-      expected.resize(expected.size() + 16, std::byte{0xee});
-      CHECK(outputs[as_size(me)].first == expected);
-      CHECK(outputs[as_size(me)].second);
     }
   }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("all_to_all refuses an output that overlaps its input, and harms nothing", World,
+TEST_CASE_TEMPLATE_DEFINE("all_to_all refuses an output that overlaps its input, and harms nothing", Worlds,
                           refuses_overlap) {
-  const auto refused = World::run([](auto communicator) {
-    Buffer bytes(256);
-    int count = 0;
-    for (const std::size_t first : {std::size_t{0}, std::size_t{1}, std::size_t{8 * World::size - 1}}) {
-      try {
-        communicator.all_to_all(named("slices"), {bytes.data(), bytes.data() + first, 8});
-      } catch (const zerospan::ConfigurationError&) {
-        ++count;
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    const auto refused = world.run([&](auto communicator) {
+      Buffer bytes(256);
+      int count = 0;
+      for (const std::size_t first : {std::size_t{0}, std::size_t{1}, as_size(8 * world.size - 1)}) {
+        try {
+          communicator.all_to_all(named("slices"), {bytes.data(), bytes.data() + first, 8});
+        } catch (const zerospan::ConfigurationError&) {
+          ++count;
+        }
       }
-    }
-    communicator.all_to_all(named("apart"), {bytes.data(), bytes.data() + 8 * World::size, 8});
-    return count;
-  });
-  for (const int count : refused) CHECK(count == 3);
+      communicator.all_to_all(named("apart"), {bytes.data(), bytes.data() + 8 * world.size, 8});
+      return count;
+    });
+    for (const int count : refused) CHECK(count == 3);
+  }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("a rank of a split has its place in its group, and keeps it in the whole", World,
+TEST_CASE_TEMPLATE_DEFINE("a rank of a split has its place in its group, and keeps it in the whole", Worlds,
                           splits_places) {
-  for (const Grouping& grouping : groupings) {
-    const auto seen = World::run([&](auto communicator) {
-      auto part = communicator.split(grouping.place(communicator.rank()));
-      auto alone = part.split({part.rank().value, 0});
-      auto again = communicator.split({7, -communicator.rank().value});
-      return std::array{communicator.rank().value, communicator.size(), part.rank().value,  part.size(),
-                        alone.rank().value,        alone.size(),        again.rank().value, again.size()};
-    });
-    for (int rank = 0; rank < 4; ++rank) {
-      const int place = grouping.group_of(rank)[0] == rank ? 0 : 1;
-      CHECK(seen[as_size(rank)] == std::array{rank, 4, place, 2, 0, 1, 3 - rank, 4});
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    for (const Grouping& grouping : groupings) {
+      const auto seen = world.run([&](auto communicator) {
+        auto part = communicator.split(grouping.place(communicator.rank()));
+        auto alone = part.split({part.rank().value, 0});
+        auto again = communicator.split({7, -communicator.rank().value});
+        return std::array{communicator.rank().value, communicator.size(), part.rank().value,  part.size(),
+                          alone.rank().value,        alone.size(),        again.rank().value, again.size()};
+      });
+      for (int rank = 0; rank < 4; ++rank) {
+        const int place = grouping.group_of(rank)[0] == rank ? 0 : 1;
+        CHECK(seen[as_size(rank)] == std::array{rank, 4, place, 2, 0, 1, 3 - rank, 4});
+      }
     }
   }
 }
@@ -205,176 +214,201 @@ inline std::vector<Buffer> expected_of_two(const std::array<Buffer, 2>& operands
     std::memcpy(&b, operands[1].data() + i, 4);
     append(sums, a + b, ElementType::float32);
   }
-  return {joined(operands[0], operands[1]), operands[1], sums, place == 1 ? sums : Buffer{}, half(sums, place),
-          joined(half(operands[0], place), half(operands[1], place))};
+  return {
+      joined(operands[0], operands[1]), operands[1],       sums,
+      place == 1 ? sums : Buffer{},     half(sums, place), joined(half(operands[0], place), half(operands[1], place))};
 }
 
-TEST_CASE_TEMPLATE_DEFINE("the groups of a split work at once, each for itself", World, splits_collect) {
-  for (const Grouping& grouping : groupings) {
-    for (const std::size_t elements : {std::size_t{10}, std::size_t{256}, std::size_t{9000}}) {
-      CAPTURE(elements);
-      const auto results = World::run([&](auto communicator) {
-        auto part = communicator.split(grouping.place(communicator.rank()));
-        const int rank = communicator.rank().value;
-        std::vector<Buffer> all;
-        const int rounds = 1 + 2 * grouping.place(Rank{rank}).color;  // the groups get out of step
-        for (int round = 0; round < rounds; ++round) {
-          all = collectives_of_two(part, input_of(rank, elements, ElementType::float32));
+TEST_CASE_TEMPLATE_DEFINE("the groups of a split work at once, each for itself", Worlds, splits_collect) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    for (const Grouping& grouping : groupings) {
+      for (const std::size_t elements : {std::size_t{10}, std::size_t{256}, std::size_t{9000}}) {
+        CAPTURE(elements);
+        const auto results = world.run([&](auto communicator) {
+          auto part = communicator.split(grouping.place(communicator.rank()));
+          const int rank = communicator.rank().value;
+          std::vector<Buffer> all;
+          const int rounds = 1 + 2 * grouping.place(Rank{rank}).color;  // the groups get out of step
+          for (int round = 0; round < rounds; ++round) {
+            all = collectives_of_two(part, input_of(rank, elements, ElementType::float32));
+          }
+          return all;
+        });
+        for (int rank = 0; rank < 4; ++rank) {
+          const auto& group = grouping.group_of(rank);
+          const std::array operands{input_of(group[0], elements, ElementType::float32),
+                                    input_of(group[1], elements, ElementType::float32)};
+          CHECK(results[as_size(rank)] == expected_of_two(operands, group[0] == rank ? 0 : 1));
         }
-        return all;
-      });
-      for (int rank = 0; rank < 4; ++rank) {
-        const auto& group = grouping.group_of(rank);
-        const std::array operands{input_of(group[0], elements, ElementType::float32),
-                                  input_of(group[1], elements, ElementType::float32)};
-        CHECK(results[as_size(rank)] == expected_of_two(operands, group[0] == rank ? 0 : 1));
       }
     }
   }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("two splits of the same ranks, and the whole, do not meet each other's collectives", World,
+TEST_CASE_TEMPLATE_DEFINE("two splits of the same ranks, and the whole, do not meet each other's collectives", Worlds,
                           splits_cross) {
-  constexpr int rounds = 50;
-  const auto sums = World::run([](auto communicator) {
-    const std::int64_t mine = std::int64_t{1} << (10 * communicator.rank().value);
-    auto along = communicator.split(consecutive.place(communicator.rank()));
-    auto across = communicator.split(strided.place(communicator.rank()));
-    std::array<std::int64_t, 3> totals{};
-    {
-      const std::jthread other{[&] {
-        for (int i = 0; i < rounds; ++i) totals[1] += sum_over(across, mine);
-      }};
-      for (int i = 0; i < rounds; ++i) totals[0] += sum_over(along, mine);
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    constexpr int rounds = 50;
+    const auto sums = world.run([](auto communicator) {
+      const std::int64_t mine = std::int64_t{1} << (10 * communicator.rank().value);
+      auto along = communicator.split(consecutive.place(communicator.rank()));
+      auto across = communicator.split(strided.place(communicator.rank()));
+      std::array<std::int64_t, 3> totals{};
+      {
+        const std::jthread other{[&] {
+          for (int i = 0; i < rounds; ++i) totals[1] += sum_over(across, mine);
+        }};
+        for (int i = 0; i < rounds; ++i) totals[0] += sum_over(along, mine);
+      }
+      totals[2] = sum_over(communicator, mine);
+      return totals;
+    });
+    const auto sum_of = [](const std::array<int, 2>& group) {
+      return (std::int64_t{1} << (10 * group[0])) + (std::int64_t{1} << (10 * group[1]));
+    };
+    for (int rank = 0; rank < 4; ++rank) {
+      CHECK(sums[as_size(rank)] == std::array{rounds * sum_of(consecutive.group_of(rank)),
+                                              rounds * sum_of(strided.group_of(rank)),
+                                              sum_of({0, 1}) + sum_of({2, 3})});
     }
-    totals[2] = sum_over(communicator, mine);
-    return totals;
-  });
-  const auto sum_of = [](const std::array<int, 2>& group) {
-    return (std::int64_t{1} << (10 * group[0])) + (std::int64_t{1} << (10 * group[1]));
-  };
-  for (int rank = 0; rank < 4; ++rank) {
-    CHECK(sums[as_size(rank)] == std::array{rounds * sum_of(consecutive.group_of(rank)),
-                                            rounds * sum_of(strided.group_of(rank)),
-                                            sum_of({0, 1}) + sum_of({2, 3})});
   }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("duplicates of groups and of the whole are all independent, however many each has", World,
+TEST_CASE_TEMPLATE_DEFINE("duplicates of groups and of the whole are all independent, however many each has", Worlds,
                           splits_duplicate) {
-  constexpr int rounds = 20;
-  const auto sums = World::run([](auto communicator) {
-    const Grouping& grouping = strided;
-    const SplitPlace place = grouping.place(communicator.rank());
-    auto part = communicator.split(place);
-    auto first = part.duplicate();
-    for (int i = 0; i < 5 * place.color; ++i) first = part.duplicate();  // one group makes more than the other
-    auto whole = communicator.duplicate();
-    auto second = part.duplicate();
-    std::array<std::int64_t, 3> totals{};
-    {
-      const std::jthread one{[&] {
-        for (int i = 0; i < rounds; ++i) totals[0] += sum_over(first, 1);
-      }};
-      const std::jthread two{[&] {
-        for (int i = 0; i < rounds; ++i) totals[1] += sum_over(second, 1000);
-      }};
-      for (int i = 0; i < rounds; ++i) totals[2] += sum_over(whole, 1'000'000);
-    }
-    return totals;
-  });
-  for (const auto& totals : sums) CHECK(totals == std::array<std::int64_t, 3>{40, 40'000, 80'000'000});
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    constexpr int rounds = 20;
+    const auto sums = world.run([](auto communicator) {
+      const Grouping& grouping = strided;
+      const SplitPlace place = grouping.place(communicator.rank());
+      auto part = communicator.split(place);
+      auto first = part.duplicate();
+      for (int i = 0; i < 5 * place.color; ++i) first = part.duplicate();  // one group makes more than the other
+      auto whole = communicator.duplicate();
+      auto second = part.duplicate();
+      std::array<std::int64_t, 3> totals{};
+      {
+        const std::jthread one{[&] {
+          for (int i = 0; i < rounds; ++i) totals[0] += sum_over(first, 1);
+        }};
+        const std::jthread two{[&] {
+          for (int i = 0; i < rounds; ++i) totals[1] += sum_over(second, 1000);
+        }};
+        for (int i = 0; i < rounds; ++i) totals[2] += sum_over(whole, 1'000'000);
+      }
+      return totals;
+    });
+    for (const auto& totals : sums) CHECK(totals == std::array<std::int64_t, 3>{40, 40'000, 80'000'000});
+  }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("a group outlives the communicator that was split", World, splits_outlive) {
-  const auto sums = World::run([](auto communicator) {
-    auto part = communicator.split(consecutive.place(communicator.rank()));
-    { [[maybe_unused]] const auto gone = std::move(communicator); }
-    auto child = part.duplicate();
-    { [[maybe_unused]] const auto gone = std::move(part); }
-    return sum_over(child, 1);
-  });
-  for (const std::int64_t sum : sums) CHECK(sum == 2);
+TEST_CASE_TEMPLATE_DEFINE("a group outlives the communicator that was split", Worlds, splits_outlive) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    const auto sums = world.run([](auto communicator) {
+      auto part = communicator.split(consecutive.place(communicator.rank()));
+      { [[maybe_unused]] const auto gone = std::move(communicator); }
+      auto child = part.duplicate();
+      { [[maybe_unused]] const auto gone = std::move(part); }
+      return sum_over(child, 1);
+    });
+    for (const std::int64_t sum : sums) CHECK(sum == 2);
+  }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("two ranks at one place of a group are refused on all ranks, and harm nothing", World,
+TEST_CASE_TEMPLATE_DEFINE("two ranks at one place of a group are refused on all ranks, and harm nothing", Worlds,
                           splits_refuse) {
-  const auto refusals = World::run([](auto communicator) {
-    std::string text = "no error";
-    try {
-      communicator.split({communicator.rank().value % 2, communicator.rank().value == 0 ? 0 : 6});
-    } catch (const zerospan::ConfigurationError& error) {
-      text = error.what();
-    }
-    if (sum_over(communicator, 1) != 4) text += ", and harm";
-    return text;
-  });
-  for (const std::string& text : refusals) CHECK(text == "a split gives two ranks key 6 of color 1");
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    const auto refusals = world.run([](auto communicator) {
+      std::string text = "no error";
+      try {
+        communicator.split({communicator.rank().value % 2, communicator.rank().value == 0 ? 0 : 6});
+      } catch (const zerospan::ConfigurationError& error) {
+        text = error.what();
+      }
+      if (sum_over(communicator, 1) != 4) text += ", and harm";
+      return text;
+    });
+    for (const std::string& text : refusals) CHECK(text == "a split gives two ranks key 6 of color 1");
+  }
 }
 
-TEST_CASE_TEMPLATE_DEFINE("one rank that aborts in a group ends every group and the whole", World, splits_abort) {
-  for (const Grouping& grouping : groupings) {
-    const int culprit = grouping.groups[1][1];
-    for (const bool others_wait_in_whole : {false, true}) {
-      const auto ends = World::run([&](auto communicator) {
+TEST_CASE_TEMPLATE_DEFINE("one rank that aborts in a group ends every group and the whole", Worlds, splits_abort) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    for (const Grouping& grouping : groupings) {
+      const int culprit = grouping.groups[1][1];
+      for (const bool others_wait_in_whole : {false, true}) {
+        const auto ends = world.run([&](auto communicator) {
+          auto part = communicator.split(grouping.place(communicator.rank()));
+          auto child = part.duplicate();
+          communicator.barrier(named("all are here"));
+          const bool is_beside = grouping.place(communicator.rank()).color == 1;
+          if (communicator.rank().value == culprit) child.abort("out of cheese");
+          std::string end = end_of([&] {
+            if (is_beside || !others_wait_in_whole) part.barrier(named("of the group"));
+            communicator.barrier(named("of all"));
+          });
+          const std::string later = end_of([&] { child.barrier(named("later")); });
+          if (!holds(later, "out of cheese")) end = "forgotten";
+          return end;
+        });
+        const std::string name = "rank " + std::to_string(culprit);
+        check_told(ends, "failure of " + name, name + " failed (out of cheese)");
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE_DEFINE("ranks that diverge in one group are named, to all, as the whole names them", Worlds,
+                          splits_diverge) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    for (const Grouping& grouping : {consecutive, strided}) {
+      const auto ends = world.run([&](auto communicator) {
+        const int rank = communicator.rank().value;
         auto part = communicator.split(grouping.place(communicator.rank()));
-        auto child = part.duplicate();
-        communicator.barrier(named("all are here"));
-        const bool is_beside = grouping.place(communicator.rank()).color == 1;
-        if (communicator.rank().value == culprit) child.abort("out of cheese");
-        std::string end = end_of([&] {
-          if (is_beside || !others_wait_in_whole) part.barrier(named("of the group"));
+        return end_of([&] {
+          part.barrier(named(rank == grouping.groups[1][1] ? "mine" : "ours"));
           communicator.barrier(named("of all"));
         });
-        const std::string later = end_of([&] { child.barrier(named("later")); });
-        if (!holds(later, "out of cheese")) end = "forgotten";
-        return end;
+      });
+      const auto [first, second] = grouping.groups[1];
+      const std::string text = "ranks diverge: rank " + std::to_string(first) + ": barrier 'ours' (#0); rank " +
+                               std::to_string(second) + ": barrier 'mine' (#0)";
+      for (const std::string& end : ends) {
+        CAPTURE(end);
+        CHECK(holds(end, "divergence of rank " + std::to_string(second) + ": " + text));
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE_DEFINE("a rank that ends while another of its group waits is named as the whole names it", Worlds,
+                          splits_end) {
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    for (const Grouping& grouping : {consecutive, strided}) {
+      const int culprit = grouping.groups[1][1];
+      const auto ends = world.run([&](auto communicator) {
+        auto part = communicator.split(grouping.place(communicator.rank()));
+        const int rank = communicator.rank().value;
+        if (rank == culprit) return std::string{};
+        return end_of([&] {
+          part.barrier(named("of the group"));
+          communicator.barrier(named("of all"));
+        });
       });
       const std::string name = "rank " + std::to_string(culprit);
-      check_told(ends, "failure of " + name, name + " failed (out of cheese)");
-    }
-  }
-}
-
-TEST_CASE_TEMPLATE_DEFINE("ranks that diverge in one group are named, to all, as the whole names them", World,
-                          splits_diverge) {
-  for (const Grouping& grouping : {consecutive, strided}) {
-    const auto ends = World::run([&](auto communicator) {
-      const int rank = communicator.rank().value;
-      auto part = communicator.split(grouping.place(communicator.rank()));
-      return end_of([&] {
-        part.barrier(named(rank == grouping.groups[1][1] ? "mine" : "ours"));
-        communicator.barrier(named("of all"));
-      });
-    });
-    const auto [first, second] = grouping.groups[1];
-    const std::string text = "ranks diverge: rank " + std::to_string(first) + ": barrier 'ours' (#0); rank " +
-                             std::to_string(second) + ": barrier 'mine' (#0)";
-    for (const std::string& end : ends) {
-      CAPTURE(end);
-      CHECK(holds(end, "divergence of rank " + std::to_string(second) + ": " + text));
-    }
-  }
-}
-
-TEST_CASE_TEMPLATE_DEFINE("a rank that ends while another of its group waits is named as the whole names it", World,
-                          splits_end) {
-  for (const Grouping& grouping : {consecutive, strided}) {
-    const int culprit = grouping.groups[1][1];
-    const auto ends = World::run([&](auto communicator) {
-      auto part = communicator.split(grouping.place(communicator.rank()));
-      const int rank = communicator.rank().value;
-      if (rank == culprit) return std::string{};
-      return end_of([&] {
-        part.barrier(named("of the group"));
-        communicator.barrier(named("of all"));
-      });
-    });
-    const std::string name = "rank " + std::to_string(culprit);
-    for (int rank = 0; rank < 4; ++rank) {
-      const std::string& end = ends[as_size(rank)];
-      CAPTURE(end);
-      if (rank != culprit) CHECK(holds(end, "failure of " + name + ": " + name + " returned "));
+      for (int rank = 0; rank < 4; ++rank) {
+        const std::string& end = ends[as_size(rank)];
+        CAPTURE(end);
+        if (rank != culprit) CHECK(holds(end, "failure of " + name + ": " + name + " returned "));
+      }
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -154,38 +155,70 @@ double loss_of(const E* weights, std::size_t use, const Position& at) {
 
 inline zerospan::Initializer toy_initializer() { return zerospan::init::normal(1.0F); }
 
-/// Computes at once, on the calling thread.
-struct ThreadCompute {
-  zerospan::StreamRef stream() const { return zerospan::calling_thread; }
+/// How a model computes: where, and when.
+class Compute {
+ public:
+  Compute() = default;
+  virtual ~Compute() = default;
+
+  virtual zerospan::StreamRef stream() const = 0;
+
+  /// Runs a computation, in the order of the calls.
+  virtual void run(std::function<void()> f) const = 0;
+
+  /// Waits for all that was run.
+  virtual void finish() const = 0;
 
   /// Where the computation that is run next finds so many elements of a lease, to read them or to write them.
   template <class E>
-  const E* read(const E* pointer, std::size_t) const {
-    return pointer;
+  const E* read(const E* pointer, std::size_t elements) const {
+    return reinterpret_cast<const E*>(readable(reinterpret_cast<const std::byte*>(pointer), elements * sizeof(E)));
   }
   template <class E>
-  E* write(E* pointer, std::size_t) const {
-    return pointer;
+  E* write(E* pointer, std::size_t elements) const {
+    return reinterpret_cast<E*>(writable(reinterpret_cast<std::byte*>(pointer), elements * sizeof(E)));
   }
 
-  template <class F>
-  void run(F f) const {
-    f();
-  }
+ protected:
+  Compute(const Compute&) = default;
+  Compute& operator=(const Compute&) = default;
 
-  /// Waits for all that was run.
-  void finish() const {}
+ private:
+  virtual const std::byte* readable(const std::byte* data, std::size_t bytes) const = 0;
+  virtual std::byte* writable(std::byte* data, std::size_t bytes) const = 0;
+};
+
+/// Computes at once, on the calling thread.
+class ThreadCompute : public Compute {
+ public:
+  zerospan::StreamRef stream() const override { return zerospan::calling_thread; }
+  void run(std::function<void()> f) const override { f(); }
+  void finish() const override {}
+
+ private:
+  const std::byte* readable(const std::byte* data, std::size_t) const override { return data; }
+  std::byte* writable(std::byte* data, std::size_t) const override { return data; }
+};
+
+inline const ThreadCompute at_once;
+
+/// The store of an engine, whatever the engine.
+struct StoreOf {
+  std::shared_ptr<zerospan::ParameterStore> store() const { return parameters; }
+  std::shared_ptr<zerospan::ParameterStore> parameters;
 };
 
 /// The layers as parameters of an engine.
-/// @tparam Compute How the model computes.
-template <zerospan::Element E, zerospan::HostTensor T = Array<E>, class Compute = ThreadCompute>
+template <zerospan::Element E, zerospan::HostTensor T = Array<E>>
 class ToyModel {
  public:
   using Parameter = zerospan::PartitionedParameter<T>;
 
+  /// @param compute Outlives the model.
   template <zerospan::ParameterHost Engine>
-  explicit ToyModel(Engine& engine, Compute compute = {}) : compute_{std::move(compute)} {
+  explicit ToyModel(Engine& engine, const Compute& compute = at_once) : ToyModel{StoreOf{engine.store()}, compute} {}
+
+  ToyModel(StoreOf engine, const Compute& compute) : compute_{&compute} {
     for (const Layer& layer : layers) {
       if constexpr (zerospan::TypedTensor<T>) {
         uses_.emplace_back(engine, std::string{layer.name}, zerospan::Shape{layer.elements}, toy_initializer(),
@@ -204,23 +237,23 @@ class ToyModel {
   double forward(const Route& route, const Position& at) const {
     const auto loss = std::make_shared<double>(0);  // what was run may outlive a pass that throws
     const auto add_loss = [&](const T& tensor, std::size_t use) {
-      compute_.run([loss, use, at, weights = compute_.read(elements_of<E>(tensor), tensor.size)] {
+      compute_->run([loss, use, at, weights = compute_->read(elements_of<E>(tensor), tensor.size)] {
         *loss += loss_of(weights, use, at);
       });
     };
     for (std::size_t i = 0; i < route.size();) {
       const bool has_next = i + 1 < route.size();
       if (i % 5 == 1 && has_next) {
-        const auto leases = gather(compute_.stream(), uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
+        const auto leases = gather(compute_->stream(), uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
         add_loss(*std::get<0>(leases), route[i]);
         add_loss(*std::get<1>(leases), route[i + 1]);
         i += 2;
       } else {
-        add_loss(*uses_[route[i]].gather(compute_.stream()), route[i]);
+        add_loss(*uses_[route[i]].gather(compute_->stream()), route[i]);
         ++i;
       }
     }
-    compute_.finish();
+    compute_->finish();
     return *loss;
   }
 
@@ -228,11 +261,11 @@ class ToyModel {
   void backward(const Route& route, const Position& at) const {
     for (std::size_t i = route.size(); i-- > 0;) {
       const std::size_t use = route[i];
-      auto full = uses_[use].gather(compute_.stream());
+      auto full = uses_[use].gather(compute_->stream());
       if (!has_gradient(use, at.step)) continue;
-      auto gradient = uses_[use].gradient(compute_.stream());
-      compute_.run([use, at, size = gradient->size, weights = compute_.read(elements_of<E>(*full), full->size),
-                    gradients = compute_.write(elements_of<E>(*gradient), gradient->size)] {
+      auto gradient = uses_[use].gradient(compute_->stream());
+      compute_->run([use, at, size = gradient->size, weights = compute_->read(elements_of<E>(*full), full->size),
+                     gradients = compute_->write(elements_of<E>(*gradient), gradient->size)] {
         for (std::size_t k = 0; k < size; ++k) {
           gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
         }
@@ -243,7 +276,7 @@ class ToyModel {
   }
 
  private:
-  Compute compute_;
+  const Compute* compute_;
   std::vector<Parameter> uses_;
 };
 

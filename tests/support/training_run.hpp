@@ -1,15 +1,13 @@
 /// @file
-/// Training runs of the toy model on engines of any stage, placement and budget.
+/// Training runs of the toy model on engines of any stage, placement and budget. What they have in common is compiled
+/// once, in training_run.cpp.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <limits>
+#include <functional>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -27,6 +25,7 @@
 #include <zerospan/tier/checked_tier.hpp>
 #endif
 
+#include "any_engine.hpp"
 #include "replicated_training.hpp"
 #include "toy_model.hpp"
 
@@ -47,8 +46,7 @@ class Memory {
 
   /// @param make_device Returns the device.
   template <class MakeDevice>
-    requires std::is_invocable_r_v<D, MakeDevice&>
-  Memory(Io& io, MakeDevice make_device)
+  requires std::is_invocable_r_v<D, MakeDevice&> Memory(Io& io, MakeDevice make_device)
       : device{make_device()},
         on_device{device},
         on_host{device},
@@ -78,50 +76,23 @@ class Memory {
   zerospan::NvmeTier<Io> on_nvme;
 };
 
-/// Calls `f` with the stage of that number.
-template <class F>
-auto with_stage(int stage, F f) {
-  switch (stage) {
-    case 0:
-      return f(zerospan::Stage0{});
-    case 1:
-      return f(zerospan::Stage1{});
-    case 2:
-      return f(zerospan::Stage2{});
-    default:
-      return f(zerospan::Stage3{});
-  }
-}
+/// Adds the master weights' names and values up. @throws if pieces are out of order.
+class MasterHash {
+ public:
+  void operator()(std::string_view name, std::uint64_t first, std::span<const float> values);
+  std::uint64_t value() const { return hash_.value(); }
 
-/// Calls `f` with an element of that type.
-template <class F>
-auto with_element(zerospan::ElementType type, F f) {
-  switch (type) {
-    case zerospan::ElementType::float32:
-      return f(float{});
-    case zerospan::ElementType::bfloat16:
-      return f(zerospan::bfloat16{});
-    default:
-      return f(zerospan::float16{});
-  }
-}
+ private:
+  ValueHash hash_;
+  std::string current_;
+  std::uint64_t next_ = 0;
+};
 
 /// A hash of the master weights (a collective). @throws if pieces are out of order.
 template <class Engine>
 std::uint64_t hash_masters(Engine& engine) {
-  ValueHash hash;
-  std::string current;
-  std::uint64_t next = 0;
-  engine.for_each_master([&](std::string_view name, std::uint64_t first, std::span<const float> values) {
-    if (name != current) {
-      hash.add(name);
-      current = name;
-      next = 0;
-    }
-    if (first != next) throw std::logic_error{"master weights out of order in " + current};
-    next += values.size();
-    hash.add(values);
-  });
+  MasterHash hash;
+  engine.for_each_master(std::ref(hash));
   return hash.value();
 }
 
@@ -135,20 +106,22 @@ class DiskStack {
   static constexpr zerospan::Bytes cache{std::size_t{48} << 10};
 
   template <class D>
-  DiskStack(Io& io, Memory<Io, D>& memory, Disk kind) : disk_{memory.on_nvme} {
+  DiskStack(Io& io, Memory<Io, D>& memory, Disk kind)
+      : DiskStack{io, memory.on_nvme, memory.device.host_memory(), kind} {}
+
+  DiskStack(Io& io, zerospan::NvmeTier<Io>& disk, zerospan::Arena& host_memory, Disk kind) : disk_{disk} {
     if (kind == Disk::striped) {
       second_.emplace(io, zerospan::NvmeTierOptions{.directory = std::filesystem::temp_directory_path().string()});
-      const std::vector<zerospan::TierRef> both{memory.on_nvme, *second_};
+      const std::vector<zerospan::TierRef> both{disk, *second_};
       disk_ = striped_.emplace(
           both, zerospan::StripedTierOptions{.stripe = zerospan::Bytes{std::size_t{8} << 10}, .weights = {2, 1}});
     } else if (kind == Disk::cached) {
       disk_ =
-          cached_.emplace(memory.on_nvme, memory.device.host_memory(),
+          cached_.emplace(disk, host_memory,
                           zerospan::CachedTierOptions{.bytes = cache, .line = zerospan::Bytes{std::size_t{8} << 10}});
     } else if (kind == Disk::checked) {
 #if defined(ZEROSPAN_HAS_XXHASH)
-      disk_ = checked_.emplace(memory.on_nvme,
-                               zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
+      disk_ = checked_.emplace(disk, zerospan::CheckedTierOptions{.drain_timeout = std::chrono::milliseconds{200}});
 #endif
     }
   }
@@ -164,6 +137,8 @@ class DiskStack {
   std::optional<zerospan::CheckedTier> checked_;
 #endif
 };
+
+extern template class DiskStack<zerospan::ThreadedIoEngine>;
 
 enum class Budget : std::uint8_t { roomy, tight };
 enum class Prefetch : std::uint8_t { off, on };
@@ -190,206 +165,79 @@ struct Configuration {
   std::chrono::milliseconds timeout = std::chrono::seconds{30};  ///< Of the engine's waits.
 
   /// Below stage 3 parameters stay on the device and have no owners, below stage 2 gradients are addressable.
-  bool is_possible() const {
-    const bool has_disk = parameters == Place::nvme || gradients == Place::nvme || optimizer == Place::nvme;
-    if (disk != Disk::plain && !has_disk) return false;
-    const bool partitions = parameters != Place::device || partition.is<zerospan::Owners>();
-    return (stage == 3 || !partitions) && (stage >= 2 || gradients != Place::nvme);
-  }
-
-  std::string describe() const {
-    std::string text = "stage ";
-    text.append(std::to_string(stage)).append(", ").append(zerospan::to_string(type));
-    text.append(", parameters on ").append(to_string(parameters));
-    text.append(", gradients on ").append(to_string(gradients));
-    text.append(", optimizer on ").append(to_string(optimizer));
-    text.append(prefetch == Prefetch::on ? ", prefetching, " : ", on demand, ");
-    text.append(budget == Budget::tight ? "tight" : "roomy").append(", ");
-    if (disk == Disk::striped) text.append("striped disks, ");
-    if (disk == Disk::cached) text.append("cached disk, ");
-    if (disk == Disk::checked) text.append("checked disk, ");
-    if (typing == Typing::run_time) text.append("typed at run time, ");
-    text.append(std::to_string(training.ranks)).append(" ranks, ");
-    text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
-    text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");
-    text.append(std::to_string(persistence_threshold.count));
-    if (group_copies) text.append(", group copies on ").append(to_string(*group_copies));
-    text.append(", ").append(partition.name()).append(", seed ").append(std::to_string(training.seed));
-    return text;
-  }
+  bool is_possible() const;
+  std::string describe() const;
 };
 
 /// Bytes of each memory that a rank of a configuration cannot do without.
 class Needs {
  public:
-  explicit Needs(const Configuration& configuration, zerospan::Rank rank = {}) : c_{configuration}, rank_{rank} {
-    for (const Layer& layer : layers) partitions_.push_back(partition(layer));
-    for (std::size_t l = 0; l < layers.size(); ++l) count(l);
-    for (const TiedUse& tied : tied_uses) count_gradient(tied.layer);
-    device_ += working_;
-    host_ += std::size_t{64} << 10;
-    if (c_.disk == Disk::cached) host_ += DiskStack<zerospan::ThreadedIoEngine>::cache.count;
-  }
+  explicit Needs(const Configuration& configuration, zerospan::Rank rank = {});
 
-  zerospan::Bytes device() const { return zerospan::Bytes{device_}; }
-  zerospan::Bytes host() const { return zerospan::Bytes{host_}; }
+  zerospan::Bytes device() const { return device_; }
+  zerospan::Bytes host() const { return host_; }
 
  private:
-  static constexpr std::size_t page = 4096;
-
-  void add(Place place, std::size_t bytes) {
-    if (place == Place::device) device_ += zerospan::round_up(bytes, page);
-    if (place == Place::host) host_ += zerospan::round_up(bytes, page);
-  }
-
-  std::size_t shards() const { return c_.stage > 0 ? static_cast<std::size_t>(c_.training.ranks) : 1; }
-
-  bool is_replicated(const Layer& layer) const {
-    const bool is_whole_anyway = c_.stage < 3 || (c_.training.ranks == 1 && c_.parameters == Place::device);
-    return is_whole_anyway || layer.elements * zerospan::element_bytes(c_.type) <= c_.persistence_threshold.count;
-  }
-
-  zerospan::Partition partition(const Layer& layer) {
-    return (is_replicated(layer) ? replica_cutter_ : cutter_).cut(layer.name, layer.elements);
-  }
-
-  /// Elements that this rank holds of a layer.
-  std::size_t shard(std::size_t layer) const {
-    const zerospan::Partition& p = partitions_[layer];
-    return p.owner.value_or(rank_) == rank_ ? zerospan::round_up(p.shard_elements, unit()) : 0;
-  }
-
-  /// Elements at whose multiples shards begin, so that each is aligned on the disk in every type.
-  std::size_t unit() const { return c_.disk == Disk::checked ? page / 2 : 1; }
-
-  void count(std::size_t l) {
-    const std::size_t width = zerospan::element_bytes(c_.type);
-    const std::size_t whole = partitions_[l].padded_elements() * width;
-    if (is_replicated(layers[l])) {
-      add(Place::device, whole);
-    } else {
-      add(c_.parameters, shard(l) * width);
-    }
-    if (layers[l].options.training == zerospan::Training::trainable) add(c_.optimizer, shard(l) * 12);
-    count_gradient(l);
-    const bool sums_apart = c_.training.ranks > 1 && c_.training.micro_batches > 1;
-    const std::size_t sum = sums_apart ? summed(l, partitions_[l].shard_elements) * sizeof(float) : 0;
-    working_ = std::max(working_, 2 * whole + sum);
-  }
-
-  void count_gradient(std::size_t l) {
-    if (layers[l].options.training == zerospan::Training::frozen) return;
-    const std::size_t width = c_.training.micro_batches > 1 ? sizeof(float) : zerospan::element_bytes(c_.type);
-    add(c_.gradients, summed(l, shard(l)) * width);
-  }
-
-  /// Elements of a gradient's sum, where the shard has so many.
-  std::size_t summed(std::size_t l, std::size_t shard) const {
-    return c_.stage >= 2 ? shard : zerospan::round_up(partitions_[l].padded_elements(), unit());
-  }
-
-  Configuration c_;
-  zerospan::Rank rank_;
-  zerospan::AnyPartitioner::Cutter cutter_ = c_.partition.make(static_cast<std::size_t>(c_.training.ranks));
-  zerospan::AnyPartitioner::Cutter replica_cutter_ = zerospan::AnyPartitioner{zerospan::Slices{}}.make(shards());
-  std::vector<zerospan::Partition> partitions_;  // of each layer
-  std::size_t device_ = 0;
-  std::size_t host_ = 0;
-  std::size_t working_ = 0;
+  zerospan::Bytes device_;
+  zerospan::Bytes host_;
 };
 
-inline zerospan::EngineOptions engine_options(const Configuration& c) {
-  return {
-      .micro_batches = c.training.micro_batches,
-      .max_gradient_norm = c.training.max_gradient_norm,
-      .seed = c.training.seed,
-      .partition = c.partition,
-      .persistence_threshold = c.persistence_threshold,
-      .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
-      .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
-      .timeout = c.timeout};
-}
+zerospan::EngineOptions engine_options(const Configuration& c);
 
-/// Trains along a route, the same in each step. @return what this rank saw; the norms and the hash are everybody's.
-template <zerospan::Element E, zerospan::HostTensor T, class Engine, class Communicator, class Compute>
-TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c, const Route& route,
-                          const Compute& compute) {
-  TrainingResult result;
-  const ToyModel<E, T, Compute> model{engine, compute};
-  for (std::int64_t step = 0; step < c.steps; ++step) {
-    for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
-      const Position at{communicator.rank().value, step, micro};
-      result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(route, at)));
-      model.backward(route, at);
-    }
-    result.norms.push_back(engine.step().gradient_norm);
-  }
-  result.hash = hash_masters(engine);
-  return result;
-}
-
-template <zerospan::Element E, class Engine, class Communicator, class Compute = ThreadCompute>
-TrainingResult train_rank(Engine& engine, const Communicator& communicator, const Configuration& c, const Route& route,
-                          const Compute& compute = {}) {
-  if (c.typing == Typing::run_time) return train_rank<E, RuntimeArray>(engine, communicator, c, route, compute);
-  return train_rank<E, Array<E>>(engine, communicator, c, route, compute);
-}
+/// Trains along a route, the same in each step. @param rank By which the data are told.
+/// @return What this rank saw; the norms and the hash are everybody's.
+TrainingResult train_rank(AnyEngine& engine, zerospan::Rank rank, const Configuration& c,
+                          const Route& route = full_route(), const Compute& compute = at_once);
 
 /// One rank of a training run, on memory of its own. @throws if a peak passes a budget.
-/// @param communicator The engine's. @param data By whose rank the data are told.
-template <class Io, class D, class Communicator, class Data, class Compute>
-TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Data& data,
-                        const Configuration& c, const Compute& compute) {
+/// @param communicator The engine's. @param rank By which the data are told.
+template <class Io, class D, class Communicator>
+TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, zerospan::Rank rank,
+                        const Configuration& c, const Compute& compute = at_once) {
   const DiskStack<Io> disk{io, memory, c.disk};
   const auto tier = [&](Place place) { return place == Place::nvme ? disk.tier() : memory.tier(place); };
   zerospan::Placement placement{tier(c.parameters), tier(c.gradients), tier(c.optimizer)};
   if (c.group_copies) placement.group_copies = tier(*c.group_copies);
-  const TrainingResult result = with_stage(c.stage, [&](auto stage) {
-    zerospan::ZeroEngine engine{stage, communicator, memory.device, placement, c.training.optimizer, engine_options(c)};
-    return with_element(
-        c.type, [&](auto element) { return train_rank<decltype(element)>(engine, data, c, full_route(), compute); });
-  });
-  if (memory.device.memory().peak() > memory.device.memory().capacity() ||
-      memory.device.host_memory().peak() > memory.device.host_memory().capacity()) {
-    throw std::logic_error{"a peak passes its budget"};
+  TrainingResult result;
+  {
+    AnyEngine engine{c.stage, communicator, memory.device, placement, c.training.optimizer, engine_options(c)};
+    result = train_rank(engine, rank, c, full_route(), compute);
+  }
+  for (const zerospan::Arena* arena : {&memory.device.memory(), &memory.device.host_memory()}) {
+    if (arena->peak() > arena->capacity()) throw std::logic_error{"a peak passes its budget"};
   }
   return result;
 }
 
-template <class Io, class D, class Communicator, class Compute>
+template <class Io, class D, class Communicator>
 TrainingResult train_on(Io& io, Memory<Io, D>& memory, Communicator& communicator, const Configuration& c,
-                        const Compute& compute) {
-  return train_on(io, memory, communicator, communicator, c, compute);
+                        const Compute& compute = at_once) {
+  return train_on(io, memory, communicator, communicator.rank(), c, compute);
 }
 
 /// The same, on the host.
-template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator, class Data>
-TrainingResult train_on(Communicator& communicator, const Data& data, const Configuration& c) {
+template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
+TrainingResult train_on(Communicator& communicator, zerospan::Rank rank, const Configuration& c) {
   Io io{};
   const Needs needs{c, communicator.rank()};
   const bool is_tight = c.budget == Budget::tight;
   const zerospan::Bytes roomy{std::size_t{64} << 20};
   Memory<Io> memory{io, is_tight ? needs.device() : roomy, is_tight ? needs.host() : roomy};
-  return train_on(io, memory, communicator, data, c, ThreadCompute{});
+  return train_on(io, memory, communicator, rank, c);
 }
 
 template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine, class Communicator>
 TrainingResult train_on(Communicator& communicator, const Configuration& c) {
-  return train_on<Io>(communicator, communicator, c);
+  return train_on<Io>(communicator, communicator.rank(), c);
 }
 
 /// Joins the ranks' results. @throws if the ranks do not agree on what all of them should see.
-inline TrainingResult join_results(const std::vector<TrainingResult>& ranks) {
-  TrainingResult result{ranks[0].hash, ranks[0].norms, {}};
-  for (const TrainingResult& rank : ranks) {
-    if (rank.hash != result.hash || rank.norms != result.norms) throw std::logic_error{"ranks disagree"};
-    result.losses.insert(result.losses.end(), rank.losses.begin(), rank.losses.end());
-  }
-  return result;
-}
+TrainingResult join_results(const std::vector<TrainingResult>& ranks);
 
 /// A training run on threads.
-template <zerospan::IoEngine Io = zerospan::ThreadedIoEngine>
+TrainingResult train(const Configuration& c);
+
+template <zerospan::IoEngine Io>
 TrainingResult train(const Configuration& c) {
   return join_results(zerospan::run_ranks(
       c.training.ranks, [&](zerospan::ThreadCommunicator communicator) { return train_on<Io>(communicator, c); },
@@ -397,12 +245,6 @@ TrainingResult train(const Configuration& c) {
 }
 
 /// The same training, written down without an engine.
-inline TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps) {
-  return with_element(type, [&](auto element) {
-    ReplicatedTraining<decltype(element)> training{options};
-    for (int step = 0; step < steps; ++step) training.step(full_route());
-    return training.result();
-  });
-}
+TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps);
 
 }  // namespace zerospan_test
