@@ -13,8 +13,6 @@
 namespace gpt {
 
 #if defined(ZEROSPAN_HAS_XXHASH)
-inline constexpr bool has_checksums = true;
-
 /// Tiers over others, which outlive them.
 template <zerospan::OffloadTier T>
 class Checks {
@@ -25,8 +23,6 @@ class Checks {
   std::deque<zerospan::CheckedTier<T>> checked_;
 };
 #else
-inline constexpr bool has_checksums = false;
-
 /// The tiers themselves: `validate` refuses --checksums on.
 template <zerospan::OffloadTier T>
 struct Checks {
