@@ -205,6 +205,8 @@ inline void validate(const Options& o, const Text& text) {
           fmt::format("--width {} is not a multiple of --heads {}: choose {} or {}", o.model.width, o.model.heads,
                       std::max(o.model.width / o.model.heads, std::size_t{1}) * o.model.heads,
                       (o.model.width / o.model.heads + 1) * o.model.heads));
+  require(o.model.tiles <= o.model.width,
+          fmt::format("--tiles {} are more than --width {} has rows", o.model.tiles, o.model.width));
   require(o.communicator != CommunicatorKind::nccl || o.device == DeviceKind::cuda,
           "--comm nccl connects GPUs: it takes --device cuda");
   require(o.communicator != CommunicatorKind::mpi || o.device == DeviceKind::cpu,
@@ -230,10 +232,11 @@ inline void validate(const Options& o, const Text& text) {
 
 namespace detail {
 
-/// Whether nothing of the states rests in memory, nor anything beside them.
+/// Whether nothing rests in memory: no states, no sums of gradients, no copies and no checkpoints.
 inline bool all_on_disk(const Options& o) {
-  return o.device == DeviceKind::cpu && o.stage == 3 && o.ranks_per_group == 0 && o.checkpoint_every == 0 &&
-         o.parameters == TierKind::nvme && o.gradients == TierKind::nvme && o.optimizer == TierKind::nvme;
+  return o.device == DeviceKind::cpu && o.stage == 3 && o.micro_batches == 1 && o.ranks_per_group == 0 &&
+         o.checkpoint_every == 0 && o.model.tiles == 1 && o.parameters == TierKind::nvme &&
+         o.gradients == TierKind::nvme && o.optimizer == TierKind::nvme;
 }
 
 }  // namespace detail

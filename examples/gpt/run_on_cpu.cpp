@@ -63,8 +63,9 @@ bool kernels_are_too_old(const std::string& kernels) {
 
 std::string CpuPlatform::products(const Options& options) {
   const std::string kernels = ::openblas_get_corename();
-  std::string text = fmt::format("OpenBLAS with its kernels for {}; those of all steps take {} or more", kernels,
-                                 describe_seconds(product_seconds(options)));
+  const double seconds = product_seconds(options);
+  std::string text = fmt::format("OpenBLAS with its kernels for {}", kernels);
+  if (seconds >= 1) text += fmt::format("; those of all steps take {} or more", describe_seconds(seconds));
   if (kernels_are_too_old(kernels)) {
     text +=
         "\n  (it does not know this processor, which has AVX2: the environment's OPENBLAS_CORETYPE=Haswell is faster)";

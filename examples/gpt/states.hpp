@@ -27,7 +27,8 @@ struct Budgets {
   std::uint64_t host;
 };
 
-/// For a rank all of whose states are on disk: a tenth of its states' bytes, or what the model needs if that is more.
+/// For a rank all of whose states are on disk, with one micro-batch a step: a tenth of its states' bytes, or what the
+/// model needs if that is more.
 inline Budgets small_budgets(const Options& o) {
   constexpr std::uint64_t kibibyte = 1024;
   const auto ranks = static_cast<std::uint64_t>(o.ranks);
