@@ -66,6 +66,8 @@ mirror="$(find_mirror)"
 wget --quiet --timeout=30 --tries=2 --output-document=/dev/null "$mirror/dists/$suite/Release" ||
   skip "the mirror of Debian that apt uses cannot be reached, or has no $suite"
 
+# Runs that were killed leave theirs behind.
+find "${TMPDIR:-/var/tmp}" -maxdepth 1 -name 'zerospan_fresh.*' -mmin +600 -exec rm -rf --one-file-system {} +
 scratch="$(mktemp -d "${TMPDIR:-/var/tmp}/zerospan_fresh.XXXXXX")"
 # What is mounted below is mounted in namespaces of their own, which end with their processes: here there is no mount.
 trap 'rm -rf --one-file-system "$scratch"' EXIT
@@ -91,12 +93,14 @@ fi
 
 # make_root <directory>: a bare Debian there, which reaches the mirror as this one does, with the repository in /zerospan.
 make_root() {
-  local root="$1"
+  local root="$1" directory file
   mkdir "$root" "$root/zerospan"
   tar -C "$root" -xf "$archive"
   cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
   cp --dereference /etc/hosts "$root/etc/hosts"
-  cp --recursive --no-clobber /etc/apt/apt.conf.d /etc/apt/auth.conf.d "$root/etc/apt/"
+  for directory in apt.conf.d auth.conf.d; do
+    if [[ -d "/etc/apt/$directory" ]]; then cp --recursive "/etc/apt/$directory" "$root/etc/apt/"; fi
+  done
   if [[ "$mirror" == https:* ]]; then
     mkdir -p "$root/etc/ssl/certs" "$root/usr/local/share/ca-certificates"
     cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"

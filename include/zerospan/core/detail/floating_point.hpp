@@ -29,18 +29,17 @@ inline bool rounds_to_nearest() noexcept { return std::fegetround() == FE_TONEAR
 /// @throws ConfigurationError if the calling thread flushes denormal numbers to zero, or does not round to nearest.
 inline void check_floating_point_environment(std::source_location where = std::source_location::current()) {
   if (!computes_with_denormals()) {
-    throw ConfigurationError{
+    throw_configuration_error(
         "this thread flushes denormal numbers to zero (FTZ or DAZ), which changes results: link the program and its "
-        "shared libraries without -Ofast and -ffast-math, or clear the mode (on x86 _mm_setcsr(_mm_getcsr() & "
-        "~0x8040)) "
-        "before the engine is made, and set it around kernels alone",
-        where};
+        "shared libraries without -Ofast and -ffast-math, or clear the mode before the engine is made (on x86 "
+        "_mm_setcsr(_mm_getcsr() & ~0x8040)), and set it around kernels alone",
+        where);
   }
   if (!rounds_to_nearest()) {
-    throw ConfigurationError{
+    throw_configuration_error(
         "this thread does not round to nearest, which changes results: call std::fesetround(FE_TONEAREST) before the "
         "engine is made, and set other modes around kernels alone",
-        where};
+        where);
   }
 }
 
