@@ -39,6 +39,7 @@ find_mirror() {
       echo "${uri%/}"
       return
     fi
+  # shellcheck disable=SC2016 # the fields are what apt replaces
   done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' 2>/dev/null)
 }
 
@@ -113,6 +114,7 @@ make_root() {
 
 # enter <directory> <command>: runs it in the repository there, with nothing of this machine's environment.
 enter() {
+  # shellcheck disable=SC2016 # the inner shell expands them
   unshare --mount --pid --fork --kill-child bash -euc '
     root="$1" command="$2"
     shift 2
