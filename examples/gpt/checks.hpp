@@ -13,8 +13,6 @@
 namespace gpt {
 
 #if defined(ZEROSPAN_HAS_XXHASH)
-inline constexpr bool has_checksums = true;
-
 /// Tiers over others, which outlive them.
 class Checks {
  public:
@@ -24,8 +22,6 @@ class Checks {
   std::deque<zerospan::CheckedTier> checked_;
 };
 #else
-inline constexpr bool has_checksums = false;
-
 /// The tiers themselves: `validate` refuses --checksums on.
 struct Checks {
   static zerospan::TierRef over(zerospan::TierRef tier) { return tier; }
