@@ -38,11 +38,11 @@ constexpr std::size_t line = 4096;                       // what has a checksum
 
 /// Memory that is transferred, and memory in which bytes rest: huge pages, touched once.
 struct Buffers {
-  Buffers() : memory{device.host_memory().allocate(zerospan::Bytes{slots * transfer}, "buffers")} {
+  Buffers() : memory{device.host_memory().allocate({slots * transfer}, "buffers")} {
     for (std::size_t i = 0; i < memory.bytes(); ++i) memory.data()[i] = static_cast<std::byte>(i * 2654435761U >> 24);
   }
 
-  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = zerospan::Bytes{slots * transfer + total}}};
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = {slots * transfer + total}}};
   zerospan::Allocation memory;
 };
 
@@ -77,7 +77,7 @@ template <zerospan::OffloadTier T>
 class Extents {
  public:
   explicit Extents(T& tier) : tier_{tier} {
-    tier_.reserve(zerospan::Bytes{total}, "extents");
+    tier_.reserve({total}, "extents");
     for (std::size_t i = 0; i < total / transfer; ++i) extents_.push_back(tier_.place(transfer));
   }
 
@@ -122,8 +122,8 @@ class CheckedDisk {
   Buffers buffers_;
   E engine_{};
   Nvme nvme_{engine_, {.directory = "."}};
-  zerospan::CheckedTier<Nvme> tier_{nvme_, {.line = zerospan::Bytes{line}}};
-  Extents<zerospan::CheckedTier<Nvme>> extents_{tier_};
+  zerospan::CheckedTier tier_{nvme_, {.line = {line}}};
+  Extents<zerospan::CheckedTier> extents_{tier_};
 };
 
 class CheckedMemory {
@@ -133,8 +133,8 @@ class CheckedMemory {
  private:
   Buffers buffers_;
   CopyingTier copies_{buffers_.device};
-  zerospan::CheckedTier<CopyingTier> tier_{copies_, {.line = zerospan::Bytes{line}}};
-  Extents<zerospan::CheckedTier<CopyingTier>> extents_{tier_};
+  zerospan::CheckedTier tier_{copies_, {.line = {line}}};
+  Extents<zerospan::CheckedTier> extents_{tier_};
 };
 
 /// The same copies and the same hashes, and nothing else.
@@ -159,7 +159,7 @@ class RawMemory {
 
  private:
   Buffers buffers_;
-  zerospan::Allocation storage_ = buffers_.device.host_memory().allocate(zerospan::Bytes{total}, "storage");
+  zerospan::Allocation storage_ = buffers_.device.host_memory().allocate({total}, "storage");
   std::vector<std::uint64_t> checksums_ = std::vector<std::uint64_t>(total / line);
 };
 

@@ -79,7 +79,7 @@ class Model {
  private:
   zerospan::HostDevice device_{{.device_budget = 64_MiB, .host_budget = 64_MiB}};
   zerospan::HostTier host_{device_};
-  zerospan::ThrottledTier<zerospan::HostTier> link_{host_, {.bytes_per_second = link_bytes_per_second}};
+  zerospan::ThrottledTier link_{host_, {.bytes_per_second = link_bytes_per_second}};
   zerospan::ZeroEngine<zerospan::Stage3, zerospan::ThreadCommunicator, zerospan::HostDevice, zerospan::AdamW> engine_;
   std::vector<zerospan::PartitionedParameter<Vector>> parameters_;
 };

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures zerospan beside raw baselines on this machine: prints a table of ratios and writes it to build/bench/ratios.json.
+# Measures zerospan beside raw baselines on this machine: prints a table of ratios and writes it to
+# build/bench/results/ratios.json.
 # Usage: bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,10 +9,10 @@ source cmake/packages.sh
 install_packages g++ cmake ninja-build libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
   libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev
 
-cmake --preset release -DZEROSPAN_BUILD_TESTS=OFF
-cmake --build --preset release --target benchmarks mpi_bench train_gpt
+cmake --preset bench --log-level=WARNING >/dev/null
+cmake --build --preset bench --target benchmarks mpi_bench train_gpt
 
-binaries=build/release results=build/bench
+binaries=build/bench results=build/bench/results
 rm -rf "$results"
 mkdir -p "$results"
 

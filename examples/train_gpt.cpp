@@ -10,12 +10,15 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include <zerospan/zerospan.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/timeline.hpp>
 
 #include "gpt/command_line.hpp"
 #include "gpt/cuda/run_on_cuda.hpp"
+#include "gpt/job.hpp"
 #include "gpt/mpi/run_on_mpi.hpp"
 #include "gpt/run_on_cpu.hpp"
+#include "gpt/sample.hpp"
 #include "gpt/summary.hpp"
 #include "gpt/terminal_reports.hpp"
 

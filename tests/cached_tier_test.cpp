@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -49,7 +50,7 @@ struct CachedNvmeRig {
     NvmeTier<ThreadedIoEngine>& nvme = rig.tier;
   } nvme;
   Arena memory = make_arena("host memory", 256_KiB);
-  CachedTier<NvmeTier<ThreadedIoEngine>> tier{nvme.nvme, memory, {.bytes = 256_KiB, .line = Bytes{line}}};
+  CachedTier tier{nvme.nvme, memory, {.bytes = 256_KiB, .line = {line}}};
 };
 
 struct CachedHostRig {
@@ -57,7 +58,7 @@ struct CachedHostRig {
   std::string_view refuser() const { return host.tier.name(); }
   zerospan_test::HostRig host;
   Arena memory = make_arena("cache", 100_KiB);
-  CachedTier<HostTier> tier{host.tier, memory, {.bytes = 100_KiB, .line = Bytes{1000}}};
+  CachedTier tier{host.tier, memory, {.bytes = 100_KiB, .line = {1000}}};
 };
 
 }  // namespace
@@ -66,20 +67,22 @@ ZEROSPAN_TEST_TIERS(CachedNvmeRig<4096>, CachedNvmeRig<20480>, CachedNvmeRig<262
 
 namespace {
 
+static_assert(std::is_constructible_v<CachedTier, HostTier&, Arena&, CachedTierOptions>);
+static_assert(!std::is_constructible_v<CachedTier, HostTier, Arena&, CachedTierOptions>);  // it would be gone
+
 TEST_CASE("options that contradict the tier are refused") {
   zerospan_test::HostRig host;
   Arena memory = make_arena("cache", 64_KiB);
   AlignedTier sector{host.tier, 512};
   AlignedTier coarse{host.tier, 8192};
-  using Sector = CachedTier<AlignedTier<HostTier>>;
-  CHECK_THROWS_AS((Sector{sector, memory, {.bytes = 64_KiB, .line = Bytes{0}}}), ConfigurationError);
-  CHECK_THROWS_AS((Sector{sector, memory, {.bytes = 64_KiB, .line = Bytes{1000}}}), ConfigurationError);
-  CHECK_THROWS_AS((Sector{sector, memory, {.bytes = Bytes{1023}, .line = Bytes{1024}}}), ConfigurationError);
-  CHECK_THROWS_AS((Sector{coarse, memory, {.bytes = 64_KiB, .line = 8_KiB}}), ConfigurationError);
-  CHECK_THROWS_AS((Sector{sector, memory, {.bytes = 128_KiB, .line = 1_KiB}}), BudgetError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = {0}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = {1000}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = {1023}, .line = {1024}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{coarse, memory, {.bytes = 64_KiB, .line = 8_KiB}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 128_KiB, .line = 1_KiB}}), BudgetError);
   CHECK(memory.used() == 0_KiB);
   {
-    const Sector tier{sector, memory, {.bytes = Bytes{5000}, .line = 1_KiB}};
+    const CachedTier tier{sector, memory, {.bytes = {5000}, .line = 1_KiB}};
     CHECK(memory.used() == 4_KiB);
     CHECK(tier.addressable() == Addressable::nowhere);
     CHECK(tier.alignment() == 512);
@@ -92,13 +95,13 @@ struct Rig {
   explicit Rig(std::size_t lines, std::size_t line = page,
                std::chrono::milliseconds drain_timeout = std::chrono::seconds{10})
       : tier{std::in_place, deferred, memory,
-             CachedTierOptions{.bytes = Bytes{lines * line}, .line = Bytes{line}, .drain_timeout = drain_timeout}} {}
+             CachedTierOptions{.bytes = {lines * line}, .line = {line}, .drain_timeout = drain_timeout}} {}
 
   Arena storage = make_arena("storage", 4_MiB);
   HostTier host{storage};
   DeferredTier<HostTier> deferred{host, 512};
   Arena memory = make_arena("cache", 1_MiB);
-  std::optional<CachedTier<DeferredTier<HostTier>>> tier;
+  std::optional<CachedTier> tier;
   AlignedBuffer buffer{1 << 20};
 
   void read(const Extent& extent, std::size_t first, std::size_t bytes) {

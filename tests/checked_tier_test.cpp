@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -50,7 +51,7 @@ struct CheckedRig {
   static constexpr Transfers transfers = Transfers::counted;
   std::string_view refuser() const { return inner.tier.name(); }
   NvmeRig inner;
-  CheckedTier<decltype(NvmeRig::tier)> tier{inner.tier, {.line = Bytes{line}}};
+  CheckedTier tier{inner.tier, {.line = {line}}};
 };
 
 struct CheckedStripesRig {
@@ -58,10 +59,10 @@ struct CheckedStripesRig {
   std::string_view refuser() const { return stripes.name(); }
   ScratchDirectory directories[2];
   ThreadedIoEngine engine;
-  NvmeTier<ThreadedIoEngine> first{engine, {.directory = directories[0].path(), .capacity = Bytes{capacity / 2}}};
-  NvmeTier<ThreadedIoEngine> second{engine, {.directory = directories[1].path(), .capacity = Bytes{capacity / 2}}};
+  NvmeTier<ThreadedIoEngine> first{engine, {.directory = directories[0].path(), .capacity = {capacity / 2}}};
+  NvmeTier<ThreadedIoEngine> second{engine, {.directory = directories[1].path(), .capacity = {capacity / 2}}};
   StripedTier stripes{{first, second}, {.stripe = 4_KiB}};
-  CheckedTier<StripedTier> tier{stripes};
+  CheckedTier tier{stripes};
 
   static constexpr std::size_t capacity = zerospan_test::capacity.count;
 };
@@ -71,7 +72,7 @@ struct CacheOfCheckedRig {
   std::string_view refuser() const { return checked.refuser(); }
   CheckedRig<4096> checked;
   Arena memory = make_arena("cache", 64_KiB);
-  CachedTier<decltype(CheckedRig<4096>::tier)> tier{checked.tier, memory, {.bytes = 64_KiB, .line = 8_KiB}};
+  CachedTier tier{checked.tier, memory, {.bytes = 64_KiB, .line = 8_KiB}};
 };
 
 }  // namespace
@@ -80,16 +81,17 @@ ZEROSPAN_TEST_TIERS(CheckedRig<512>, CheckedRig<4096>, CheckedStripesRig, CacheO
 
 namespace {
 
+static_assert(std::is_constructible_v<CheckedTier, HostTier&>);
+static_assert(!std::is_constructible_v<CheckedTier, HostTier>);  // a temporary tier would be gone
+
 TEST_CASE("options that contradict the tier are refused") {
   zerospan_test::HostRig host;
-  using Addressed = CheckedTier<HostTier>;
-  CHECK_THROWS_WITH_AS(Addressed{host.tier}, doctest::Contains("is addressable"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(CheckedTier{host.tier}, doctest::Contains("is addressable"), ConfigurationError);
   DeferredTier<HostTier> coarse{host.tier, 8192};
-  using Coarse = CheckedTier<DeferredTier<HostTier>>;
-  CHECK_THROWS_WITH_AS(Coarse{coarse}, doctest::Contains("lines of 4096 bytes"), ConfigurationError);
-  CHECK_THROWS_AS((Coarse{coarse, {.line = Bytes{0}}}), ConfigurationError);
-  CHECK_THROWS_AS((Coarse{coarse, {.line = Bytes{3 * 8192}}}), ConfigurationError);
-  CHECK(Coarse{coarse, {.line = 64_KiB}}.alignment() == 65536);
+  CHECK_THROWS_WITH_AS(CheckedTier{coarse}, doctest::Contains("lines of 4096 bytes"), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {0}}}), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {3 * 8192}}}), ConfigurationError);
+  CHECK(CheckedTier{coarse, {.line = 64_KiB}}.alignment() == 65536);
 }
 
 TEST_CASE("transfers are whole lines") {
@@ -106,7 +108,7 @@ TEST_CASE("transfers are whole lines") {
 struct FaultyRig {
   static constexpr std::size_t pages = 6;
 
-  explicit FaultyRig(std::size_t line = page) : tier{std::in_place, nvme, CheckedTierOptions{.line = Bytes{line}}} {
+  explicit FaultyRig(std::size_t line = page) : tier{std::in_place, nvme, CheckedTierOptions{.line = {line}}} {
     extent = tier->place(pages * page);
     written.fill(1);
   }
@@ -138,7 +140,7 @@ struct FaultyRig {
   FaultyIoEngine<ThreadedIoEngine> io{threads};
   NvmeTier<FaultyIoEngine<ThreadedIoEngine>> nvme{
       io, {.directory = directory.path(), .block = 8_KiB, .drain_timeout = std::chrono::milliseconds{200}}};
-  std::optional<CheckedTier<decltype(nvme)>> tier;
+  std::optional<CheckedTier> tier;
   Extent extent;
   AlignedBuffer written{pages * page};
   AlignedBuffer found{pages * page};
@@ -184,7 +186,7 @@ TEST_CASE("a bit that is flipped is found and named, on the disk and on the way,
 TEST_CASE("every bit of a line is covered") {
   zerospan_test::HostRig host;
   DeferredTier<HostTier> storage{host.tier};
-  CheckedTier tier{storage, {.line = Bytes{512}}};
+  CheckedTier tier{storage, {.line = {512}}};
   const Extent extent = tier.place(512);
   const AlignedBuffer data{512};
   data.fill(5);
@@ -315,8 +317,8 @@ TEST_CASE("a part of an extent is as good as the whole") {
 TEST_CASE("extents are rounded up to lines where the tier below does not round") {
   zerospan_test::HostRig host;
   DeferredTier<HostTier> storage{host.tier};
-  CheckedTier tier{storage, {.line = Bytes{512}}};
-  tier.reserve(Bytes{1000}, "bytes");
+  CheckedTier tier{storage, {.line = {512}}};
+  tier.reserve({1000}, "bytes");
   const Extent extent = tier.place(1000);
   CHECK(extent.bytes == 1024);
   CHECK(host.tier.counters().used.count == 1024);
@@ -356,7 +358,7 @@ TEST_CASE(
   ScratchDirectory directory;
   ThreadedIoEngine threads;
   FaultyIoEngine<ThreadedIoEngine> io{threads};
-  NvmeTier nvme{io, {.directory = directory.path(), .block = Bytes{pages * page}}};
+  NvmeTier nvme{io, {.directory = directory.path(), .block = {pages * page}}};
   CheckedTier tier{nvme};
   const Extent shared = tier.place(users * pages * page);  // each user has a part of it
   io.inject({{.kind = FaultKind::flip, .request = 5, .every = 7, .bit = 12345}});

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and tests zerospan on a Debian machine, which may lack everything needed:
 #   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
-#   asan     clang-16  tests and examples under the address and undefined-behaviour sanitizers
+#   asan     clang     tests and examples under the address and undefined-behaviour sanitizers
 #   tsan     g++       tests of whatever has threads, under the thread sanitizer
 # Usage: tests/run.sh [--long]    --long: the long tests too, in release, and kernels for one more architecture.
 # The last lines say how long each configuration took, and count each test once a configuration; a configuration that
@@ -18,12 +18,13 @@ for argument in "$@"; do
   esac
 done
 
-install_packages g++ clang-16 libclang-rt-16-dev llvm-16 cmake ninja-build doctest-dev libaio-dev libopenblas-dev \
-  libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev libeigen3-dev libdlpack-dev libtorch-dev \
-  openmpi-bin libopenmpi-dev iproute2 doxygen
+choose_clang
+install_packages g++ "clang-$clang_version" "libclang-rt-$clang_version-dev" "llvm-$clang_version" cmake ninja-build \
+  doctest-dev libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev \
+  libeigen3-dev libdlpack-dev libtorch-dev openmpi-bin libopenmpi-dev iproute2 doxygen
 
-# Debian's clang-16 looks for a symbolizer without a version in its name.
-export ASAN_SYMBOLIZER_PATH=/usr/lib/llvm-16/bin/llvm-symbolizer
+# Debian's clang looks for a symbolizer without a version in its name.
+export ASAN_SYMBOLIZER_PATH="/usr/lib/llvm-$clang_version/bin/llvm-symbolizer"
 
 # CUDA where there is nvcc: what it compiles is compiled; what needs a GPU is skipped without one.
 cuda=(-DZEROSPAN_WITH_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90-real)
@@ -73,7 +74,7 @@ if [[ "$long" == yes ]]; then
 else
   test_configuration release g++ "${fast[@]}"
 fi
-test_configuration asan clang++-16 "${fast[@]}"
+test_configuration asan "clang++-$clang_version" "${fast[@]}"
 test_configuration tsan g++ "${fast[@]}"
 
 echo

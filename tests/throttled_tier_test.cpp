@@ -6,6 +6,7 @@
 #include <optional>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -33,7 +34,7 @@ struct ThrottledRig {
   static constexpr Transfers transfers = Rig::transfers;
   std::string_view refuser() const { return inner.tier.name(); }
   Rig inner;
-  ThrottledTier<decltype(Rig::tier)> tier{inner.tier, {.bytes_per_second = 4e9, .latency = 10us}};
+  ThrottledTier tier{inner.tier, {.bytes_per_second = 4e9, .latency = 10us}};
 };
 
 }  // namespace
@@ -62,14 +63,16 @@ TEST_CASE("a link without limits costs nothing, one without bandwidth does not o
   CHECK(slow.transfer(start, 1) > start + 48h);
 }
 
+static_assert(std::is_constructible_v<ThrottledTier, HostTier&>);
+static_assert(!std::is_constructible_v<ThrottledTier, HostTier>);  // a temporary tier would be gone
+
 TEST_CASE("links without bandwidth or with a negative latency are refused") {
   zerospan_test::HostRig host;
-  using Tier = ThrottledTier<HostTier>;
-  CHECK_THROWS_AS((Tier{host.tier, {.bytes_per_second = 0}}), ConfigurationError);
-  CHECK_THROWS_AS((Tier{host.tier, {.bytes_per_second = std::numeric_limits<double>::quiet_NaN()}}),
+  CHECK_THROWS_AS((ThrottledTier{host.tier, {.bytes_per_second = 0}}), ConfigurationError);
+  CHECK_THROWS_AS((ThrottledTier{host.tier, {.bytes_per_second = std::numeric_limits<double>::quiet_NaN()}}),
                   ConfigurationError);
-  CHECK_THROWS_AS((Tier{host.tier, {.latency = -1ns}}), ConfigurationError);
-  const Tier tier{host.tier};
+  CHECK_THROWS_AS((ThrottledTier{host.tier, {.latency = -1ns}}), ConfigurationError);
+  const ThrottledTier tier{host.tier};
   CHECK(tier.addressable() == Addressable::nowhere);
   CHECK(tier.name() == "link to host memory");
 }
@@ -100,7 +103,7 @@ struct Rig {
   explicit Rig(ThrottledTierOptions options) : tier{std::in_place, deferred, options} {}
   zerospan_test::HostRig host;
   DeferredTier<HostTier> deferred{host.tier};
-  std::optional<ThrottledTier<DeferredTier<HostTier>>> tier;
+  std::optional<ThrottledTier> tier;
   AlignedBuffer buffer{page};
 };
 

@@ -37,13 +37,13 @@ struct Cached {
   ScratchDirectory directory;
   ThreadedIoEngine io;
   NvmeTier<ThreadedIoEngine> nvme{io, {.directory = directory.path()}};
-  zerospan::CachedTier<NvmeTier<ThreadedIoEngine>> tier;
+  zerospan::CachedTier tier;
 };
 
 struct Throttled {
   explicit Throttled(HostDevice& device) : host{device}, tier{host, {.bytes_per_second = 2e9}} {}
   zerospan::HostTier host;
-  zerospan::ThrottledTier<zerospan::HostTier> tier;
+  zerospan::ThrottledTier tier;
 };
 
 /// Trains the toy model with everything on one adaptor.

@@ -62,6 +62,7 @@ using zerospan::IoDirection;
 using zerospan::IoError;
 using zerospan::NvmeTier;
 using zerospan::ThreadedIoEngine;
+using zerospan::TierRef;
 using zerospan::detail::ArenaFile;
 using zerospan_test::AlignedBuffer;
 using zerospan_test::capacity;
@@ -145,6 +146,30 @@ TEST_CASE("a memory tier that dies gives its extents back") {
   }
   CHECK(arena.used() == Bytes{0});
   CHECK(arena.largest_free() == (64_KiB).count);
+}
+
+/// A tier of a user's that does not tell its arena.
+struct SilentTier : HostTier {
+  using HostTier::HostTier;
+  const Arena* arena() const = delete;
+};
+static_assert(zerospan::OffloadTier<SilentTier>);
+
+TEST_CASE("a TierRef tells whose memory an addressable tier is in") {
+  zerospan::HostDevice device{{.device_budget = 64_KiB, .host_budget = 32_KiB}};
+  zerospan::HostDevice other{{.device_budget = 64_KiB, .host_budget = 32_KiB}};
+  DeviceTier on_device{device};
+  HostTier on_host{device};
+  HostTier elsewhere{other};
+  CHECK(TierRef{on_device}.arena() == &device.memory());
+  CHECK(TierRef{on_host}.arena() == &device.host_memory());
+  CHECK(TierRef{elsewhere}.arena() == &other.host_memory());
+  CHECK(TierRef{elsewhere}.arena() != &device.host_memory());
+
+  NvmeRig<ThreadedIoEngine> nvme;
+  CHECK(TierRef{nvme.tier}.arena() == nullptr);
+  SilentTier silent{device};
+  CHECK(TierRef{silent}.arena() == nullptr);
 }
 
 // The file of an NVMe tier.

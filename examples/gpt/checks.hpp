@@ -13,24 +13,18 @@
 namespace gpt {
 
 #if defined(ZEROSPAN_HAS_XXHASH)
-inline constexpr bool has_checksums = true;
-
 /// Tiers over others, which outlive them.
-template <zerospan::OffloadTier T>
 class Checks {
  public:
-  zerospan::TierRef over(T& tier) { return checked_.emplace_back(tier); }
+  zerospan::TierRef over(zerospan::TierRef tier) { return checked_.emplace_back(tier); }
 
  private:
-  std::deque<zerospan::CheckedTier<T>> checked_;
+  std::deque<zerospan::CheckedTier> checked_;
 };
 #else
-inline constexpr bool has_checksums = false;
-
 /// The tiers themselves: `validate` refuses --checksums on.
-template <zerospan::OffloadTier T>
 struct Checks {
-  static zerospan::TierRef over(T& tier) { return tier; }
+  static zerospan::TierRef over(zerospan::TierRef tier) { return tier; }
 };
 #endif
 

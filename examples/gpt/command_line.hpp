@@ -19,8 +19,8 @@
 
 #include <zerospan/core/error.hpp>
 
-#include "checks.hpp"
 #include "options.hpp"
+#include "states.hpp"
 #include "text.hpp"
 
 namespace gpt {
@@ -62,11 +62,12 @@ void add_choice(CLI::App& app, const std::string& name, Choice& target, const st
       ->default_str(chosen);
 }
 
-inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target, const std::string& description) {
+inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target, const std::string& description,
+                      const std::string& shown = "") {
   app.add_option(name, target, description)
       ->transform(CLI::AsSizeValue(false))
       ->check(number("a possible size of memory", [](double bytes) { return bytes >= 0 && bytes < 0x1p47; }))
-      ->default_str(fmt::format("{}MiB", target >> 20));
+      ->default_str(shown.empty() ? fmt::format("{}MiB", target >> 20) : shown);
 }
 
 inline void add_placement(CLI::App& app, Options& o) {
@@ -93,8 +94,12 @@ inline void add_placement(CLI::App& app, Options& o) {
       ->check(CLI::ExistingDirectory);
   add_choice<Checksums>(app, "--checksums", o.checksums, {{"off", Checksums::off}, {"on", Checksums::on}},
                         "Whether what is read from disks is checked to be what was written");
-  add_bytes(app, "--device-budget", o.device_budget, "Device memory of a rank");
-  add_bytes(app, "--host-budget", o.host_budget, "Host memory of a rank, staging included");
+  add_bytes(
+      app, "--device-budget", o.device_budget, "Device memory of a rank",
+      fmt::format("{}MiB; with all states on nvme, together with the host's a tenth of them", o.device_budget >> 20));
+  add_bytes(
+      app, "--host-budget", o.host_budget, "Host memory of a rank, staging included",
+      fmt::format("{}MiB; with all states on nvme, together with the device's a tenth of them", o.host_budget >> 20));
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 
@@ -178,6 +183,10 @@ inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--eval-every", o.eval_every, "Steps between estimates of the validation loss; 0: none")
       ->check(not_negative())
       ->capture_default_str();
+  app.add_option("--validation-tokens", o.validation_tokens,
+                 "Tokens that the final validation is made on, spread evenly over the validation split; 0: all")
+      ->check(not_negative())
+      ->default_str("65536, or a tenth of those trained on if that is less");
   app.add_option("--sample", o.sample, "Bytes of text to generate in the end; 0: none")
       ->check(not_negative())
       ->capture_default_str();
@@ -196,6 +205,8 @@ inline void validate(const Options& o, const Text& text) {
           fmt::format("--width {} is not a multiple of --heads {}: choose {} or {}", o.model.width, o.model.heads,
                       std::max(o.model.width / o.model.heads, std::size_t{1}) * o.model.heads,
                       (o.model.width / o.model.heads + 1) * o.model.heads));
+  require(o.model.tiles <= o.model.width,
+          fmt::format("--tiles {} are more than --width {} has rows", o.model.tiles, o.model.width));
   require(o.communicator != CommunicatorKind::nccl || o.device == DeviceKind::cuda,
           "--comm nccl connects GPUs: it takes --device cuda");
   require(o.communicator != CommunicatorKind::mpi || o.device == DeviceKind::cpu,
@@ -219,6 +230,17 @@ inline void validate(const Options& o, const Text& text) {
                       o.model.context, shorter, o.model.context + 1));
 }
 
+namespace detail {
+
+/// Whether nothing rests in memory: no states, no sums of gradients, no copies and no checkpoints.
+inline bool all_on_disk(const Options& o) {
+  return o.device == DeviceKind::cpu && o.stage == 3 && o.micro_batches == 1 && o.ranks_per_group == 0 &&
+         o.checkpoint_every == 0 && o.model.tiles == 1 && o.parameters == TierKind::nvme &&
+         o.gradients == TierKind::nvme && o.optimizer == TierKind::nvme;
+}
+
+}  // namespace detail
+
 /// Parses the command line. The CLI::App throws CLI::ParseError, for --help as well.
 inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   Options options;
@@ -235,6 +257,11 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   }
   if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
   if (app.count("--activations") > 0 && options.checkpoint_every == 0) options.checkpoint_every = 1;
+  if (detail::all_on_disk(options)) {
+    const Budgets budgets = small_budgets(options);
+    if (app.count("--device-budget") == 0) options.device_budget = budgets.device;
+    if (app.count("--host-budget") == 0) options.host_budget = budgets.host;
+  }
   const auto temporary = std::filesystem::temp_directory_path();
   if (options.nvme_path.empty()) options.nvme_path = {temporary};
   if (options.trace.empty()) options.trace = temporary / fmt::format("train_gpt.{}.trace.json", ::getpid());

@@ -63,7 +63,7 @@ class CpuMath {
     Tensor<const Value> residual_;
   };
 
-  explicit CpuMath(const Dimensions& dimensions) : scratch_{largest_group(dimensions)} {}
+  explicit CpuMath(const Dimensions& dimensions) : scratch_{dimensions.largest_group()} {}
 
   static zerospan::StreamRef stream() { return zerospan::calling_thread; }
 
@@ -150,12 +150,6 @@ class CpuMath {
   static std::span<const Logit> on_host(Tensor<const Logit> row) { return {row.data, row.columns}; }
 
  private:
-  /// Elements of the largest group of parameters that is gathered at once.
-  static std::size_t largest_group(const Dimensions& d) {
-    const std::size_t tile_rows = (d.width + d.tiles - 1) / d.tiles;
-    return std::max(tile_rows * 4, Dimensions::vocabulary + d.context) * d.width;
-  }
-
   Scratch<E> scratch_;
   std::size_t allocated_ = 0;
   double loss_ = 0;

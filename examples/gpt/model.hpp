@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include <zerospan/activation/activation_checkpoints.hpp>
@@ -32,9 +33,11 @@ class Model {
   static constexpr bool has_checkpoints = zerospan::HostTensor<Tensor<R>>;
 
   /// Declares the parameters in `engine`, which outlives the model's use, as `math` does.
+  /// @param declared Where given, called before each block is declared, with the number of those that are, and after
+  /// all.
   template <class Engine>
-  Model(Engine& engine, M& math, const Dimensions& dimensions)
-      : math_{math}, dimensions_{dimensions}, parameters_{engine, dimensions} {}
+  Model(Engine& engine, M& math, const Dimensions& dimensions, const std::function<void(std::size_t)>& declared = {})
+      : math_{math}, dimensions_{dimensions}, parameters_{engine, dimensions, declared} {}
 
   const Dimensions& dimensions() const { return dimensions_; }
 

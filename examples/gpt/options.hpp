@@ -2,9 +2,11 @@
 /// What train_gpt is told.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,7 +24,14 @@ enum class Sharding { world, group };
 enum class Quantization { none, gather, reduce, both };
 enum class Checksums { off, on };
 
-/// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, most of its states on disk.
+/// Whether the program was built with xxHash.
+#if defined(ZEROSPAN_HAS_XXHASH)
+inline constexpr bool has_checksums = true;
+#else
+inline constexpr bool has_checksums = false;
+#endif
+
+/// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, all of its states on disk.
 struct Options {
   std::vector<std::filesystem::path> text;
 
@@ -39,7 +48,7 @@ struct Options {
 
   int stage = 3;
   TierKind parameters = TierKind::nvme;
-  TierKind gradients = TierKind::host;
+  TierKind gradients = TierKind::nvme;
   TierKind optimizer = TierKind::nvme;
   TierKind activations = TierKind::device;  ///< Of checkpoints; what is kept besides is in ordinary memory.
   std::size_t checkpoint_every = 0;         ///< Layers from one checkpoint to the next; 0: all activations are kept.
@@ -49,28 +58,42 @@ struct Options {
   std::uint64_t host_budget = std::uint64_t{128} << 20;
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
 
-  Dimensions model{.layers = 4, .heads = 4, .width = 128, .context = 64};
+  Dimensions model{.layers = 8, .heads = 4, .width = 96, .context = 64};
   Precision precision = Precision::fp32;
-  std::size_t batch = 12;
+  std::size_t batch = 4;
   std::size_t micro_batches = 1;
 
-  Schedule schedule{.maximum = 1e-3, .minimum = 1e-4, .warmup = 100, .steps = 1500};
+  Schedule schedule{.maximum = 4e-3, .minimum = 3e-4, .warmup = 40, .steps = 800};
   float weight_decay = 0.1F;
   float beta1 = 0.9F;
   float beta2 = 0.99F;
   float clip = 1.0F;
   std::uint64_t seed = 1337;
 
-  std::size_t eval_every = 250;
+  std::size_t eval_every = 200;
+  std::optional<std::size_t> validation_tokens;  ///< Of the final validation. 0: all there are.
   std::size_t sample = 500;
   std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
   std::filesystem::path metrics;  ///< Where empty, none are written.
 
+  static constexpr std::size_t evaluation_tokens = 4096;
+
   /// Blocks whose activations are in memory at once.
   std::size_t segment() const { return checkpoint_every > 0 ? checkpoint_every : model.layers; }
 
-  /// Sequences of a rank that are evaluated at once: on the CPU about as many as have room without checkpoints.
-  std::size_t evaluation_batch() const { return device == DeviceKind::cpu ? batch * model.layers : batch; }
+  /// Sequences of a rank that are evaluated at once: on the CPU a few thousand tokens, as far as they have room in the
+  /// memory of a step's activations without checkpoints.
+  std::size_t evaluation_batch() const {
+    if (device != DeviceKind::cpu) return batch;
+    return std::clamp(evaluation_tokens / model.context, batch, batch * model.layers);
+  }
+
+  /// Where nobody says how many: enough for a good estimate, but not more than a tenth of what is trained on, as
+  /// validation is not to take longer than training.
+  std::size_t tokens_to_validate() const {
+    if (validation_tokens == std::size_t{0}) return std::numeric_limits<std::size_t>::max();
+    return validation_tokens.value_or(std::min(std::size_t{65536}, schedule.steps * tokens_a_step() / 10));
+  }
 
   std::size_t tokens_a_step() const { return static_cast<std::size_t>(ranks) * micro_batches * batch * model.context; }
 };

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -54,11 +55,13 @@ struct Block {
 
 template <class Parameter>
 struct Parameters {
+  /// @param declared Where given, called before each block is declared, with the number of those that are, and after
+  /// all.
   template <class Engine>
-  Parameters(Engine& engine, const Dimensions& d)
+  Parameters(Engine& engine, const Dimensions& d, const std::function<void(std::size_t)>& declared)
       : token{engine, "token_embedding", {Dimensions::vocabulary, d.width}, zerospan::init::normal(initial_deviation)},
         position{engine, "position_embedding", {d.context, d.width}, zerospan::init::normal(initial_deviation)},
-        blocks{declare_blocks(engine, d)},
+        blocks{declare_blocks(engine, d, declared)},
         norm{engine, "norm", d.width},
         head{token.tie("head")} {}
 
@@ -70,9 +73,14 @@ struct Parameters {
 
  private:
   template <class Engine>
-  static std::vector<Block<Parameter>> declare_blocks(Engine& engine, const Dimensions& d) {
+  static std::vector<Block<Parameter>> declare_blocks(Engine& engine, const Dimensions& d,
+                                                      const std::function<void(std::size_t)>& declared) {
     std::vector<Block<Parameter>> blocks;
-    for (std::size_t i = 0; i < d.layers; ++i) blocks.emplace_back(engine, "blocks." + std::to_string(i), d);
+    for (std::size_t i = 0; i < d.layers; ++i) {
+      if (declared) declared(i);
+      blocks.emplace_back(engine, "blocks." + std::to_string(i), d);
+    }
+    if (declared) declared(d.layers);
     return blocks;
   }
 };

@@ -9,12 +9,16 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <unistd.h>
 
 #include <fmt/format.h>
 
 namespace gpt {
+
+/// The name of the phase from whose beginning on the time of steps counts.
+inline constexpr std::string_view training_phase = "step";
 
 /// "42 s", "3 min 20 s", "2 h 05 min".
 inline std::string describe_seconds(double seconds) {
@@ -24,7 +28,8 @@ inline std::string describe_seconds(double seconds) {
   return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
 }
 
-/// Rewritten in place on a terminal; elsewhere a plain line every twentieth of the way and at each validation.
+/// Rewritten in place on a terminal; elsewhere plain lines: a step's every twentieth of the way and at each validation,
+/// another phase's at its beginning and then every ten seconds.
 class Progress {
  public:
   explicit Progress(std::size_t steps) : steps_{steps} {}
@@ -34,18 +39,36 @@ class Progress {
 
   /// @param step Steps made. @param validation_loss The latest, if there is one.
   /// @param news Whether this step's line must not be left out.
-  void show(std::size_t step, double loss, std::optional<double> validation_loss, double tokens_per_second, bool news) {
+  void show_step(std::size_t step, double loss, std::optional<double> validation_loss, double tokens_per_second,
+                 bool news) {
     if (!on_terminal_ && !news && step != steps_ && step % every() != 0) return;
-    const double elapsed = std::chrono::duration<double>(Clock::now() - begin_).count();
-    const double left = elapsed / static_cast<double>(step) * static_cast<double>(steps_ - step);
+    const double left = seconds_since(training_begin_) / static_cast<double>(step) * static_cast<double>(steps_ - step);
     const std::string validation = validation_loss ? fmt::format("  validation {:.4f}", *validation_loss) : "";
-    const std::string line = fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tokens/s  {} left", step, steps_, loss,
-                                         validation, tokens_per_second, describe_seconds(left));
-    write(line);
+    write(fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tokens/s  {} left", step, steps_, loss, validation,
+                      tokens_per_second, describe_seconds(left)));
   }
 
-  /// A line about something that takes its time.
-  void say(const std::string& line) { write(line); }
+  /// A phase other than a step. Its first call, with `done` 0, begins it.
+  void show(std::string_view what, std::size_t done, std::size_t of) {
+    if (what == training_phase) training_begin_ = Clock::now();
+    const bool begins = done == 0;
+    if (begins) phase_begin_ = Clock::now();
+    if (!begins && seconds_since(latest_) < (on_terminal_ ? 0.1 : 10.0)) return;
+    latest_ = Clock::now();
+    const double elapsed = seconds_since(phase_begin_);
+    const std::string left = begins || elapsed < 1
+                                 ? ""
+                                 : fmt::format("  {} left", describe_seconds(elapsed / static_cast<double>(done) *
+                                                                             static_cast<double>(of - done)));
+    write(fmt::format("{} {}/{}{}", what, done, of, left));
+  }
+
+  /// Lines that stay.
+  void say(const std::string& lines) {
+    finish();
+    fmt::print(stderr, "{}", lines);
+    std::fflush(stderr);
+  }
 
   /// Leaves the line as it stands; what is printed next begins on a new one.
   void finish() {
@@ -55,6 +78,10 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  static double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
 
   std::size_t every() const { return std::max(steps_ / 20, std::size_t{1}); }
 
@@ -66,7 +93,9 @@ class Progress {
 
   const std::size_t steps_;
   const bool on_terminal_ = ::isatty(STDERR_FILENO) == 1;
-  const Clock::time_point begin_ = Clock::now();
+  Clock::time_point training_begin_ = Clock::now();
+  Clock::time_point phase_begin_ = training_begin_;
+  Clock::time_point latest_ = training_begin_;
   bool line_is_open_ = false;
 };
 

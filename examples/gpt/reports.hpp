@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace gpt {
 
@@ -42,13 +43,16 @@ class Reports {
   Reports& operator=(const Reports&) = delete;
   virtual ~Reports() = default;
 
+  /// Before anything is done. @param announcement What is going to be done, in lines.
+  virtual void begin(const std::string& announcement) = 0;
+
+  /// How far something is that takes its time ("validating", 3, 32). Called once with `done` 0, and often.
+  virtual void progress(std::string_view what, std::size_t done, std::size_t of) = 0;
+
   virtual void step(const StepMetrics& metrics) = 0;
 
   /// All steps are made: the latest spans of the timeline are those of training.
   virtual void trained() = 0;
-
-  /// Something that takes its time begins ("validating").
-  virtual void say(const std::string& line) = 0;
 
   virtual void end(const FinalMetrics& metrics) = 0;
 };

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <chrono>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -13,29 +12,18 @@
 
 #include <zerospan/zerospan.hpp>
 
+#include "announcement.hpp"
 #include "figures.hpp"
+#include "job.hpp"
 #include "math.hpp"
 #include "options.hpp"
 #include "reports.hpp"
 #include "result.hpp"
 #include "storage.hpp"
-#include "text.hpp"
 #include "trainer.hpp"
 #include "zerospan_adapter.hpp"
 
 namespace gpt {
-
-/// What all ranks share.
-struct Job {
-  const Options& options;
-  const Text& text;
-  zerospan::Timeline& timeline;
-  Reports& reports;
-};
-
-inline std::chrono::milliseconds timeout_of(const Options& options) {
-  return std::chrono::milliseconds{std::llround(1000 * options.timeout)};
-}
 
 namespace detail {
 
@@ -52,6 +40,7 @@ template <class Element, class Engine, class Platform>
 Result train(Engine& engine, Platform& platform, const Job& job) {
   using Parameter = zerospan::PartitionedParameter<Tensor<Element>>;
   Reports* reports = platform.ranks().rank() == zerospan::Rank{0} ? &job.reports : nullptr;
+  if (reports) reports->begin(announce(job.options, job.text, platform.products(job.options)));
   auto math = platform.template make_math<Element>(job.options);
   Trainer<Parameter, decltype(math), Engine, typename Platform::Ranks, typename Platform::Storage> trainer{
       engine, math, platform.ranks(), platform.storage(), job.options, job.text, reports};
@@ -60,13 +49,9 @@ Result train(Engine& engine, Platform& platform, const Job& job) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
   auto figures = trainer.figures();
-  if (reports) {
-    reports->trained();
-    reports->say("validating");
-  }
+  if (reports) reports->trained();
   const double validation_loss = trainer.validate();
   const std::uint64_t hash = trainer.parameter_hash();
-  if (reports && job.options.sample > 0) reports->say("writing");
   std::string sample = trainer.write_text();
   if (!reports) return {};
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
@@ -119,7 +104,7 @@ Result run_stage(Platform& platform, const Job& job) {
 /// Trains, validates and writes, as one of the ranks.
 /// @param platform What the rank computes on: `ranks()` is a communicator of type `Ranks` for the host,
 /// `communicator()` the engine's, whose ranks may have other numbers, `storage()` a RankStorage of type `Storage`,
-/// `make_math<E>(options)` the arithmetic of parameters of `E`.
+/// `make_math<E>(options)` the arithmetic of parameters of `E`, `products(options)` what computes its matrix products.
 template <class Platform>
 Result run_rank(Platform& platform, const Job& job) {
   switch (job.options.stage) {

@@ -1,50 +1,15 @@
 /// @file
-/// Ranks that compute on the CPU, among them those that are threads.
+/// Ranks that are threads, and compute on the CPU.
 #pragma once
 
-#include <utility>
 #include <vector>
 
-#include <zerospan/comm/any_communicator.hpp>
-#include <zerospan/device/host_device.hpp>
-
-#include "cpu_math.hpp"
-#include "levels.hpp"
-#include "run.hpp"
-#include "storage.hpp"
+#include "job.hpp"
+#include "result.hpp"
 
 namespace gpt {
 
-/// One rank's.
-class CpuPlatform {
- public:
-  using Ranks = zerospan::AnyCommunicator;
-  using Storage = RankStorage<zerospan::HostDevice>;
-
-  template <zerospan::TrainingCommunicator C>
-  CpuPlatform(C ranks, const Job& job)
-      : storage_{job.options, ranks.rank().value, job.timeline},
-        communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
-        ranks_{std::move(ranks)} {}
-
-  Ranks& ranks() { return ranks_; }
-  zerospan::AnyCommunicator& communicator() { return communicator_; }
-  Storage& storage() { return storage_; }
-
-  template <class E>
-  CpuMath<E> make_math(const Options& options) {
-    return CpuMath<E>{options.model};
-  }
-
- private:
-  Storage storage_;
-  zerospan::AnyCommunicator communicator_;
-  Ranks ranks_;
-};
-
-Result run_rank_on_cpu(CpuPlatform& platform, const Job& job);
-
-/// Ranks that are threads. @return Of each rank.
+/// @return Of each rank.
 std::vector<Result> run_on_cpu(const Job& job);
 
 }  // namespace gpt

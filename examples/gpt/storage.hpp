@@ -84,7 +84,7 @@ class RankStorage {
 
     Io io;
     std::deque<zerospan::NvmeTier<Io>> tiers;
-    Checks<zerospan::NvmeTier<Io>> checks;
+    Checks checks;
     std::vector<zerospan::TierRef> refs;
     std::optional<zerospan::StripedTier> stripes;
   };

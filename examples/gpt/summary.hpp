@@ -2,32 +2,21 @@
 /// What is printed in the end: where the bytes were, how many moved, and where the time went.
 #pragma once
 
-#include <array>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "announcement.hpp"
 #include "figures.hpp"
 #include "options.hpp"
 #include "progress.hpp"
 #include "result.hpp"
+#include "states.hpp"
 
 namespace gpt {
-
-/// "1.50 MiB".
-inline std::string describe_bytes(double bytes) {
-  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB"};
-  std::size_t unit = 0;
-  while (bytes >= 1024 && unit + 1 < units.size()) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, units[unit]);
-}
 
 namespace detail {
 
@@ -48,6 +37,8 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps ({} skipped) in {}\n",
                       s.parameters, o.ranks, o.stage, s.validation_loss, o.schedule.steps, s.skipped_steps,
                       describe_seconds(s.training_seconds));
+  text += fmt::format("states {}, trained in {}: {} times the memory (device and host budgets of all ranks)\n",
+                      describe_bytes(state_bytes(o)), describe_bytes(budget_bytes(o)), describe_ratio(o));
   text += "memory of the rank that needs most:\n";
   text += detail::describe_memory("device", s.ranks, &Figures::device_bytes, &Figures::peak_device_bytes,
                                   static_cast<double>(o.device_budget));

@@ -3,10 +3,9 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
 #include <optional>
-#include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include <zerospan/adapters/chrome_trace.hpp>
 #include <zerospan/core/timeline.hpp>
@@ -24,21 +23,18 @@ class TerminalReports final : public Reports {
   TerminalReports(const Options& options, const zerospan::Timeline& timeline)
       : timeline_{timeline}, trace_{options.trace}, metrics_{options.metrics}, progress_{options.schedule.steps} {}
 
+  void begin(const std::string& announcement) override { progress_.say(announcement); }
+
+  void progress(std::string_view what, std::size_t done, std::size_t of) override { progress_.show(what, done, of); }
+
   void step(const StepMetrics& metrics) override {
     const bool is_news = metrics.validation_loss.has_value();
     if (is_news) validation_loss_ = metrics.validation_loss;
     metrics_.write(metrics);
-    progress_.show(metrics.step, metrics.loss, validation_loss_, metrics.tokens_per_second, is_news);
+    progress_.show_step(metrics.step, metrics.loss, validation_loss_, metrics.tokens_per_second, is_news);
   }
 
-  void trained() override {
-    std::ofstream stream{trace_};
-    zerospan::write_chrome_trace(timeline_, stream);
-    stream.close();
-    if (!stream) throw std::runtime_error{"cannot write the timeline to " + trace_.string()};
-  }
-
-  void say(const std::string& line) override { progress_.say(line); }
+  void trained() override { zerospan::write_chrome_trace(timeline_, trace_.string()); }
 
   void end(const FinalMetrics& metrics) override {
     progress_.finish();

@@ -18,11 +18,13 @@
 
 #include "activations.hpp"
 #include "data.hpp"
+#include "exchange.hpp"
 #include "figures.hpp"
 #include "hash.hpp"
 #include "math.hpp"
 #include "model.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 #include "reports.hpp"
 #include "sample.hpp"
 #include "text.hpp"
@@ -45,7 +47,8 @@ class Trainer {
         reports_{reports},
         rank_{static_cast<std::size_t>(communicator.rank().value)},
         ranks_{static_cast<std::size_t>(communicator.size())},
-        model_{engine, math, options.model},
+        model_{engine, math, options.model,
+               [this](std::size_t declared) { report("initializing block", declared, options_.model.layers); }},
         memory_{math.allocate(
             std::max(Activations<M>::bytes(options.model, options.batch, options.segment()),
                      Activations<M>::bytes(options.model, options.evaluation_batch(), evaluation_segment)))},
@@ -56,11 +59,12 @@ class Trainer {
         windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
 
   void train() {
+    report(training_phase, 0, options_.schedule.steps);
     for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
       StepMetrics metrics = make_step(step);
       skipped_steps_ += metrics.skipped ? 1 : 0;
       if (options_.eval_every > 0 && metrics.step % options_.eval_every == 0) {
-        metrics.validation_loss = validate(estimate_rounds());
+        metrics.validation_loss = validate(rounds_of(estimate_tokens), "estimating the validation loss");
         before_ = figures();  // the estimate's transfers are no step's
       }
       if (reports_) reports_->step(metrics);
@@ -70,13 +74,14 @@ class Trainer {
   /// Steps without effect: a gradient was infinite or NaN.
   std::size_t skipped_steps() const { return skipped_steps_; }
 
-  /// The mean loss over the whole validation split.
-  double validate() { return validate(windows_.rounds(ranks_)); }
+  /// The mean loss over as much of the validation split as the options say.
+  double validate() { return validate(rounds_of(options_.tokens_to_validate()), "validating"); }
 
   /// The same text on every rank.
   std::string write_text() {
     return sample<typename M::Logit>(options_.sample, options_.model.context, options_.seed,
-                                     [this](std::span<const std::uint8_t> bytes) {
+                                     [this, written = std::size_t{0}](std::span<const std::uint8_t> bytes) mutable {
+                                       report("writing", written++, options_.sample);
                                        engine_.begin(zerospan::Pass::evaluation);
                                        return model_.predict(bytes, evaluation_);
                                      });
@@ -149,18 +154,24 @@ class Trainer {
 
   Figures own_figures() { return figures_of(engine_, storage_, math_.allocated()); }
 
-  std::size_t estimate_rounds() const {
-    const std::size_t tokens = ranks_ * evaluation_.capacity() * options_.model.context;
-    return std::clamp<std::size_t>(estimate_tokens / tokens, 1, windows_.rounds(ranks_));
+  void report(std::string_view what, std::size_t done, std::size_t of) {
+    if (reports_) reports_->progress(what, done, of);
+  }
+
+  /// Rounds that evaluate about as many tokens, but one at least, and not more than there are.
+  std::size_t rounds_of(std::size_t tokens) const {
+    const std::size_t a_round = ranks_ * evaluation_.capacity() * options_.model.context;
+    return std::clamp<std::size_t>(tokens / a_round, 1, windows_.rounds(ranks_));
   }
 
   /// The mean loss over `rounds` rounds of windows, spread evenly over the validation split.
-  double validate(std::size_t rounds) {
+  double validate(std::size_t rounds, std::string_view what) {
     struct Sum {
       double loss = 0;
       double tokens = 0;
     } mine;
     for (std::size_t i = 0; i < rounds; ++i) {
+      report(what, i, rounds);
       const Windows::Chunk chunk = windows_.chunk(i * windows_.rounds(ranks_) / rounds, rank_, ranks_);
       engine_.begin(zerospan::Pass::evaluation);
       const double loss = model_.loss(chunk.batch, evaluation_);

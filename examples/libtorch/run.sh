@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Installs what train_torch needs (Debian, Ubuntu) and builds it in build/release. With arguments it runs it with them;
+# Installs what train_torch needs (Debian, Ubuntu) and builds it in build/libtorch. With arguments it runs it with them;
 # without, it trains the same GPT with and without zerospan, and compares losses and memory.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 source "$root/cmake/packages.sh"
 {
   install_packages cmake ninja-build g++ libtorch-dev libcli11-dev
-  cmake -S "$root" -B "$root/build/release" -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=Release \
-    -DZEROSPAN_WITH_TORCH=ON
-  cmake --build "$root/build/release" --target train_torch
+  cd "$root"
+  cmake --preset libtorch --log-level=WARNING >/dev/null
+  cmake --build --preset libtorch --target train_torch
+  cd "$OLDPWD"
 } >&2
-train_torch="$root/build/release/examples/libtorch/train_torch"
+train_torch="$root/build/libtorch/examples/libtorch/train_torch"
 if (($#)); then exec "$train_torch" "$@"; fi
 
 scratch="$(mktemp -d)"

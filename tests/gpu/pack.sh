@@ -16,20 +16,11 @@ pack() {
     cd root/usr || exit
     rm -rf share/doc share/man share/lintian
     find . -name '*.a' ! -name 'libbenchmark_main.a' -delete
-    place_openblas
+    rm -f lib/x86_64-linux-gnu/openblas-pthread/lib{blas,lapack}.so*
   )
   tar -C "$work/root" -czf "$directory/packages.tar.gz" usr
   rm -r "$work"
   du -h "$directory/packages.tar.gz"
-}
-
-# OpenBLAS's package names its libraries by their absolute path, and waits for an alternative to be chosen.
-place_openblas() {
-  local library=lib/x86_64-linux-gnu
-  rm -f "$library"/openblas-pthread/lib{blas,lapack}.so*
-  mkdir -p "$library/cmake/openblas"
-  mv "$library"/openblas-pthread/cmake/openblas/*.cmake "$library/cmake/openblas"
-  sed -i 's,/usr/,${CMAKE_CURRENT_LIST_DIR}/../../../../,' "$library/cmake/openblas/OpenBLASConfig.cmake"
 }
 
 # unpack <directory> <prefix>: what pack has packed. @return 1 if there is nothing.

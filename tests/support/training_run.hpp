@@ -132,9 +132,9 @@ class DiskStack {
   zerospan::TierRef disk_;
   std::optional<zerospan::NvmeTier<Io>> second_;
   std::optional<zerospan::StripedTier> striped_;
-  std::optional<zerospan::CachedTier<zerospan::NvmeTier<Io>>> cached_;
+  std::optional<zerospan::CachedTier> cached_;
 #if defined(ZEROSPAN_HAS_XXHASH)
-  std::optional<zerospan::CheckedTier<zerospan::NvmeTier<Io>>> checked_;
+  std::optional<zerospan::CheckedTier> checked_;
 #endif
 };
 

@@ -2,6 +2,7 @@
 /// What a rank computes on that has a GPU, and the threads that are such ranks.
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <zerospan/device/cuda_device.hpp>
 #include <zerospan/device/cuda_runtime.hpp>
 
+#include "../job.hpp"
 #include "../levels.hpp"
 #include "../options.hpp"
 #include "../run.hpp"
@@ -36,6 +38,8 @@ class CudaPlatform {
   zerospan::ThreadCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
+
+  static std::string products(const Options&) { return "cuBLASLt"; }
 
   template <class E>
   CudaMath<E> make_math(const Options& options) {

@@ -4,7 +4,8 @@
 
 #include <vector>
 
-#include "../run.hpp"
+#include "../job.hpp"
+#include "../result.hpp"
 
 namespace gpt {
 

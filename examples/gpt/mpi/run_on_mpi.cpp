@@ -20,8 +20,8 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 
+#include "../cpu_platform.hpp"
 #include "../hash.hpp"
-#include "../run_on_cpu.hpp"
 #include "../text.hpp"
 
 namespace gpt {

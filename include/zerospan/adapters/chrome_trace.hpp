@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
+#include <fstream>
 #include <map>
 #include <ostream>
 #include <string>
@@ -12,6 +14,8 @@
 #include <nlohmann/json.hpp>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/checked_path.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/device/operation.hpp>
 
@@ -20,6 +24,7 @@ namespace zerospan::inline v0 {
 /// Writes the spans recorded so far: one process a rank, one track a lane, the host's thread first. Spans are complete
 /// events ("X"), with their bytes as an argument; times are microseconds.
 /// Format: "Trace Event Format", Google.
+/// @note Whether `out` took it all is told by the stream.
 inline void write_chrome_trace(const Timeline& timeline, std::ostream& out) {
   // The host's thread is track 0, a lane follows in its order.
   const auto track_number = [](std::string_view track) {
@@ -48,6 +53,17 @@ inline void write_chrome_trace(const Timeline& timeline, std::ostream& out) {
   }
   if (tracks.empty()) out << separator;
   out << "\n]}\n";
+}
+
+/// The same, into a file that is made or replaced.
+/// @param path Where it is relative, it begins at the directory that the process is in.
+/// @throws ConfigurationError if it is empty, IoError if the file cannot be made or written.
+inline void write_chrome_trace(const Timeline& timeline, const std::string& path) {
+  errno = 0;
+  std::ofstream file{detail::checked_path(path, "file", "a Chrome trace")};
+  if (file) write_chrome_trace(timeline, file);
+  file.close();
+  if (!file) throw_io_error(errno != 0 ? errno : EIO, "writing a Chrome trace", path, 0, 0);
 }
 
 }  // namespace zerospan::inline v0

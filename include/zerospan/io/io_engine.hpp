@@ -38,6 +38,9 @@ using IoCallback = std::function<void(std::int64_t result)>;
 /// - `engine.name()` names it in errors and summaries.
 ///
 /// The destructor waits for the transfers under way. Engines outlive the tiers that use them.
+///
+/// Engines, and the tiers and devices over them, belong to the process that made them. A child that `fork` makes has
+/// none of their threads: there it makes its own, and what it uses of its parent's throws ConfigurationError.
 template <class E>
 concept IoEngine = requires(E& engine, const IoRequest& request, IoCallback callback) {
   engine.submit(request, std::move(callback));

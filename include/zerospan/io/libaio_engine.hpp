@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
+#include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/io/io_engine.hpp>
 
@@ -50,26 +53,22 @@ struct LibaioCalls {
 template <class Calls = LibaioCalls>
 class BasicLibaioEngine {
  public:
-  /// @throws ConfigurationError if the kernel refuses a context of that depth.
+  /// @throws ConfigurationError if the kernel refuses a context of that depth, or a thread.
   explicit BasicLibaioEngine(LibaioOptions options = {}, Calls calls = {})
-      : context_{options.queue_depth, std::move(calls)}, slots_(options.queue_depth) {
-    for (auto* slots : {&free_, &refused_, &finished_}) slots->reserve(slots_.size());
-    ready_.reserve(slots_.size());
-    for (Slot& slot : slots_) free_.push_back(&slot);
-    reaper_ = std::thread{[this] { reap(); }};
-  }
+      : queue_{std::make_shared<Queue>(options.queue_depth, std::move(calls))},
+        reaper_{detail::start_thread("the thread of a LibaioEngine", [queue = queue_] { queue->reap(); })} {}
 
   BasicLibaioEngine(const BasicLibaioEngine&) = delete;
   BasicLibaioEngine& operator=(const BasicLibaioEngine&) = delete;
 
-  /// Carries out what was submitted, callbacks included.
+  /// Carries out what was submitted, callbacks included. In a child process it does nothing.
   ~BasicLibaioEngine() {
-    {
-      const std::scoped_lock lock{mutex_};
-      stopping_ = true;
+    if (process_.is_this()) {
+      queue_->close();
+      reaper_.join();
+    } else {
+      reaper_.detach();  // its share in the queue is never given back
     }
-    wake_.notify_one();
-    reaper_.join();
   }
 
   /// True if this kernel (and this sandbox) offers asynchronous I/O.
@@ -79,13 +78,13 @@ class BasicLibaioEngine {
     return calls.setup(1, &context) == 0 && calls.destroy(context) == 0;
   }
 
+  /// @throws ConfigurationError in a child process.
   void submit(const IoRequest& request, IoCallback callback) {
-    std::unique_lock lock{mutex_};
-    backlog_.push_back({request, std::move(callback)});
-    pump(lock);
+    process_.check("a LibaioEngine");
+    queue_->submit(request, std::move(callback));
   }
 
-  std::size_t queue_depth() const noexcept { return slots_.size(); }
+  std::size_t queue_depth() const noexcept { return queue_->depth(); }
   std::string_view name() const noexcept { return "libaio"; }
 
  private:
@@ -124,112 +123,145 @@ class BasicLibaioEngine {
     io_context_t handle{};
   };
 
-  /// Moves requests from the backlog into free slots. True if there is something to submit.
-  bool prepare() noexcept {
-    while (!backlog_.empty() && !free_.empty()) {
-      Slot& slot = *free_.back();
-      free_.pop_back();
-      const IoRequest& request = backlog_.front().request;
-      const auto prepare_transfer = request.direction == IoDirection::read ? ::io_prep_pread : ::io_prep_pwrite;
-      prepare_transfer(&slot.control, request.file_descriptor, request.data, request.bytes,
-                       static_cast<long long>(request.offset));
-      slot.control.data = &slot;
-      slot.callback = std::move(backlog_.front().callback);
-      backlog_.pop_front();
-      ready_.push_back(&slot.control);
+  /// What the submitting threads and the reaper share.
+  class Queue {
+   public:
+    Queue(std::size_t depth, Calls calls) : context_{depth, std::move(calls)}, slots_(depth), events_(depth) {
+      for (auto* slots : {&free_, &refused_, &finished_}) slots->reserve(depth);
+      ready_.reserve(depth);
+      outcomes_.reserve(depth);
+      for (Slot& slot : slots_) free_.push_back(&slot);
     }
-    return !ready_.empty();
-  }
 
-  /// Hands requests to the kernel for as long as it takes them. One thread at a time does so, without the lock;
-  /// others leave theirs to it.
-  void pump(std::unique_lock<std::mutex>& lock) noexcept {
-    if (pumping_) return;
-    pumping_ = true;
-    while (prepare()) {
-      const std::uint64_t reaped = reaped_;
-      lock.unlock();
-      const int accepted = context_.calls.submit(context_.handle, static_cast<long>(ready_.size()), ready_.data());
-      lock.lock();
-      if (accepted > 0) {
-        ready_.erase(ready_.begin(), ready_.begin() + accepted);
-        in_kernel_ += accepted;
-        wake_.notify_one();
-      } else if (accepted != 0 && accepted != -EAGAIN && accepted != -EINTR) {
-        refuse_first(accepted);
-      } else if (in_kernel_ > 0) {
-        break;  // the reaper goes on from here
-      } else if (reaped_ == reaped) {
-        refuse_first(-EAGAIN);  // nothing will complete that could make room
+    std::size_t depth() const noexcept { return slots_.size(); }
+
+    void submit(const IoRequest& request, IoCallback callback) {
+      std::unique_lock lock{mutex_};
+      backlog_.push_back({request, std::move(callback)});
+      pump(lock);
+    }
+
+    /// Calls back, until `close` was called and nothing is left.
+    void reap() {
+      std::unique_lock lock{mutex_};
+      while (true) {
+        wake_.wait(lock, [&] { return in_kernel_ > 0 || !refused_.empty() || (stopping_ && idle()); });
+        if (in_kernel_ <= 0 && refused_.empty()) return;
+        if (refused_.empty()) await_events(lock);
+        finished_.insert(finished_.end(), refused_.begin(), refused_.end());
+        refused_.clear();
+        for (Slot* slot : finished_) {
+          outcomes_.push_back({std::exchange(slot->callback, nullptr), slot->result});
+          free_.push_back(slot);
+        }
+        finished_.clear();
+        pump(lock);  // first, so that the device stays busy
+        lock.unlock();
+        for (Outcome& outcome : outcomes_) outcome.callback(outcome.result);
+        outcomes_.clear();
+        lock.lock();
       }
     }
-    pumping_ = false;
-  }
 
-  void refuse_first(std::int64_t result) noexcept {
-    Slot* slot = static_cast<Slot*>(ready_.front()->data);
-    ready_.erase(ready_.begin());
-    slot->result = result;
-    refused_.push_back(slot);
-    wake_.notify_one();
-  }
-
-  bool idle() const noexcept {
-    return backlog_.empty() && ready_.empty() && refused_.empty() && in_kernel_ == 0 && !pumping_;
-  }
-
-  void reap() {
-    std::vector<io_event> events(slots_.size());
-    std::vector<Outcome> outcomes;
-    outcomes.reserve(slots_.size());
-    std::unique_lock lock{mutex_};
-    while (true) {
-      wake_.wait(lock, [&] { return in_kernel_ > 0 || !refused_.empty() || (stopping_ && idle()); });
-      if (in_kernel_ <= 0 && refused_.empty()) return;
-      if (refused_.empty()) await_events(lock, events);
-      finished_.insert(finished_.end(), refused_.begin(), refused_.end());
-      refused_.clear();
-      for (Slot* slot : finished_) {
-        outcomes.push_back({std::exchange(slot->callback, nullptr), slot->result});
-        free_.push_back(slot);
+    void close() {
+      {
+        const std::scoped_lock lock{mutex_};
+        stopping_ = true;
       }
-      finished_.clear();
-      pump(lock);  // first, so that the device stays busy
+      wake_.notify_one();
+    }
+
+   private:
+    /// Moves requests from the backlog into free slots. True if there is something to submit.
+    bool prepare() noexcept {
+      while (!backlog_.empty() && !free_.empty()) {
+        Slot& slot = *free_.back();
+        free_.pop_back();
+        const IoRequest& request = backlog_.front().request;
+        const auto prepare_transfer = request.direction == IoDirection::read ? ::io_prep_pread : ::io_prep_pwrite;
+        prepare_transfer(&slot.control, request.file_descriptor, request.data, request.bytes,
+                         static_cast<long long>(request.offset));
+        slot.control.data = &slot;
+        slot.callback = std::move(backlog_.front().callback);
+        backlog_.pop_front();
+        ready_.push_back(&slot.control);
+      }
+      return !ready_.empty();
+    }
+
+    /// Hands requests to the kernel for as long as it takes them. One thread at a time does so, without the lock;
+    /// others leave theirs to it.
+    void pump(std::unique_lock<std::mutex>& lock) noexcept {
+      if (pumping_) return;
+      pumping_ = true;
+      while (prepare()) {
+        const std::uint64_t reaped = reaped_;
+        lock.unlock();
+        const int accepted = context_.calls.submit(context_.handle, static_cast<long>(ready_.size()), ready_.data());
+        lock.lock();
+        if (accepted > 0) {
+          ready_.erase(ready_.begin(), ready_.begin() + accepted);
+          in_kernel_ += accepted;
+          wake_.notify_one();
+        } else if (accepted != 0 && accepted != -EAGAIN && accepted != -EINTR) {
+          refuse_first(accepted);
+        } else if (in_kernel_ > 0) {
+          break;  // the reaper goes on from here
+        } else if (reaped_ == reaped) {
+          refuse_first(-EAGAIN);  // nothing will complete that could make room
+        }
+      }
+      pumping_ = false;
+    }
+
+    void refuse_first(std::int64_t result) noexcept {
+      Slot* slot = static_cast<Slot*>(ready_.front()->data);
+      ready_.erase(ready_.begin());
+      slot->result = result;
+      refused_.push_back(slot);
+      wake_.notify_one();
+    }
+
+    bool idle() const noexcept {
+      return backlog_.empty() && ready_.empty() && refused_.empty() && in_kernel_ == 0 && !pumping_;
+    }
+
+    /// Blocks until requests end and moves their slots to `finished_`. Interruptions yield none.
+    void await_events(std::unique_lock<std::mutex>& lock) {
       lock.unlock();
-      for (Outcome& outcome : outcomes) outcome.callback(outcome.result);
-      outcomes.clear();
+      const int count = context_.calls.get_events(context_.handle, static_cast<long>(events_.size()), events_.data());
       lock.lock();
+      for (int i = 0; i < count; ++i) {
+        const io_event& event = events_[static_cast<std::size_t>(i)];
+        Slot* slot = static_cast<Slot*>(event.data);
+        slot->result = static_cast<std::int64_t>(event.res);
+        finished_.push_back(slot);
+        --in_kernel_;
+        ++reaped_;
+      }
     }
-  }
 
-  /// Blocks until requests end and moves their slots to `finished_`. Interruptions yield none.
-  void await_events(std::unique_lock<std::mutex>& lock, std::vector<io_event>& events) {
-    lock.unlock();
-    const int count = context_.calls.get_events(context_.handle, static_cast<long>(events.size()), events.data());
-    lock.lock();
-    for (int i = 0; i < count; ++i) {
-      const io_event& event = events[static_cast<std::size_t>(i)];
-      Slot* slot = static_cast<Slot*>(event.data);
-      slot->result = static_cast<std::int64_t>(event.res);
-      finished_.push_back(slot);
-      --in_kernel_;
-      ++reaped_;
-    }
-  }
+    Context context_;
+    std::vector<Slot> slots_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<Job> backlog_;
+    std::vector<Slot*> free_;
+    std::vector<iocb*> ready_;    ///< In slots, not accepted by the kernel yet; used by whoever pumps.
+    std::vector<Slot*> refused_;  ///< By io_submit, with the errno.
+    std::int64_t in_kernel_ = 0;  ///< Accepted less reaped; it lags behind the kernel while somebody pumps.
+    std::uint64_t reaped_ = 0;
+    bool pumping_ = false;
+    bool stopping_ = false;
 
-  Context context_;
-  std::vector<Slot> slots_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Job> backlog_;
-  std::vector<Slot*> free_;
-  std::vector<iocb*> ready_;     ///< In slots, not accepted by the kernel yet; used by whoever pumps.
-  std::vector<Slot*> refused_;   ///< By io_submit, with the errno.
-  std::vector<Slot*> finished_;  ///< Used by the reaper alone.
-  std::int64_t in_kernel_ = 0;   ///< Accepted less reaped; it lags behind the kernel while somebody pumps.
-  std::uint64_t reaped_ = 0;
-  bool pumping_ = false;
-  bool stopping_ = false;
+    // Used by the reaper alone.
+    std::vector<io_event> events_;
+    std::vector<Slot*> finished_;
+    std::vector<Outcome> outcomes_;
+  };
+
+  detail::OwnProcess process_;
+  std::shared_ptr<Queue> queue_;
   std::thread reaper_;
 };
 

@@ -9,13 +9,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
+#include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/io/io_engine.hpp>
 
@@ -47,13 +51,17 @@ struct PosixTransfers {
 template <class Transfers = PosixTransfers>
 class BasicThreadedIoEngine {
  public:
-  /// @throws ConfigurationError if there are no threads.
+  /// @throws ConfigurationError if no threads are asked for, or the system refuses one.
   explicit BasicThreadedIoEngine(ThreadedIoOptions options = {}, Transfers transfers = {})
-      : transfers_{std::move(transfers)}, depth_{options.threads} {
+      : depth_{options.threads}, queue_{std::make_shared<Queue>(std::move(transfers))} {
     if (depth_ == 0) throw_configuration_error("a ThreadedIoEngine needs at least one thread");
     workers_.reserve(depth_);
     try {
-      for (std::size_t i = 0; i < depth_; ++i) workers_.emplace_back([this] { work(); });
+      for (std::size_t i = 0; i < depth_; ++i) {
+        workers_.push_back(detail::start_thread(
+            "thread " + std::to_string(i + 1) + " of " + std::to_string(depth_) + " of a ThreadedIoEngine",
+            [queue = queue_] { queue->work(); }));
+      }
     } catch (...) {
       stop();
       throw;
@@ -63,15 +71,19 @@ class BasicThreadedIoEngine {
   BasicThreadedIoEngine(const BasicThreadedIoEngine&) = delete;
   BasicThreadedIoEngine& operator=(const BasicThreadedIoEngine&) = delete;
 
-  /// Carries out what was submitted, callbacks included.
-  ~BasicThreadedIoEngine() { stop(); }
-
-  void submit(const IoRequest& request, IoCallback callback) {
-    {
-      const std::scoped_lock lock{mutex_};
-      jobs_.push_back({request, std::move(callback)});
+  /// Carries out what was submitted, callbacks included. In a child process it does nothing.
+  ~BasicThreadedIoEngine() {
+    if (process_.is_this()) {
+      stop();
+    } else {
+      for (std::thread& worker : workers_) worker.detach();  // their share in the queue is never given back
     }
-    wake_.notify_one();
+  }
+
+  /// @throws ConfigurationError in a child process.
+  void submit(const IoRequest& request, IoCallback callback) {
+    process_.check("a ThreadedIoEngine");
+    queue_->push({request, std::move(callback)});
   }
 
   std::size_t queue_depth() const noexcept { return depth_; }
@@ -83,36 +95,59 @@ class BasicThreadedIoEngine {
     IoCallback callback;
   };
 
-  void stop() {
-    {
-      const std::scoped_lock lock{mutex_};
-      stopping_ = true;
+  /// What the threads share.
+  class Queue {
+   public:
+    explicit Queue(Transfers transfers) : transfers_{std::move(transfers)} {}
+
+    void push(Job job) {
+      {
+        const std::scoped_lock lock{mutex_};
+        jobs_.push_back(std::move(job));
+      }
+      wake_.notify_one();
     }
-    wake_.notify_all();
+
+    /// Takes jobs until `close` was called and none is left: what a callback submits is found by the worker that ran
+    /// it.
+    void work() {
+      std::unique_lock lock{mutex_};
+      while (true) {
+        wake_.wait(lock, [&] { return is_closed_ || !jobs_.empty(); });
+        if (jobs_.empty()) return;
+        Job job = std::move(jobs_.front());
+        jobs_.pop_front();
+        lock.unlock();
+        job.callback(transfers_(job.request));
+        job.callback = nullptr;
+        lock.lock();
+      }
+    }
+
+    void close() {
+      {
+        const std::scoped_lock lock{mutex_};
+        is_closed_ = true;
+      }
+      wake_.notify_all();
+    }
+
+   private:
+    Transfers transfers_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<Job> jobs_;
+    bool is_closed_ = false;
+  };
+
+  void stop() {
+    queue_->close();
     for (std::thread& worker : workers_) worker.join();
   }
 
-  /// A worker leaves only when the queue is empty: what a callback submits is found by the worker that ran it.
-  void work() {
-    std::unique_lock lock{mutex_};
-    while (true) {
-      wake_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
-      if (jobs_.empty()) return;
-      Job job = std::move(jobs_.front());
-      jobs_.pop_front();
-      lock.unlock();
-      job.callback(transfers_(job.request));
-      job.callback = nullptr;
-      lock.lock();
-    }
-  }
-
-  Transfers transfers_;
+  detail::OwnProcess process_;
   std::size_t depth_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Job> jobs_;
-  bool stopping_ = false;
+  std::shared_ptr<Queue> queue_;
   std::vector<std::thread> workers_;
 };
 

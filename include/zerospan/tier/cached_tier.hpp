@@ -7,8 +7,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,9 +19,8 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
-#include <zerospan/tier/detail/cached_line.hpp>
 #include <zerospan/tier/detail/cached_transfer.hpp>
-#include <zerospan/tier/detail/memory_tier.hpp>
+#include <zerospan/tier/detail/extents.hpp>
 #include <zerospan/tier/detail/next_use.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -53,13 +50,12 @@ struct CacheCounters {
 /// never if its extent is removed first. A write that is lost on the way fails the read that made room, and from then
 /// on whatever touches its bytes until the extent is removed. Ranges that are contiguous on the other tier are one
 /// transfer there. Transfers of the same line run in the order of the calls; none blocks its caller. Not addressable.
-template <OffloadTier T>
 class CachedTier {
  public:
   /// @param memory Lends the cache its bytes, rounded down to whole lines; outlives the tier.
   /// @throws ConfigurationError if the options contradict the other tier, BudgetError if the memory is not there.
-  CachedTier(T& inner, Arena& memory, const CachedTierOptions& options)
-      : inner_{&inner},
+  CachedTier(TierRef inner, Arena& memory, const CachedTierOptions& options)
+      : inner_{inner},
         name_{"cache of " + std::string{inner.name()}},
         line_{checked_line(options)},
         drain_timeout_{options.drain_timeout},
@@ -76,23 +72,27 @@ class CachedTier {
   }
 
   std::string_view name() const noexcept { return name_; }
-  std::size_t alignment() const { return inner_->alignment(); }
+  std::size_t alignment() const { return inner_.alignment(); }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
-  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
-  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
+  void reserve(Bytes bytes, std::string_view what) { inner_.reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_.cancel(bytes); }
 
   Extent place(std::size_t bytes) {
-    const Extent extent = inner_->place(bytes);
+    const Extent extent = inner_.place(bytes);
     if (extent.bytes == 0) return extent;
-    auto lines = std::make_shared<Lines>();
-    for (std::size_t begin = 0; begin < extent.bytes; begin += line_) {
-      Line& line = lines->emplace_back();
-      line.extent = extent;
-      line.range = {begin, begin + std::min(line_, extent.bytes - begin)};
+    try {
+      auto lines = std::make_shared<Lines>((extent.bytes - 1) / line_ + 1);
+      for (std::size_t i = 0; i < lines->size(); ++i) {
+        (*lines)[i].extent = extent;
+        (*lines)[i].range = {i * line_, std::min((i + 1) * line_, extent.bytes)};
+      }
+      const std::scoped_lock lock{mutex_};
+      placed_.insert(extent, std::move(lines));
+    } catch (...) {
+      inner_.remove(extent);
+      throw;
     }
-    const std::scoped_lock lock{mutex_};
-    placed_.emplace(extent.offset, std::move(lines));
     return extent;
   }
 
@@ -107,7 +107,7 @@ class CachedTier {
     for (const Line& line : *lines) {
       if (line.slot != detail::NextUseSlots::none) slots_.release(line.slot);
     }
-    inner_->remove(extent);
+    inner_.remove(extent);
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
@@ -123,7 +123,7 @@ class CachedTier {
   }
 
   /// What is placed on the other tier, and transferred there.
-  TierCounters counters() const { return inner_->counters(); }
+  TierCounters counters() const { return inner_.counters(); }
 
   CacheCounters cache_counters() const noexcept {
     return {.hits = Bytes{store_->hits}, .misses = Bytes{store_->misses}, .evictions = Bytes{store_->evictions}};
@@ -132,15 +132,15 @@ class CachedTier {
  private:
   using Line = detail::CachedLine;
   using Lines = std::vector<Line>;
-  using Store = detail::CacheStore<T>;
-  using Transfer = detail::CachedTransfer<T>;
-  using Piece = typename Transfer::Piece;
+  using Store = detail::CacheStore;
+  using Transfer = detail::CachedTransfer;
+  using Piece = Transfer::Piece;
 
   std::size_t checked_line(const CachedTierOptions& options) const {
     const std::size_t line = options.line.count;
-    if (line == 0 || line % inner_->alignment() != 0 || Arena::alignment % inner_->alignment() != 0) {
+    if (line == 0 || line % inner_.alignment() != 0 || Arena::alignment % inner_.alignment() != 0) {
       throw_configuration_error("lines of " + std::to_string(line) + " bytes do not suit the " + name_ +
-                                ": its alignment is " + std::to_string(inner_->alignment()) +
+                                ": its alignment is " + std::to_string(inner_.alignment()) +
                                 " bytes, of which 4096 and lines must be multiples");
     }
     if (options.bytes.count < line) {
@@ -150,26 +150,23 @@ class CachedTier {
     return line;
   }
 
-  Completion transfer(typename Transfer::Direction direction, const Extent& extent, std::size_t offset, std::byte* data,
+  Completion transfer(Transfer::Direction direction, const Extent& extent, std::size_t offset, std::byte* data,
                       std::size_t bytes) {
-    const std::string what = std::string{direction == Transfer::Direction::read ? "read" : "write"} + " of " +
-                             std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
-                             " of an extent of " + std::to_string(extent.bytes) + " bytes of the " + name_;
-    if (offset > extent.bytes || bytes > extent.bytes - offset) throw_configuration_error(what + " leaves it");
-    if (((extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data)) & (alignment() - 1)) != 0) {
-      throw_configuration_error(what + " is not aligned: offsets, sizes and buffers are multiples of " +
-                                std::to_string(alignment()) + " bytes");
-    }
+    const std::string_view operation = direction == Transfer::Direction::read ? "read" : "write";
+    const detail::TransferName name{operation, extent, offset, bytes, name_};
+    name.check_inside();
+    name.check_aligned(extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data), alignment());
     if (extent.bytes == 0) return {};
     std::vector<Completion> former;
     const std::shared_ptr<Transfer> planned = [&] {
       const std::scoped_lock lock{mutex_};
-      const std::shared_ptr<Lines> lines = lines_of(extent, what);
-      const std::size_t begin = static_cast<std::size_t>(extent.offset - lines->front().extent.offset) + offset;
+      const auto* placed = placed_.holder(extent);
+      if (!placed) name.refuse_unplaced();
       if (bytes == 0) return std::shared_ptr<Transfer>{};
+      const std::size_t begin = static_cast<std::size_t>(extent.offset - placed->extent.offset) + offset;
       const detail::ByteRange range{begin, begin + bytes};
-      auto result = std::make_shared<Transfer>(store_, direction, range, data, what);
-      plan(*result, lines, range, direction);
+      auto result = std::make_shared<Transfer>(store_, direction, range, data, name.text());
+      plan(*result, placed->value, range, direction);
       former = join_queues(*result);
       return result;
     }();
@@ -179,21 +176,9 @@ class CachedTier {
     return completion;
   }
 
-  /// The lines of the extent that was placed and holds `extent`.
-  std::shared_ptr<Lines> lines_of(const Extent& extent, const std::string& what) const {
-    const auto next = placed_.upper_bound(extent.offset);
-    if (next != placed_.begin()) {
-      const auto& [begin, lines] = *std::prev(next);
-      const std::uint64_t within = extent.offset - begin;
-      const std::size_t placed = lines->front().extent.bytes;
-      if (within < placed && extent.bytes <= placed - within) return lines;
-    }
-    throw_configuration_error(what + ": the extent is not placed there");
-  }
-
   /// Cuts a transfer into lines, and decides which of those that are read have slots from now on.
   void plan(Transfer& transfer, const std::shared_ptr<Lines>& lines, const detail::ByteRange& range,
-            typename Transfer::Direction direction) {
+            Transfer::Direction direction) {
     for (std::size_t i = range.begin / line_; i <= (range.end - 1) / line_; ++i) {
       const std::shared_ptr<Line> line{lines, &(*lines)[i]};
       transfer.pieces.push_back({line, detail::common(range, line->range), nullptr});
@@ -244,17 +229,19 @@ class CachedTier {
   /// Takes an extent out of reach of further transfers; nullptr if there is none like it.
   std::shared_ptr<Lines> withdraw(const Extent& extent) noexcept {
     const std::scoped_lock lock{mutex_};
-    const auto found = placed_.find(extent.offset);
-    if (found == placed_.end() || found->second->front().extent.bytes != extent.bytes) return nullptr;
-    for (const Line& line : *found->second) {
+    const auto* taken = placed_.find(extent);
+    if (!taken) return nullptr;
+    std::shared_ptr<Lines> lines = taken->value;
+    for (const Line& line : *lines) {
       if (line.slot == detail::NextUseSlots::none) continue;
       slots_.hold(line.slot);
       owners_[line.slot] = nullptr;
     }
-    return placed_.extract(found).mapped();
+    placed_.erase(*taken);
+    return lines;
   }
 
-  T* inner_;
+  TierRef inner_;
   std::string name_;
   std::size_t line_;
   std::chrono::milliseconds drain_timeout_;
@@ -262,11 +249,11 @@ class CachedTier {
   Allocation memory_;
   detail::NextUseSlots slots_;
   std::vector<std::shared_ptr<Line>> owners_;  // by slot
-  std::map<std::uint64_t, std::shared_ptr<Lines>> placed_;
+  detail::ExtentMap<std::shared_ptr<Lines>> placed_;
   std::uint64_t reads_ = 0;  ///< Uses of lines so far.
   std::shared_ptr<Store> store_;
 };
 
-static_assert(OffloadTier<CachedTier<detail::MemoryTier>>);
+static_assert(OffloadTier<CachedTier>);
 
 }  // namespace zerospan::inline v0

@@ -2,30 +2,31 @@
 /// CheckedTier: any tier, with checksums of what was written to it. Needs xxHash.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <iterator>
 #include <limits>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <source_location>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
+
+#include <xxhash.h>
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/io/threaded_io_engine.hpp>
-#include <zerospan/tier/detail/checked_lines.hpp>
+#include <zerospan/tier/detail/extents.hpp>
 #include <zerospan/tier/detail/transfer_gate.hpp>
-#include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -48,6 +49,65 @@ struct CheckCounters {
 
 namespace detail {
 
+/// The checksums of one extent.
+/// One a line (XXH3, 64 bits). Ranges of an extent begin at lines and are whole lines, but for the last one of
+/// the extent. Thread-safe; what a line has that is written and read at the same time is undefined, as its bytes are.
+class CheckedLines {
+ public:
+  /// A line that is not what was written.
+  struct Mismatch {
+    std::size_t begin;  ///< In the extent.
+    std::size_t bytes;
+    std::uint64_t expected;
+    std::uint64_t found;
+  };
+
+  struct Verified {
+    std::size_t bytes = 0;               ///< Of lines that were written before, up to the first that does not match.
+    std::optional<Mismatch> mismatch{};  ///< The first one.
+  };
+
+  CheckedLines(const Extent& extent, std::size_t line)
+      : extent_{extent}, line_{line}, checksums_((extent.bytes + line - 1) / line) {}
+
+  const Extent& extent() const noexcept { return extent_; }
+  std::size_t table_bytes() const noexcept { return checksums_.size() * sizeof(std::uint64_t); }
+
+  /// From now on these bytes are expected from `begin` on.
+  void expect(std::size_t begin, const std::byte* data, std::size_t bytes) noexcept {
+    for (std::size_t done = 0; done < bytes; done += line_) {
+      checksums_[(begin + done) / line_] = checksum(data + done, std::min(line_, bytes - done));
+    }
+  }
+
+  /// Compares what was read from `begin` on with what is expected. Lines that were never written pass.
+  Verified verify(std::size_t begin, const std::byte* data, std::size_t bytes) const noexcept {
+    Verified result;
+    for (std::size_t done = 0; done < bytes; done += line_) {
+      const std::uint64_t expected = checksums_[(begin + done) / line_];
+      if (expected == unknown) continue;
+      const std::size_t size = std::min(line_, bytes - done);
+      if (const std::uint64_t found = checksum(data + done, size); found != expected) {
+        result.mismatch = Mismatch{begin + done, size, expected, found};
+        return result;
+      }
+      result.bytes += size;
+    }
+    return result;
+  }
+
+ private:
+  static constexpr std::uint64_t unknown = 0;  // of a line that was never written; no checksum
+
+  static std::uint64_t checksum(const std::byte* data, std::size_t bytes) noexcept {
+    return std::max<std::uint64_t>(::XXH3_64bits(data, bytes), 1);
+  }
+
+  Extent extent_;
+  std::size_t line_;
+  std::vector<std::atomic<std::uint64_t>> checksums_;  // relaxed: completions order transfers of the same line
+};
+
 /// What a CheckedTier shares with its transfers.
 struct CheckedStore : TransferGate {
   explicit CheckedStore(std::string tier_name) : name{std::move(tier_name)} {}
@@ -66,13 +126,12 @@ struct CheckedStore : TransferGate {
 /// A read gives what was last handed to `write`, whether that write ended well or not, or fails; bytes that were never
 /// written are not checked. What is written is hashed by the caller while the other tier writes it, what is read by the
 /// thread that ends the read, before its completion is done. Sizes of extents are rounded up to lines. Not addressable.
-template <OffloadTier T>
 class CheckedTier {
  public:
   /// @throws ConfigurationError if the other tier is addressable, which would pass by the checks, or if its alignment
   /// contradicts the options.
-  explicit CheckedTier(T& inner, const CheckedTierOptions& options = {})
-      : inner_{&inner},
+  explicit CheckedTier(TierRef inner, const CheckedTierOptions& options = {})
+      : inner_{inner},
         line_{options.line.count},
         drain_timeout_{options.drain_timeout},
         store_{std::make_shared<detail::CheckedStore>("checked " + std::string{inner.name()})} {
@@ -95,20 +154,19 @@ class CheckedTier {
   std::size_t alignment() const noexcept { return line_; }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
-  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
-  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
+  void reserve(Bytes bytes, std::string_view what) { inner_.reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_.cancel(bytes); }
 
   Extent place(std::size_t bytes) {
     const bool is_too_large = bytes > std::numeric_limits<std::size_t>::max() - line_;  // the other tier says so
-    const Extent extent = inner_->place(is_too_large ? bytes : round_up(bytes, line_));
+    const Extent extent = inner_.place(is_too_large ? bytes : round_up(bytes, line_));
     if (extent.bytes == 0) return extent;
     try {
       auto lines = std::make_shared<Lines>(extent, line_);
       const std::scoped_lock lock{mutex_};
-      table_bytes_ += lines->table_bytes();
-      placed_.emplace(extent.offset, std::move(lines));
+      table_bytes_ += placed_.insert(extent, std::move(lines)).value->table_bytes();
     } catch (...) {
-      inner_->remove(extent);
+      inner_.remove(extent);
       throw;
     }
     return extent;
@@ -118,26 +176,25 @@ class CheckedTier {
   void remove(const Extent& extent) noexcept {
     {
       const std::scoped_lock lock{mutex_};
-      const auto found = placed_.find(extent.offset);
-      if (found == placed_.end() || found->second->extent().bytes != extent.bytes) return;
-      table_bytes_ -= found->second->table_bytes();
-      placed_.erase(found);
+      const auto* taken = placed_.find(extent);
+      if (!taken) return;
+      table_bytes_ -= taken->value->table_bytes();
+      placed_.erase(*taken);
     }
-    inner_->remove(extent);
+    inner_.remove(extent);
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
 
   /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
-    const Range range = locate("read", extent, offset, bytes);
-    if (bytes == 0) return inner_->read(extent, offset, data, bytes);
-    const auto promise = std::make_shared<Promise>(describe("read", offset, bytes, extent));
-    const Completion transfer = inner_->read(extent, offset, data, bytes);
-    store_->begin();
-    transfer.then([store = store_, range, data, bytes, promise](std::exception_ptr error) {
-      if (!error) error = verify(*store, range, data, bytes);
-      store->end();
+    const detail::TransferName name{"read", extent, offset, bytes, store_->name};
+    const Range range = locate(name);
+    if (bytes == 0) return inner_.read(extent, offset, data, bytes);
+    const auto promise = std::make_shared<Promise>(name.text());
+    const auto under_way = std::make_shared<detail::UnderWay<detail::CheckedStore>>(store_);
+    inner_.read(extent, offset, data, bytes).then([under_way, range, data, bytes, promise](std::exception_ptr error) {
+      if (!error) error = verify(**under_way, range, data, bytes);
       if (error) return promise->fail(error);
       promise->succeed();
     });
@@ -146,15 +203,15 @@ class CheckedTier {
 
   /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
-    const Range range = locate("write", extent, offset, bytes);
-    Completion transfer = inner_->write(extent, offset, data, bytes);
+    const Range range = locate({"write", extent, offset, bytes, store_->name});
+    Completion transfer = inner_.write(extent, offset, data, bytes);
     if (bytes != 0) range.lines->expect(range.begin, data, bytes);
     store_->written += bytes;
     return transfer;
   }
 
   /// What is placed on the other tier, and transferred there.
-  TierCounters counters() const { return inner_->counters(); }
+  TierCounters counters() const { return inner_.counters(); }
 
   CheckCounters check_counters() const {
     const std::scoped_lock lock{mutex_};
@@ -170,34 +227,16 @@ class CheckedTier {
     std::size_t begin = 0;
   };
 
-  std::string describe(const char* operation, std::size_t offset, std::size_t bytes, const Extent& extent) const {
-    return std::string{operation} + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
-           " of an extent of " + std::to_string(extent.bytes) + " bytes of the " + store_->name;
-  }
-
-  Range locate(const char* operation, const Extent& extent, std::size_t offset, std::size_t bytes) const {
-    const auto what = [&] { return describe(operation, offset, bytes, extent); };
-    if (offset > extent.bytes || bytes > extent.bytes - offset) throw_configuration_error(what() + " leaves it");
+  Range locate(const detail::TransferName& transfer) const {
+    transfer.check_inside();
+    const Extent& extent = transfer.extent;
     if (extent.bytes == 0) return {};
-    const std::shared_ptr<Lines> lines = lines_of(extent);
-    if (!lines) throw_configuration_error(what() + ": the extent is not placed there");
-    const std::size_t begin = static_cast<std::size_t>(extent.offset - lines->extent().offset) + offset;
-    if (((begin | bytes) & (line_ - 1)) != 0) {
-      throw_configuration_error(what() + " is not aligned: offsets and sizes are multiples of " +
-                                std::to_string(line_) + " bytes");
-    }
-    return {lines, begin};
-  }
-
-  /// Those of the extent that was placed and holds `extent`.
-  std::shared_ptr<Lines> lines_of(const Extent& extent) const {
     const std::scoped_lock lock{mutex_};
-    const auto next = placed_.upper_bound(extent.offset);
-    if (next == placed_.begin()) return nullptr;
-    const auto& [begin, lines] = *std::prev(next);
-    const std::uint64_t within = extent.offset - begin;
-    const std::size_t placed = lines->extent().bytes;
-    return within <= placed && extent.bytes <= placed - within ? lines : nullptr;
+    const auto* taken = placed_.holder(extent);
+    if (!taken) transfer.refuse_unplaced();
+    const std::size_t begin = static_cast<std::size_t>(extent.offset - taken->extent.offset) + transfer.offset;
+    transfer.check_aligned(begin | transfer.bytes, line_);
+    return {taken->value, begin};
   }
 
   static std::exception_ptr verify(detail::CheckedStore& store, const Range& range, const std::byte* data,
@@ -212,15 +251,15 @@ class CheckedTier {
                                                   mismatch->bytes, mismatch->expected, mismatch->found, where});
   }
 
-  T* inner_;
+  TierRef inner_;
   std::size_t line_;
   std::chrono::milliseconds drain_timeout_;
   std::shared_ptr<detail::CheckedStore> store_;
   mutable std::mutex mutex_;  // of what follows
-  std::map<std::uint64_t, std::shared_ptr<Lines>> placed_;
+  detail::ExtentMap<std::shared_ptr<Lines>> placed_;
   std::size_t table_bytes_ = 0;
 };
 
-static_assert(OffloadTier<CheckedTier<NvmeTier<ThreadedIoEngine>>>);
+static_assert(OffloadTier<CheckedTier>);
 
 }  // namespace zerospan::inline v0

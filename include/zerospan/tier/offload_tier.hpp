@@ -13,6 +13,8 @@
 
 namespace zerospan::inline v0 {
 
+class Arena;
+
 /// A range of bytes at rest on a tier. Its meaning is the tier's own.
 struct Extent {
   std::uint64_t offset = 0;
@@ -47,7 +49,9 @@ struct TierCounters {
 ///   the extent, from `offset` on, and `data`; they are asynchronous, and `data` stays until the completion is done.
 ///   Errors (IoError, IntegrityError) are the completion's. Called from lanes, on any thread; the rest by the engine's
 ///   caller alone;
-/// - `tier.counters()` counts exactly; it may be called at any time.
+/// - `tier.counters()` counts exactly; it may be called at any time;
+/// - `tier.arena()`, which a tier may lack, is the arena that `view` points into, nullptr where there is none. It tells
+///   whose memory an addressable tier is in: an engine uses the memory of its own device alone.
 ///
 /// Tiers outlive the engines that use them.
 template <class T>
@@ -57,9 +61,11 @@ concept OffloadTier = requires(T& tier, const T& constant, std::size_t n, std::s
   { constant.alignment() } -> std::same_as<std::size_t>;
   { constant.addressable() } -> std::same_as<Addressable>;
   tier.reserve(Bytes{n}, what);
-  { tier.cancel(Bytes{n}) } noexcept;
+  { tier.cancel(Bytes{n}) }
+  noexcept;
   { tier.place(n) } -> std::same_as<Extent>;
-  { tier.remove(extent) } noexcept;
+  { tier.remove(extent) }
+  noexcept;
   { tier.view(extent) } -> std::same_as<std::byte*>;
   { tier.read(extent, n, data, n) } -> std::same_as<Completion>;
   { tier.write(extent, n, source, n) } -> std::same_as<Completion>;
@@ -71,16 +77,16 @@ class TierRef {
  public:
   /// Refers to `tier`, which must outlive every engine that is given this reference.
   template <OffloadTier T>
-    requires(!std::same_as<T, TierRef>)
-  TierRef(T& tier) noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
+  requires(!std::same_as<T, TierRef>) TierRef(T& tier)
+  noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
 
   template <OffloadTier T>
-    requires(!std::same_as<T, TierRef>)
-  TierRef(const T&& tier) = delete;  // zerospan: a temporary tier is gone before the engine that would use it
+  requires(!std::same_as<T, TierRef>) TierRef(const T&& tier)
+  = delete;  // zerospan: a temporary tier is gone before the engine that would use it
 
   template <class T>
-    requires(!OffloadTier<T>)
-  TierRef(T& tier) = delete;  // zerospan: this is no OffloadTier; static_assert(OffloadTier<...>) says what it lacks
+  requires(!OffloadTier<T>) TierRef(T& tier)
+  = delete;  // zerospan: this is no OffloadTier; static_assert(OffloadTier<...>) says what it lacks
 
   std::string_view name() const { return calls_->name(tier_); }
   std::size_t alignment() const { return calls_->alignment(tier_); }
@@ -98,6 +104,9 @@ class TierRef {
   }
   TierCounters counters() const { return calls_->counters(tier_); }
 
+  /// The arena that `view` points into; nullptr where the tier is not addressable or does not tell.
+  const Arena* arena() const { return calls_->arena(tier_); }
+
   /// The identity of the tier: equal for references to the same one.
   const void* identity() const noexcept { return tier_; }
 
@@ -114,6 +123,7 @@ class TierRef {
     Completion (*read)(void*, const Extent&, std::size_t, std::byte*, std::size_t);
     Completion (*write)(void*, const Extent&, std::size_t, const std::byte*, std::size_t);
     TierCounters (*counters)(const void*);
+    const Arena* (*arena)(const void*);
   };
 
   template <class T>
@@ -132,7 +142,14 @@ class TierRef {
       [](void* t, const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
         return static_cast<T*>(t)->write(extent, offset, data, bytes);
       },
-      [](const void* t) { return static_cast<const T*>(t)->counters(); }};
+      [](const void* t) { return static_cast<const T*>(t)->counters(); },
+      []([[maybe_unused]] const void* t) -> const Arena* {
+        if constexpr (requires(const T& tier) { tier.arena(); }) {
+          return static_cast<const T*>(t)->arena();
+        } else {
+          return nullptr;
+        }
+      }};
 
   void* tier_;
   const Calls* calls_;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,8 +18,7 @@
 #include <zerospan/core/detail/when_all.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/tier/detail/striped_space.hpp>
-#include <zerospan/tier/detail/stripes.hpp>
+#include <zerospan/tier/detail/extents.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -30,6 +30,61 @@ struct StripedTierOptions {
   /// How many stripes each tier gets in proportion to the others, by their bandwidths; empty: all the same.
   std::vector<std::size_t> weights{};
 };
+
+namespace detail {
+
+/// An unbounded range of bytes, dealt over members in rounds: in each round, each member in turn gets one run of as
+/// many stripes as its weight says (weights are divided by their greatest common divisor).
+class Stripes {
+ public:
+  /// A part of the range that one member has in one piece.
+  struct Piece {
+    std::size_t member;
+    std::uint64_t begin;
+    std::size_t bytes;
+  };
+
+  /// @param weights One for each member, all positive.
+  /// @param stripe Positive.
+  Stripes(std::vector<std::size_t> weights, std::size_t stripe) : runs_{std::move(weights)} {
+    const std::size_t divisor = std::accumulate(runs_.begin(), runs_.end(), std::size_t{0},
+                                                [](std::size_t a, std::size_t b) { return std::gcd(a, b); });
+    for (std::size_t& run : runs_) {
+      run = run / divisor * stripe;
+      round_ += run;
+    }
+  }
+
+  std::size_t members() const noexcept { return runs_.size(); }
+
+  /// How many bytes of a range the member has.
+  std::size_t share(std::size_t member, std::uint64_t begin, std::size_t bytes) const noexcept {
+    return static_cast<std::size_t>(share_before(member, begin + bytes) - share_before(member, begin));
+  }
+
+  /// The first piece of a range that is not empty.
+  Piece first_piece(std::uint64_t begin, std::size_t bytes) const noexcept {
+    if (members() == 1) return {0, begin, bytes};
+    std::uint64_t within = begin % round_;
+    std::size_t member = 0;
+    while (within >= runs_[member]) within -= runs_[member++];
+    return {member, begin, static_cast<std::size_t>(std::min<std::uint64_t>(bytes, runs_[member] - within))};
+  }
+
+ private:
+  /// How many of the first `end` bytes the member has.
+  std::uint64_t share_before(std::size_t member, std::uint64_t end) const noexcept {
+    std::uint64_t begin = 0;
+    for (std::size_t i = 0; i < member; ++i) begin += runs_[i];
+    const std::uint64_t rest = std::max(end % round_, begin) - begin;
+    return end / round_ * runs_[member] + std::min<std::uint64_t>(rest, runs_[member]);
+  }
+
+  std::vector<std::size_t> runs_;  ///< Bytes of each member in a round.
+  std::size_t round_ = 0;
+};
+
+}  // namespace detail
 
 /// Extents cut into stripes that are dealt over several tiers: several disks, or several ways to storage (MLP-Offload,
 /// arXiv 2509.02480). A transfer goes to all of them at once; it is done when its last part is, and carries the error
@@ -46,7 +101,7 @@ class StripedTier {
       : tiers_{std::move(tiers)},
         name_{name_of(tiers_)},
         alignment_{alignment_of(tiers_)},
-        space_{detail::Stripes{checked_weights(options), checked_stripe(options)}},
+        stripes_{checked_weights(options), checked_stripe(options)},
         set_aside_(tiers_.size()) {}
 
   StripedTier(const StripedTier&) = delete;
@@ -60,7 +115,7 @@ class StripedTier {
   /// @throws BudgetError, or what else a tier throws that cannot set its share aside.
   void reserve(Bytes bytes, std::string_view what) {
     if (bytes.count > most_bytes - outstanding_) refuse(what, bytes, Bytes{most_bytes - outstanding_}, name_);
-    set_aside(space_.free_shares(outstanding_ + bytes.count), what, bytes);
+    set_aside(free_shares(outstanding_ + bytes.count), what, bytes);
     outstanding_ += bytes.count;
   }
 
@@ -75,17 +130,17 @@ class StripedTier {
     if (bytes == 0) return {};
     if (bytes > most_bytes) refuse("an extent", Bytes{bytes}, Bytes{most_bytes}, name_);
     const std::size_t rounded = round_up(bytes, std::max(alignment_, page));
-    const Extent extent{space_.first_fit(rounded), rounded};
+    const Extent extent{extents_.first_fit(rounded), rounded};
     const std::size_t before = outstanding_;
-    const auto entry = insert(extent);
+    auto& taken = insert(extent);
     try {
       outstanding_ -= std::min(outstanding_, bytes);
-      Shares needed = space_.free_shares(outstanding_);
-      for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += space_.stripes().share(i, extent.offset, rounded);
+      Shares needed = free_shares(outstanding_);
+      for (std::size_t i = 0; i < tiers_.size(); ++i) needed[i] += stripes_.share(i, extent.offset, rounded);
       set_aside(needed, "an extent", Bytes{rounded});
-      place_parts(extent, entry->second);
+      place_parts(taken);
     } catch (...) {
-      erase(entry);
+      erase(taken);
       outstanding_ = before;
       balance();
       throw;
@@ -95,7 +150,7 @@ class StripedTier {
 
   /// Gives an extent back; one that `place` did not deal is ignored.
   void remove(const Extent& extent) noexcept {
-    if (const auto entry = space_.find(extent); entry != space_.end()) erase(entry);
+    if (const auto* taken = extents_.find(extent)) erase(*taken);
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
@@ -131,11 +186,13 @@ class StripedTier {
   }
 
  private:
-  using Space = detail::StripedSpace;
-  using Shares = Space::Shares;
+  /// One extent of each tier, some of them empty; none before they are placed.
+  using Parts = std::vector<Extent>;
+  using Extents = detail::ExtentMap<Parts>;
+  using Shares = std::vector<std::size_t>;  ///< Bytes of each tier.
 
   static constexpr std::size_t page = 4096;
-  static constexpr std::size_t most_bytes = Space::most_bytes;
+  static constexpr std::size_t most_bytes = Extents::most_bytes;
 
   static std::string name_of(const std::vector<TierRef>& tiers) {
     std::string name = "stripes over ";
@@ -177,22 +234,34 @@ class StripedTier {
                        "raise its capacity, or choose another tier");
   }
 
-  Space::Map::iterator insert(const Extent& extent) {
+  Extents::Taken& insert(const Extent& extent) {
     const std::scoped_lock lock{mutex_};
-    return space_.insert(extent);
+    return extents_.insert(extent, {});
   }
 
-  void erase(Space::Map::iterator entry) noexcept {
-    for (std::size_t i = 0; i < entry->second.parts.size(); ++i) {
-      const Extent& part = entry->second.parts[i];
+  void erase(const Extents::Taken& taken) noexcept {
+    for (std::size_t i = 0; i < taken.value.size(); ++i) {
+      const Extent& part = taken.value[i];
       if (part.bytes != 0) tiers_[i].remove(part);
     }
     const std::scoped_lock lock{mutex_};
-    for (const Extent& part : entry->second.parts) used_ -= part.bytes;
-    space_.erase(entry);
+    for (const Extent& part : taken.value) used_ -= part.bytes;
+    extents_.erase(taken);
   }
 
   // Accounts with the tiers.
+
+  /// Each tier's share of the first `bytes` that are free.
+  Shares free_shares(std::size_t bytes) const {
+    Shares shares(tiers_.size());
+    extents_.visit_gaps([&](std::uint64_t begin, std::size_t free) {
+      const std::size_t taken = std::min(bytes, free);
+      for (std::size_t i = 0; i < shares.size(); ++i) shares[i] += stripes_.share(i, begin, taken);
+      bytes -= taken;
+      return bytes == 0;
+    });
+    return shares;
+  }
 
   /// Reserves and cancels until each tier has set aside as much as it should, or throws and changes nothing.
   void set_aside(const Shares& shares, std::string_view what, Bytes bytes) {
@@ -226,20 +295,20 @@ class StripedTier {
   /// Sets aside what is outstanding. Where a tier refuses, it remains as it is until the next time.
   void balance() noexcept {
     try {
-      set_aside(space_.free_shares(outstanding_), "what was reserved", Bytes{outstanding_});
+      set_aside(free_shares(outstanding_), "what was reserved", Bytes{outstanding_});
     } catch (...) {
     }
   }
 
-  void place_parts(const Extent& extent, Space::Placed& placed) {
-    std::vector<Extent> parts(tiers_.size());
+  void place_parts(Extents::Taken& taken) {
+    Parts parts(tiers_.size());
     const std::scoped_lock lock{mutex_};
-    placed.parts = std::move(parts);
+    taken.value = std::move(parts);
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
-      const std::size_t share = space_.stripes().share(i, extent.offset, extent.bytes);
-      placed.parts[i] = tiers_[i].place(share);
+      const std::size_t share = stripes_.share(i, taken.extent.offset, taken.extent.bytes);
+      taken.value[i] = tiers_[i].place(share);
       set_aside_[i] -= share;
-      used_ += placed.parts[i].bytes;
+      used_ += taken.value[i].bytes;
     }
     peak_ = std::max(peak_, used_);
   }
@@ -247,44 +316,39 @@ class StripedTier {
   // Transfers.
 
   template <class Data, class Start>
-  Completion transfer(const char* operation, const Extent& extent, std::size_t offset, Data* data, std::size_t bytes,
-                      Start start) {
-    const std::string what = std::string{operation} + " of " + std::to_string(bytes) + " bytes at offset " +
-                             std::to_string(offset) + " of an extent of " + std::to_string(extent.bytes) +
-                             " bytes of " + name_;
-    if (offset > extent.bytes || bytes > extent.bytes - offset) throw_configuration_error(what + " leaves it");
-    if (((extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data)) & (alignment_ - 1)) != 0) {
-      throw_configuration_error(what + " is not aligned: offsets, sizes and buffers are multiples of " +
-                                std::to_string(alignment_) + " bytes");
-    }
+  Completion transfer(std::string_view operation, const Extent& extent, std::size_t offset, Data* data,
+                      std::size_t bytes, Start start) {
+    const detail::TransferName transfer{operation, extent, offset, bytes, name_};
+    transfer.check_inside();
+    transfer.check_aligned(extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data), alignment_);
     if (extent.bytes == 0) return {};
-    const auto [origin, parts] = parts_of(extent, what);
+    const auto [origin, parts] = parts_of(transfer);
     std::vector<Completion> ends;
     for (std::size_t done = 0; done < bytes;) {
-      const detail::Stripes::Piece piece = space_.stripes().first_piece(extent.offset + offset + done, bytes - done);
+      const detail::Stripes::Piece piece = stripes_.first_piece(extent.offset + offset + done, bytes - done);
       const TierRef tier = tiers_[piece.member];
-      const std::size_t within = space_.stripes().share(piece.member, origin, piece.begin - origin);
+      const std::size_t within = stripes_.share(piece.member, origin, piece.begin - origin);
       ends.push_back(detail::started(
           [&, part = parts[piece.member]] { return start(tier, part, within, data + done, piece.bytes); }));
       done += piece.bytes;
     }
-    return detail::joined(what, ends);
+    return detail::joined(transfer.text(), ends);
   }
 
-  /// The extent that was placed and holds `extent`: its begin and its parts.
-  std::pair<std::uint64_t, std::vector<Extent>> parts_of(const Extent& extent, const std::string& what) const {
+  /// The extent that was placed and holds the transfer's: its begin and its parts.
+  std::pair<std::uint64_t, Parts> parts_of(const detail::TransferName& transfer) const {
     const std::scoped_lock lock{mutex_};
-    const auto entry = space_.holder(extent);
-    if (entry != space_.end()) return {entry->first, entry->second.parts};
-    throw_configuration_error(what + ": the extent is not placed there");
+    if (const auto* taken = extents_.holder(transfer.extent)) return {taken->extent.offset, taken->value};
+    transfer.refuse_unplaced();
   }
 
   std::vector<TierRef> tiers_;
   std::string name_;
   std::size_t alignment_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
-  mutable std::mutex mutex_;     // of space_ and what follows it, which only the engine's caller changes
-  Space space_;
+  detail::Stripes stripes_;
+  mutable std::mutex mutex_;  // of what follows, which only the engine's caller changes
+  Extents extents_;
   Shares set_aside_;  ///< What is outstanding, as it is reserved on each tier.
   std::size_t used_ = 0;
   std::size_t peak_ = 0;

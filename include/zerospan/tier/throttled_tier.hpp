@@ -2,6 +2,7 @@
 /// ThrottledTier: any tier behind a link of known bandwidth and latency.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -17,10 +18,11 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
+#include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
-#include <zerospan/tier/detail/link_clock.hpp>
-#include <zerospan/tier/detail/memory_tier.hpp>
+#include <zerospan/tier/detail/transfer_gate.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -35,10 +37,41 @@ struct ThrottledTierOptions {
 
 namespace detail {
 
-/// What a ThrottledTier shares with its transfers and its timer thread.
-class ThrottledEnds {
+/// One direction of a link. Transfers pass one after the other in the order of the calls: each has the whole bandwidth,
+/// and arrives the latency after its last byte was sent. Not synchronized.
+class LinkClock {
  public:
-  using Time = detail::LinkClock::Time;
+  using Time = std::chrono::steady_clock::time_point;
+
+  LinkClock(double bytes_per_second, std::chrono::nanoseconds latency) noexcept
+      : bytes_per_second_{bytes_per_second}, latency_{latency} {}
+
+  /// @return when a transfer arrives that is ready at `start`.
+  Time transfer(Time start, std::size_t bytes) noexcept {
+    free_ = std::max(free_, start) + duration(bytes);
+    return free_ + latency_;
+  }
+
+  /// When the link has sent all it was given.
+  Time free() const noexcept { return free_; }
+
+ private:
+  /// Never longer than about a year: no sum of a few of them overflows.
+  std::chrono::nanoseconds duration(std::size_t bytes) const noexcept {
+    constexpr double longest = 3e7;
+    const double seconds = std::min(static_cast<double>(bytes) / bytes_per_second_, longest);
+    return std::chrono::ceil<std::chrono::nanoseconds>(std::chrono::duration<double>{seconds});
+  }
+
+  double bytes_per_second_;
+  std::chrono::nanoseconds latency_;
+  Time free_{};
+};
+
+/// What a ThrottledTier shares with its transfers and its timer thread.
+class ThrottledEnds : public TransferGate {
+ public:
+  using Time = LinkClock::Time;
 
   struct Ending {
     std::shared_ptr<Promise> promise;
@@ -50,25 +83,21 @@ class ThrottledEnds {
     }
   };
 
-  void begin() {
-    const std::scoped_lock lock{mutex_};
-    ++under_way_;
-  }
-
-  /// Takes a transfer that the other tier has ended: the timer ends it when it is due, or nobody is left to wait.
+  /// Takes a transfer that the other tier has ended: the timer ends it when it is due; at once if the tier is gone.
   void arrive(Time due, Ending ending) {
-    std::unique_lock lock{mutex_};
-    --under_way_;
-    if (!is_closed_) endings_.emplace(due, std::exchange(ending, {}));
+    if (!enter()) return ending.end();
+    {
+      const std::scoped_lock lock{mutex_};
+      endings_.emplace(due, std::move(ending));
+    }
     changed_.notify_all();
-    lock.unlock();
-    if (ending.promise) ending.end();
+    leave();
   }
 
-  /// Ends what is due, until `close` was called and nothing is left.
+  /// Ends what is due, until `stop` was called and nothing is left.
   void run() {
     std::unique_lock lock{mutex_};
-    while (!is_closed_ || !endings_.empty()) {
+    while (!is_stopping_ || !endings_.empty()) {
       if (endings_.empty()) {
         changed_.wait(lock);
       } else if (const Time due = endings_.begin()->first; due > std::chrono::steady_clock::now()) {
@@ -82,20 +111,17 @@ class ThrottledEnds {
     }
   }
 
-  /// Waits for the other tier, but not for ever.
-  void close(std::chrono::milliseconds timeout) {
-    std::unique_lock lock{mutex_};
-    changed_.wait_for(lock, timeout, [&] { return under_way_ == 0; });
-    is_closed_ = true;
+  void stop() noexcept {
+    const std::scoped_lock lock{mutex_};
+    is_stopping_ = true;
     changed_.notify_all();
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::size_t under_way_ = 0;  ///< With the other tier.
   std::multimap<Time, Ending> endings_;
-  bool is_closed_ = false;
+  bool is_stopping_ = false;
 };
 
 }  // namespace detail
@@ -106,12 +132,11 @@ class ThrottledEnds {
 /// Reads share one direction of the link, writes the other. A transfer ends no earlier than the link allows, and not
 /// before the other tier's; completions end on a thread of this tier. It is not addressable, whatever the other tier
 /// is: bytes must flow. A tier that is destroyed waits for its transfers.
-template <OffloadTier T>
 class ThrottledTier {
  public:
-  /// @throws ConfigurationError if the link has no bandwidth or less than no latency.
-  explicit ThrottledTier(T& inner, const ThrottledTierOptions& options = {})
-      : inner_{&inner},
+  /// @throws ConfigurationError if the link has no bandwidth or less than no latency, or the system has no thread.
+  explicit ThrottledTier(TierRef inner, const ThrottledTierOptions& options = {})
+      : inner_{inner},
         name_{"link to " + std::string{inner.name()}},
         drain_timeout_{options.drain_timeout},
         read_link_{options.bytes_per_second, options.latency},
@@ -119,7 +144,7 @@ class ThrottledTier {
     if (!(options.bytes_per_second > 0) || options.latency.count() < 0) {
       throw_configuration_error("a " + name_ + " needs a positive bandwidth and a latency that is not negative");
     }
-    timer_ = std::thread{[ends = ends_] { ends->run(); }};
+    timer_ = detail::start_thread("the thread of a " + name_, [ends = ends_] { ends->run(); });
   }
 
   ThrottledTier(const ThrottledTier&) = delete;
@@ -127,50 +152,56 @@ class ThrottledTier {
 
   ~ThrottledTier() {
     ends_->close(drain_timeout_);
-    timer_.join();
+    if (process_.is_this()) {
+      ends_->stop();
+      timer_.join();
+    } else {
+      timer_.detach();  // its share in the ends is never given back
+    }
   }
 
   std::string_view name() const noexcept { return name_; }
-  std::size_t alignment() const { return inner_->alignment(); }
+  std::size_t alignment() const { return inner_.alignment(); }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
-  void reserve(Bytes bytes, std::string_view what) { inner_->reserve(bytes, what); }
-  void cancel(Bytes bytes) noexcept { inner_->cancel(bytes); }
-  Extent place(std::size_t bytes) { return inner_->place(bytes); }
-  void remove(const Extent& extent) noexcept { inner_->remove(extent); }
+  void reserve(Bytes bytes, std::string_view what) { inner_.reserve(bytes, what); }
+  void cancel(Bytes bytes) noexcept { inner_.cancel(bytes); }
+  Extent place(std::size_t bytes) { return inner_.place(bytes); }
+  void remove(const Extent& extent) noexcept { inner_.remove(extent); }
   std::byte* view(const Extent&) const noexcept { return nullptr; }
 
   /// @throws what the other tier throws; a transfer that it refuses does not take the link.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
     const auto start = std::chrono::steady_clock::now();
-    return delayed(read_link_, start, bytes, inner_->read(extent, offset, data, bytes));
+    return delayed(read_link_, start, bytes, inner_.read(extent, offset, data, bytes));
   }
 
   /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
     const auto start = std::chrono::steady_clock::now();
-    return delayed(write_link_, start, bytes, inner_->write(extent, offset, data, bytes));
+    return delayed(write_link_, start, bytes, inner_.write(extent, offset, data, bytes));
   }
 
-  TierCounters counters() const { return inner_->counters(); }
+  TierCounters counters() const { return inner_.counters(); }
 
  private:
   Completion delayed(detail::LinkClock& link, detail::LinkClock::Time start, std::size_t bytes,
                      const Completion& transfer) {
     if (bytes == 0) return transfer;
     const auto promise = std::make_shared<Promise>("transfer of " + std::to_string(bytes) + " bytes over the " + name_);
+    const auto under_way = std::make_shared<detail::UnderWay<detail::ThrottledEnds>>(ends_);
     const auto due = [&] {
       const std::scoped_lock lock{mutex_};
       return link.transfer(start, bytes);
     }();
-    ends_->begin();
-    transfer.then([ends = ends_, due, promise](std::exception_ptr error) {
-      ends->arrive(due, {promise, std::move(error)});
+    transfer.then([under_way, due, promise](std::exception_ptr error) {
+      (*under_way)->arrive(due, {promise, std::move(error)});
     });
     return promise->completion();
   }
 
-  T* inner_;
+  TierRef inner_;
+  detail::OwnProcess process_;
   std::string name_;
   std::chrono::milliseconds drain_timeout_;
   std::mutex mutex_;  // of the links
@@ -180,6 +211,6 @@ class ThrottledTier {
   std::thread timer_;
 };
 
-static_assert(OffloadTier<ThrottledTier<detail::MemoryTier>>);
+static_assert(OffloadTier<ThrottledTier>);
 
 }  // namespace zerospan::inline v0

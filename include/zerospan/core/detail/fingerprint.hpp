@@ -23,8 +23,10 @@ class Fingerprint {
   using Summands = std::array<std::int64_t, summand_count>;
 
   constexpr Fingerprint& add(std::uint64_t value) noexcept {
-    const std::array<std::uint32_t, 4> words = philox(value_, ++count_, value);
-    value_ = std::uint64_t{words[0]} << 32 | words[1];
+    value_ += value + 0x9e3779b97f4a7c15U;  // splitmix64
+    value_ = (value_ ^ (value_ >> 30)) * 0xbf58476d1ce4e5b9U;
+    value_ = (value_ ^ (value_ >> 27)) * 0x94d049bb133111ebU;
+    value_ ^= value_ >> 31;
     return *this;
   }
 
@@ -62,7 +64,6 @@ class Fingerprint {
 
  private:
   std::uint64_t value_ = 0;
-  std::uint64_t count_ = 0;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -20,6 +20,7 @@
 #include <utility>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/checked_path.hpp>
 #include <zerospan/core/error.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -35,9 +36,10 @@ class ArenaFile {
     unlinked_at_once,  ///< A unique name that is gone before the constructor returns.
   };
 
-  /// @throws IoError if no file can be made in `directory`.
+  /// @throws ConfigurationError if `directory` is no path at all, IoError if no file can be made in it.
   explicit ArenaFile(const std::string& directory, Naming naming = Naming::never_named)
-      : path_{directory + "/(unnamed arena file)"}, descriptor_{open_in(directory, naming)} {
+      : path_{checked_path(directory, "directory", "an NvmeTier") + "/(unnamed arena file)"},
+        descriptor_{open_in(directory, naming)} {
     const int flags = ::fcntl(descriptor_, F_GETFL);
     is_direct_ = flags != -1 && ::fcntl(descriptor_, F_SETFL, flags | O_DIRECT) == 0;
     alignment_ = direct_alignment(descriptor_);

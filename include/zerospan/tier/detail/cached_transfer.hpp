@@ -1,5 +1,5 @@
 /// @file
-/// One transfer of a CachedTier: it has its lines to itself from its begin to its end.
+/// The lines of a CachedTier, and its transfers: each has its lines to itself from its begin to its end.
 #pragma once
 
 #include <algorithm>
@@ -18,27 +18,71 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/detail/when_all.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/tier/detail/cached_line.hpp>
+#include <zerospan/tier/detail/next_use.hpp>
 #include <zerospan/tier/detail/transfer_gate.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
 
+/// A range of an extent's bytes.
+struct ByteRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+
+  std::size_t bytes() const noexcept { return end > begin ? end - begin : 0; }
+  bool empty() const noexcept { return bytes() == 0; }
+};
+
+inline ByteRange common(const ByteRange& a, const ByteRange& b) noexcept {
+  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+}
+
+/// The smallest range that holds both.
+inline ByteRange hull(const ByteRange& a, const ByteRange& b) noexcept {
+  if (a.empty() || b.empty()) return a.empty() ? b : a;
+  return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+}
+
+/// True if the two make one range, because they touch or one of them is empty.
+inline bool adjoin(const ByteRange& a, const ByteRange& b) noexcept {
+  return a.empty() || b.empty() || (a.begin <= b.end && b.begin <= a.end);
+}
+
+/// What must be read to have all of `wanted`, in one piece, where `valid` is there.
+inline ByteRange missing(ByteRange wanted, const ByteRange& valid) noexcept {
+  if (common(wanted, valid).empty()) return wanted;
+  if (valid.begin <= wanted.begin) wanted.begin = std::min(valid.end, wanted.end);
+  if (valid.end >= wanted.end) wanted.end = std::max(valid.begin, wanted.begin);
+  return wanted;
+}
+
+/// Its slot and its history change in the order of the calls; the rest belongs to one transfer after the other.
+struct CachedLine {
+  Extent extent;    ///< The whole one.
+  ByteRange range;  ///< The line's own.
+
+  UseHistory reads;
+  std::size_t slot = NextUseSlots::none;
+  Completion last;  ///< The end of the last transfer that touches it; the next one waits for that.
+
+  ByteRange valid;  ///< In memory.
+  ByteRange dirty;  ///< In memory and newer than on the other tier; in `valid`.
+  ByteRange lost;   ///< Could not be written back.
+  std::exception_ptr loss;
+};
+
 /// What a tier shares with its transfers, so that a late completion finds it, whatever became of the tier. The other
 /// tier and the memory are used only between `enter` and `leave`: they may end with the tier.
-template <class T>
-class CacheStore : public TransferGate {
- public:
-  explicit CacheStore(T& tier) : inner{&tier} {}
+struct CacheStore : TransferGate {
+  explicit CacheStore(TierRef tier) : inner{tier} {}
 
-  T* const inner;
+  const TierRef inner;
   std::atomic<std::size_t> hits = 0;
   std::atomic<std::size_t> misses = 0;
   std::atomic<std::size_t> evictions = 0;
 };
 
 /// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended.
-template <class T>
 class CachedTransfer {
  public:
   enum class Direction : std::uint8_t { read, write };
@@ -52,14 +96,9 @@ class CachedTransfer {
     std::byte* memory(std::size_t begin) const noexcept { return slot + (begin - line->range.begin); }
   };
 
-  CachedTransfer(std::shared_ptr<CacheStore<T>> store, Direction direction, ByteRange range, std::byte* data,
+  CachedTransfer(std::shared_ptr<CacheStore> store, Direction direction, ByteRange range, std::byte* data,
                  std::string label)
-      : store_{std::move(store)}, direction_{direction}, range_{range}, data_{data}, promise_{std::move(label)} {
-    store_->begin();
-  }
-  CachedTransfer(const CachedTransfer&) = delete;
-  CachedTransfer& operator=(const CachedTransfer&) = delete;
-  ~CachedTransfer() { store_->end(); }
+      : store_{std::move(store)}, direction_{direction}, range_{range}, data_{data}, promise_{std::move(label)} {}
 
   Completion completion() const noexcept { return promise_.completion(); }
 
@@ -98,7 +137,7 @@ class CachedTransfer {
         continue;
       }
       write_backs_.push_back(started([&] {
-        return store_->inner->write(line.extent, line.dirty.begin, victim.memory(line.dirty.begin), line.dirty.bytes());
+        return store_->inner.write(line.extent, line.dirty.begin, victim.memory(line.dirty.begin), line.dirty.bytes());
       }));
     }
     return evicted;
@@ -114,8 +153,8 @@ class CachedTransfer {
   Completion pass(const ByteRange& part) const {
     const Extent& extent = pieces.front().line->extent;
     std::byte* data = data_at(part.begin);
-    if (direction_ == Direction::read) return store_->inner->read(extent, part.begin, data, part.bytes());
-    return store_->inner->write(extent, part.begin, data, part.bytes());
+    if (direction_ == Direction::read) return store_->inner.read(extent, part.begin, data, part.bytes());
+    return store_->inner.write(extent, part.begin, data, part.bytes());
   }
 
   /// What a read needs from the other tier, contiguous ranges as one.
@@ -201,7 +240,7 @@ class CachedTransfer {
 
   std::byte* data_at(std::size_t begin) const noexcept { return data_ + (begin - range_.begin); }
 
-  std::shared_ptr<CacheStore<T>> store_;
+  UnderWay<CacheStore> store_;
   Direction direction_;
   ByteRange range_;  ///< Of the whole transfer.
   std::byte* data_;

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -17,6 +16,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
+#include <zerospan/tier/detail/extents.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -40,6 +40,7 @@ class MemoryTier {
   std::string_view name() const noexcept { return arena_->name(); }
   std::size_t alignment() const noexcept { return 1; }
   Addressable addressable() const noexcept { return addressable_; }
+  const Arena* arena() const noexcept { return arena_; }
 
   /// @throws BudgetError if the arena has fewer bytes free than were reserved and not placed so far.
   void reserve(Bytes bytes, std::string_view what) {
@@ -61,30 +62,23 @@ class MemoryTier {
     Allocation allocation = arena_->allocate(Bytes{bytes}, what);
     const Extent extent{reinterpret_cast<std::uintptr_t>(allocation.data()), bytes};
     const std::scoped_lock lock{mutex_};
-    extents_.emplace(extent.offset, std::move(allocation));
+    extents_.insert(extent, std::move(allocation));
     outstanding_ -= std::min(outstanding_, bytes);
-    used_ += bytes;
-    peak_ = std::max(peak_, used_);
     return extent;
   }
 
+  /// Gives an extent back; one that `place` did not deal is ignored.
   void remove(const Extent& extent) noexcept {
     const std::scoped_lock lock{mutex_};
-    const auto found = extents_.find(extent.offset);
-    if (found == extents_.end() || found->second.bytes() != extent.bytes) return;
-    extents_.erase(found);
-    used_ -= extent.bytes;
+    if (const auto* taken = extents_.find(extent)) extents_.erase(*taken);
   }
 
   /// @throws ConfigurationError if the extent is not placed here.
   std::byte* view(const Extent& extent) {
     if (extent.bytes == 0) return nullptr;
     const std::scoped_lock lock{mutex_};
-    const auto next = extents_.upper_bound(extent.offset);
-    if (next != extents_.begin()) {
-      const auto& [offset, allocation] = *std::prev(next);
-      const std::size_t within = extent.offset - offset;
-      if (within < allocation.bytes() && extent.bytes <= allocation.bytes() - within) return allocation.data() + within;
+    if (const auto* taken = extents_.holder(extent)) {
+      return taken->value.data() + (extent.offset - taken->extent.offset);
     }
     throw_configuration_error("an extent of " + std::to_string(extent.bytes) + " bytes is not placed in " +
                               arena_->name());
@@ -92,35 +86,31 @@ class MemoryTier {
 
   /// @throws ConfigurationError if the range leaves the extent, or the host has no access to the memory.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
-    if (const std::byte* source = locate(extent, offset, bytes)) std::memcpy(data, source, bytes);
+    if (const std::byte* source = locate("read", extent, offset, bytes)) std::memcpy(data, source, bytes);
     return {};
   }
 
   /// @throws as `read`.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
-    if (std::byte* target = locate(extent, offset, bytes)) std::memcpy(target, data, bytes);
+    if (std::byte* target = locate("write", extent, offset, bytes)) std::memcpy(target, data, bytes);
     return {};
   }
 
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.used = Bytes{used_}, .peak = Bytes{peak_}, .read = Bytes{0}, .written = Bytes{0}};
+    return {.used = extents_.used(), .peak = extents_.peak(), .read = Bytes{0}, .written = Bytes{0}};
   }
 
  private:
   /// The memory of a range, nullptr if it is empty.
-  std::byte* locate(const Extent& extent, std::size_t offset, std::size_t bytes) {
+  std::byte* locate(std::string_view operation, const Extent& extent, std::size_t offset, std::size_t bytes) {
     if (access_ == HostAccess::denied) {
       throw_configuration_error(
           arena_->name() +
           " is memory of a device that the host cannot touch: its tier is used as it is, not below a cache, stripes, "
           "checksums or a throttle");
     }
-    if (offset > extent.bytes || bytes > extent.bytes - offset) {
-      throw_configuration_error("a transfer of " + std::to_string(bytes) + " bytes at offset " +
-                                std::to_string(offset) + " leaves an extent of " + std::to_string(extent.bytes) +
-                                " bytes in " + arena_->name());
-    }
+    TransferName{operation, extent, offset, bytes, arena_->name()}.check_inside();
     std::byte* memory = view(extent);
     return bytes == 0 ? nullptr : memory + offset;
   }
@@ -129,10 +119,8 @@ class MemoryTier {
   Addressable addressable_;
   HostAccess access_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
-  mutable std::mutex mutex_;
-  std::map<std::uint64_t, Allocation> extents_;  // by address
-  std::size_t used_ = 0;
-  std::size_t peak_ = 0;
+  mutable std::mutex mutex_;     // of extents_, which only the engine's caller changes
+  ExtentMap<Allocation> extents_;
 };
 
 static_assert(OffloadTier<MemoryTier>);

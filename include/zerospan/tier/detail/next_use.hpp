@@ -16,8 +16,8 @@
 
 namespace zerospan::inline v0::detail {
 
-/// When something was read, in counts of reads, and when it should be read next: intervals are taken to alternate, so
-/// that constant cycles and sweeps forward and backward are both predicted exactly.
+/// When a line was read, in counts of reads, and when it should be read next. The intervals between reads are assumed
+/// to alternate, so that both constant cycles and sweeps forward and backward are predicted exactly.
 class UseHistory {
  public:
   static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
@@ -26,7 +26,7 @@ class UseHistory {
 
   std::uint64_t last() const noexcept { return times_[0]; }
 
-  /// What was read once is not known to be read again: `never`.
+  /// `never` for what was read at most once.
   std::uint64_t next() const noexcept {
     const auto [last, second, third] = times_;
     if (second == never) return never;
@@ -37,9 +37,9 @@ class UseHistory {
   std::array<std::uint64_t, 3> times_{never, never, never};  // the latest first
 };
 
-/// The slots of a cache, kept by Belady's rule: who comes gets a free one, or the one whose owner is used next after
-/// all others, if that is after the newcomer; else none. What is overdue is expected to be as late again as it is by
-/// now.
+/// The slots of a cache, kept by Belady's rule: a newcomer gets a free slot, or else the slot whose owner has the latest
+/// next use, if that is later than the newcomer's. An owner whose predicted use has passed by n reads is expected after
+/// n more.
 class NextUseSlots {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
@@ -50,7 +50,7 @@ class NextUseSlots {
 
   std::size_t size() const noexcept { return next_.size(); }
 
-  /// Takes a slot for something that is used at `next`; it is held. `none` if all others are used before.
+  /// Takes a slot for a line whose next use is at `next`, and holds it; `none` if all others are used before that.
   std::size_t claim(std::uint64_t next, std::uint64_t now) {
     if (!free_.empty()) {
       const std::size_t slot = free_.back();

@@ -52,8 +52,8 @@ class CallSequence {
   /// Counts a call. Returns it in words.
   std::string add(const CollectiveCall& call) {
     std::string text = describe(call, record_.calls);
-    print_.add(call);
-    record_.hashes[record_.calls % SequenceRecord::history] = print_.bits();
+    detail::add(print_, call);
+    record_.hashes[record_.calls % SequenceRecord::history] = print_.value();
     ++record_.calls;
     keep_text(record_.last, text);
     return text;
@@ -69,7 +69,7 @@ class CallSequence {
     Fingerprint name;
     name.add(communicator);
     name.add(n);
-    return name.bits();
+    return name.value();
   }
 
  private:

@@ -17,6 +17,7 @@
 
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/fingerprint.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
@@ -68,37 +69,15 @@ void for_each_shared_field(const CollectiveCall& call, Visit visit) {
   for (const GatherPart& part : call.parts) visit(std::uint64_t{part.shard_bytes});
 }
 
-/// 64 bits of numbers and texts, the same on machines of one byte order.
-class Fingerprint {
- public:
-  void add(std::uint64_t word) noexcept {
-    bits_ += word + 0x9e3779b97f4a7c15U;
-    bits_ = (bits_ ^ (bits_ >> 30)) * 0xbf58476d1ce4e5b9U;
-    bits_ = (bits_ ^ (bits_ >> 27)) * 0x94d049bb133111ebU;
-    bits_ ^= bits_ >> 31;
-  }
-  void add(std::string_view text) noexcept {
-    add(std::uint64_t{text.size()});
-    for (std::size_t i = 0; i < text.size(); i += sizeof(std::uint64_t)) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, text.data() + i, std::min(sizeof word, text.size() - i));
-      add(word);
-    }
-  }
-  void add(const CollectiveCall& call) noexcept {
-    for_each_shared_field(call, [this](const auto& field) { add(field); });
-  }
-  std::uint64_t bits() const noexcept { return bits_; }
-
- private:
-  std::uint64_t bits_ = 0;
-};
+inline void add(Fingerprint& print, const CollectiveCall& call) noexcept {
+  for_each_shared_field(call, [&print](const auto& field) { print.add(field); });
+}
 
 /// By which ranks see whether they call the same collective.
 inline std::uint64_t fingerprint(const CollectiveCall& call) noexcept {
   Fingerprint print;
-  print.add(call);
-  return print.bits();
+  add(print, call);
+  return print.value();
 }
 
 /// "4096 + 1024 bytes a rank"; of many parts, the first eight and the total.

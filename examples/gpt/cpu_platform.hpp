@@ -1,0 +1,50 @@
+/// @file
+/// What a rank computes on that has no GPU.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/device/host_device.hpp>
+
+#include "cpu_math.hpp"
+#include "levels.hpp"
+#include "run.hpp"
+#include "storage.hpp"
+
+namespace gpt {
+
+/// One rank's.
+class CpuPlatform {
+ public:
+  using Ranks = zerospan::AnyCommunicator;
+  using Storage = RankStorage<zerospan::HostDevice>;
+
+  template <zerospan::TrainingCommunicator C>
+  CpuPlatform(C ranks, const Job& job)
+      : storage_{job.options, ranks.rank().value, job.timeline},
+        communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
+        ranks_{std::move(ranks)} {}
+
+  Ranks& ranks() { return ranks_; }
+  zerospan::AnyCommunicator& communicator() { return communicator_; }
+  Storage& storage() { return storage_; }
+
+  /// Takes a moment: it tries them. @return What computes the matrix products, and how long those of all steps take.
+  static std::string products(const Options& options);
+
+  template <class E>
+  CpuMath<E> make_math(const Options& options) {
+    return CpuMath<E>{options.model};
+  }
+
+ private:
+  Storage storage_;
+  zerospan::AnyCommunicator communicator_;
+  Ranks ranks_;
+};
+
+Result run_rank_on_cpu(CpuPlatform& platform, const Job& job);
+
+}  // namespace gpt
