@@ -50,7 +50,7 @@ struct CachedNvmeRig {
     NvmeTier<ThreadedIoEngine>& nvme = rig.tier;
   } nvme;
   Arena memory = make_arena("host memory", 256_KiB);
-  CachedTier tier{nvme.nvme, memory, {.bytes = 256_KiB, .line = {line}}};
+  CachedTier tier{nvme.nvme, memory, {.bytes = 256_KiB, .line = zerospan::Bytes{line}}};
 };
 
 struct CachedHostRig {
@@ -58,7 +58,7 @@ struct CachedHostRig {
   std::string_view refuser() const { return host.tier.name(); }
   zerospan_test::HostRig host;
   Arena memory = make_arena("cache", 100_KiB);
-  CachedTier tier{host.tier, memory, {.bytes = 100_KiB, .line = {1000}}};
+  CachedTier tier{host.tier, memory, {.bytes = 100_KiB, .line = zerospan::Bytes{1000}}};
 };
 
 }  // namespace
@@ -75,14 +75,15 @@ TEST_CASE("options that contradict the tier are refused") {
   Arena memory = make_arena("cache", 64_KiB);
   AlignedTier sector{host.tier, 512};
   AlignedTier coarse{host.tier, 8192};
-  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = {0}}}), ConfigurationError);
-  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = {1000}}}), ConfigurationError);
-  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = {1023}, .line = {1024}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = zerospan::Bytes{0}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 64_KiB, .line = zerospan::Bytes{1000}}}), ConfigurationError);
+  CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = zerospan::Bytes{1023}, .line = zerospan::Bytes{1024}}}),
+                  ConfigurationError);
   CHECK_THROWS_AS((CachedTier{coarse, memory, {.bytes = 64_KiB, .line = 8_KiB}}), ConfigurationError);
   CHECK_THROWS_AS((CachedTier{sector, memory, {.bytes = 128_KiB, .line = 1_KiB}}), BudgetError);
   CHECK(memory.used() == 0_KiB);
   {
-    const CachedTier tier{sector, memory, {.bytes = {5000}, .line = 1_KiB}};
+    const CachedTier tier{sector, memory, {.bytes = zerospan::Bytes{5000}, .line = 1_KiB}};
     CHECK(memory.used() == 4_KiB);
     CHECK(tier.addressable() == Addressable::nowhere);
     CHECK(tier.alignment() == 512);
@@ -95,7 +96,9 @@ struct Rig {
   explicit Rig(std::size_t lines, std::size_t line = page,
                std::chrono::milliseconds drain_timeout = std::chrono::seconds{10})
       : tier{std::in_place, deferred, memory,
-             CachedTierOptions{.bytes = {lines * line}, .line = {line}, .drain_timeout = drain_timeout}} {}
+             CachedTierOptions{.bytes = zerospan::Bytes{lines * line},
+                               .line = zerospan::Bytes{line},
+                               .drain_timeout = drain_timeout}} {}
 
   Arena storage = make_arena("storage", 4_MiB);
   HostTier host{storage};

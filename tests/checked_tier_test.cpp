@@ -51,7 +51,7 @@ struct CheckedRig {
   static constexpr Transfers transfers = Transfers::counted;
   std::string_view refuser() const { return inner.tier.name(); }
   NvmeRig inner;
-  CheckedTier tier{inner.tier, {.line = {line}}};
+  CheckedTier tier{inner.tier, {.line = zerospan::Bytes{line}}};
 };
 
 struct CheckedStripesRig {
@@ -59,8 +59,10 @@ struct CheckedStripesRig {
   std::string_view refuser() const { return stripes.name(); }
   ScratchDirectory directories[2];
   ThreadedIoEngine engine;
-  NvmeTier<ThreadedIoEngine> first{engine, {.directory = directories[0].path(), .capacity = {capacity / 2}}};
-  NvmeTier<ThreadedIoEngine> second{engine, {.directory = directories[1].path(), .capacity = {capacity / 2}}};
+  NvmeTier<ThreadedIoEngine> first{engine,
+                                   {.directory = directories[0].path(), .capacity = zerospan::Bytes{capacity / 2}}};
+  NvmeTier<ThreadedIoEngine> second{engine,
+                                    {.directory = directories[1].path(), .capacity = zerospan::Bytes{capacity / 2}}};
   StripedTier stripes{{first, second}, {.stripe = 4_KiB}};
   CheckedTier tier{stripes};
 
@@ -89,8 +91,8 @@ TEST_CASE("options that contradict the tier are refused") {
   CHECK_THROWS_WITH_AS(CheckedTier{host.tier}, doctest::Contains("is addressable"), ConfigurationError);
   DeferredTier<HostTier> coarse{host.tier, 8192};
   CHECK_THROWS_WITH_AS(CheckedTier{coarse}, doctest::Contains("lines of 4096 bytes"), ConfigurationError);
-  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {0}}}), ConfigurationError);
-  CHECK_THROWS_AS((CheckedTier{coarse, {.line = {3 * 8192}}}), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = zerospan::Bytes{0}}}), ConfigurationError);
+  CHECK_THROWS_AS((CheckedTier{coarse, {.line = zerospan::Bytes{3 * 8192}}}), ConfigurationError);
   CHECK(CheckedTier{coarse, {.line = 64_KiB}}.alignment() == 65536);
 }
 
@@ -108,7 +110,8 @@ TEST_CASE("transfers are whole lines") {
 struct FaultyRig {
   static constexpr std::size_t pages = 6;
 
-  explicit FaultyRig(std::size_t line = page) : tier{std::in_place, nvme, CheckedTierOptions{.line = {line}}} {
+  explicit FaultyRig(std::size_t line = page)
+      : tier{std::in_place, nvme, CheckedTierOptions{.line = zerospan::Bytes{line}}} {
     extent = tier->place(pages * page);
     written.fill(1);
   }
@@ -186,7 +189,7 @@ TEST_CASE("a bit that is flipped is found and named, on the disk and on the way,
 TEST_CASE("every bit of a line is covered") {
   zerospan_test::HostRig host;
   DeferredTier<HostTier> storage{host.tier};
-  CheckedTier tier{storage, {.line = {512}}};
+  CheckedTier tier{storage, {.line = zerospan::Bytes{512}}};
   const Extent extent = tier.place(512);
   const AlignedBuffer data{512};
   data.fill(5);
@@ -317,8 +320,8 @@ TEST_CASE("a part of an extent is as good as the whole") {
 TEST_CASE("extents are rounded up to lines where the tier below does not round") {
   zerospan_test::HostRig host;
   DeferredTier<HostTier> storage{host.tier};
-  CheckedTier tier{storage, {.line = {512}}};
-  tier.reserve({1000}, "bytes");
+  CheckedTier tier{storage, {.line = zerospan::Bytes{512}}};
+  tier.reserve(zerospan::Bytes{1000}, "bytes");
   const Extent extent = tier.place(1000);
   CHECK(extent.bytes == 1024);
   CHECK(host.tier.counters().used.count == 1024);
@@ -358,7 +361,7 @@ TEST_CASE(
   ScratchDirectory directory;
   ThreadedIoEngine threads;
   FaultyIoEngine<ThreadedIoEngine> io{threads};
-  NvmeTier nvme{io, {.directory = directory.path(), .block = {pages * page}}};
+  NvmeTier nvme{io, {.directory = directory.path(), .block = zerospan::Bytes{pages * page}}};
   CheckedTier tier{nvme};
   const Extent shared = tier.place(users * pages * page);  // each user has a part of it
   io.inject({{.kind = FaultKind::flip, .request = 5, .every = 7, .bit = 12345}});

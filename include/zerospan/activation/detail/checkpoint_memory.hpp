@@ -159,7 +159,7 @@ class CheckpointTransfers {
     if (bytes == 0) {
       throw_configuration_error("transfers to " + std::string{tier.name()} + " need 4096 bytes of staging memory");
     }
-    return host_memory.allocate({bytes}, "staging " + options.name);
+    return host_memory.allocate(Bytes{bytes}, "staging " + options.name);
   }
 
   template <class Piece>

@@ -43,7 +43,7 @@ class RankOrderSums {
       throw_configuration_error("sums over " + std::to_string(size) + " ranks need scratch memory of " +
                                 std::to_string(least) + " bytes at least, not " + std::to_string(scratch.count));
     }
-    if (scratch_bytes_ > 0) scratch_ = api_.runtime().allocate_device({scratch_bytes_});
+    if (scratch_bytes_ > 0) scratch_ = api_.runtime().allocate_device(Bytes{scratch_bytes_});
   }
 
   void reduce_scatter(NcclLink<Api>& link, const Reduction& reduction, StreamRef stream) {
@@ -186,8 +186,8 @@ class IntegerSums {
  public:
   explicit IntegerSums(Api api)
       : api_{std::move(api)},
-        pinned_{api_.runtime().allocate_host({most * sizeof(std::int64_t)})},
-        device_{api_.runtime().allocate_device({most * sizeof(std::int64_t)})},
+        pinned_{api_.runtime().allocate_host(Bytes{most * sizeof(std::int64_t)})},
+        device_{api_.runtime().allocate_device(Bytes{most * sizeof(std::int64_t)})},
         done_{api_.runtime().make_event()} {}
 
   void sum(NcclLink<Api>& link, std::span<std::int64_t> integers, StreamRef reference) {
