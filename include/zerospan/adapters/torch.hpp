@@ -52,7 +52,9 @@ struct TensorTraits<at::Tensor> {
     implementation->_change_backend_component_keys(device);
   }
 
-  static std::byte* data(const at::Tensor& tensor) { return static_cast<std::byte*>(tensor.storage().data()); }
+  static std::byte* data(const at::Tensor& tensor) {
+    return static_cast<std::byte*>(const_cast<void*>(static_cast<const void*>(tensor.storage().data())));
+  }
 };
 
 static_assert(RuntimeTypedTensor<at::Tensor>);
