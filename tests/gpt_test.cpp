@@ -21,6 +21,7 @@
 
 #include "gpt/cpu_math.hpp"
 #include "gpt/data.hpp"
+#include "gpt/exchange.hpp"
 #include "gpt/figures.hpp"
 #include "gpt/model.hpp"
 #include "gpt/plain_parameter.hpp"

@@ -116,7 +116,7 @@ TEST_CASE("a rank throws") {
                         },
                         {.timeout = std::chrono::seconds{30}});
   };
-  CHECK_THROWS_WITH_AS(run(), "my own reasons", std::domain_error);
+  CHECK_THROWS_WITH_AS(run(), "rank 2: my own reasons", std::domain_error);
   for (const std::size_t rank : {0U, 1U}) {
     CAPTURE(ends[rank].text);
     CHECK(ends[rank].kind == End::Kind::failed);

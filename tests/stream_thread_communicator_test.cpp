@@ -97,7 +97,7 @@ TEST_CASE("ranks that diverge or fail are told so, and no buffer is left to a pe
                              if (communicator.rank().value == 1) throw std::runtime_error{"enough"};
                              communicator.barrier({place.stream(), "a"});
                            }),
-                       "enough", std::runtime_error);
+                       "rank 1: enough", std::runtime_error);
 }
 
 TEST_CASE("the calling thread is no stream of the device") {

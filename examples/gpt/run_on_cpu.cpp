@@ -14,7 +14,7 @@
 
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
-#include <zerospan/core/cpu.hpp>
+#include <zerospan/kernels/cpu.hpp>
 
 #include "blas.hpp"
 #include "cpu_platform.hpp"

@@ -1,10 +1,10 @@
-// Expected: could not convert|no viable conversion|cannot convert
+// Expected: could not convert|no viable conversion from .int. to .Bytes
 #include "setting.hpp"
 
-zerospan::HostDevice make() {
+zerospan::HostDeviceOptions budgets() {
 #if defined(FIXED)
-  return zerospan::HostDevice{{.device_budget = zerospan::Bytes{64}, .host_budget = zerospan::Bytes{64}}};
+  return {.device_budget = zerospan::Bytes{64}, .host_budget = zerospan::Bytes{64}};
 #else
-  return zerospan::HostDevice{{.device_budget = 64, .host_budget = zerospan::Bytes{64}}};
+  return {.device_budget = 64, .host_budget = zerospan::Bytes{64}};
 #endif
 }

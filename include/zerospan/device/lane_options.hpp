@@ -32,6 +32,9 @@ struct OperationCounter {
 
 struct LaneCounters {
   std::array<OperationCounter, operation_kinds> of_kind;
+  std::array<double, operation_kinds> waited{};  ///< Seconds that the host's thread waited for operations of a kind.
+
+  double waited_for(OperationKind kind) const { return waited[static_cast<std::size_t>(kind)]; }
 
   const OperationCounter& operator[](OperationKind kind) const { return of_kind[static_cast<std::size_t>(kind)]; }
   OperationCounter& operator[](OperationKind kind) { return of_kind[static_cast<std::size_t>(kind)]; }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -57,19 +58,25 @@ struct Statistics {
   PipelineCounters prefetch;
   LaneCounters operations;
 
+  /// What moves bytes: transfers and collectives.
+  static constexpr std::array transfers{OperationKind::read,           OperationKind::write,  OperationKind::copy,
+                                        OperationKind::all_gather,     OperationKind::reduce, OperationKind::all_reduce,
+                                        OperationKind::reduce_scatter, OperationKind::broadcast};
+
   /// Seconds of transfers and collectives: the busy time of the lanes that move bytes.
   double transfer_seconds() const {
     double seconds = 0;
-    for (const OperationKind kind :
-         {OperationKind::read, OperationKind::write, OperationKind::copy, OperationKind::all_gather,
-          OperationKind::reduce_scatter, OperationKind::reduce, OperationKind::all_reduce, OperationKind::broadcast}) {
-      seconds += operations[kind].seconds;
-    }
+    for (const OperationKind kind : transfers) seconds += operations[kind].seconds;
     return seconds;
   }
 
-  /// Seconds that the host's thread waited for the library.
-  double exposed_seconds() const { return operations[OperationKind::wait].seconds; }
+  /// Seconds that the host's thread waited for transfers: in a step, beyond the time that the updates themselves took.
+  double exposed_seconds() const {
+    double seconds =
+        std::max(0.0, operations.waited_for(OperationKind::update) - operations[OperationKind::update].seconds);
+    for (const OperationKind kind : transfers) seconds += operations.waited_for(kind);
+    return seconds;
+  }
 
   /// The share of the transfer time that nobody waited for, in [0, 1].
   double hidden_transfer_share() const {

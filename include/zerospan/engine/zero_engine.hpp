@@ -44,7 +44,7 @@ class ZeroEngine {
   /// memory does not fit the host budget.
   ZeroEngine(S, C& communicator, D& device, const Placement& placement, O optimizer, const EngineOptions& options = {})
       : exceptions_{std::uncaught_exceptions()}, optimizer_{std::make_shared<Model>(std::move(optimizer))} {
-    check(placement, options, *optimizer_);
+    check(placement, device, options, *optimizer_);
     engine_ = detail::make_engine<D>(AnyCommunicator{communicator.duplicate()}, device, placement, optimizer_, options,
                                      StageRules::of<S>());
   }
@@ -92,7 +92,7 @@ class ZeroEngine {
  private:
   using Model = detail::OptimizerModel<O, detail::StreamOf<D>>;
 
-  static void check(const Placement& placement, const EngineOptions& options, const Model& optimizer) {
+  static void check(const Placement& placement, D& device, const EngineOptions& options, const Model& optimizer) {
     if (!S::partitions_parameters && placement.parameters.addressable() != Addressable::on_device) {
       throw_configuration_error(
           "below stage 3 every rank keeps whole parameters in device memory; they cannot rest on " +
@@ -103,6 +103,11 @@ class ZeroEngine {
                                 std::string{placement.gradients.name()});
     }
     for (const TierRef tier : placement.tiers()) {
+      const Arena* const home = tier.addressable() == Addressable::on_device ? &device.memory() : &device.host_memory();
+      if (tier.arena() && tier.arena() != home) {
+        throw_configuration_error("the tier in " + std::string{tier.name()} +
+                                  " is of another device than the engine: its memory is not this device's");
+      }
       if (tier.addressable() == Addressable::nowhere && tier.alignment() > Arena::alignment) {
         throw_configuration_error(std::string{tier.name()} + " wants transfers aligned to " +
                                   std::to_string(tier.alignment()) + " bytes; at most 4096 are supported");

@@ -59,7 +59,8 @@ struct Partition {
 ///
 /// @concept For a parameter's name and its number of elements (at least 1), `cutter.cut(name, elements)` is its
 /// Partition.
-/// 1. It is called once for each parameter that is partitioned, in the same order on every rank.
+/// 1. It is called once for each declaration of a parameter that is partitioned, in the same order on every rank; for
+///    one that is then refused, too, since a rank may be alone in having no space for it.
 /// 2. It answers alike on every rank: by its arguments, the policy it was made of, the number of ranks and the calls
 ///    before alone. What this rank is, or its clock, it does not ask.
 /// 3. The answer is `Partition::sliced(elements, ranks)` or `Partition::owned(elements, rank)`, or equal to one of them

@@ -1,19 +1,46 @@
 /// @file
-/// CheckpointStack: which checkpoints are in device memory, which are on the tier, and who leaves for the next.
+/// Which checkpoints are in device memory and which on the tier, which leave for the next one, and which will have to.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include <zerospan/activation/detail/checkpoint.hpp>
+#include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/shape.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/pipeline/detail/address_ranges.hpp>
+#include <zerospan/pipeline/detail/working_memory.hpp>
 
 namespace zerospan::inline v0::detail {
+
+struct Checkpoint {
+  Shape shape;
+  ElementType type;
+  std::size_t offset = 0;               ///< In device memory: where it is, or was when it left.
+  std::size_t place = 0;                ///< On the tier, once it is saved.
+  std::size_t ordinal = 0;              ///< How many of its pass were committed before it.
+  std::vector<Completion> ready{};      ///< What reading it in device memory waits for.
+  Completion copied{};                  ///< The end of reading it there for the tier.
+  std::vector<Completion> transfers{};  ///< The ends of what uses its place on the tier.
+
+  std::size_t bytes() const { return shape.elements() * element_bytes(type); }
+  std::size_t device_bytes() const { return round_up(bytes(), WorkingMemory::alignment); }
+};
+
+/// "a checkpoint of float32 [128 x 64]".
+inline std::string describe(const Checkpoint& checkpoint) {
+  std::string text = "a checkpoint of " + std::string{to_string(checkpoint.type)} + " [";
+  for (std::size_t i = 0; i < checkpoint.shape.rank(); ++i) {
+    text += (i == 0 ? "" : " x ") + std::to_string(checkpoint.shape[i]);
+  }
+  return text + "]";
+}
 
 /// What was pushed last is popped first: so the top of the stack is resident in device memory, and the bottom is saved
 /// on the tier. Whoever has to make room is the lowest resident: its next use is the farthest (Belady's rule). Saved
@@ -102,6 +129,34 @@ class CheckpointStack {
   std::vector<Checkpoint> checkpoints_;
   std::size_t residents_ = 0;
   std::size_t saved_ = 0;
+};
+
+/// Counts the checkpoints of a pass as they are committed.
+class OffloadForecast {
+ public:
+  /// The ordinal of the next checkpoint of the pass.
+  std::size_t next() noexcept { return committed_++; }
+
+  /// Takes note of one that has left.
+  void left(std::size_t ordinal) {
+    if (ordinal >= left_.size()) left_.resize(ordinal + 1);
+    left_[ordinal] = true;
+  }
+
+  /// Whether the one of this ordinal left in the last pass.
+  bool expects(std::size_t ordinal) const { return ordinal < expected_.size() && expected_[ordinal]; }
+
+  /// Nothing is on the stack, and nothing is leased.
+  void end_pass() {
+    if (committed_ == 0) return;
+    committed_ = 0;
+    expected_ = std::exchange(left_, {});
+  }
+
+ private:
+  std::size_t committed_ = 0;
+  std::vector<bool> left_;
+  std::vector<bool> expected_;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -12,13 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/activation/detail/checkpoint.hpp>
-#include <zerospan/activation/detail/checkpoint_leases.hpp>
 #include <zerospan/activation/detail/checkpoint_memory.hpp>
 #include <zerospan/activation/detail/checkpoint_stack.hpp>
 #include <zerospan/activation/detail/checkpoint_store.hpp>
-#include <zerospan/activation/detail/checkpoint_transfers.hpp>
-#include <zerospan/activation/detail/offload_forecast.hpp>
 #include <zerospan/activation/options.hpp>
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
@@ -27,11 +23,77 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
+#include <zerospan/pipeline/detail/address_ranges.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// Decides nothing by time: who leaves, who comes back and every address follow from the order of the calls.
+struct HeldCheckpoint {
+  enum class Kind : std::uint8_t { pushed, popped };
+
+  Checkpoint checkpoint;
+  StreamRef stream;
+  Kind kind;
+  CheckpointId id{};
+};
+
+/// Which checkpoints are leased, and where they are. Few are at a time.
+class CheckpointLeases {
+ public:
+  CheckpointId add(HeldCheckpoint held) {
+    const CheckpointId id{next_++};
+    ranges_.insert(held.checkpoint.offset, held.checkpoint.device_bytes());
+    held.id = id;
+    held_.push_back(std::move(held));
+    return id;
+  }
+
+  /// @return What was held; nothing if the lease has ended before.
+  std::optional<HeldCheckpoint> end(CheckpointId id) {
+    const std::size_t i = index(id);
+    if (i == held_.size()) return std::nullopt;
+    std::optional<HeldCheckpoint> held{std::move(held_[i])};
+    held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(i));
+    ranges_.erase(held->checkpoint.offset);
+    return held;
+  }
+
+  /// nullptr if the lease has ended.
+  const HeldCheckpoint* find(CheckpointId id) const {
+    const std::size_t i = index(id);
+    return i < held_.size() ? &held_[i] : nullptr;
+  }
+
+  bool empty() const noexcept { return held_.empty(); }
+
+  /// Of device memory.
+  const AddressRanges& ranges() const noexcept { return ranges_; }
+
+  /// "a checkpoint of float32 [8] being written, a checkpoint of float32 [4] being read", or nothing.
+  std::string describe() const {
+    std::string text;
+    for (const HeldCheckpoint& held : held_) {
+      text += text.empty() ? "" : ", ";
+      text += detail::describe(held.checkpoint);
+      text += held.kind == HeldCheckpoint::Kind::pushed ? " being written" : " being read";
+    }
+    return text;
+  }
+
+ private:
+  std::size_t index(CheckpointId id) const noexcept {
+    std::size_t i = 0;
+    while (i < held_.size() && held_[i].id != id) ++i;
+    return i;
+  }
+
+  std::vector<HeldCheckpoint> held_;  // in the order in which they were leased
+  AddressRanges ranges_;
+  std::uint64_t next_ = 0;
+};
+
+/// Nothing is decided by time: which checkpoints leave, which come back, and every address follow from the order of the
+/// calls alone.
 template <Device D>
 class DeviceCheckpoints final : public CheckpointStore {
  public:

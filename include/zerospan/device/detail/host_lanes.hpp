@@ -64,7 +64,7 @@ class HostLanes {
     if (!completion.done()) {
       const auto begin = LaneMonitor::Clock::now();
       monitor_->await(completion);
-      monitor_->account("host", {OperationKind::wait, operation.name}, begin, LaneMonitor::Clock::now());
+      monitor_->account_wait(operation, begin, LaneMonitor::Clock::now());
     }
     check();
     if (const auto error = completion.error()) std::rethrow_exception(error);

@@ -120,6 +120,15 @@ class LaneMonitor {
     }
   }
 
+  /// Accounts for a wait of the host's thread. @param operation What it waited for.
+  void account_wait(const Operation& operation, Clock::time_point begin, Clock::time_point end) {
+    account("host", {OperationKind::wait, operation.name}, begin, end);
+    const std::scoped_lock lock{mutex_};
+    if (!abandoned_) {
+      counters_.waited[static_cast<std::size_t>(operation.kind)] += std::chrono::duration<double>(end - begin).count();
+    }
+  }
+
   LaneCounters counters() const {
     const std::scoped_lock lock{mutex_};
     return counters_;

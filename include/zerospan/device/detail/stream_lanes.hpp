@@ -87,7 +87,7 @@ class StreamLanes {
       } else {
         order(stream, completion);
       }
-      monitor_->account("host", {OperationKind::wait, operation.name}, begin, LaneMonitor::Clock::now());
+      monitor_->account_wait(operation, begin, LaneMonitor::Clock::now());
     }
     check();
     if (const auto error = completion.error()) std::rethrow_exception(error);

@@ -19,15 +19,15 @@
 namespace zerospan::inline v0::detail {
 
 /// Something that every rank is told alike: what it is called, and its value as text.
-struct Told {
+struct NamedValue {
   std::string name;
   std::string value;
 };
 
 /// Of all that a rank was told.
-inline Fingerprint fingerprint(std::span<const Told> told) noexcept {
+inline Fingerprint fingerprint(std::span<const NamedValue> told) noexcept {
   Fingerprint print;
-  for (const Told& each : told) print.add(each.name).add(each.value);
+  for (const NamedValue& each : told) print.add(each.name).add(each.value);
   return print;
 }
 
@@ -37,7 +37,7 @@ class Agreement {
  public:
   static constexpr std::size_t count = Fingerprint::summand_count + 1;
 
-  explicit Agreement(std::span<const Told> told) noexcept : print_{fingerprint(told)} {}
+  explicit Agreement(std::span<const NamedValue> told) noexcept : print_{fingerprint(told)} {}
 
   /// What this rank adds.
   std::array<std::int64_t, count> summands() const noexcept {
@@ -71,12 +71,12 @@ std::string text_of(EngineCore<D>& core, std::size_t place, const std::string& m
 /// Finds the first thing that two ranks were told differently; a collective that every rank calls, since every rank
 /// has seen that fingerprints differ. @throws ConfigurationError in any case.
 template <Device D>
-[[noreturn]] void throw_disagreement(EngineCore<D>& core, std::span<const Told> told) {
+[[noreturn]] void throw_disagreement(EngineCore<D>& core, std::span<const NamedValue> told) {
   const std::vector<std::int64_t> prints = core.values_of_ranks(fingerprint(told).value(), "what differs");
   std::size_t other = 0;
   while (other + 1 < prints.size() && prints[other] == prints[0]) ++other;
   std::string mine;
-  for (const Told& each : told) mine.append(each.name).append(1, '\0').append(each.value).append(1, '\0');
+  for (const NamedValue& each : told) mine.append(each.name).append(1, '\0').append(each.value).append(1, '\0');
   const std::string first = text_of(core, 0, mine);
   const std::string second = text_of(core, other, mine);
 
@@ -106,7 +106,7 @@ template <Device D>
 
 /// A collective. @throws ConfigurationError on every rank unless all were told the same.
 template <Device D>
-void check_ranks_agree(EngineCore<D>& core, std::span<const Told> told) {
+void check_ranks_agree(EngineCore<D>& core, std::span<const NamedValue> told) {
   const Agreement agreement{told};
   std::array<std::int64_t, Agreement::count> sums = agreement.summands();
   core.sum_over_ranks(sums, "what ranks were told");

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/floating_point.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/agreement.hpp>
 #include <zerospan/engine/detail/declaring_model.hpp>
@@ -45,7 +46,9 @@ class EngineOfDevice final : public Engine {
         sizes_{core_, state_bytes_},
         space_{core_.placement, core_.replicas},
         declaring_{core_, memory_, space_, sizes_},
-        states_{core_, device, space_, sizes_} {}
+        states_{core_, device, space_, sizes_} {
+    check_floating_point_environment();
+  }
 
   ParameterId declare(ParameterDeclaration declaration) override {
     const Call call{*this, "a declaration"};
@@ -139,8 +142,9 @@ class EngineOfDevice final : public Engine {
     TrainingModel<D>& training = this->model();
     training.check_step(micro_batches);
     std::exception_ptr refusal;
-    std::vector<Told> told;
+    std::vector<NamedValue> told;
     try {
+      check_floating_point_environment();
       check_states_size();
       optimizer_->validate();
     } catch (const Error& error) {
@@ -313,7 +317,7 @@ class EngineOfDevice final : public Engine {
     if (training_) throw_configuration_error("parameter " + name + " is declared after the first gather");
   }
 
-  void tell_optimizer(std::vector<Told>& told) const {
+  void tell_optimizer(std::vector<NamedValue>& told) const {
     const SettingsRecord record = optimizer_->settings();
     told.push_back({"the optimizer", record.kind.data()});
     for (std::size_t i = 0; i < record.count; ++i) {
@@ -323,9 +327,9 @@ class EngineOfDevice final : public Engine {
   }
 
   /// Everything that ranks must have been told alike before the first pass.
-  std::vector<Told> all_told() const {
+  std::vector<NamedValue> all_told() const {
     const EngineOptions& options = core_.options;
-    std::vector<Told> told;
+    std::vector<NamedValue> told;
     const auto tell = [&told](std::string name, std::string value) {
       told.push_back({std::move(name), std::move(value)});
     };

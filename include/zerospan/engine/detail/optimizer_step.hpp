@@ -47,7 +47,7 @@ class OptimizerStep {
   /// @param micro_batches Of this step.
   /// @param told What every rank must have been told alike for this step.
   /// @param refusal Why this rank cannot make the step, if it cannot: all ranks learn of it, and none changes anything.
-  StepOutcome run(const AnyOptimizer& optimizer, std::size_t micro_batches, std::span<const Told> told,
+  StepOutcome run(const AnyOptimizer& optimizer, std::size_t micro_batches, std::span<const NamedValue> told,
                   const std::exception_ptr& refusal) {
     core_.verify_calls();
     for (ParameterRecord& parameter : core_.states.parameters) gradients_.join_uses(parameter);
@@ -83,7 +83,7 @@ class OptimizerStep {
   static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
 
   /// The norm of the accumulated gradients; waits for them. In the same message ranks compare what they were told.
-  double total_norm(std::span<const Told> told) {
+  double total_norm(std::span<const NamedValue> told) {
     std::vector<Completion> ends;
     for (const ParameterUse& use : core_.states.uses) {
       ends.insert(ends.end(), use.gradient.ready.begin(), use.gradient.ready.end());

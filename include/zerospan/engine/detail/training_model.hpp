@@ -216,7 +216,7 @@ class TrainingModel {
 
   /// @param optimizer, micro_batches, told, refusal @see OptimizerStep::run
   StepOutcome step(const typename OptimizerStep<D>::AnyOptimizer& optimizer, std::size_t micro_batches,
-                   std::span<const Told> told, const std::exception_ptr& refusal) {
+                   std::span<const NamedValue> told, const std::exception_ptr& refusal) {
     pipeline_.end_pass();
     try {
       const StepOutcome outcome = step_.run(optimizer, micro_batches, told, refusal);

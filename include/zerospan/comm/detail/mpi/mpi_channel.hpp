@@ -19,7 +19,6 @@
 #include <zerospan/comm/detail/mpi/mpi_messages.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
 #include <zerospan/comm/detail/protocol/failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>

@@ -20,7 +20,6 @@
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/first_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>

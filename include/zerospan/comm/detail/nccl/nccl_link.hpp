@@ -18,8 +18,8 @@
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/first_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>

@@ -24,8 +24,8 @@
 #include <zerospan/comm/detail/protocol/any_exchange.hpp>
 #include <zerospan/comm/detail/protocol/call_sequence.hpp>
 #include <zerospan/comm/detail/protocol/collective_call.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/comm/detail/protocol/first_failure.hpp>
-#include <zerospan/comm/detail/protocol/rank_context.hpp>
 #include <zerospan/comm/nccl_error.hpp>
 #include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/config.hpp>

@@ -14,7 +14,7 @@
 #include <string>
 #include <utility>
 
-#include <zerospan/comm/detail/protocol/rank_context.hpp>
+#include <zerospan/comm/detail/protocol/failure.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
