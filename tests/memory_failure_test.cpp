@@ -101,7 +101,7 @@ TEST_CASE_TEMPLATE("an extent that cannot be placed for lack of memory takes not
                    HostRig, NvmeRig, StripedRig, CachedRig, CheckedRig, ThrottledRig) {
   Rig rig;
   const Extent first = rig.tier.place(3 * page);
-  rig.tier.reserve({5 * page}, "a test");
+  rig.tier.reserve(zerospan::Bytes{5 * page}, "a test");
   const auto used = rig.tier.counters().used;
   Extent second{};
   const int failures =

@@ -56,7 +56,7 @@ TEST_CASE("a record counts the bytes of the gathered parameter and of a shard, p
   const ParameterRecord& parameter = states.parameters[0];
   CHECK(parameter.gathered_bytes() == 2 * 4096);
   CHECK(parameter.shard_bytes() == 4096);
-  CHECK(parameter.trainable());
+  CHECK(parameter.has_states());
 }
 
 TEST_CASE("a use leads to its parameter, a tied one to the same") {

@@ -312,7 +312,7 @@ TEST_CASE("a rank that ends is not waited for in its group") {
 
 TEST_CASE("communicators that have ended leave nothing behind in those that go on, with a board and without") {
   NcclOptions options = patient;
-  options.scratch = {4096};
+  options.scratch = zerospan::Bytes{4096};
   const auto live_and_die = [&](auto make_exchange, auto is_as_before) {
     const auto world = std::make_shared<fake::World>();
     world->polls = 0;

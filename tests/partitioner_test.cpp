@@ -107,8 +107,20 @@ TEST_CASE("partitions that were worked out by hand") {
   CHECK(alone.count(0) == 1025);
 }
 
+TEST_CASE("what would be padding for the most part in slices is whole with one rank, in turn") {
+  auto cutter = Slices{}.make(512);
+  for (int rank = 0; rank < 4; ++rank) {
+    const Partition scalar = cutter.cut("scale", 1);
+    CHECK(scalar.owner == Rank{rank});
+    CHECK(scalar.padded_elements() == 1024);
+  }
+  CHECK(cutter.cut("bias", 200 * 1024).owner == Rank{4});
+  CHECK_FALSE(cutter.cut("weight", 300 * 1024).owner.has_value());
+  CHECK_FALSE(Slices{}.make(1).cut("scale", 1).owner.has_value());
+}
+
 TEST_CASE("a partition is known at compile time") {
-  constexpr Partition p = Slices{}.make(3).cut("w", 10'000);
+  constexpr Partition p = Partition::sliced(10'000, 3);
   static_assert(p.shard_elements == 4096 && p.count(2) == 10'000 - 2 * 4096);
   CHECK(p.padded_elements() == 12'288);
 }
@@ -162,7 +174,7 @@ struct Answers {
 };
 
 struct Nameless {
-  Slices::Cutter make(std::size_t ranks) const { return {ranks}; }
+  Slices::Cutter make(std::size_t ranks) const { return Slices{}.make(ranks); }
 };
 
 struct CutsNothing {

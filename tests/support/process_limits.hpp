@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -36,6 +37,24 @@ class ProcessLimit {
  private:
   int resource_;
   ::rlimit before_{};
+};
+
+/// No thread can be started until the object ends: there is no memory for its stack.
+class NoMoreThreads {
+ public:
+  NoMoreThreads() {
+    ::pthread_attr_t huge;
+    if (::pthread_getattr_default_np(&before_) != 0 || ::pthread_getattr_default_np(&huge) != 0 ||
+        ::pthread_attr_setstacksize(&huge, std::size_t{1} << 50) != 0 || ::pthread_setattr_default_np(&huge) != 0) {
+      throw std::system_error{errno, std::generic_category(), "pthread_setattr_default_np"};
+    }
+  }
+  NoMoreThreads(const NoMoreThreads&) = delete;
+  NoMoreThreads& operator=(const NoMoreThreads&) = delete;
+  ~NoMoreThreads() { ::pthread_setattr_default_np(&before_); }
+
+ private:
+  ::pthread_attr_t before_{};
 };
 
 /// A signal is ignored until the object ends.
