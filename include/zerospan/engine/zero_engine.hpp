@@ -12,12 +12,15 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/engine.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
+
+#if !defined(ZEROSPAN_COMPILED)  // set by the target zerospan::compiled, which has the engine of the host's device
+#include <zerospan/engine/detail/make_engine.hpp>
+#endif
 
 namespace zerospan::inline v0 {
 
