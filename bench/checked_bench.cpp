@@ -77,7 +77,7 @@ template <zerospan::OffloadTier T>
 class Extents {
  public:
   explicit Extents(T& tier) : tier_{tier} {
-    tier_.reserve({total}, "extents");
+    tier_.reserve(zerospan::Bytes{total}, "extents");
     for (std::size_t i = 0; i < total / transfer; ++i) extents_.push_back(tier_.place(transfer));
   }
 
@@ -122,7 +122,7 @@ class CheckedDisk {
   Buffers buffers_;
   E engine_{};
   Nvme nvme_{engine_, {.directory = "."}};
-  zerospan::CheckedTier tier_{nvme_, {.line = {line}}};
+  zerospan::CheckedTier tier_{nvme_, {.line = zerospan::Bytes{line}}};
   Extents<zerospan::CheckedTier> extents_{tier_};
 };
 
@@ -133,7 +133,7 @@ class CheckedMemory {
  private:
   Buffers buffers_;
   CopyingTier copies_{buffers_.device};
-  zerospan::CheckedTier tier_{copies_, {.line = {line}}};
+  zerospan::CheckedTier tier_{copies_, {.line = zerospan::Bytes{line}}};
   Extents<zerospan::CheckedTier> extents_{tier_};
 };
 

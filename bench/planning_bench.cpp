@@ -81,7 +81,7 @@ void lease(benchmark::State& state, Route route) {
   const std::size_t bytes = zerospan::round_up(layers * layer_bytes / 2, Arena::alignment);
   const std::unique_ptr<std::byte[]> memory{new std::byte[bytes]};  // never touched
   Arena arena{"device memory", std::shared_ptr<std::byte>{std::shared_ptr<void>{}, memory.get()}, Bytes{bytes}};
-  OverlapPipeline pipeline{WorkingMemory{arena.allocate_working({bytes})}, Bytes{bytes / 4},
+  OverlapPipeline pipeline{WorkingMemory{arena.allocate_working(Bytes{bytes})}, Bytes{bytes / 4},
                            [](UseKey, std::byte*, std::vector<Completion>) { return Completion{}; }};
   const std::vector<std::uint32_t> order = random_order(layers);
   const auto acquire = [&](UseKind kind, std::uint32_t layer) {

@@ -84,9 +84,9 @@ TEST_CASE("a parameter that can never fit is refused at its declaration") {
     FAIL("it was admitted");
   } catch (const BudgetError& error) {
     CHECK(std::string{error.what()} ==
-          "the gather of parameter huge in device memory needs 266240 bytes, 262144 are left: 4096 bytes short; raise "
+          "the gather of parameter huge in device memory needs 262208 bytes, 262144 are left: 64 bytes short; raise "
           "the device budget, or tile the layer");
-    CHECK(error.short_by() == Bytes{4096});
+    CHECK(error.short_by() == Bytes{64});
   }
   CHECK(fits.gather(calling_thread)->data[29999] == 1);  // the engine goes on without it
 }
@@ -219,7 +219,10 @@ class Performer {
       }
       case Action::Kind::release:
         reads_.erase(action.slot);
-        gradients_.erase(action.slot);
+        if (const auto gradient = gradients_.find(action.slot); gradient != gradients_.end()) {
+          gradient->second.second.discard();
+          gradients_.erase(gradient);
+        }
         break;
     }
   }

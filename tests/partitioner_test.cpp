@@ -43,7 +43,7 @@ void for_each_partition(F f) {
     for (const std::size_t elements : sizes(shards)) {
       CAPTURE(shards);
       CAPTURE(elements);
-      f(Slices{}.make(shards).cut("w", elements), shards, elements);
+      f(Partition::sliced(elements, shards), shards, elements);
     }
   }
 }
@@ -82,7 +82,7 @@ TEST_CASE("padding follows the last element: only the last shards may be padding
 }
 
 TEST_CASE("partitions that were worked out by hand") {
-  const Partition scalar = Slices{}.make(4).cut("w", 1);
+  const Partition scalar = Partition::sliced(1, 4);
   CHECK(scalar.shard_elements == 1024);
   CHECK(scalar.padded_elements() == 4096);
   CHECK(scalar.count(0) == 1);

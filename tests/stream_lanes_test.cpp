@@ -250,7 +250,7 @@ TEST_CASE("whichever call of the runtime fails, training says so and ends") {
       CHECK(zerospan_test::join_results(ranks) == expected);
       has_passed = true;
     } catch (const FakeGpuError& error) {
-      CHECK(std::string{error.what()}.starts_with("the fake GPU failed in "));
+      CHECK(std::string{error.what()}.find("the fake GPU failed in ") != std::string::npos);
       ++failures;
     }
   }

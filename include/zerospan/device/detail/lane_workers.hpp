@@ -8,10 +8,12 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/start_thread.hpp>
 #include <zerospan/device/operation.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -27,7 +29,8 @@ class LaneWorkers {
   explicit LaneWorkers(Execute execute) : execute_{std::move(execute)} {
     try {
       for (std::size_t i = 0; i < lane_count; ++i) {
-        queues_[i].worker = std::jthread{[this, i] { run(queues_[i], static_cast<Lane>(i)); }};
+        queues_[i].worker = start_thread("the thread of the lane '" + std::string{lane_names[i]} + "'",
+                                         [this, i] { run(queues_[i], static_cast<Lane>(i)); });
       }
     } catch (...) {  // no thread can be had: those that run are told to end
       stop();
@@ -53,7 +56,7 @@ class LaneWorkers {
     std::condition_variable changed;
     std::deque<Item> items;
     bool stopping = false;
-    std::jthread worker;
+    std::thread worker;
   };
 
   void stop() noexcept {
@@ -63,6 +66,9 @@ class LaneWorkers {
         queue.stopping = true;
       }
       queue.changed.notify_one();
+    }
+    for (Queue& queue : queues_) {
+      if (queue.worker.joinable()) queue.worker.join();
     }
   }
 

@@ -261,12 +261,13 @@ class DeclaringModel {
 
   /// Refuses what can never fit, even alone.
   void check_fits(const std::string& what, std::size_t bytes) const {
-    if (const std::size_t left = memory_.largest_free(); bytes > left) {
-      throw_budget_error(what + " in " + memory_.name(), Bytes{bytes}, Bytes{left},
-                         memory_.used().count == 0 && left == 0
-                             ? "another engine works in this device's memory: end it first, or give each a device"
-                             : "raise the device budget, or tile the layer");
-    }
+    const std::size_t left = memory_.largest_free();
+    if (bytes <= left) return;
+    const std::size_t dealt_out = memory_.capacity().count - memory_.used().count;  // or free
+    throw_budget_error(what + " in " + memory_.name(), Bytes{bytes}, Bytes{left},
+                       bytes <= dealt_out && left <= dealt_out / 2
+                           ? "another engine works in the device's memory: end it first, or give each a device"
+                           : "raise the device budget, or tile the layer");
   }
 
   EngineCore<D>& core_;

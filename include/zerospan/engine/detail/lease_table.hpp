@@ -2,8 +2,10 @@
 /// LeaseTable: who holds what.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,7 +35,7 @@ struct LeaseRecord {
   OverlapPipeline::Buffer buffer{};  ///< Of a write or gradient lease; read leases share their gather's.
 };
 
-/// The leases held. Identifiers are reused, the one that was freed last first.
+/// The leases held. Identifiers are reused, the lowest free one first.
 class LeaseTable {
  public:
   explicit LeaseTable(const ModelStates& states) : states_{states} {}
@@ -44,6 +46,7 @@ class LeaseTable {
       leases_.push_back(std::move(lease));
       return static_cast<LeaseId>(leases_.size() - 1);
     }
+    std::ranges::pop_heap(free_, std::greater{});
     const std::size_t slot = free_.back();
     free_.pop_back();
     leases_[slot] = std::move(lease);
@@ -67,6 +70,7 @@ class LeaseTable {
     if (!is_ended(id)) --held_;
     leases_[slot] = {};
     free_.push_back(slot);
+    std::ranges::push_heap(free_, std::greater{});
   }
 
   /// Ends every lease held: `end(lease)` for each, in the order of their slots. The slots stay taken until their
@@ -121,7 +125,7 @@ class LeaseTable {
 
   const ModelStates& states_;
   std::vector<LeaseRecord> leases_;
-  std::vector<std::size_t> free_;
+  std::vector<std::size_t> free_;  ///< A heap, the lowest on top.
   std::size_t held_ = 0;
 };
 

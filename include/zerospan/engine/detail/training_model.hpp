@@ -60,6 +60,7 @@ class TrainingModel {
   /// @throws as ParameterStore::gather, before anything has changed.
   void gather(StreamRef stream, std::span<const ParameterId> ids, std::span<std::byte*> data,
               std::span<LeaseId> leases) {
+    check_stream(stream);
     std::vector<std::size_t> missing;
     ++gathers_asked_;
     for (const ParameterId id : ids) {
@@ -81,6 +82,7 @@ class TrainingModel {
 
   /// @throws as ParameterStore::gather_for_write.
   LeaseId gather_for_write(StreamRef stream, ParameterId id, WriteContent content, std::byte*& data) {
+    check_stream(stream);
     const std::size_t p = core_.states.use(id).parameter;
     const ParameterRecord& parameter = core_.states.parameters[p];
     if (readers_[p].count > 0 || readers_[p].data || readers_[p].is_written) {
@@ -111,6 +113,7 @@ class TrainingModel {
   /// @throws as ParameterStore::gradients.
   void gradients(StreamRef stream, std::span<const ParameterId> ids, GradientContent content,
                  std::span<std::byte*> data, std::span<LeaseId> leases) {
+    check_stream(stream);
     std::vector<OverlapPipeline::Buffer> buffers;
     std::size_t marked = 0;
     try {
@@ -202,7 +205,7 @@ class TrainingModel {
   void check_step(std::size_t micro_batches) const {
     leases_.check_nothing_held("step()");
     if (!forgotten_.empty()) {
-      throw_lease_error("step() after a gradient lease of " + core_.states.use(forgotten_.front()).name +
+      throw_lease_error("step() after the lease of the gradient of " + core_.states.use(forgotten_.front()).name +
                         " ended without commit() or discard(): what was written there is lost; abandon() drops the "
                         "batch");
     }
@@ -248,6 +251,15 @@ class TrainingModel {
     std::size_t readers = 0;
     std::vector<Completion> last_uses;
   };
+
+  /// On a device that has no streams, a stream's handle would be taken for the calling thread.
+  static void check_stream(StreamRef stream) {
+    if (D::lanes_type::is_unified && !stream.is_calling_thread()) {
+      throw_configuration_error(
+          "a lease on a device without streams is taken on zerospan::calling_thread, and not on "
+          "the stream of another device");
+    }
+  }
 
   /// Gathers parameters that are not whole, as one group.
   void bring(StreamRef stream, std::vector<std::size_t> parameters) {
