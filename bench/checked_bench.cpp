@@ -38,11 +38,11 @@ constexpr std::size_t line = 4096;                       // what has a checksum
 
 /// Memory that is transferred, and memory in which bytes rest: huge pages, touched once.
 struct Buffers {
-  Buffers() : memory{device.host_memory().allocate({slots * transfer}, "buffers")} {
+  Buffers() : memory{device.host_memory().allocate(zerospan::Bytes{slots * transfer}, "buffers")} {
     for (std::size_t i = 0; i < memory.bytes(); ++i) memory.data()[i] = static_cast<std::byte>(i * 2654435761U >> 24);
   }
 
-  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = {slots * transfer + total}}};
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = zerospan::Bytes{slots * transfer + total}}};
   zerospan::Allocation memory;
 };
 
@@ -159,7 +159,7 @@ class RawMemory {
 
  private:
   Buffers buffers_;
-  zerospan::Allocation storage_ = buffers_.device.host_memory().allocate({total}, "storage");
+  zerospan::Allocation storage_ = buffers_.device.host_memory().allocate(zerospan::Bytes{total}, "storage");
   std::vector<std::uint64_t> checksums_ = std::vector<std::uint64_t>(total / line);
 };
 

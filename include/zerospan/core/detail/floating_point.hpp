@@ -17,8 +17,9 @@ inline bool computes_with_denormals() noexcept {
   const volatile float smallest_normal = std::numeric_limits<float>::min();
   const volatile float smallest = std::numeric_limits<float>::denorm_min();
   const volatile float half = smallest_normal * 0.5F;
-  const volatile float doubled = smallest * 0x1p24F;
-  return half == std::numeric_limits<float>::min() / 2 && doubled == 0x1p-125F;
+  const volatile float multiple = smallest * 0x1p24F;
+  constexpr float half_in_compilation = std::numeric_limits<float>::min() / 2;
+  return half == half_in_compilation && multiple == 0x1p-125F;
 }
 
 /// Whether the calling thread rounds to nearest, ties to even.
