@@ -72,7 +72,7 @@ class FakeStore : public zerospan::ParameterStore {
  public:
   ParameterId declare(zerospan::ParameterDeclaration declaration) override {
     parameters_.push_back(
-        {std::move(declaration.name), std::vector<float>(declaration.elements), declaration.options.training});
+        {std::move(declaration.name), std::vector<float>(declaration.shape.elements()), declaration.options.training});
     declaration.initializer({}, 0, parameters_.back().values);
     return ParameterId{static_cast<std::uint32_t>(parameters_.size() - 1)};
   }
