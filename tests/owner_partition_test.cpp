@@ -14,6 +14,7 @@
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/training_run.hpp"

@@ -9,6 +9,7 @@
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 namespace {

@@ -1,16 +1,16 @@
 /// @file
-/// The engine of the host's memory is compiled once, in engines.cpp, and not again by each test.
+/// What most tests have is compiled once, in engines.cpp, together with the engine of the host's memory, and not again
+/// by each test: ZEROSPAN_COMPILED is defined. A test that has an engine of a device of its own includes
+/// zerospan/engine/detail/make_engine.hpp.
 #pragma once
-
-#include <memory>
 
 #include <zerospan/zerospan.hpp>
 
 namespace zerospan::inline v0 {
 
-extern template std::shared_ptr<detail::Engine> detail::make_engine<HostDevice>(
-    AnyCommunicator, HostDevice&, const Placement&, std::shared_ptr<const detail::OptimizerInterface<StreamRef>>,
-    const EngineOptions&, StageRules);
+extern template class BasicThreadCommunicator<detail::HostExecution>;
 extern template class NvmeTier<ThreadedIoEngine>;
+extern template class ZeroEngine<Stage3, SelfCommunicator, HostDevice, AdamW>;
+extern template class ZeroEngine<Stage3, ThreadCommunicator, HostDevice, AdamW>;
 
 }  // namespace zerospan::inline v0

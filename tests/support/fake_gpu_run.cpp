@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "engines.hpp"

@@ -50,11 +50,3 @@ TrainingResult train_on_fake_gpu(const std::shared_ptr<FakeGpu>& gpu, zerospan::
 TrainingResult train_on_fake_gpu(const Configuration& c);
 
 }  // namespace zerospan_test
-
-namespace zerospan::inline v0 {
-
-extern template std::shared_ptr<detail::Engine> detail::make_engine<zerospan_test::FakeDevice>(
-    AnyCommunicator, zerospan_test::FakeDevice&, const Placement&,
-    std::shared_ptr<const detail::OptimizerInterface<zerospan_test::FakeStream>>, const EngineOptions&, StageRules);
-
-}  // namespace zerospan::inline v0

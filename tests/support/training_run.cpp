@@ -15,6 +15,10 @@
 
 #include <zerospan/zerospan.hpp>
 
+#if defined(ZEROSPAN_HAS_LIBAIO)
+#include <zerospan/io/libaio_engine.hpp>
+#endif
+
 #include "any_engine.hpp"
 #include "replicated_training.hpp"
 #include "toy_model.hpp"
@@ -129,6 +133,14 @@ TrainingResult train_model(AnyEngine& engine, zerospan::Rank rank, const Configu
   return result;
 }
 
+/// A training run on threads.
+template <zerospan::IoEngine Io>
+TrainingResult train_with(const Configuration& c) {
+  return join_results(zerospan::run_ranks(
+      c.training.ranks, [&](zerospan::ThreadCommunicator communicator) { return train_on<Io>(communicator, c); },
+      {.timeout = std::chrono::seconds{30}}));
+}
+
 /// Calls `f` with an element of that type.
 template <class F>
 auto with_element(zerospan::ElementType type, F f) {
@@ -219,7 +231,11 @@ TrainingResult join_results(const std::vector<TrainingResult>& ranks) {
   return result;
 }
 
-TrainingResult train(const Configuration& c) { return train<zerospan::ThreadedIoEngine>(c); }
+TrainingResult train(const Configuration& c) { return train_with<zerospan::ThreadedIoEngine>(c); }
+
+#if defined(ZEROSPAN_HAS_LIBAIO)
+TrainingResult train_with_libaio(const Configuration& c) { return train_with<zerospan::LibaioEngine>(c); }
+#endif
 
 TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps) {
   return with_element(type, [&](auto element) {

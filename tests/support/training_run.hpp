@@ -237,12 +237,10 @@ TrainingResult join_results(const std::vector<TrainingResult>& ranks);
 /// A training run on threads.
 TrainingResult train(const Configuration& c);
 
-template <zerospan::IoEngine Io>
-TrainingResult train(const Configuration& c) {
-  return join_results(zerospan::run_ranks(
-      c.training.ranks, [&](zerospan::ThreadCommunicator communicator) { return train_on<Io>(communicator, c); },
-      {.timeout = std::chrono::seconds{30}}));
-}
+#if defined(ZEROSPAN_HAS_LIBAIO)
+/// With another I/O engine.
+TrainingResult train_with_libaio(const Configuration& c);
+#endif
 
 /// The same training, written down without an engine.
 TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps);

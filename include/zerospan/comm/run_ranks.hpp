@@ -143,6 +143,44 @@ struct RankResults<void> {
   void take() {}
 };
 
+/// run_ranks, whatever the ranks return.
+inline void run_threads(int size, const RunRanksOptions& options,
+                        const std::function<void(Rank, ThreadCommunicator)>& body) {
+  const auto context = std::make_shared<RankContext>(size);
+  const auto group = std::make_shared<ThreadGroup>(context, options.timeout);
+  RankErrors errors{static_cast<std::size_t>(size)};
+  StartSignal start;
+  {
+    std::vector<std::jthread> threads;
+    threads.reserve(static_cast<std::size_t>(size));
+    try {
+      for (int rank = 0; rank < size; ++rank) {
+        const auto member = std::make_shared<RankMembership>(context, Rank{rank});
+        threads.emplace_back([&body, &errors, &start, group, member] {
+          if (!start.wait()) return;
+          try {
+            body(member->rank(), ThreadCommunicator{group, member});
+          } catch (...) {
+            errors.catch_current(*member);
+          }
+          member->finish();
+        });
+      }
+    } catch (const std::system_error& error) {
+      start.give(false);
+      const Rank rank{static_cast<int>(threads.size())};
+      throw RankFailedError{describe(rank) + " of " + std::to_string(size) +
+                                " failed (its thread could not be started: " + error.code().message() + ")",
+                            rank, std::source_location::current()};
+    } catch (...) {
+      start.give(false);
+      throw;
+    }
+    start.give(true);
+  }
+  errors.rethrow_root_cause(context->failure);
+}
+
 }  // namespace detail
 
 /// Runs `f(communicator)` on `size` threads at once, each with its rank's ThreadCommunicator, and joins them all.
@@ -165,40 +203,10 @@ auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
   using Result = std::invoke_result_t<F&, ThreadCommunicator>;
   static_assert(!std::is_reference_v<Result>, "ranks return values: what they refer to ends with their thread");
 
-  const auto context = std::make_shared<detail::RankContext>(size);
-  const auto group = std::make_shared<detail::ThreadGroup>(context, options.timeout);
-  detail::RankErrors errors{static_cast<std::size_t>(size)};
-  detail::RankResults<Result> results{static_cast<std::size_t>(size)};
-  detail::StartSignal start;
-  {
-    std::vector<std::jthread> threads;
-    threads.reserve(static_cast<std::size_t>(size));
-    try {
-      for (int rank = 0; rank < size; ++rank) {
-        const auto member = std::make_shared<detail::RankMembership>(context, Rank{rank});
-        threads.emplace_back([&f, &errors, &results, &start, group, member] {
-          if (!start.wait()) return;
-          try {
-            results.keep(member->rank(), [&] { return std::invoke(f, ThreadCommunicator{group, member}); });
-          } catch (...) {
-            errors.catch_current(*member);
-          }
-          member->finish();
-        });
-      }
-    } catch (const std::system_error& error) {
-      start.give(false);
-      const Rank rank{static_cast<int>(threads.size())};
-      throw RankFailedError{detail::describe(rank) + " of " + std::to_string(size) +
-                                " failed (its thread could not be started: " + error.code().message() + ")",
-                            rank, std::source_location::current()};
-    } catch (...) {
-      start.give(false);
-      throw;
-    }
-    start.give(true);
-  }
-  errors.rethrow_root_cause(context->failure);
+  detail::RankResults<Result> results{static_cast<std::size_t>(size > 0 ? size : 0)};
+  detail::run_threads(size, options, [&](Rank rank, ThreadCommunicator communicator) {
+    results.keep(rank, [&] { return std::invoke(f, std::move(communicator)); });
+  });
   return results.take();
 }
 
