@@ -157,7 +157,7 @@ void check_groups(const ModelStates& states, std::size_t alignment, std::size_t 
   }
   for (std::size_t s = 0; s < states.spaces.size(); ++s) REQUIRE(next_in_space[s] == states.spaces[s].elements);
   for (std::size_t p = 0; p < covered.size(); ++p) {
-    REQUIRE(covered[p] == states.parameters[p].partition.shard_elements);
+    REQUIRE(covered[p] == states.parameters[p].shard_elements());
     REQUIRE(states.parameters[p].linear % alignment == 0);
   }
 }
