@@ -8,9 +8,11 @@
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/device/host_device.hpp>
 
-#include "cpu_math.hpp"
+#include "engine.hpp"
+#include "job.hpp"
 #include "levels.hpp"
-#include "run.hpp"
+#include "options.hpp"
+#include "result.hpp"
 #include "storage.hpp"
 
 namespace gpt {
@@ -18,7 +20,6 @@ namespace gpt {
 /// One rank's.
 class CpuPlatform {
  public:
-  using Ranks = zerospan::AnyCommunicator;
   using Storage = RankStorage<zerospan::HostDevice>;
 
   template <zerospan::TrainingCommunicator C>
@@ -27,22 +28,19 @@ class CpuPlatform {
         communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
         ranks_{std::move(ranks)} {}
 
-  Ranks& ranks() { return ranks_; }
+  zerospan::AnyCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   /// Takes a moment: it tries them. @return What computes the matrix products, and how long those of all steps take.
   static std::string products(const Options& options);
 
-  template <class E>
-  CpuMath<E> make_math(const Options& options) {
-    return CpuMath<E>{options.model};
-  }
+  Result train(Engine& engine, const Job& job);
 
  private:
   Storage storage_;
   zerospan::AnyCommunicator communicator_;
-  Ranks ranks_;
+  zerospan::AnyCommunicator ranks_;
 };
 
 Result run_rank_on_cpu(CpuPlatform& platform, const Job& job);

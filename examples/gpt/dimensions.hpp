@@ -17,10 +17,26 @@ struct Dimensions {
   std::size_t context;    ///< The longest sequence.
   std::size_t tiles = 1;  ///< Into which the weight of each linear layer is cut.
 
+  /// Calls `visit(elements)` for each parameter, the weights of linear layers whole.
+  template <class Visit>
+  void for_each_parameter(Visit visit) const {
+    visit(vocabulary * width);
+    visit(context * width);
+    for (std::size_t i = 0; i < layers; ++i) {
+      for (const std::size_t outputs : {3 * width, width, 4 * width}) {  // attention's, and the first of the perceptron
+        visit(outputs * width);
+        visit(outputs);
+      }
+      visit(4 * width * width);
+      for (int vectors = 0; vectors < 5; ++vectors) visit(width);  // the last bias, and two normalizations
+    }
+    for (int vectors = 0; vectors < 2; ++vectors) visit(width);
+  }
+
   std::size_t parameters() const {
-    const std::size_t norm = 2 * width;
-    const std::size_t block = 12 * width * width + 9 * width + 2 * norm;
-    return (vocabulary + context) * width + layers * block + norm;
+    std::size_t sum = 0;
+    for_each_parameter([&sum](std::size_t elements) { sum += elements; });
+    return sum;
   }
 
   /// Elements of the largest group of parameters that is gathered at once.

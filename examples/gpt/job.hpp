@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include <zerospan/core/timeline.hpp>
+#include <zerospan/core/units.hpp>
 
 #include "options.hpp"
 #include "reports.hpp"
@@ -18,6 +19,9 @@ struct Job {
   const Text& text;
   zerospan::Timeline& timeline;
   Reports& reports;
+
+  /// Where a rank reports: rank 0; nullptr on the others.
+  Reports* reports_of(zerospan::Rank rank) const { return rank == zerospan::Rank{0} ? &reports : nullptr; }
 };
 
 inline std::chrono::milliseconds timeout_of(const Options& options) {

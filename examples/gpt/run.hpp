@@ -2,62 +2,53 @@
 /// One rank's run, on whatever it computes.
 #pragma once
 
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
+#include <memory>
 #include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <zerospan/zerospan.hpp>
+#include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/engine/zero_engine.hpp>
+#include <zerospan/optimizer/adamw.hpp>
 
 #include "announcement.hpp"
+#include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
-#include "math.hpp"
 #include "options.hpp"
 #include "reports.hpp"
 #include "result.hpp"
+#include "states.hpp"
 #include "storage.hpp"
-#include "trainer.hpp"
-#include "zerospan_adapter.hpp"
 
 namespace gpt {
 
 namespace detail {
 
-inline std::vector<TimeSpent> time_spent(const zerospan::LaneCounters& operations) {
-  std::vector<TimeSpent> spent;
-  for (std::size_t i = 0; i < zerospan::operation_kinds; ++i) {
-    const auto kind = static_cast<zerospan::OperationKind>(i);
-    if (operations[kind].count > 0) spent.push_back({zerospan::to_string(kind), operations[kind].seconds});
-  }
-  return spent;
-}
-
-template <class Element, class Engine, class Platform>
-Result train(Engine& engine, Platform& platform, const Job& job) {
-  using Parameter = zerospan::PartitionedParameter<Tensor<Element>>;
-  Reports* reports = platform.ranks().rank() == zerospan::Rank{0} ? &job.reports : nullptr;
-  if (reports) reports->begin(announce(job.options, job.text, platform.products(job.options)));
-  auto math = platform.template make_math<Element>(job.options);
-  Trainer<Parameter, decltype(math), Engine, typename Platform::Ranks, typename Platform::Storage> trainer{
-      engine, math, platform.ranks(), platform.storage(), job.options, job.text, reports};
-  const auto begin = std::chrono::steady_clock::now();
-  trainer.train();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  const auto statistics = engine.statistics();
-  auto figures = trainer.figures();
-  if (reports) reports->trained();
-  const double validation_loss = trainer.validate();
-  const std::uint64_t hash = trainer.parameter_hash();
-  std::string sample = trainer.write_text();
-  if (!reports) return {};
-  reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
-  return {std::move(sample),
-          {statistics.parameters, validation_loss, seconds, trainer.skipped_steps(), std::move(figures),
-           time_spent(statistics.operations)}};
+/// @param storage A RankStorage.
+template <class Storage>
+Figures figures_of(const zerospan::Statistics& statistics, Storage& storage) {
+  const auto count = [](zerospan::Bytes bytes) { return static_cast<double>(bytes.count); };
+  const auto disk = storage.disk();
+  const auto* checkpoints = storage.checkpoints();
+  const auto activations = checkpoints ? checkpoints->counters() : zerospan::ActivationCounters{};
+  const auto& memory = storage.device().memory();
+  const auto& host_memory = storage.device().host_memory();
+  return {.bytes_read = static_cast<double>(statistics.bytes_read),
+          .bytes_written = static_cast<double>(statistics.bytes_written),
+          .transfer_seconds = statistics.transfer_seconds(),
+          .exposed_seconds = statistics.exposed_seconds(),
+          .prefetch_hits = static_cast<double>(statistics.prefetch.hits),
+          .prefetch_misses = static_cast<double>(statistics.prefetch.misses),
+          .prefetch_kept = static_cast<double>(statistics.prefetch.kept),
+          .prefetch_dropped = static_cast<double>(statistics.prefetch.dropped),
+          .passes_mended = static_cast<double>(statistics.prefetch.mended),
+          .device_bytes = count(memory.used()),
+          .peak_device_bytes = count(memory.peak()),
+          .host_bytes = count(host_memory.used()),
+          .peak_host_bytes = count(host_memory.peak()),
+          .disk_bytes = count(disk.used),
+          .peak_disk_bytes = count(disk.peak),
+          .activation_bytes_offloaded = static_cast<double>(activations.bytes_offloaded),
+          .activation_bytes_fetched = static_cast<double>(activations.bytes_fetched)};
 }
 
 /// fp16 alone needs one.
@@ -79,32 +70,58 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
           .max_gradient_norm = options.clip,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
+          .persistence_threshold = zerospan::Bytes{resident_bytes},
           .prefetch = zerospan::Bytes{options.prefetch_bytes},
           .timeout = timeout_of(options),
           .timeline = &job.timeline};
 }
 
 template <class Stage, class Platform>
+class EngineOf final : public Engine {
+ public:
+  EngineOf(Platform& platform, const Job& job)
+      : storage_{platform.storage()},
+        engine_{Stage{},
+                platform.communicator(),
+                storage_.device(),
+                storage_.placement(job.options),
+                optimizer_of(job.options),
+                engine_options(job)} {}
+
+  zerospan::StepOutcome step(float learning_rate) override {
+    engine_.optimizer().learning_rate = learning_rate;
+    return engine_.step();
+  }
+  void begin(zerospan::Pass pass) override { engine_.begin(pass); }
+  float loss_scale() const override { return engine_.loss_scale(); }
+  void for_each_master(const zerospan::MasterVisitor& visitor) override { engine_.for_each_master(visitor); }
+  zerospan::Statistics statistics() const override { return engine_.statistics(); }
+  std::shared_ptr<zerospan::ParameterStore> store() const override { return engine_.store(); }
+  zerospan::ActivationCheckpoints* checkpoints() override { return storage_.checkpoints(); }
+  Figures figures() override { return figures_of(engine_.statistics(), storage_); }
+
+ private:
+  using Storage = typename Platform::Storage;
+
+  Storage& storage_;
+  zerospan::ZeroEngine<Stage, zerospan::AnyCommunicator, typename Storage::Device, zerospan::AdamW> engine_;
+};
+
+template <class Stage, class Platform>
 Result run_stage(Platform& platform, const Job& job) {
-  const Options& options = job.options;
-  auto& storage = platform.storage();
-  zerospan::ZeroEngine engine{Stage{},
-                              platform.communicator(),
-                              storage.device(),
-                              storage.placement(options),
-                              optimizer_of(options),
-                              engine_options(job)};
-  if (options.precision == Precision::bf16) return train<BFloat16>(engine, platform, job);
-  if (options.precision == Precision::fp16) return train<Float16>(engine, platform, job);
-  return train<float>(engine, platform, job);
+  EngineOf<Stage, Platform> engine{platform, job};
+  if (Reports* reports = job.reports_of(platform.ranks().rank())) {
+    reports->begin(announce(job.options, job.text, platform.products(job.options)));
+  }
+  return platform.train(engine, job);
 }
 
 }  // namespace detail
 
 /// Trains, validates and writes, as one of the ranks.
-/// @param platform What the rank computes on: `ranks()` is a communicator of type `Ranks` for the host,
-/// `communicator()` the engine's, whose ranks may have other numbers, `storage()` a RankStorage of type `Storage`,
-/// `make_math<E>(options)` the arithmetic of parameters of `E`, `products(options)` what computes its matrix products.
+/// @param platform What the rank computes on: `ranks()` is a communicator for the host, `communicator()` the engine's,
+/// whose ranks may have other numbers, `storage()` a RankStorage of type `Storage`, `train(engine, job)` trains with
+/// its arithmetic, `products(options)` is what computes its matrix products.
 template <class Platform>
 Result run_rank(Platform& platform, const Job& job) {
   switch (job.options.stage) {

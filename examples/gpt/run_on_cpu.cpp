@@ -1,5 +1,5 @@
 /// @file
-/// The engines that compute on the CPU.
+/// Ranks that are threads, and what computes their matrix products.
 #include "run_on_cpu.hpp"
 
 #include <algorithm>
@@ -72,8 +72,6 @@ std::string CpuPlatform::products(const Options& options) {
   }
   return text;
 }
-
-Result run_rank_on_cpu(CpuPlatform& platform, const Job& job) { return run_rank(platform, job); }
 
 std::vector<Result> run_on_cpu(const Job& job) {
   ::openblas_set_num_threads(job.options.threads);

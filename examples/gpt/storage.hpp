@@ -37,6 +37,8 @@ namespace gpt {
 template <zerospan::Device D>
 class RankStorage {
  public:
+  using Device = D;
+
   /// @param timeline Outlives the storage.
   /// @param device What the device is made of; its budgets are the options'.
   template <class... Arguments>

@@ -13,11 +13,12 @@
 #include <string_view>
 #include <vector>
 
-#include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/engine/outcome.hpp>
 
 #include "activations.hpp"
 #include "data.hpp"
+#include "engine.hpp"
 #include "exchange.hpp"
 #include "figures.hpp"
 #include "hash.hpp"
@@ -32,17 +33,17 @@
 namespace gpt {
 
 /// One rank's model, data and engine. Every rank calls the same members in the same order.
-/// @tparam Communicator Exchanges figures, in ordinary memory.
-template <class Parameter, Math M, class Engine, zerospan::AllReduces Communicator, class Storage>
+template <class Parameter, Math M>
 class Trainer {
  public:
-  /// Declares the model. @param reports Where to report, on rank 0; nullptr on the others.
-  Trainer(Engine& engine, M& math, Communicator& communicator, Storage& storage, const Options& options,
-          const Text& text, Reports* reports)
+  /// Declares the model.
+  /// @param communicator Exchanges figures, in ordinary memory.
+  /// @param reports Where to report, on rank 0; nullptr on the others.
+  Trainer(Engine& engine, M& math, zerospan::AnyCommunicator& communicator, const Options& options, const Text& text,
+          Reports* reports)
       : engine_{engine},
         math_{math},
         communicator_{communicator},
-        storage_{storage},
         options_{options},
         reports_{reports},
         rank_{static_cast<std::size_t>(communicator.rank().value)},
@@ -115,13 +116,12 @@ class Trainer {
   StepMetrics make_step(std::size_t step) {
     const auto begin = Clock::now();
     const double learning_rate = options_.schedule.learning_rate(step);
-    engine_.optimizer().learning_rate = static_cast<float>(learning_rate);
     for (std::size_t i = 0; i < options_.micro_batches; ++i) {
       engine_.begin(zerospan::Pass::training);
       model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale(),
-                   storage_.checkpoints());
+                   engine_.checkpoints());
     }
-    const zerospan::StepOutcome outcome = engine_.step();
+    const zerospan::StepOutcome outcome = engine_.step(static_cast<float>(learning_rate));
     const auto ranks = exchange(communicator_, "step report", StepReport{model_.take_loss(), own_figures()});
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     return summarize(step, ranks, outcome, learning_rate, seconds);
@@ -152,7 +152,11 @@ class Trainer {
     return metrics;
   }
 
-  Figures own_figures() { return figures_of(engine_, storage_, math_.allocated()); }
+  Figures own_figures() {
+    Figures figures = engine_.figures();
+    figures.activation_bytes = static_cast<double>(math_.allocated());
+    return figures;
+  }
 
   void report(std::string_view what, std::size_t done, std::size_t of) {
     if (reports_) reports_->progress(what, done, of);
@@ -185,8 +189,7 @@ class Trainer {
 
   Engine& engine_;
   M& math_;
-  Communicator& communicator_;
-  Storage& storage_;
+  zerospan::AnyCommunicator& communicator_;
   const Options& options_;
   Reports* reports_;
   std::size_t rank_;

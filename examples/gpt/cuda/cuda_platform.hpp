@@ -12,44 +12,40 @@
 #include <zerospan/device/cuda_device.hpp>
 #include <zerospan/device/cuda_runtime.hpp>
 
+#include "../engine.hpp"
 #include "../job.hpp"
 #include "../levels.hpp"
 #include "../options.hpp"
-#include "../run.hpp"
+#include "../result.hpp"
 #include "../storage.hpp"
-#include "cuda_math.cuh"
 
 namespace gpt {
 
 /// One rank's.
 class CudaPlatform {
  public:
-  using Ranks = zerospan::ThreadCommunicator;
   using Storage = RankStorage<zerospan::CudaDevice>;
 
   /// @param ranks Of the threads.
   /// @param connect Makes the communicator of the GPUs, from that of the threads and the device.
   template <class Connect>
   CudaPlatform(zerospan::ThreadCommunicator ranks, int ordinal, const Job& job, Connect connect)
-      : ranks_{std::move(ranks)},
-        storage_{job.options, ranks_.rank().value, job.timeline, zerospan::CudaRuntime{ordinal}},
-        communicator_{in_levels(connect(ranks_.duplicate(), storage_.device()), storage_.device(), job.options)} {}
+      : storage_{job.options, ranks.rank().value, job.timeline, zerospan::CudaRuntime{ordinal}},
+        communicator_{in_levels(connect(ranks.duplicate(), storage_.device()), storage_.device(), job.options)},
+        ranks_{std::move(ranks)} {}
 
-  zerospan::ThreadCommunicator& ranks() { return ranks_; }
+  zerospan::AnyCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   static std::string products(const Options&) { return "cuBLASLt"; }
 
-  template <class E>
-  CudaMath<E> make_math(const Options& options) {
-    return CudaMath<E>{options.model, options.evaluation_batch() * options.model.context};
-  }
+  Result train(Engine& engine, const Job& job);
 
  private:
-  zerospan::ThreadCommunicator ranks_;
   Storage storage_;
   zerospan::AnyCommunicator communicator_;
+  zerospan::AnyCommunicator ranks_;
 };
 
 Result run_rank_on_cuda(CudaPlatform& platform, const Job& job);

@@ -12,6 +12,9 @@
 #include <zerospan/cuda.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "../run.hpp"
+#include "../train.hpp"
+#include "cuda_math.cuh"
 #include "cuda_module.hpp"
 #include "cuda_platform.hpp"
 #include "run_on_nccl.hpp"
@@ -31,13 +34,25 @@ std::vector<gpt::Result> run_on_threads(const gpt::Job& job, int gpus) {
   std::vector<int> used(static_cast<std::size_t>(std::min(gpus, job.options.ranks)));
   std::iota(used.begin(), used.end(), 0);
   zerospan::enable_peer_access(used);
-  return gpt::run_cuda_threads(
-      job, gpus, [](zerospan::ThreadCommunicator ranks, zerospan::CudaDevice& device) {
-        return zerospan::CudaThreadCommunicator{std::move(ranks), device};
-      });
+  return gpt::run_cuda_threads(job, gpus, [](zerospan::ThreadCommunicator ranks, zerospan::CudaDevice& device) {
+    return zerospan::CudaThreadCommunicator{std::move(ranks), device};
+  });
 }
 
 }  // namespace
+
+gpt::Result gpt::CudaPlatform::train(Engine& engine, const Job& job) {
+  const Options& o = job.options;
+  const std::size_t most_tokens = o.evaluation_batch() * o.model.context;
+  switch (o.precision) {
+    case Precision::bf16:
+      return gpt::train(CudaMath<BFloat16>{o.model, most_tokens}, engine, ranks_, job);
+    case Precision::fp16:
+      return gpt::train(CudaMath<Float16>{o.model, most_tokens}, engine, ranks_, job);
+    default:
+      return gpt::train(CudaMath<float>{o.model, most_tokens}, engine, ranks_, job);
+  }
+}
 
 gpt::Result gpt::run_rank_on_cuda(CudaPlatform& platform, const Job& job) { return run_rank(platform, job); }
 

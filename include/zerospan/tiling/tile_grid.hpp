@@ -67,7 +67,7 @@ class TileGrid {
   /// "[row,column]", or nothing where one tile is the whole.
   std::string suffix(std::size_t row, std::size_t column) const {
     if (counts_.outputs * counts_.inputs == 1) return {};
-    return std::string{"["} + std::to_string(row) + "," + std::to_string(column) + "]";
+    return std::string{"["}.append(std::to_string(row)).append(",").append(std::to_string(column)).append("]");
   }
 
  private:

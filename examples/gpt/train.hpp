@@ -1,0 +1,62 @@
+/// @file
+/// One rank's training, validation and sample, with given arithmetic.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/partition/partitioned_parameter.hpp>
+
+#include "engine.hpp"
+#include "figures.hpp"
+#include "job.hpp"
+#include "math.hpp"
+#include "reports.hpp"
+#include "result.hpp"
+#include "tensor.hpp"
+#include "trainer.hpp"
+#include "zerospan_adapter.hpp"
+
+namespace gpt {
+
+namespace detail {
+
+inline std::vector<TimeSpent> time_spent(const zerospan::LaneCounters& operations) {
+  std::vector<TimeSpent> spent;
+  for (std::size_t i = 0; i < zerospan::operation_kinds; ++i) {
+    const auto kind = static_cast<zerospan::OperationKind>(i);
+    if (operations[kind].count > 0) spent.push_back({zerospan::to_string(kind), operations[kind].seconds});
+  }
+  return spent;
+}
+
+}  // namespace detail
+
+/// Declares the model in `engine`, and trains it. @param ranks For the host's figures.
+template <Math M>
+Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job) {
+  Reports* reports = job.reports_of(ranks.rank());
+  Trainer<zerospan::PartitionedParameter<Tensor<typename M::Weight>>, M> trainer{engine,      math,     ranks,
+                                                                                 job.options, job.text, reports};
+  const auto begin = std::chrono::steady_clock::now();
+  trainer.train();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const auto statistics = engine.statistics();
+  auto figures = trainer.figures();
+  if (reports) reports->trained();
+  const double validation_loss = trainer.validate();
+  const std::uint64_t hash = trainer.parameter_hash();
+  std::string sample = trainer.write_text();
+  if (!reports) return {};
+  reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
+  return {std::move(sample),
+          {statistics.parameters, validation_loss, seconds, trainer.skipped_steps(), std::move(figures),
+           detail::time_spent(statistics.operations)}};
+}
+
+}  // namespace gpt
