@@ -159,8 +159,8 @@ concept Replicates = Communicator<C> && requires(const C& constant) {
 };
 
 /// `on_failure(told)`: calls `told(error)` once, on any thread, for a failure that is found after the collective has
-/// returned, before anything that ends with it ends: for collectives that are enqueued on a device's stream. An empty
-/// function replaces the last one: no call of that one is under way any more when `on_failure` returns.
+/// returned, before whoever waits for the collective goes on: for collectives that are enqueued on a device's stream.
+/// An empty function replaces the last one: no call of that one is under way any more when `on_failure` returns.
 template <class C>
 concept ReportsFailures = Communicator<C> && requires(C& c, std::function<void(std::exception_ptr)> told) {
   c.on_failure(std::move(told));

@@ -60,7 +60,7 @@ void sum_figures(C& communicator, Collective what, std::span<float> figures, Fin
 /// std::array<float, 2> figures{loss, correct_answers};
 /// zerospan::all_reduce(ranks, {stream, "loss and accuracy"}, figures);
 /// @endcode
-/// @note Every rank gets the figures of all: eight bytes of each, and so of a few.
+/// @note Every rank receives the figures of all ranks, eight bytes for each: it is meant for a few.
 /// @throws What the communicator's `all_reduce` of integers throws: DivergenceError where ranks pass different counts.
 ///   ConfigurationError for more than memory can have.
 template <AllReduces C>

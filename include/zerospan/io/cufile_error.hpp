@@ -43,7 +43,7 @@ inline void check_cufile(CUfileError_t status, std::string_view operation,
 
 namespace detail {
 
-/// The errno that says most of what an error of cuFile does.
+/// The errno that comes nearest to an error of cuFile.
 constexpr int errno_of(CUfileOpError error) noexcept {
   switch (error) {
     case CU_FILE_INVALID_VALUE:

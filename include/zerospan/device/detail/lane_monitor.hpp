@@ -31,8 +31,8 @@ class LaneMonitor {
 
   explicit LaneMonitor(LaneOptions options) : options_{bounded(std::move(options))} {}
 
-  /// Tells `LaneOptions::on_failure` the first error, and keeps it; later ones follow from it. Nobody sees it here who
-  /// could tell others less before.
+  /// Tells `LaneOptions::on_failure` the first error, then keeps it; later ones follow from it and are dropped.
+  /// `error()` returns it only when the peers have been told: nobody acts on it before.
   void fail(const std::exception_ptr& error) {
     {
       const std::scoped_lock lock{mutex_};
