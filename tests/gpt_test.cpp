@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <random>
 #include <set>
 #include <span>
@@ -283,6 +284,18 @@ TEST_CASE("a new model predicts every byte alike, and decays matrices alone") {
     const bool is_vector = entry.name.ends_with(".bias") || entry.name.find("norm") != std::string::npos;
     CHECK_MESSAGE(entry.options.group.weight_decay_factor == (is_vector ? 0.0F : 1.0F), entry.name);
   }
+}
+
+TEST_CASE("the dimensions tell every parameter's size") {
+  constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 2, .width = 8, .context = 6};
+  gpt::PlainStore<float> store{1};
+  gpt::CpuMath<float> math{dimensions};
+  const Model<float> model{store, math, dimensions};
+  std::multiset<std::size_t> declared, told;
+  for (const auto& entry : store.entries()) declared.insert(entry.values.size());
+  dimensions.for_each_parameter([&told](std::size_t elements) { told.insert(elements); });
+  CHECK(told == declared);
+  CHECK(dimensions.parameters() == std::accumulate(declared.begin(), declared.end(), std::size_t{0}));
 }
 
 TEST_CASE("a few steps of gradient descent learn a sentence by heart") {

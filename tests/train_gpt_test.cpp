@@ -83,6 +83,28 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("models of all kinds train in the little memory that is theirs by default") {
+  const zerospan_test::ScratchDirectory scratch;
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--ranks", "1", "--width", "128"},
+                                                    {"--ranks", "1", "--width", "32", "--layers", "20"},
+                                                    {"--ranks", "2", "--width", "64", "--layers", "9"},
+                                                    {"--ranks", "3", "--width", "200", "--layers", "2"},
+                                                    {"--ranks", "4", "--width", "96", "--precision", "bf16"},
+                                                    {"--ranks", "8", "--width", "48", "--precision", "fp16"}}) {
+    std::vector<std::string> all{"--text",       write_text(scratch),
+                                 "--steps",      "1",
+                                 "--batch",      "1",
+                                 "--context",    "8",
+                                 "--sample",     "0",
+                                 "--eval-every", "0",
+                                 "--trace",      scratch.path() + "/trace"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Run run = train_gpt(scratch, all);
+    INFO(run.errors);
+    CHECK(run.exit_code == 0);
+  }
+}
+
 TEST_CASE("the final validation is bounded, and whole where that is asked for") {
   const zerospan_test::ScratchDirectory scratch;
   const auto validate = [&](const std::vector<std::string>& how) {

@@ -63,7 +63,7 @@ struct Options {
   std::size_t batch = 4;
   std::size_t micro_batches = 1;
 
-  Schedule schedule{.maximum = 4e-3, .minimum = 3e-4, .warmup = 40, .steps = 800};
+  Schedule schedule{.maximum = 4e-3, .minimum = 3e-4, .warmup = 40, .steps = 600};
   float weight_decay = 0.1F;
   float beta1 = 0.9F;
   float beta2 = 0.99F;
