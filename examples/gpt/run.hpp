@@ -53,8 +53,9 @@ Figures figures_of(const zerospan::Statistics& statistics, Storage& storage) {
 
 /// fp16 alone needs one.
 inline std::optional<zerospan::DynamicLossScale> loss_scale(Precision precision) {
-  if (precision != Precision::fp16) return std::nullopt;
-  return zerospan::DynamicLossScale{};
+  std::optional<zerospan::DynamicLossScale> scale;
+  if (precision == Precision::fp16) scale.emplace();
+  return scale;
 }
 
 inline zerospan::AdamW optimizer_of(const Options& options) {

@@ -29,7 +29,7 @@ std::uint8_t draw(std::span<const S> logits, double temperature, double uniform)
     sum += std::exp((static_cast<double>(logit) - largest) / temperature);
     cumulative.push_back(sum);
   }
-  const auto chosen = std::ranges::upper_bound(cumulative, uniform * sum);
+  const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end(), uniform * sum);
   const auto last = static_cast<std::ptrdiff_t>(logits.size()) - 1;
   return static_cast<std::uint8_t>(std::min(chosen - cumulative.begin(), last));
 }

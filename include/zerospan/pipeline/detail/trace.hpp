@@ -21,7 +21,13 @@ struct UseKey {
   UseKind kind;
   std::uint32_t number;
 
-  friend auto operator<=>(const UseKey&, const UseKey&) = default;
+  // Written out: what nvcc makes of defaulted ones does not compile everywhere.
+  friend constexpr bool operator==(const UseKey& a, const UseKey& b) noexcept {
+    return a.kind == b.kind && a.number == b.number;
+  }
+  friend constexpr auto operator<=>(const UseKey& a, const UseKey& b) noexcept {
+    return a.kind != b.kind ? a.kind <=> b.kind : a.number <=> b.number;
+  }
 };
 
 /// One event of the host's program.
