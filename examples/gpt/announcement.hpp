@@ -15,7 +15,7 @@
 
 namespace gpt {
 
-/// "1.50 MiB". (Formats are read at run time here: nvcc cannot read these while it compiles.)
+/// "1.50 MiB".
 inline std::string describe_bytes(double bytes) {
   constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB"};
   std::size_t unit = 0;
@@ -23,16 +23,14 @@ inline std::string describe_bytes(double bytes) {
     bytes /= 1024;
     ++unit;
   }
-  return unit == 0 ? fmt::format(fmt::runtime("{:.0f} bytes"), bytes)
-                   : fmt::format(fmt::runtime("{:.2f} {}"), bytes, units[unit]);
+  return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, units[unit]);
 }
 
 inline std::string describe_bytes(std::uint64_t bytes) { return describe_bytes(static_cast<double>(bytes)); }
 
 /// "10.1": the states over the memory that they are trained in.
 inline std::string describe_ratio(const Options& o) {
-  return fmt::format(fmt::runtime("{:.1f}"),
-                     static_cast<double>(state_bytes(o)) / static_cast<double>(budget_bytes(o)));
+  return fmt::format("{:.1f}", static_cast<double>(state_bytes(o)) / static_cast<double>(budget_bytes(o)));
 }
 
 constexpr std::string_view to_string(TierKind kind) {
@@ -48,18 +46,18 @@ inline std::string announce(const Options& o, const Text& text, std::string_view
   std::string disks;
   for (const auto& path : o.nvme_path) disks += (disks.empty() ? "" : ", ") + path.string();
   std::string lines;
-  lines += fmt::format(
-      fmt::runtime("model     GPT of {} parameters in {}: {} layers, {} heads, width {}, context {}\n"),
-      o.model.parameters(), to_string(o.precision), o.model.layers, o.model.heads, o.model.width, o.model.context);
-  lines += fmt::format(
-      fmt::runtime("states    {}: parameters on {}, gradients on {}, master weights and moments on {} (disk: {})\n"),
-      describe_bytes(state_bytes(o)), to_string(o.parameters), to_string(o.gradients), to_string(o.optimizer), disks);
-  lines += fmt::format(fmt::runtime("memory    {}: each of {} ranks has {} of device and {} of host memory\n"),
+  lines += fmt::format("model     GPT of {} parameters in {}: {} layers, {} heads, width {}, context {}\n",
+                       o.model.parameters(), to_string(o.precision), o.model.layers, o.model.heads, o.model.width,
+                       o.model.context);
+  lines += fmt::format("states    {}: parameters on {}, gradients on {}, master weights and moments on {} (disk: {})\n",
+                       describe_bytes(state_bytes(o)), to_string(o.parameters), to_string(o.gradients),
+                       to_string(o.optimizer), disks);
+  lines += fmt::format("memory    {}: each of {} ranks has {} of device and {} of host memory\n",
                        describe_bytes(budget_bytes(o)), o.ranks, describe_bytes(o.device_budget),
                        describe_bytes(o.host_budget));
-  lines += fmt::format(fmt::runtime("training  stage {}, {} steps of {} tokens, over {} bytes of text\n"), o.stage,
-                       o.schedule.steps, o.tokens_a_step(), text.train().size());
-  lines += fmt::format(fmt::runtime("products  {}\n"), products);
+  lines += fmt::format("training  stage {}, {} steps of {} tokens, over {} bytes of text\n", o.stage, o.schedule.steps,
+                       o.tokens_a_step(), text.train().size());
+  lines += fmt::format("products  {}\n", products);
   return lines;
 }
 

@@ -15,10 +15,9 @@
 
 #include <fmt/format.h>
 
-namespace gpt {
+#include "reports.hpp"
 
-/// The name of the phase from whose beginning on the time of steps counts.
-inline constexpr std::string_view training_phase = "step";
+namespace gpt {
 
 /// "42 s", "3 min 20 s", "2 h 05 min".
 inline std::string describe_seconds(double seconds) {

@@ -8,7 +8,13 @@
 #include <string>
 #include <string_view>
 
+#include "options.hpp"
+#include "text.hpp"
+
 namespace gpt {
+
+/// The name of the phase from whose beginning on the time of steps counts.
+inline constexpr std::string_view training_phase = "step";
 
 /// One step. Losses, bytes and tokens are of all ranks, peaks of the rank that has the highest.
 struct StepMetrics {
@@ -43,8 +49,8 @@ class Reports {
   Reports& operator=(const Reports&) = delete;
   virtual ~Reports() = default;
 
-  /// Before anything is done. @param announcement What is going to be done, in lines.
-  virtual void begin(const std::string& announcement) = 0;
+  /// Before anything is done. @param products What computes the matrix products.
+  virtual void begin(const Options& options, const Text& text, std::string_view products) = 0;
 
   /// How far something is that takes its time ("validating", 3, 32). Called once with `done` 0, and often.
   virtual void progress(std::string_view what, std::size_t done, std::size_t of) = 0;

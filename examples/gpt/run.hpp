@@ -9,7 +9,6 @@
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
-#include "announcement.hpp"
 #include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
@@ -112,7 +111,7 @@ template <class Stage, class Platform>
 Result run_stage(Platform& platform, const Job& job) {
   EngineOf<Stage, Platform> engine{platform, job};
   if (Reports* reports = job.reports_of(platform.ranks().rank())) {
-    reports->begin(announce(job.options, job.text, platform.products(job.options)));
+    reports->begin(job.options, job.text, platform.products(job.options));
   }
   return platform.train(engine, job);
 }

@@ -10,6 +10,7 @@
 #include <zerospan/adapters/chrome_trace.hpp>
 #include <zerospan/core/timeline.hpp>
 
+#include "announcement.hpp"
 #include "metrics.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -23,7 +24,9 @@ class TerminalReports final : public Reports {
   TerminalReports(const Options& options, const zerospan::Timeline& timeline)
       : timeline_{timeline}, trace_{options.trace}, metrics_{options.metrics}, progress_{options.schedule.steps} {}
 
-  void begin(const std::string& announcement) override { progress_.say(announcement); }
+  void begin(const Options& options, const Text& text, std::string_view products) override {
+    progress_.say(announce(options, text, products));
+  }
 
   void progress(std::string_view what, std::size_t done, std::size_t of) override { progress_.show(what, done, of); }
 

@@ -25,7 +25,6 @@
 #include "math.hpp"
 #include "model.hpp"
 #include "options.hpp"
-#include "progress.hpp"
 #include "reports.hpp"
 #include "sample.hpp"
 #include "text.hpp"
