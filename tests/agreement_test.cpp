@@ -32,6 +32,7 @@ using zerospan::Placement;
 using zerospan::SelfCommunicator;
 using zerospan::Shape;
 using zerospan::Stage0;
+using zerospan::Stage1;
 using zerospan::Stage3;
 using Weight = zerospan::PartitionedParameter<zerospan_test::Array<float>>;
 using HalfWeight = zerospan::PartitionedParameter<zerospan_test::Array<zerospan::bfloat16>>;
@@ -41,6 +42,13 @@ struct Rig {
   zerospan::HostTier host{device};
   zerospan::DeviceTier memory{device};
   Placement placement{host, host, host};
+};
+
+/// An optimizer whose states of a block are more than the least staging memory.
+struct ManyStates {
+  static constexpr std::string_view name = "many states";
+  static std::size_t state_bytes(std::size_t elements) { return 32 * elements * sizeof(float); }
+  static void update(const zerospan::ShardUpdate&) {}
 };
 
 /// Two ranks declare: `declare(engine, rank)`, and gather.
@@ -132,7 +140,7 @@ TEST_CASE("a step that one rank refuses is refused on all, and all can go on") {
         const Weight weight{engine, "w", {5000}, zerospan::init::zeros()};
         fill_and_commit(weight, 1.0F);
         if (ranks.rank().value == 1) engine.optimizer().learning_rate = std::numeric_limits<float>::quiet_NaN();
-        CHECK_THROWS_AS(engine.step(), ConfigurationError);
+        CHECK_THROWS_WITH_AS(engine.step(), doctest::Contains("learning_rate is nan, not finite"), ConfigurationError);
         CHECK(weight.gather(calling_thread)->data[0] == 0.0F);
         engine.optimizer().learning_rate = 1.0F;
         CHECK(engine.step().step == 1);
@@ -212,6 +220,56 @@ TEST_CASE("the least budgets that an engine tells are enough to train in") {
       }
     });
   }
+}
+
+TEST_CASE("the least budgets count a parameter that is frozen for a while as one that trains") {
+  zerospan::run_ranks(2, [&](zerospan::ThreadCommunicator ranks) {
+    const auto with = [&](Bytes device_budget) {
+      HostDevice device{{.device_budget = device_budget, .host_budget = 4_MiB}};
+      zerospan::HostTier host{device};
+      zerospan::ZeroEngine engine{
+          Stage3{}, ranks, device, Placement{host, host, host}, zerospan::Sgd{}, EngineOptions{.micro_batches = 2}};
+      const Weight large{engine, "large", {70'000}, zerospan::init::zeros()};
+      const Weight small{engine, "small", {20'000}, zerospan::init::zeros()};
+      large.freeze();
+      const zerospan::Requirements needs = engine.requirements();
+      static_cast<void>(large.gather(calling_thread));
+      fill_and_commit(small, 1.0F);
+      engine.step();
+      return needs;
+    };
+    CHECK_NOTHROW(with(with(4_MiB).device_backward));
+  });
+}
+
+TEST_CASE("the least budgets hold what remains of a share, gradients that are apart, and large states") {
+  SelfCommunicator alone;
+  const auto check = [&](auto stage, auto optimizer, std::size_t count, std::size_t elements, bool on_disk) {
+    const auto needs_with = [&](Bytes device_budget, Bytes host_budget, bool trains) {
+      HostDevice device{{.device_budget = device_budget, .host_budget = host_budget}};
+      zerospan::ThreadedIoEngine io;
+      zerospan::NvmeTier nvme{io, {.directory = std::filesystem::temp_directory_path().string()}};
+      zerospan::DeviceTier memory{device};
+      zerospan::HostTier host{device};
+      Placement placement{memory, host, host, zerospan::TierShare{memory, 0.5}};
+      if (on_disk) placement = Placement{memory, host, nvme};
+      zerospan::ZeroEngine engine{stage, alone, device, placement, optimizer};
+      std::vector<Weight> weights;
+      for (std::size_t w = 0; w < count; ++w) {
+        weights.emplace_back(engine, "w" + std::to_string(w), Shape{elements}, zerospan::init::zeros());
+      }
+      const zerospan::Requirements needs = engine.requirements();
+      if (!trains) return needs;
+      for (const Weight& weight : weights) fill_and_commit(weight, 1.0F);
+      engine.step();
+      return needs;
+    };
+    const zerospan::Requirements needs = needs_with(16_MiB, on_disk ? 128_KiB : 16_MiB, false);
+    CHECK_NOTHROW(needs_with(needs.device_backward, needs.host, true));
+  };
+  check(Stage3{}, zerospan::AdamW{}, 1, 20'000, false);
+  check(Stage1{}, zerospan::AdamW{}, 200, 1, false);
+  check(Stage3{}, ManyStates{}, 1, 5'000, true);
 }
 
 TEST_CASE("a tier of another device is refused") {

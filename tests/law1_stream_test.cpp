@@ -1,11 +1,14 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include <zerospan/zerospan.hpp>
@@ -64,6 +67,47 @@ TEST_CASE_TEMPLATE("whether the device knows an optimizer or the host runs it ma
   const auto expected = train_one(host, zerospan_test::ThreadCompute{}, O{});
   CHECK(expected.size() == 5001);
   CHECK(train_one(device, zerospan_test::FakeCompute{gpu}, O{}) == expected);
+}
+
+TEST_CASE("what a released lease has enqueued reads a replicated parameter as it was before the step, or the write") {
+  constexpr std::size_t elements = 16;
+  const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
+  zerospan_test::FakeDevice device{zerospan_test::FakeRuntime{gpu}};
+  const zerospan_test::FakeCompute compute{gpu};
+  const zerospan_test::FakeCompute other{gpu};
+  zerospan::DeviceTier tier{device};
+  zerospan::SelfCommunicator self;
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier},
+                              zerospan::Sgd{.learning_rate = 1.0F}};
+  const zerospan::PartitionedParameter<Array<float>> weight{engine, "weight", {elements}, zerospan::init::ones()};
+  float seen = 0;
+  const auto read_slowly = [&] {
+    const auto full = weight.gather(compute.stream());
+    compute.run([&seen, data = compute.read(full->data, elements)] {
+      std::this_thread::sleep_for(std::chrono::milliseconds{100});
+      seen = data[0];
+    });
+  };
+  const auto commit = [&] {
+    auto gradient = weight.gradient(other.stream());
+    other.run([data = other.write(gradient->data, elements)] { std::fill_n(data, elements, 1.0F); });
+    gradient.commit();
+  };
+  read_slowly();
+  commit();
+  engine.step();
+  compute.finish();
+  CHECK(seen == 1.0F);
+
+  read_slowly();
+  auto rewritten = weight.write(other.stream());
+  other.run([data = other.write(rewritten->data, elements)] { std::fill_n(data, elements, 5.0F); });
+  rewritten.commit();
+  compute.finish();
+  CHECK(seen == 0.0F);
+  read_slowly();
+  compute.finish();
+  CHECK(seen == 5.0F);
 }
 
 TEST_CASE("memory that the host cannot touch is refused below an adaptor, which copies on the host's threads") {

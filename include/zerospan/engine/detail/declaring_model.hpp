@@ -105,15 +105,21 @@ class StateSizes {
   /// Elements of the largest sub-group of which three fit into the staging memory: one read, one updated, one written.
   /// @throws BudgetError if not even one does.
   std::size_t largest_group() const {
-    const std::size_t unit = alignment();
-    const std::size_t unit_bytes = staged_bytes(unit);
-    const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
-    if (unit_bytes == 0) return wanted * unit;
+    const std::size_t unit_bytes = staged_bytes(alignment());
     const std::size_t capacity = core_.staging.capacity();
     if (capacity < unit_bytes) {
       throw_budget_error("staging the smallest sub-group", Bytes{unit_bytes}, Bytes{capacity}, "raise the host budget");
     }
-    return std::clamp(capacity / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
+    return fitting_group();
+  }
+
+  /// The same; the smallest sub-group where not even one fits.
+  std::size_t fitting_group() const {
+    const std::size_t unit = alignment();
+    const std::size_t unit_bytes = staged_bytes(unit);
+    const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
+    if (unit_bytes == 0) return wanted * unit;
+    return std::clamp(core_.staging.capacity() / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
   }
 
   /// Bytes of staging memory that the update of so many elements passes through.

@@ -142,15 +142,16 @@ class EngineOfDevice final : public Engine {
     TrainingModel<D>& training = this->model();
     training.check_step(micro_batches);
     std::exception_ptr refusal;
-    std::vector<NamedValue> told;
+    NamedValue why{"what refuses the step", "nothing"};
     try {
       check_floating_point_environment();
       check_states_size();
       optimizer_->validate();
     } catch (const Error& error) {
       refusal = std::current_exception();
-      told.push_back({"what refuses the step", error.what()});
+      why.value = error.what();
     }
+    std::vector<NamedValue> told{std::move(why)};
     tell_optimizer(told);
     told.push_back({"the number of micro-batches of this step", std::to_string(micro_batches)});
     told.push_back(
@@ -198,7 +199,7 @@ class EngineOfDevice final : public Engine {
       const ParameterUse& use = core_.states.uses[u];
       const ParameterRecord& parameter = core_.states.parameters[use.parameter];
       const std::size_t gathered = parameter.residence == Residence::partitioned ? parameter.gathered_bytes() : 0;
-      const std::size_t gradient = parameter.trains() ? core_.gradient_buffer_bytes(use, parameter) : 0;
+      const std::size_t gradient = parameter.has_states() ? core_.gradient_buffer_bytes(use, parameter) : 0;
       forward = std::max(forward, round_up(gathered, WorkingMemory::alignment));
       backward = std::max(backward,
                           round_up(gathered, WorkingMemory::alignment) + round_up(gradient, WorkingMemory::alignment));
@@ -213,14 +214,16 @@ class EngineOfDevice final : public Engine {
       on_device += mirrored;
       on_host += mirrored;
     }
-    const std::size_t rounding = Arena::alignment * most_extents();
     Requirements result;
     for (std::size_t k = 0; k < state_kinds; ++k) {
       if (totals.states[k] == 0) continue;
-      const TierRef tier = core_.placement.tier(static_cast<StateKind>(k));
-      if (tier.addressable() == Addressable::on_device) on_device += pages(totals.states[k]) + rounding;
-      if (tier.addressable() == Addressable::on_host) on_host += pages(totals.states[k]) + rounding;
-      result.tiers.push_back({std::string{tier.name()}, Bytes{totals.states[k]}});
+      const auto kind = static_cast<StateKind>(k);
+      const TierRef tier = core_.placement.tier(kind);
+      const std::size_t bytes = totals.states[k] + (kind == StateKind::optimizer ? most_left_of_share() : 0);
+      const std::size_t in_memory = pages(bytes) + Arena::alignment * most_extents(kind);
+      if (tier.addressable() == Addressable::on_device) on_device += in_memory;
+      if (tier.addressable() == Addressable::on_host) on_host += in_memory;
+      result.tiers.push_back({std::string{tier.name()}, Bytes{bytes}});
     }
     result.device_forward = Bytes{on_device + forward};
     result.device_backward = Bytes{on_device + std::max(forward, backward)};
@@ -293,16 +296,35 @@ class EngineOfDevice final : public Engine {
     }
   }
 
-  /// How many extents one kind of states is placed in at most: one for each space of shards, or for each sub-group.
-  std::size_t most_extents() const {
-    std::set<std::array<int, 4>> spaces;
+  /// Elements of all shards in their spaces, those that other ranks own included.
+  std::size_t elements_in_spaces() const {
     std::size_t elements = 0;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      elements += round_up(parameter.shard_elements(), sizes_.alignment());
+    }
+    return elements;
+  }
+
+  /// In how many extents states of a kind are placed at most: one for each space of shards, or for each sub-group, and
+  /// one for each gradient that is in no space.
+  std::size_t most_extents(StateKind kind) const {
+    std::set<std::array<int, 4>> spaces;
+    std::size_t apart = 0;
     for (const ParameterRecord& parameter : core_.states.parameters) {
       spaces.insert({static_cast<int>(parameter.type), static_cast<int>(parameter.residence),
                      int{parameter.has_states()}, int{parameter.partition.owner.has_value()}});
-      elements += round_up(parameter.shard_elements(), sizes_.alignment());
+      if (kind == StateKind::gradients && parameter.has_states() && core_.holds(parameter)) {
+        apart += parameter.uses.size() - std::size_t{sizes_.gradients_follow_shards()};
+      }
     }
-    return spaces.size() + elements / sizes_.largest_group();
+    return spaces.size() + elements_in_spaces() / sizes_.fitting_group() + apart;
+  }
+
+  /// Bytes of the optimizer's states that were reserved as a share, and may stay with the others: sub-groups are not
+  /// divided.
+  std::size_t most_left_of_share() const {
+    if (!core_.placement.optimizer_share) return 0;
+    return sizes_.states_bytes(std::min(sizes_.fitting_group(), elements_in_spaces()));
   }
 
   /// Space is reserved, placed and updated by this size.

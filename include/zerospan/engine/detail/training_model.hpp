@@ -104,6 +104,7 @@ class TrainingModel {
     if (source.value < 0 || source.value >= core_.communicator.size()) {
       throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
     }
+    await_replica_uses();
     masters_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
                      core_.lanes.record(lease.stream));
     end(lease);
@@ -220,6 +221,7 @@ class TrainingModel {
   /// @param optimizer, micro_batches, told, refusal @see OptimizerStep::run
   StepOutcome step(const typename OptimizerStep<D>::AnyOptimizer& optimizer, std::size_t micro_batches,
                    std::span<const NamedValue> told, const std::exception_ptr& refusal) {
+    await_replica_uses();
     pipeline_.end_pass();
     try {
       const StepOutcome outcome = step_.run(optimizer, micro_batches, told, refusal);
@@ -301,7 +303,7 @@ class TrainingModel {
   void end_reading(std::size_t parameter, const Completion& last_use) {
     Readers& readers = readers_[parameter];
     --readers.count;
-    if (!readers.data) return;
+    if (!readers.data) return replica_used(last_use);
     const auto buffer = buffers_.find(readers.offset);
     buffer->second.last_uses.push_back(last_use);
     if (--buffer->second.readers > 0) return;
@@ -310,6 +312,20 @@ class TrainingModel {
     Buffer ended = std::move(buffer->second);
     buffers_.erase(buffer);
     pipeline_.release(offset, std::move(ended.last_uses));
+  }
+
+  void replica_used(const Completion& last_use) {
+    constexpr std::size_t many = 64;
+    if (replica_uses_.size() >= many) std::erase_if(replica_uses_, [](const Completion& use) { return use.done(); });
+    if (!last_use.done()) replica_uses_.push_back(last_use);
+  }
+
+  /// Replicated parameters are changed in place: what leases have enqueued on their streams reads them first.
+  void await_replica_uses() {
+    for (const Completion& use : replica_uses_) {
+      core_.lanes.wait(calling_thread, use, {OperationKind::compute, "the uses of replicated parameters"});
+    }
+    replica_uses_.clear();
   }
 
   /// Posts the copy of a parameter into `data`.
@@ -391,7 +407,8 @@ class TrainingModel {
   std::vector<Readers> readers_;  ///< Of each parameter.
   std::uint64_t gathers_asked_ = 0;
   std::map<std::size_t, Buffer> buffers_;
-  std::vector<ParameterId> forgotten_;  ///< Whose gradient leases ended without a word since the last step.
+  std::vector<Completion> replica_uses_;  ///< The ends of what may still read replicated parameters.
+  std::vector<ParameterId> forgotten_;    ///< Whose gradient leases ended without a word since the last step.
   OverlapPipeline pipeline_;
 };
 
