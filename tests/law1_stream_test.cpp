@@ -70,7 +70,7 @@ TEST_CASE_TEMPLATE("whether the device knows an optimizer or the host runs it ma
 }
 
 TEST_CASE("what a released lease has enqueued reads a replicated parameter as it was before the step, or the write") {
-  constexpr std::size_t elements = 16;
+  static constexpr std::size_t elements = 16;
   const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
   zerospan_test::FakeDevice device{zerospan_test::FakeRuntime{gpu}};
   const zerospan_test::FakeCompute compute{gpu};
