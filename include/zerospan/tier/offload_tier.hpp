@@ -77,16 +77,16 @@ class TierRef {
  public:
   /// Refers to `tier`, which must outlive every engine that is given this reference.
   template <OffloadTier T>
-  requires(!std::same_as<T, TierRef>) TierRef(T& tier)
-  noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
+    requires(!std::same_as<T, TierRef>)
+  TierRef(T& tier) noexcept : tier_{&tier}, calls_{&calls_of<T>} {}
 
   template <OffloadTier T>
-  requires(!std::same_as<T, TierRef>) TierRef(const T&& tier)
-  = delete;  // zerospan: a temporary tier is gone before the engine that would use it
+    requires(!std::same_as<T, TierRef>)
+  TierRef(const T&& tier) = delete;  // zerospan: a temporary tier is gone before the engine that would use it
 
   template <class T>
-  requires(!OffloadTier<T>) TierRef(T& tier)
-  = delete;  // zerospan: this is no OffloadTier; static_assert(OffloadTier<...>) says what it lacks
+    requires(!OffloadTier<T>)
+  TierRef(T& tier) = delete;  // zerospan: this is no OffloadTier; static_assert(OffloadTier<...>) says what it lacks
 
   std::string_view name() const { return calls_->name(tier_); }
   std::size_t alignment() const { return calls_->alignment(tier_); }
