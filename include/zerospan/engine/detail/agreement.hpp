@@ -2,6 +2,7 @@
 /// Agreement: ranks that were told different things notice, and say which.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
