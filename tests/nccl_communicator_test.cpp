@@ -425,6 +425,7 @@ TEST_CASE("what NCCL finds later is told") {
     const auto errors = run_on_fake_nccl(2, patient, [&](auto& c, StreamPlace& place, fake::World& world) {
       Told told{c};
       thrown_by([&] { c.barrier({place.stream(), "all are there"}); });  // the failure comes here or later
+      place.synchronize();  // the barrier has left the stream, and is not waited for
       if (c.rank() == Rank{1}) world.set_error(Rank{1}, error);
       const std::string text = thrown(told.wait());
       c.on_failure({});

@@ -178,7 +178,7 @@ void check_on_device(const O& optimizer) {
   expected.fill_gradient(4);
   const auto on_device = [&]<class T>(const std::vector<T>& values) {
     auto memory = gpu->allocate(values.size() * sizeof(T) + 1);
-    std::memcpy(gpu->at(memory.get()), values.data(), values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(gpu->at(memory.get()), values.data(), values.size() * sizeof(T));
     return memory;
   };
   const auto master = on_device(expected.master);
