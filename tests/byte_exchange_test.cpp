@@ -40,7 +40,7 @@ static_assert(zerospan::DuplicatesExchange<CommunicatorExchange<zerospan::SelfCo
               zerospan::SplitsExchange<CommunicatorExchange<zerospan::SelfCommunicator>> &&
               !zerospan::SplitsExchange<LoneExchange>);
 
-std::vector<std::byte> gather(auto& exchange, std::byte mine) {
+std::vector<std::byte> gather_bytes(auto& exchange, std::byte mine) {
   std::vector<std::byte> all(static_cast<std::size_t>(exchange.size()));
   exchange.all_gather(std::span{&mine, 1}, all);
   return all;
@@ -55,8 +55,8 @@ TEST_CASE("a communicator exchanges bytes, and its duplicates do by themselves")
     CommunicatorExchange exchange{std::move(communicator)};
     auto twin = exchange.duplicate();
     const auto mine = static_cast<std::byte>(exchange.rank().value + 1);
-    CHECK(gather(twin, mine) == one_two_three);
-    return gather(exchange, mine);
+    CHECK(gather_bytes(twin, mine) == one_two_three);
+    return gather_bytes(exchange, mine);
   });
   for (const auto& each : all) CHECK(each == one_two_three);
 }
@@ -69,7 +69,7 @@ TEST_CASE("threads share a board") {
     const std::byte mine{static_cast<unsigned char>(exchange.rank().value + 1)};
     CHECK(exchange.peek(exchange.rank()).empty());
     exchange.post(std::span{&mine, 1});
-    CHECK(gather(twin, mine) == one_two_three);
+    CHECK(gather_bytes(twin, mine) == one_two_three);
     for (int rank = 0; rank < 3; ++rank) {
       CHECK(exchange.peek(Rank{rank}) == std::vector{one_two_three[static_cast<std::size_t>(rank)]});
     }
@@ -83,9 +83,9 @@ TEST_CASE("exchanges are split, each group with a board of its own") {
     const int rank = exchange.rank().value;
     AnyExchange part = exchange.split({rank == 3 ? 1 : 0, -rank});
     const std::byte mine{static_cast<unsigned char>(3 - rank)};
-    CHECK(gather(part, mine) == (rank == 3 ? std::vector{std::byte{0}} : one_two_three));
+    CHECK(gather_bytes(part, mine) == (rank == 3 ? std::vector{std::byte{0}} : one_two_three));
     part.post(std::span{&mine, 1});
-    gather(exchange, mine);
+    gather_bytes(exchange, mine);
     CHECK(part.peek(Rank{part.size() - 1}) == std::vector{rank == 3 ? std::byte{0} : std::byte{3}});
     CHECK(exchange.peek(exchange.rank()).empty());
   });
@@ -96,7 +96,7 @@ TEST_CASE("an aborted exchange wakes those who gather") {
     zerospan::run_ranks(2, [](ThreadCommunicator communicator) {
       ThreadExchange exchange{std::move(communicator)};
       if (exchange.rank() == Rank{0}) exchange.abort("enough");
-      gather(exchange, std::byte{});
+      gather_bytes(exchange, std::byte{});
     });
   };
   CHECK_THROWS_AS(run(), zerospan::RankFailedError);
@@ -105,7 +105,7 @@ TEST_CASE("an aborted exchange wakes those who gather") {
 TEST_CASE("an exchange that has the least is its own duplicate and has no board") {
   AnyExchange exchange = AnyExchange::of(LoneExchange{});
   AnyExchange twin = exchange.duplicate();
-  CHECK(gather(twin, std::byte{5}) == std::vector{std::byte{5}});
+  CHECK(gather_bytes(twin, std::byte{5}) == std::vector{std::byte{5}});
   CHECK(!exchange.has_board());
   CHECK(!exchange.can_split());
   CHECK_THROWS_AS(exchange.split({0, 0}), zerospan::ConfigurationError);

@@ -138,7 +138,7 @@ TEST_CASE("an owned parameter is one shard, padded to whole blocks") {
 TEST_CASE("each parameter goes to the rank with the fewest elements, the lowest of several") {
   auto cutter = Owners{}.make(3);
   std::vector<int> owners;
-  for (const std::size_t elements : {5000, 1000, 1000, 2000, 1, 1000, 3000}) {
+  for (const std::size_t elements : std::vector<std::size_t>{5000, 1000, 1000, 2000, 1, 1000, 3000}) {
     owners.push_back(cutter.cut("w", elements).owner->value);
   }
   // Loads in blocks:  5 0 0, 5 1 0, 5 1 1, 5 3 1, 5 3 2, 5 3 3, 5 6 3

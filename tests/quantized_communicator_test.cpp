@@ -71,7 +71,7 @@ constexpr QuantizationOptions both{.gather = QuantizedType::int8, .reduce = Quan
 
 /// A rank's device, on which a communicator is made of that of its thread.
 template <class F>
-auto run(int ranks, const QuantizationOptions& options, F f) {
+auto run_quantized(int ranks, const QuantizationOptions& options, F f) {
   return zerospan::run_ranks(ranks, [&](ThreadCommunicator threads) {
     HostDevice device{{.device_budget = 4_MiB, .host_budget = 64_KiB}};
     return f(Quantized<ThreadCommunicator>{std::move(threads), device, options});
@@ -84,7 +84,7 @@ constexpr QuantizationOptions gathers_alone{.gather = QuantizedType::int4, .scra
 struct World {
   template <class F>
   auto run(F f) const {
-    return ::run(size, options, f);
+    return run_quantized(size, options, f);
   }
   int size;
   QuantizationOptions options = gathers_alone;
@@ -150,7 +150,7 @@ TEST_CASE("an all-gather gives every rank the decoded shards of all, its own as 
       for (const ElementType element : element_types) {
         for (const Bytes scratch : scratches) {
           const auto is_exact = [](std::size_t part) { return part % 3 == 2; };
-          const auto gathered = run(ranks, {.gather = type, .scratch = scratch}, [&](auto communicator) {
+          const auto gathered = run_quantized(ranks, {.gather = type, .scratch = scratch}, [&](auto communicator) {
             std::vector<Buffer> buffers;
             std::vector<GatherPart> parts;
             for (std::size_t i = 0; i < counts.size(); ++i) {
@@ -189,7 +189,7 @@ TEST_CASE("a reduce-scatter sums decoded slices in rank order, in place or not, 
         for (const std::size_t elements : element_counts) {
           for (const Bytes scratch : scratches) {
             CAPTURE(elements);
-            const auto sums = run(ranks, {.reduce = type, .scratch = scratch}, [&](auto communicator) {
+            const auto sums = run_quantized(ranks, {.reduce = type, .scratch = scratch}, [&](auto communicator) {
               Buffer input = input_of(communicator.rank().value, as_size(ranks) * elements, types.input);
               const Buffer before = input;
               Buffer output(elements * element_bytes(types.output) + 16, std::byte{0xee});
@@ -216,7 +216,7 @@ TEST_CASE("a reduce-scatter sums decoded slices in rank order, in place or not, 
 
 TEST_CASE("what is not finite on any rank makes its block of the sum NaN, and no other") {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-    const auto nans = run(2, both, [&](auto communicator) {
+    const auto nans = run_quantized(2, both, [&](auto communicator) {
       std::vector<float> input(2 * 1024, 1.0F);
       if (communicator.rank().value == 1) input[1024 + 300] = bad;
       std::vector<float> sum(1024);
@@ -286,7 +286,7 @@ TEST_CASE("the scratch memory is taken once, of each duplicate, and returns") {
 }
 
 TEST_CASE("duplicates may be used at once, and parts of a split") {
-  run(4, both, [](auto communicator) {
+  run_quantized(4, both, [](auto communicator) {
     constexpr std::size_t elements = 3000;
     auto twin = communicator.duplicate();
     auto half = communicator.split({communicator.rank().value / 2, communicator.rank().value});
@@ -388,7 +388,7 @@ TEST_CASE("on streams it gives the bits that it gives on threads") {
   };
   constexpr QuantizationOptions tight{.gather = QuantizedType::int4, .reduce = QuantizedType::int8, .scratch = 8_KiB};
   for (const int ranks : {2, 3}) {
-    const auto on_threads = run(ranks, tight, [&](auto communicator) {
+    const auto on_threads = run_quantized(ranks, tight, [&](auto communicator) {
       ::exercise::HostPlace place;
       return exercise(communicator, place);
     });

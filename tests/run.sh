@@ -2,7 +2,7 @@
 # Builds and tests zerospan on a Debian machine, which may lack everything needed:
 #   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
 #   asan     clang     tests and examples under the address and undefined-behaviour sanitizers
-#   tsan     g++       tests of whatever has threads, under the thread sanitizer
+#   tsan     clang     tests of whatever has threads, under the thread sanitizer
 # Usage: tests/run.sh [--long]    --long: the long tests too, in release, and kernels for one more architecture.
 # The last lines say how long each configuration took, and count each test once a configuration; a configuration that
 # does not build counts as a failed test more.
@@ -39,7 +39,7 @@ passed=0 failed=0 skipped=0 times=""
 
 # test_configuration <preset> <compiler> [<argument of ctest>...]
 test_configuration() {
-  local preset="$1" compiler="$2" report="$PWD/build/$1/tests.xml" options=(-DZEROSPAN_WITH_LIBAIO=ON)
+  local preset="$1" compiler="$2" report="$PWD/build/$1/tests.xml" options=(-DZEROSPAN_WITH_LIBAIO=ON -DZEROSPAN_JOIN_TESTS=ON)
   local all run not_applicable begun="$SECONDS" built
   shift 2
   if [[ "$preset" == release ]]; then options+=("${cuda[@]}" -DZEROSPAN_PROGRAM_OPTIMIZATION=-O1); fi
@@ -75,7 +75,7 @@ else
   test_configuration release g++ "${fast[@]}"
 fi
 test_configuration asan "clang++-$clang_version" "${fast[@]}"
-test_configuration tsan g++ "${fast[@]}"
+test_configuration tsan "clang++-$clang_version" "${fast[@]}"
 
 echo
 printf '%s%-8s %d s, on %d cores\n' "$times" "in all" "$SECONDS" "$jobs"

@@ -13,7 +13,6 @@
 #include <doctest/doctest.h>
 
 #include <zerospan/device/cuda_error.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 
 #include "gpt/activations.hpp"
 #include "gpt/cpu_math.hpp"

@@ -9,7 +9,6 @@
 #include <cuda_runtime_api.h>
 
 #include <zerospan/cuda.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 
 #include "support/toy_model.hpp"
 

@@ -5,12 +5,13 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
 /// @return The level of thread support that the test's command line asks for: serialized, or multiple.
 static int wanted_level(int argc, char** argv) {
-  const bool serialized = argc > 1 && std::string_view{argv[1]} == "serialized";
+  const bool serialized = std::find(argv, argv + argc, std::string_view{"serialized"}) != argv + argc;
   return serialized ? MPI_THREAD_SERIALIZED : MPI_THREAD_MULTIPLE;
 }
 

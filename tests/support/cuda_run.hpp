@@ -13,7 +13,6 @@
 #include <cuda_runtime_api.h>
 
 #include <zerospan/cuda.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 
 #include "training_run.hpp"
 

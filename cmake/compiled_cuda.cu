@@ -1,0 +1,13 @@
+// The library zerospan::compiled_cuda: the engine of GPUs, compiled once instead of by each source that makes one.
+#include <memory>
+
+#include <zerospan/cuda.hpp>
+#include <zerospan/engine/detail/make_engine.hpp>
+
+namespace zerospan::inline v0 {
+
+template std::shared_ptr<detail::Engine> detail::make_engine<CudaDevice>(
+    AnyCommunicator, CudaDevice&, const Placement&, std::shared_ptr<const detail::OptimizerInterface<CudaStream>>,
+    const EngineOptions&, StageRules);
+
+}  // namespace zerospan::inline v0
