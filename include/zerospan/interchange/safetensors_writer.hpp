@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <limits>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -50,7 +52,7 @@ enum class SafetensorsRole : std::uint8_t {
 ///
 /// Where ranks write together, all are told the same; one creates, and the others join when it has. Each writes its own
 /// ranges and then calls `synchronize`. When all have, the one that created calls `finish`, with the bytes that the
-/// others wrote.
+/// others wrote. A writer is called by one thread at a time.
 /// @tparam Files The system's calls, for tests that make them fail.
 template <class Files = detail::PosixFiles>
 class BasicSafetensorsWriter {
@@ -59,7 +61,8 @@ class BasicSafetensorsWriter {
 
   /// Makes the files in their whole length, so that a full disk is found now; or opens them.
   /// @param path Ends in ".safetensors"; a file of this name is replaced in the end. Where several are made, the name
-  /// has "-00001-of-00003" before its ending, and "path.index.json" names them all.
+  /// has "-00001-of-00003" before its ending, and "path.index.json" names them all; files of such names without an index
+  /// are what is left of a model that was never finished, and are replaced.
   /// @throws ConfigurationError if the path or a declaration has no sense. IoError if a file cannot be made:
   /// EWOULDBLOCK where another writer is making it; EEXIST where `path` is to have an index and is a file already, or
   /// has an index already, which is never replaced: readers might take the wrong one, or a mixture. FormatError if who
@@ -68,9 +71,10 @@ class BasicSafetensorsWriter {
                                   const SafetensorsOptions& options = {},
                                   SafetensorsRole role = SafetensorsRole::creates, Files files = {})
       : role_{role},
-        layout_{detail::SafetensorsLayoutMaker::make(checked(path), tensors, options.metadata, options.file_limit)} {
+        path_{checked(path)},
+        layout_{detail::SafetensorsLayoutMaker::make(path_, tensors, options.metadata, options.file_limit)} {
     using Opening = typename detail::PartialFile<Files>::Opening;
-    if (role_ == SafetensorsRole::creates) refuse_existing(path, files);
+    if (creates()) refuse_existing(files);
     for (std::size_t i = 0; i < layout_.files.size(); ++i) {
       const detail::SafetensorsFileLayout& planned = layout_.files[i];
       const auto& file = parts_.emplace_back(files, planned.path, creates() ? Opening::creates : Opening::joins).file();
@@ -141,8 +145,7 @@ class BasicSafetensorsWriter {
   /// @param written_by_others Bytes that the writers wrote that have joined, in sum.
   /// @throws ConfigurationError if something was not written, this writer has joined or has finished before; IoError
   void finish(std::uint64_t written_by_others = 0) {
-    if (!creates())
-      throw_configuration_error(layout_.files.front().path + " is finished by the writer that created it");
+    if (!creates()) throw_configuration_error(path_ + " is finished by the writer that created it");
     refuse_finished();
     check_complete(written_by_others);
     synchronize();
@@ -176,16 +179,20 @@ class BasicSafetensorsWriter {
     const StoredSafetensorsTensor* tensor;
   };
 
-  static const std::string& checked(const std::string& path) {
+  /// The path from the root on: the process may go to another directory before the files have their names.
+  static std::string checked(const std::string& path) {
     if (!detail::checked_path(path, "file", "a SafetensorsWriter").ends_with(".safetensors")) {
       throw_configuration_error(path + " does not end in .safetensors");
     }
-    return path;
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+    if (error) throw_io_error(error.value(), "looking for the directory", path, 0, 0);
+    return absolute.string();
   }
 
   bool creates() const noexcept { return role_ == SafetensorsRole::creates; }
 
-  void refuse_existing(const std::string& path, const Files& files) const {
+  void refuse_existing(const Files& files) const {
     const auto refuse = [&](const std::string& existing, const char* what) {
       detail::FileStatus status;
       const int result = detail::uninterrupted([&] { return files.status(existing, status); });
@@ -193,7 +200,7 @@ class BasicSafetensorsWriter {
       throw_io_error(result == 0 ? EEXIST : -result, what, existing, 0, 0);
     };
     refuse(layout_.index_path, "writing a model that has an index already");
-    if (!layout_.index.empty()) refuse(path, "writing several files beside one that readers would take instead");
+    if (!layout_.index.empty()) refuse(path_, "writing several files beside one that readers would take instead");
   }
 
   static void compare(const detail::SafetensorsFileLayout& planned, const detail::OpenFile<Files>& file,
@@ -208,14 +215,14 @@ class BasicSafetensorsWriter {
   }
 
   void refuse_finished() const {
-    if (is_finished_) throw_configuration_error(layout_.files.front().path + " is finished already");
+    if (is_finished_) throw_configuration_error(path_ + " is finished already");
   }
 
   Home find(std::string_view name) const {
     refuse_finished();
     const auto home = homes_.find(name);
     if (home == homes_.end()) {
-      throw_configuration_error(FormatError::printable(name) + " is not declared for " + layout_.files.front().path);
+      throw_configuration_error(FormatError::printable(name) + " is not declared for " + path_);
     }
     return home->second;
   }
@@ -247,21 +254,18 @@ class BasicSafetensorsWriter {
       example = ", " + FormatError::printable(name) + " not wholly by this one";
       break;
     }
-    throw_configuration_error("of the " + std::to_string(all) + " bytes of " + layout_.files.front().path +
-                              " this writer has written " + std::to_string(done) + " and others " +
-                              std::to_string(written_by_others) + example);
+    throw_configuration_error("of the " + std::to_string(all) + " bytes of " + path_ + " this writer has written " +
+                              std::to_string(done) + " and others " + std::to_string(written_by_others) + example);
   }
 
   void synchronize_directory() const {
-    const std::string& path = layout_.index_path;
-    const auto slash = path.rfind('/');
-    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    detail::open_file(parts_.front().file().files(), directory, O_RDONLY | O_DIRECTORY,
+    detail::open_file(parts_.front().file().files(), path_.substr(0, path_.rfind('/') + 1), O_RDONLY | O_DIRECTORY,
                       "opening the directory of a safetensors model")
         .synchronize();
   }
 
   SafetensorsRole role_;
+  std::string path_;
   detail::SafetensorsLayout layout_;
   std::map<std::string_view, Home> homes_;
   std::deque<detail::PartialFile<Files>> parts_;
