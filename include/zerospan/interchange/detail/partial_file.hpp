@@ -12,13 +12,15 @@
 #include <utility>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/interchange/detail/posix_files.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// A file under a temporary name, `path` and ".partial", that several processes may write into. One has created it,
-/// holds its lock, removes it if it is not published, and publishes it.
+/// holds its lock, removes it if it is not published, and publishes it. The copy that a child process has does nothing
+/// at its end.
 template <class Files>
 class PartialFile {
  public:
@@ -32,7 +34,7 @@ class PartialFile {
   PartialFile(const PartialFile&) = delete;
   PartialFile& operator=(const PartialFile&) = delete;
   ~PartialFile() {
-    if (is_owner_) file_.files().remove(file_.path());
+    if (is_owner_ && process_.is_this()) file_.files().remove(file_.path());
   }
 
   const std::string& path() const noexcept { return path_; }
@@ -78,6 +80,7 @@ class PartialFile {
     throw_io_error(EWOULDBLOCK, purpose + ", which somebody else is writing,", temporary, 0, 0);
   }
 
+  OwnProcess process_;
   std::string path_;
   OpenFile<Files> file_;
   bool is_owner_;
