@@ -26,6 +26,9 @@
 #if defined(ZEROSPAN_HAS_CHROME_TRACE)
 #include <zerospan/adapters/chrome_trace.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_SAFETENSORS)
+#include <zerospan/interchange/safetensors_model.hpp>
+#endif
 
 namespace {
 
@@ -59,6 +62,10 @@ std::vector<Taker> takers() {
 #if defined(ZEROSPAN_HAS_CHROME_TRACE)
   all.push_back({"file", "a Chrome trace",
                  [](const std::string& path) { zerospan::write_chrome_trace(zerospan::Timeline{}, path); }});
+#endif
+#if defined(ZEROSPAN_HAS_SAFETENSORS)
+  all.push_back({"file", "a SafetensorsFile", [](const std::string& path) { zerospan::SafetensorsFile file{path}; }});
+  all.push_back({"file", "a SafetensorsModel", [](const std::string& path) { zerospan::SafetensorsModel file{path}; }});
 #endif
   return all;
 }

@@ -3,7 +3,8 @@
 #   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
 #   asan     clang     tests and examples under the address and undefined-behaviour sanitizers
 #   tsan     clang     tests of whatever has threads, under the thread sanitizer
-# Usage: tests/run.sh [--long]    --long: the long tests too, in release, and kernels for one more architecture.
+# Usage: tests/run.sh [--long]    --long: the long tests too, in release, fuzzing for longer in asan, and kernels for one
+# more architecture.
 # The last lines say how long each configuration took, and count each test once a configuration; a configuration that
 # does not build counts as a failed test more.
 set -euo pipefail
@@ -68,13 +69,14 @@ test_configuration() {
 }
 
 mkdir -p build
-fast=(-LE '^long$')
+fast=(-LE '^long')
 if [[ "$long" == yes ]]; then
   test_configuration release g++
+  test_configuration asan "clang++-$clang_version" -LE '^long$'
 else
   test_configuration release g++ "${fast[@]}"
+  test_configuration asan "clang++-$clang_version" "${fast[@]}"
 fi
-test_configuration asan "clang++-$clang_version" "${fast[@]}"
 test_configuration tsan "clang++-$clang_version" "${fast[@]}"
 
 echo

@@ -7,6 +7,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -127,6 +128,36 @@ class IntegrityError : public Error {
   std::uint64_t found_;
 };
 
+/// A file that is not what its format says, or that has not what it was asked for. Names the file and, where it is of
+/// one tensor, the tensor.
+class FormatError : public Error {
+ public:
+  /// @param tensor Its name; empty where the file as a whole is meant.
+  /// @param what Says what is wrong, as the end of a sentence: "is not there".
+  FormatError(std::string file, std::string tensor, const std::string& what, std::source_location where)
+      : Error{(tensor.empty() ? "" : printable(tensor) + " in ") + printable(file) + ": " + what, where},
+        file_{std::move(file)},
+        tensor_{std::move(tensor)} {}
+
+  const std::string& file() const noexcept { return file_; }
+  const std::string& tensor() const noexcept { return tensor_; }
+
+  /// A name out of a file, as messages show it: at most 200 bytes of it, control characters as question marks.
+  static std::string printable(std::string_view name) {
+    constexpr std::size_t longest = 200;
+    std::string shown{name.substr(0, longest)};
+    for (char& character : shown) {
+      const auto byte = static_cast<unsigned char>(character);
+      if (byte < 0x20 || byte == 0x7f) character = '?';
+    }
+    return name.size() > longest ? shown + "..." : shown;
+  }
+
+ private:
+  std::string file_;
+  std::string tensor_;
+};
+
 /// An operation that did not end within its deadline; names the operation.
 class TimeoutError : public Error {
  public:
@@ -183,6 +214,12 @@ class DivergenceError : public CommunicationError {
   throw BudgetError{what + " needs " + std::to_string(requested.count) + " bytes, " + std::to_string(available.count) +
                         " are left: " + std::to_string(missing) + " bytes short; " + hint,
                     requested, available, where};
+}
+
+/// @param tensor Empty where the file as a whole is meant.
+[[noreturn]] inline void throw_format_error(const std::string& file, const std::string& tensor, const std::string& what,
+                                            std::source_location where = std::source_location::current()) {
+  throw FormatError{file, tensor, what, where};
 }
 
 [[noreturn]] inline void throw_io_error(int error_number, const std::string& operation, const std::string& path,
