@@ -35,34 +35,13 @@ using zerospan::StatesPiece;
 using zerospan::TrainingProgress;
 using zerospan_test::Array;
 using zerospan_test::Configuration;
+using zerospan_test::everything_on;
 using zerospan_test::ModelStates;
 using zerospan_test::on_toy_ranks;
 using zerospan_test::Place;
+using zerospan_test::ways;
 
 constexpr Bytes small_buffer{std::size_t{48} << 10};  // 4096 elements of AdamW's
-
-Configuration everything_on(Place place, int ranks, zerospan::ElementType type = zerospan::ElementType::float32) {
-  return {.training = {.ranks = ranks},
-          .type = type,
-          .parameters = place,
-          .gradients = place,
-          .optimizer = place,
-          .persistence_threshold = Bytes{0}};
-}
-
-/// Ways to keep a model.
-std::vector<Configuration> ways(int ranks, zerospan::ElementType type) {
-  const Configuration below{.training = {.ranks = ranks}, .type = type, .optimizer = Place::host};
-  std::vector<Configuration> result(3, below);
-  for (int stage = 0; stage < 3; ++stage) result[static_cast<std::size_t>(stage)].stage = stage;
-  result.push_back(everything_on(Place::nvme, ranks, type));
-  result.push_back(everything_on(Place::host, ranks, type));
-  result.push_back(everything_on(Place::device, ranks, type));
-  result.back().persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;  // most are replicated
-  result.push_back(everything_on(Place::nvme, ranks, type));
-  result.back().partition = zerospan::Owners{};
-  return result;
-}
 
 /// What all ranks show together, after so many steps, and where the training stands.
 struct Shown {

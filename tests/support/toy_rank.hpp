@@ -96,6 +96,30 @@ auto on_toy_ranks(const Configuration& c, F f) {
       {.timeout = std::chrono::seconds{30}});
 }
 
+/// Stage 3 with all states on one tier.
+inline Configuration everything_on(Place place, int ranks, zerospan::ElementType type = zerospan::ElementType::float32) {
+  return {.training = {.ranks = ranks},
+          .type = type,
+          .parameters = place,
+          .gradients = place,
+          .optimizer = place,
+          .persistence_threshold = zerospan::Bytes{0}};
+}
+
+/// Ways to keep a model.
+inline std::vector<Configuration> ways(int ranks, zerospan::ElementType type) {
+  const Configuration below{.training = {.ranks = ranks}, .type = type, .optimizer = Place::host};
+  std::vector<Configuration> result(3, below);
+  for (int stage = 0; stage < 3; ++stage) result[static_cast<std::size_t>(stage)].stage = stage;
+  result.push_back(everything_on(Place::nvme, ranks, type));
+  result.push_back(everything_on(Place::host, ranks, type));
+  result.push_back(everything_on(Place::device, ranks, type));
+  result.back().persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;  // most are replicated
+  result.push_back(everything_on(Place::nvme, ranks, type));
+  result.back().partition = zerospan::Owners{};
+  return result;
+}
+
 /// All that training knows of a parameter.
 struct WholeStates {
   std::vector<float> master;
