@@ -197,12 +197,9 @@ class SmallRank {
       : device_{{.device_budget = Bytes{1 << 20}, .host_budget = Bytes{1 << 20}}},
         tier_{device_},
         rank_{communicator.rank().value},
-        engine_{3,
-                communicator,
-                device_,
-                zerospan::Placement{tier_, tier_, tier_},
-                optimizer,
-                {.persistence_threshold = Bytes{0}}} {
+        engine_{3,         communicator,
+                device_,   zerospan::Placement{tier_, tier_, tier_},
+                optimizer, {.persistence_threshold = Bytes{0}}} {
     for (const Declared& declared : model) {
       parameters_.emplace_back(engine_, declared.name, declared.shape, zerospan::init::normal(1.0F),
                                zerospan::ParameterOptions{.group = {}, .training = declared.training});
@@ -236,13 +233,12 @@ class SmallRank {
 
 template <class F>
 auto on_small_ranks(int ranks, F f) {
-  return zerospan::run_ranks(
-      ranks,
-      [&](zerospan::ThreadCommunicator communicator) {
-        SmallRank rank{communicator};
-        return f(rank, communicator);
-      },
-      {.timeout = std::chrono::seconds{30}});
+  return zerospan::run_ranks(ranks,
+                             [&](zerospan::ThreadCommunicator communicator) {
+                               SmallRank rank{communicator};
+                               return f(rank, communicator);
+                             },
+                             {.timeout = std::chrono::seconds{30}});
 }
 
 /// The hashes of a small training on so many ranks after each number of steps.
@@ -363,8 +359,8 @@ TEST_CASE("a path that is no directory is told on all ranks") {
   });
 }
 
-/// Saves a training of two ranks at step 1, then has `fault` befall the save of step 2. Whatever it is, the training goes
-/// on, and a later one finds a checkpoint that is whole.
+/// Saves a training of two ranks at step 1, then has `fault` befall the save of step 2. Whatever it is, the training
+/// goes on, and a later one finds a checkpoint that is whole.
 struct Befallen {
   static constexpr int ranks = 2;
   static const std::vector<std::uint64_t>& expected() {
@@ -423,9 +419,8 @@ TEST_CASE("whichever operation of a save fails, all ranks are told, and training
       CAPTURE(operation);
       CAPTURE(is_full);
       Befallen training;
-      training.save_two([&] {
-        is_full ? training.files.fill_up_at(operation) : training.files.fail_at(operation, EIO);
-      });
+      training.save_two(
+          [&] { is_full ? training.files.fill_up_at(operation) : training.files.fail_at(operation, EIO); });
       in_a_row = training.has_failed ? 0 : in_a_row + 1;
       training.files.recover();
       const std::int64_t step = training.resume();
@@ -469,7 +464,8 @@ struct Saved {
       SmallRank rank{communicator, model};
       rank.step();
       rank.step();
-      zerospan::save_checkpoint(rank.engine(), "/run", {.host_bytes = std::as_bytes(std::span{"host"}), .files = &files});
+      zerospan::save_checkpoint(rank.engine(), "/run",
+                                {.host_bytes = std::as_bytes(std::span{"host"}), .files = &files});
       return 0;
     });
   }
@@ -504,8 +500,7 @@ struct Saved {
       SmallRank rank{communicator};
       rank.step();
       const std::uint64_t before = rank.hash();
-      CheckpointError told =
-          error_of([&] { zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files}); });
+      CheckpointError told = error_of([&] { zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files}); });
       CHECK(rank.hash() == before);
       CHECK(rank.engine().progress().step == 1);
       rank.step();
@@ -563,8 +558,9 @@ TEST_CASE("the error of a bit that has changed in a parameter names the paramete
   const CheckpointError error = saved.error();
   CHECK(error.parameter() == "large");
   CHECK(error.error_number() == 0);
-  CHECK(std::string_view{error.what()}.find("rank-0.data: parameter large: its exp_avg at offset 12288, 12288 bytes, are "
-                                            "not those that were saved") != std::string_view::npos);
+  CHECK(
+      std::string_view{error.what()}.find("rank-0.data: parameter large: its exp_avg at offset 12288, 12288 bytes, are "
+                                          "not those that were saved") != std::string_view::npos);
 }
 
 TEST_CASE("a manifest that is no manifest of this version is refused") {
@@ -580,15 +576,18 @@ TEST_CASE("a manifest that is no manifest of this version is refused") {
   const auto replace = [](std::string& text, const std::string& from, const std::string& to) {
     text.replace(text.find(from), from.size(), to);
   };
-  CHECK(refused([&](std::string& text) { replace(text, "\"version\": 1", "\"version\": 2"); })
-            .find("its format has version 2, this zerospan reads versions up to 1") != std::string::npos);
-  CHECK(refused([&](std::string& text) { replace(text, "zerospan checkpoint", "another's"); })
-            .find("this is no checkpoint of zerospan") != std::string::npos);
+  CHECK(refused([&](std::string& text) {
+          replace(text, "\"version\": 1", "\"version\": 2");
+        }).find("its format has version 2, this zerospan reads versions up to 1") != std::string::npos);
+  CHECK(refused([&](std::string& text) {
+          replace(text, "zerospan checkpoint", "another's");
+        }).find("this is no checkpoint of zerospan") != std::string::npos);
   CHECK(refused([](std::string& text) { text.clear(); }).find("no JSON object") != std::string::npos);
   CHECK(refused([](std::string& text) { text = "[[[["; }).find("no JSON object") != std::string::npos);
   CHECK(refused([](std::string& text) { text = "{}"; }).find("it has no \"format\"") != std::string::npos);
-  CHECK(refused([&](std::string& text) { replace(text, "\"seed\": 0", "\"seed\": 1"); })
-            .find("its checksum does not fit") != std::string::npos);
+  CHECK(refused([&](std::string& text) {
+          replace(text, "\"seed\": 0", "\"seed\": 1");
+        }).find("its checksum does not fit") != std::string::npos);
 }
 
 TEST_CASE("a checkpoint that says of itself what cannot be is refused, whatever its checksums") {
@@ -613,7 +612,8 @@ TEST_CASE("a checkpoint that says of itself what cannot be is refused, whatever 
   contains(refused([&](auto&, auto& parts) { in_first(parts).clear(); }), "has not each of its elements once");
   contains(refused([&](auto&, auto& parts) { in_first(parts).push_back(in_first(parts)[0]); }),
            "has not each of its elements once");
-  contains(refused([&](auto&, auto& parts) { in_first(parts)[0].elements -= 2000; }), "has not each of its elements once");
+  contains(refused([&](auto&, auto& parts) { in_first(parts)[0].elements -= 2000; }),
+           "has not each of its elements once");
   contains(refused([&](auto&, auto& parts) { in_first(parts)[0].elements = 0; }), "ends beyond");
   contains(refused([&](auto&, auto& parts) { in_first(parts)[0].elements = ~std::uint64_t{0} / 2; }), "ends beyond");
   contains(refused([&](auto&, auto& parts) { in_first(parts)[0].first = ~std::uint64_t{0} - 5; }), "ends beyond");
@@ -636,7 +636,8 @@ std::string refusal(const std::vector<Declared>& model, const Optimizer& optimiz
         error_of([&] { zerospan::load_checkpoint(rank.engine(), "/run", {.files = &saved.files}); });
     CHECK(rank.hash() == before);
     CHECK(error.file() == saved.path + "/manifest.json");
-    return error.parameter() + std::string{error.what()}.substr(std::string_view{"rank 0: "}.size() + error.file().size());
+    return error.parameter() +
+           std::string{error.what()}.substr(std::string_view{"rank 0: "}.size() + error.file().size());
   })[0];
 }
 
@@ -668,8 +669,8 @@ TEST_CASE("a partial load takes what fits, leaves the rest as it is, and says so
       rank.step();
       zerospan_test::ModelStates before;
       rank.engine().for_each_state([&](const zerospan::StatesPiece& piece) { collect(before, piece); });
-      const LoadedCheckpoint loaded = zerospan::load_checkpoint(
-          rank.engine(), "/run", {.match = CheckpointMatch::partial, .files = &saved.files});
+      const LoadedCheckpoint loaded =
+          zerospan::load_checkpoint(rank.engine(), "/run", {.match = CheckpointMatch::partial, .files = &saved.files});
       CHECK(loaded.taken == std::vector<std::string>{"large"});
       CHECK(loaded.missing == std::vector<std::string>{"new"});
       CHECK(loaded.reshaped == std::vector<std::string>{"small"});
@@ -760,7 +761,8 @@ TEST_CASE("a checkpoint is of an engine, between its steps, with room for a piec
   });
 }
 
-/// What a child process says of a save that its machine refuses: the error's number, and whether all is well afterwards.
+/// What a child process says of a save that its machine refuses: the error's number, and whether all is well
+/// afterwards.
 std::string said_of_save(const std::string& directory, const std::function<void()>& prepare) {
   return zerospan_test::in_child([&] {
     zerospan::SelfCommunicator self;
@@ -786,7 +788,8 @@ TEST_CASE("a directory that may not be written is told, and the checkpoint in it
   const ScratchDirectory directory;
   const std::string said = said_of_save(directory.path(), [&] {
     zerospan_test::give_up({CAP_DAC_OVERRIDE});
-    std::filesystem::permissions(directory.path(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+    std::filesystem::permissions(directory.path(),
+                                 std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
   });
   std::filesystem::permissions(directory.path(), std::filesystem::perms::owner_all);
   CHECK(said == std::to_string(EACCES) + ", the old one is intact");

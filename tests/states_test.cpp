@@ -277,11 +277,10 @@ TEST_CASE("a loss scale goes on where it stood, within its rule") {
 
 TEST_CASE("ranks that are told to go on from different steps are told so") {
   on_toy_ranks(everything_on(Place::host, 2), [](auto& rank) {
-    CHECK_THROWS_WITH_AS(
-        rank.engine().edit_states([](const StatesEdit&) { return EditOutcome::unchanged; },
-                                  {.progress = TrainingProgress{.step = rank.rank().value}}),
-        "ranks were told different things: the number of steps made is 0 on rank 0, and 1 on rank 1",
-        ConfigurationError);
+    CHECK_THROWS_WITH_AS(rank.engine().edit_states([](const StatesEdit&) { return EditOutcome::unchanged; },
+                                                   {.progress = TrainingProgress{.step = rank.rank().value}}),
+                         "ranks were told different things: the number of steps made is 0 on rank 0, and 1 on rank 1",
+                         ConfigurationError);
     return 0;
   });
 }
@@ -305,9 +304,9 @@ TEST_CASE("states are shown and edited between steps alone, in pieces that have 
     engine.step();
     engine.for_each_state([&](const StatesPiece&) { CHECK_THROWS_AS(engine.for_each_state(show), LeaseError); });
     CHECK_THROWS_AS(engine.edit_states([](const StatesEdit& e) {
-                      e.updates = -1;
-                      return EditOutcome::unchanged;
-                    }),
+      e.updates = -1;
+      return EditOutcome::unchanged;
+    }),
                     ConfigurationError);
     return 0;
   });
@@ -392,11 +391,12 @@ TEST_CASE("a device with memory and streams of its own shows and edits the same"
     const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
     zerospan::run_ranks(1, [&](zerospan::ThreadCommunicator threads) {
       zerospan::ThreadedIoEngine io;
-      zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> rig{io, [&] {
-        const Bytes budget{std::size_t{16} << 20};
-        return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu},
-                                         zerospan::StreamDeviceOptions{budget, budget}};
-      }};
+      zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> rig{
+          io, [&] {
+            const Bytes budget{std::size_t{16} << 20};
+            return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu},
+                                             zerospan::StreamDeviceOptions{budget, budget}};
+          }};
       zerospan_test::FakeCommunicator communicator{std::move(threads), rig.device};
       const zerospan_test::FakeCompute compute{gpu};
       zerospan_test::ToyRank<zerospan_test::FakeDevice, zerospan_test::FakeCommunicator> rank{

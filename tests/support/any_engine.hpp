@@ -93,8 +93,7 @@ class AnyEngine {
   void begin(zerospan::Pass pass) { engine_->begin(pass); }
   float loss_scale() const { return engine_->loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) { engine_->for_each_master(visitor); }
-  void for_each_state(const zerospan::StatesVisitor& visitor,
-                      zerospan::Bytes buffer = zerospan::EditOptions{}.buffer) {
+  void for_each_state(const zerospan::StatesVisitor& visitor, zerospan::Bytes buffer = zerospan::EditOptions{}.buffer) {
     engine_->for_each_state(visitor, buffer);
   }
   void edit_states(const zerospan::StatesEditor& editor, const zerospan::EditOptions& options = {}) {

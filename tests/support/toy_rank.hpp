@@ -33,13 +33,17 @@ class ToyRank {
   /// @param rig Outlives it. @param compute Likewise.
   ToyRank(zerospan::ThreadedIoEngine& io, Rig& rig, Communicator& communicator, const Configuration& c,
           const Compute& compute = at_once)
-      : c_{c},
-        rank_{communicator.rank()},
-        disk_{io, rig, c.disk},
-        engine_{c.stage, communicator, rig.device, placement(rig), c.training.optimizer, engine_options(c)} {
+      : c_{c}, rank_{communicator.rank()}, disk_{io, rig, c.disk}, engine_{c.stage,
+                                                                           communicator,
+                                                                           rig.device,
+                                                                           placement(rig),
+                                                                           c.training.optimizer,
+                                                                           engine_options(c)} {
     if (c.type == zerospan::ElementType::float32) model_.template emplace<ToyModel<float>>(engine_, compute);
-    if (c.type == zerospan::ElementType::bfloat16) model_.template emplace<ToyModel<zerospan::bfloat16>>(engine_, compute);
-    if (c.type == zerospan::ElementType::float16) model_.template emplace<ToyModel<zerospan::float16>>(engine_, compute);
+    if (c.type == zerospan::ElementType::bfloat16)
+      model_.template emplace<ToyModel<zerospan::bfloat16>>(engine_, compute);
+    if (c.type == zerospan::ElementType::float16)
+      model_.template emplace<ToyModel<zerospan::float16>>(engine_, compute);
   }
 
   zerospan::Rank rank() const { return rank_; }
@@ -84,20 +88,20 @@ class ToyRank {
 /// rank.
 template <class F>
 auto on_toy_ranks(const Configuration& c, F f) {
-  return zerospan::run_ranks(
-      c.training.ranks,
-      [&](zerospan::ThreadCommunicator communicator) {
-        zerospan::ThreadedIoEngine io;
-        const zerospan::Bytes budget{std::size_t{16} << 20};
-        Memory<zerospan::ThreadedIoEngine> rig{io, budget, budget};
-        ToyRank<> rank{io, rig, communicator, c};
-        return f(rank);
-      },
-      {.timeout = std::chrono::seconds{30}});
+  return zerospan::run_ranks(c.training.ranks,
+                             [&](zerospan::ThreadCommunicator communicator) {
+                               zerospan::ThreadedIoEngine io;
+                               const zerospan::Bytes budget{std::size_t{16} << 20};
+                               Memory<zerospan::ThreadedIoEngine> rig{io, budget, budget};
+                               ToyRank<> rank{io, rig, communicator, c};
+                               return f(rank);
+                             },
+                             {.timeout = std::chrono::seconds{30}});
 }
 
 /// Stage 3 with all states on one tier.
-inline Configuration everything_on(Place place, int ranks, zerospan::ElementType type = zerospan::ElementType::float32) {
+inline Configuration everything_on(Place place, int ranks,
+                                   zerospan::ElementType type = zerospan::ElementType::float32) {
   return {.training = {.ranks = ranks},
           .type = type,
           .parameters = place,

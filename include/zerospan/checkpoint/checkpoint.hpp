@@ -9,12 +9,12 @@
 /// }
 /// @endcode
 ///
-/// **What it is.** `DIR/step-8` has, of each rank that saved it, `rank-0.data`: the fp32 master weights and each array of
-/// the optimizer's states (of parameters that were declared frozen, their values in their own type), extent after
+/// **What it is.** `DIR/step-8` has, of each rank that saved it, `rank-0.data`: the fp32 master weights and each array
+/// of the optimizer's states (of parameters that were declared frozen, their values in their own type), extent after
 /// extent; and `rank-0.json`: which elements of which parameter each extent has, and its checksum (XXH3). Nothing in it
 /// depends on how many ranks there were, on stage, placement or communicator. `DIR/step-8/manifest.json` has everything
-/// else: shapes, types, the optimizer's name and settings, how often each parameter was updated, the step, the loss scale.
-/// `DIR/latest` names the latest checkpoint. All ranks see the same directory.
+/// else: shapes, types, the optimizer's name and settings, how often each parameter was updated, the step, the loss
+/// scale. `DIR/latest` names the latest checkpoint. All ranks see the same directory.
 ///
 /// **When it is there.** Everything is durable (fsync) before what names it is made: data and parts, then the manifest,
 /// then `latest`. Whenever a process or a machine stops, `latest` names a checkpoint that is whole, this one or the one
@@ -68,7 +68,8 @@ decltype(auto) with_files(CheckpointFiles* given, const std::string& directory, 
 /// fails, on whichever rank, the latest checkpoint is the one that was, and training can go on.
 /// @throws CheckpointError on all ranks alike: the file system refuses something (`error_number()`, ENOSPC for one), or
 /// another job is saving into the directory. ConfigurationError if the optimizer does not say what its states are
-/// (`NamesStates`), or the buffer is too small. LeaseError if this is not between two steps. Whatever the engine throws.
+/// (`NamesStates`), or the buffer is too small. LeaseError if this is not between two steps. Whatever the engine
+/// throws.
 template <ParameterHost E>
 SavedCheckpoint save_checkpoint(E& engine, const std::string& directory, const SaveOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();
@@ -88,13 +89,13 @@ template <ParameterHost E>
   });
 }
 
-/// Makes the training what it was when the checkpoint was saved, whatever it has done since; a collective. The number of
-/// ranks, the stage, the placement and the parameters' types may be others than then: master weights and states are equal
-/// to the bit, and where the number of ranks is the same, so is all that follows. Each rank reads what it holds.
-/// @throws CheckpointError on all ranks alike, before anything is changed: there is no checkpoint; its version is newer;
-/// a file is missing, truncated or damaged; with `CheckpointMatch::strict`, parameters, shapes or the optimizer's states
-/// are not the model's. If a file fails that was read before, the model is loaded in part, and the error says so.
-/// Otherwise as `save_checkpoint`.
+/// Makes the training what it was when the checkpoint was saved, whatever it has done since; a collective. The number
+/// of ranks, the stage, the placement and the parameters' types may be others than then: master weights and states are
+/// equal to the bit, and where the number of ranks is the same, so is all that follows. Each rank reads what it holds.
+/// @throws CheckpointError on all ranks alike, before anything is changed: there is no checkpoint; its version is
+/// newer; a file is missing, truncated or damaged; with `CheckpointMatch::strict`, parameters, shapes or the
+/// optimizer's states are not the model's. If a file fails that was read before, the model is loaded in part, and the
+/// error says so. Otherwise as `save_checkpoint`.
 template <ParameterHost E>
 LoadedCheckpoint load_checkpoint(E& engine, const std::string& directory, const LoadOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();

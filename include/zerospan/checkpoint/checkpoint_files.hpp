@@ -172,7 +172,8 @@ class FileSystem final : public CheckpointFiles {
       } while (number_ == -1 && errno == EINTR);
       if (number_ == -1) throw_io_error(errno, purpose, path_, 0, 0);
     }
-    Descriptor(Descriptor&& other) noexcept : path_{std::move(other.path_)}, number_{std::exchange(other.number_, -1)} {}
+    Descriptor(Descriptor&& other) noexcept
+        : path_{std::move(other.path_)}, number_{std::exchange(other.number_, -1)} {}
     Descriptor& operator=(Descriptor&&) = delete;
     ~Descriptor() {
       if (number_ != -1) ::close(number_);

@@ -17,11 +17,12 @@ namespace zerospan::inline v0 {
 class CheckpointFiles;
 
 struct SaveOptions {
-  /// How many complete checkpoints the directory keeps, the new one among them: of those before it, the ones of the last
-  /// steps. 0: all.
+  /// How many complete checkpoints the directory keeps, the new one among them: of those before it, the ones of the
+  /// last steps. 0: all.
   std::size_t keep = 0;
 
-  /// The host's own bytes of this rank (where its data loader is, its generator's state), given back by `load_checkpoint`.
+  /// The host's own bytes of this rank (where its data loader is, its generator's state), given back by
+  /// `load_checkpoint`.
   std::span<const std::byte> host_bytes{};
 
   /// Host memory that states pass through; no budget holds it.
@@ -36,7 +37,8 @@ struct SavedCheckpoint {
   std::string path;  ///< The directory of the checkpoint.
   Bytes written;     ///< By this rank.
 
-  /// On rank 0: older checkpoints that were to be removed and could not be, and why. The new one is complete all the same.
+  /// On rank 0: older checkpoints that were to be removed and could not be, and why. The new one is complete all the
+  /// same.
   std::vector<std::string> not_removed;
 };
 
@@ -62,9 +64,9 @@ struct LoadOptions {
 /// What was loaded; the same on every rank.
 struct LoadedCheckpoint {
   std::int64_t step;
-  std::string path;      ///< The directory of the checkpoint.
-  std::size_t ranks;     ///< That saved it.
-  std::uint64_t seed;    ///< Of the engine that saved it.
+  std::string path;    ///< The directory of the checkpoint.
+  std::size_t ranks;   ///< That saved it.
+  std::uint64_t seed;  ///< Of the engine that saved it.
   std::string optimizer;
 
   /// The host's own bytes of each rank that saved it.

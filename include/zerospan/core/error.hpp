@@ -215,9 +215,9 @@ class DivergenceError : public CommunicationError {
 [[noreturn]] inline void throw_checkpoint_error(const std::string& what, const std::string& file,
                                                 const std::string& parameter = {},
                                                 std::source_location where = std::source_location::current()) {
-  throw CheckpointError{(file.empty() ? "" : file + ": ") +
-                            (parameter.empty() ? "" : "parameter " + parameter + ": ") + what,
-                        file, parameter, 0, where};
+  throw CheckpointError{
+      (file.empty() ? "" : file + ": ") + (parameter.empty() ? "" : "parameter " + parameter + ": ") + what, file,
+      parameter, 0, where};
 }
 
 }  // namespace zerospan::inline v0

@@ -40,8 +40,8 @@ class CommonOutcome {
   CommonOutcome(Engine& engine, std::size_t place, std::size_t places)
       : engine_{engine}, place_{place}, places_{places} {}
 
-  /// A collective: runs `work` on every rank. @throws on all of them the CheckpointError of the first rank that has one.
-  /// Other errors are the engine's, or the rank's own: peers learn of them as of any other.
+  /// A collective: runs `work` on every rank. @throws on all of them the CheckpointError of the first rank that has
+  /// one. Other errors are the engine's, or the rank's own: peers learn of them as of any other.
   template <class F>
   void together(F work) {
     std::optional<CheckpointError> failure;
@@ -99,7 +99,8 @@ class CommonOutcome {
     std::string mine;
     if (rank == place_) {
       mine = failure->what();
-      for (const std::string& field : {failure->file(), failure->parameter(), std::to_string(failure->error_number())}) {
+      for (const std::string& field :
+           {failure->file(), failure->parameter(), std::to_string(failure->error_number())}) {
         mine.append(1, '\0').append(field);
       }
     }

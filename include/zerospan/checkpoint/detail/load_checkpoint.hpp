@@ -184,9 +184,9 @@ class CheckpointReader {
       const StoredParameter& its = *found->second;
       if (its.shape != parameter.shape) {
         if (is_strict) {
-          throw_checkpoint_error("its shape is " + in_brackets(parameter.shape) + ", and " + in_brackets(its.shape) +
-                                     " in the checkpoint",
-                                 path, parameter.name);
+          throw_checkpoint_error(
+              "its shape is " + in_brackets(parameter.shape) + ", and " + in_brackets(its.shape) + " in the checkpoint",
+              path, parameter.name);
         }
         loaded_.reshaped.push_back(parameter.name);
         continue;
@@ -215,8 +215,8 @@ class CheckpointReader {
     const auto is_same = [](const StoredArray& stored, const StateArray& named) {
       return stored.name == named.name && stored.type == named.type;
     };
-    const bool are_same = manifest_.optimizer == model_.optimizer &&
-                          std::ranges::equal(manifest_.states, model_.states, is_same);
+    const bool are_same =
+        manifest_.optimizer == model_.optimizer && std::ranges::equal(manifest_.states, model_.states, is_same);
     if (are_same || !is_strict) return are_same;
     const auto described = [](const std::string& optimizer, const auto& arrays) {
       std::string text = optimizer + " (";
@@ -286,7 +286,8 @@ class CheckpointReader {
     const ParameterDescription& parameter = model_.parameters[p];
     const std::string path = directory_.part_of(name_, rank);
     bool is_needed = false;
-    if (pieces.components.size() < needed_[p].size()) throw_checkpoint_error("states are missing", path, parameter.name);
+    if (pieces.components.size() < needed_[p].size())
+      throw_checkpoint_error("states are missing", path, parameter.name);
     for (std::size_t c = 0; c < needed_[p].size(); ++c) {
       const std::size_t width = width_of(*matches_[p].taken, c);
       for (const StoredExtent& extent : pieces.components[c]) {
@@ -295,8 +296,8 @@ class CheckpointReader {
                                extent.elements <= data_bytes / width &&
                                extent.offset <= data_bytes - extent.elements * width;
         if (!is_within) throw_checkpoint_error("an extent ends beyond its parameter or its file", path, parameter.name);
-        const bool overlaps = extent.first < parameter.first + parameter.elements &&
-                              parameter.first < extent.first + extent.elements;
+        const bool overlaps =
+            extent.first < parameter.first + parameter.elements && parameter.first < extent.first + extent.elements;
         if (overlaps) needed_[p][c].push_back({extent, rank});
         is_needed = is_needed || overlaps;
       }

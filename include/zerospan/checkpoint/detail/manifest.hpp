@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
 #include <xxhash.h>
+#include <nlohmann/json.hpp>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -153,7 +153,8 @@ class JsonReader {
 
 inline std::string in_hexadecimal(std::uint64_t value) {
   std::string digits(16, '0');
-  for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit, value >>= 4) *digit = "0123456789abcdef"[value & 15];
+  for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit, value >>= 4)
+    *digit = "0123456789abcdef"[value & 15];
   return digits;
 }
 
@@ -169,12 +170,9 @@ inline std::string to_text(const nlohmann::json& json, const std::string& file) 
 /// A manifest has a checksum of all the rest of it.
 inline std::string manifest_text(const Manifest& manifest, const std::string& file) {
   using Json = nlohmann::json;
-  Json json{{"format", "zerospan checkpoint"},
-            {"version", Manifest::version},
-            {"step", manifest.progress.step},
-            {"skipped_in_a_row", manifest.progress.skipped_in_a_row},
-            {"loss_scale", nullptr},
-            {"seed", manifest.seed},
+  Json json{{"format", "zerospan checkpoint"}, {"version", Manifest::version},
+            {"step", manifest.progress.step},  {"skipped_in_a_row", manifest.progress.skipped_in_a_row},
+            {"loss_scale", nullptr},           {"seed", manifest.seed},
             {"ranks", manifest.parts.size()}};
   if (const auto& scale = manifest.progress.loss_scale) {
     json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}};
@@ -182,16 +180,17 @@ inline std::string manifest_text(const Manifest& manifest, const std::string& fi
   Json settings = Json::object();
   for (const auto& [name, value] : manifest.settings) settings[name] = value;
   Json states = Json::array();
-  for (const StoredArray& array : manifest.states) states.push_back({{"name", array.name}, {"type", to_string(array.type)}});
+  for (const StoredArray& array : manifest.states)
+    states.push_back({{"name", array.name}, {"type", to_string(array.type)}});
   json["optimizer"] = {{"name", manifest.optimizer}, {"settings", settings}, {"states", states}};
   json["parameters"] = Json::array();
   for (const StoredParameter& parameter : manifest.parameters) {
-    json["parameters"].push_back({{"name", parameter.name},
-                                  {"shape", std::vector<std::size_t>(parameter.shape.extents().begin(),
-                                                                     parameter.shape.extents().end())},
-                                  {"type", to_string(parameter.type)},
-                                  {"frozen", parameter.training == Training::frozen},
-                                  {"updates", parameter.updates}});
+    json["parameters"].push_back(
+        {{"name", parameter.name},
+         {"shape", std::vector<std::size_t>(parameter.shape.extents().begin(), parameter.shape.extents().end())},
+         {"type", to_string(parameter.type)},
+         {"frozen", parameter.training == Training::frozen},
+         {"updates", parameter.updates}});
   }
   json["parts"] = Json::array();
   for (const StoredPart& part : manifest.parts) {

@@ -82,8 +82,8 @@ class CheckpointWriter {
     name_.copy = copy[0];
     try {
       ranks_.together([&] { write_part(); });
-      const std::vector<std::int64_t> parts = ranks_.of_all(
-          std::array{static_cast<std::int64_t>(part_.bytes), static_cast<std::int64_t>(part_.checksum)});
+      const std::vector<std::int64_t> parts =
+          ranks_.of_all(std::array{static_cast<std::int64_t>(part_.bytes), static_cast<std::int64_t>(part_.checksum)});
       ranks_.together([&] {
         if (model_.place == 0) complete(parts);
       });

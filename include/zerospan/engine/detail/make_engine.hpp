@@ -421,8 +421,8 @@ class EngineOfDevice final : public Engine {
          {"the number of good steps in a row", std::to_string(scale.good_steps)}}};
     if (core_.contributors() > 1) check_ranks_agree(core_, told);
     if (progress.step < 0 || progress.skipped_in_a_row < 0) {
-      throw_configuration_error("a training cannot have made " + std::to_string(progress.step) + " steps, and skipped " +
-                                std::to_string(progress.skipped_in_a_row) + " in a row");
+      throw_configuration_error("a training cannot have made " + std::to_string(progress.step) +
+                                " steps, and skipped " + std::to_string(progress.skipped_in_a_row) + " in a row");
     }
     int exponent = 0;
     if (!(scale.value > 0 && std::frexp(scale.value, &exponent) == 0.5F)) {

@@ -271,7 +271,8 @@ class StateAccess {
     std::vector<Operand> operands;
     std::size_t array_begin = 0;
     const auto add = [&](std::size_t width) {
-      operands.push_back({tier, part.group->states, array_begin + part.in_group * width, part.elements * width, access});
+      operands.push_back(
+          {tier, part.group->states, array_begin + part.in_group * width, part.elements * width, access});
       array_begin += part.group->elements * width;
     };
     add(sizeof(float));

@@ -106,8 +106,7 @@ class TrainingModel {
       throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
     }
     await_replica_uses();
-    access_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
-                     core_.lanes.record(lease.stream));
+    access_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source, core_.lanes.record(lease.stream));
     end(lease);
     leases_.remove(id);
   }
