@@ -257,7 +257,7 @@ TEST_CASE("a training that stops and goes on ends with the bits of one that does
     return train_small(scratch, arguments);
   };
   const auto oracle = train_small(scratch, {"--ranks", "2"});
-  const auto first = in({"--stop-after", "1", "--resume", "--stage", "1"});
+  const auto first = in({"--stop-after", "1", "--resume", "--stage", "2"});
   const auto second = in({"--stop-after", "2", "--resume", "--save-every", "1"});
   const auto last = in({"--resume", "--parameters", "device"});
   REQUIRE(first.size() == 2);

@@ -238,7 +238,7 @@ inline void validate(const Options& o, const Text& text) {
   require(o.checksums == Checksums::off || has_checksums,
           "this train_gpt was built without xxHash: --checksums off is what it has; configure with "
           "-DZEROSPAN_WITH_XXHASH=ON for --checksums on");
-  require(o.checkpoint.empty() || has_checkpoints,
+  require(o.checkpoint.empty() || can_save,
           "this train_gpt was built without xxHash: there are no checkpoints; configure with -DZEROSPAN_WITH_XXHASH=ON "
           "for --checkpoint");
   require(!o.checkpoint.empty() || (o.save_every == 0 && !o.resume),

@@ -33,9 +33,9 @@ inline constexpr bool has_checksums = false;
 
 /// Whether it was built with what checkpoints need.
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
-inline constexpr bool has_checkpoints = true;
+inline constexpr bool can_save = true;
 #else
-inline constexpr bool has_checkpoints = false;
+inline constexpr bool can_save = false;
 #endif
 
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, all of its states on disk.
