@@ -18,7 +18,8 @@
 ///
 /// **When it is there.** Everything is durable (fsync) before what names it is made: data and parts, then the manifest,
 /// then `latest`. Whenever a process or a machine stops, `latest` names a checkpoint that is whole, this one or the one
-/// before. Checkpoints are ordered by their steps; no clock is asked.
+/// before. Checkpoints are ordered by their steps; no clock is asked. A directory is one training's: two that save into
+/// it at once are told, by a lock on `DIR/lock`.
 ///
 /// **What it costs.** A save blocks: every rank streams what it holds from its tiers to its file, through one buffer,
 /// and nothing is trained meanwhile. What several ranks hold alike is written by one of them. A load reads twice what
@@ -63,9 +64,10 @@ decltype(auto) with_files(CheckpointFiles* given, const std::string& directory, 
 
 }  // namespace detail
 
-/// Saves the training as it is now, between two steps; a collective. The directory is made if it is not there. The
-/// checkpoints in it stay as they are until the new one is complete; then `options.keep` says which of them stay. If it
-/// fails, on whichever rank, the latest checkpoint is the one that was, and training can go on.
+/// Saves the training as it is now, between two steps; a collective. Declaration ends, as at the first gather. The
+/// directory is made if it is not there. The checkpoints in it stay as they are until the new one is complete; then
+/// `options.keep` says which of them stay. If it fails, on whichever rank, the latest checkpoint is the one that was,
+/// and training can go on.
 /// @throws CheckpointError on all ranks alike: the file system refuses something (`error_number()`, ENOSPC for one), or
 /// another job is saving into the directory. ConfigurationError if the optimizer does not say what its states are
 /// (`NamesStates`), or the buffer is too small. LeaseError if this is not between two steps. Whatever the engine
