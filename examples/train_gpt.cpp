@@ -13,6 +13,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
 
+#include "gpt/checkpoints.hpp"
 #include "gpt/command_line.hpp"
 #include "gpt/cuda/run_on_cuda.hpp"
 #include "gpt/job.hpp"
@@ -33,8 +34,9 @@ std::vector<gpt::Result> run(const gpt::Job& job) {
 void train(const gpt::Options& options, const gpt::Text& text, const std::optional<gpt::MpiProcess>& mpi) {
   zerospan::Timeline timeline;
   gpt::TerminalReports reports{options, timeline};
-  const std::vector<gpt::Result> results = run({options, text, timeline, reports});
-  if (mpi && !mpi->reports()) return;
+  gpt::Checkpoints saves{options};
+  const std::vector<gpt::Result> results = run({options, text, timeline, reports, saves});
+  if ((mpi && !mpi->reports()) || results.front().is_interrupted) return;
 
   const gpt::Result& result = results.front();
   if (!result.sample.empty()) fmt::print("{}\n\n", gpt::printable(result.sample));

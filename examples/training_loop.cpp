@@ -1,18 +1,25 @@
 // A whole training loop, to be copied: ZeRO-3 on two ranks with all states on disk; a learning rate that changes,
-// gradients accumulated and clipped, a batch given up, evaluation, losses over all ranks, and the weights saved.
+// gradients accumulated and clipped, a batch given up, evaluation, losses over all ranks; a checkpoint after each
+// epoch, from which the training goes on when it is run again; and in the end the weights alone.
+//
+//   training_loop DIRECTORY   goes on from the checkpoints there, and leaves its own there
+//   training_loop             stops halfway and goes on, in a directory of its own
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <utility>
 
+#include <zerospan/checkpoint/checkpoint.hpp>
 #include <zerospan/zerospan.hpp>
 
 using namespace zerospan;
@@ -110,6 +117,12 @@ Batch read_together(ThreadCommunicator& ranks, int epoch, int number) {
   return batch;
 }
 
+/// Where the loop is: the host's own part of a checkpoint.
+struct Position {
+  int epoch = 0;
+  int step = 0;
+};
+
 /// Saves the fp32 weights, parameter after parameter: every rank takes part, rank 0 writes. The optimizer's states are
 /// not in the file.
 void save(auto& engine, int rank, const std::filesystem::path& path) {
@@ -122,8 +135,8 @@ void save(auto& engine, int rank, const std::filesystem::path& path) {
   if (rank == 0) file.close();
 }
 
-/// @return Whether the validation loss has fallen to less than half.
-bool train(ThreadCommunicator ranks) {
+/// Trains up to an epoch. @return Whether the validation loss has fallen to less than half.
+bool train(ThreadCommunicator ranks, const std::string& checkpoints, int last_epoch) {
   const int rank = ranks.rank().value;
   const std::filesystem::path directory = std::filesystem::temp_directory_path();
   HostDevice device{{.device_budget = 8_MiB, .host_budget = 8_MiB}};
@@ -147,23 +160,33 @@ bool train(ThreadCommunicator ranks) {
   };
 
   const float untrained = evaluate();
-  float validation = untrained;
-  for (int epoch = 0, step = 0; epoch < epochs; ++epoch) {
+  Position at;
+  if (find_checkpoint(engine, checkpoints)) {
+    const LoadedCheckpoint loaded = load_checkpoint(engine, checkpoints);
+    std::memcpy(&at, loaded.host_bytes.front().data(), sizeof at);
+    if (rank == 0) std::printf("goes on from %s\n", loaded.path.c_str());
+  }
+  float validation = evaluate();
+  while (at.epoch < last_epoch) {
     float loss = 0.0F;
-    for (int first = 0; first < batches; first += micro_batches, ++step) {
+    for (int first = 0; first < batches; first += micro_batches, ++at.step) {
       const int last = std::min(first + micro_batches, batches);
-      engine.optimizer().learning_rate = learning_rate(step);
+      engine.optimizer().learning_rate = learning_rate(at.step);
       try {
-        for (int i = first; i < last; ++i) loss += model.run(Pass::training, read_together(ranks, epoch, i)) / batches;
+        for (int i = first; i < last; ++i) {
+          loss += model.run(Pass::training, read_together(ranks, at.epoch, i)) / batches;
+        }
         engine.step({.micro_batches = static_cast<std::size_t>(last - first)});
       } catch (const FailedBatch& error) {
-        if (rank == 0) std::printf("step %d is given up: %s\n", step, error.what());
+        if (rank == 0) std::printf("step %d is given up: %s\n", at.step, error.what());
         engine.abandon();  // what was committed of it, on every rank
       }
     }
     loss = mean(ranks, {calling_thread, "training loss"}, loss);
     validation = evaluate();
-    if (rank == 0) std::printf("epoch %2d: loss %.4f, validation %.4f\n", epoch, double{loss}, double{validation});
+    if (rank == 0) std::printf("epoch %2d: loss %.4f, validation %.4f\n", at.epoch, double{loss}, double{validation});
+    ++at.epoch;
+    save_checkpoint(engine, checkpoints, {.keep = 2, .host_bytes = std::as_bytes(std::span{&at, 1})});
   }
 
   save(engine, rank, directory / "training_loop.f32");
@@ -177,4 +200,15 @@ bool train(ThreadCommunicator ranks) {
 
 }  // namespace
 
-int main() { return run_ranks(2, train).front() ? 0 : 1; }
+int main(int count, char** arguments) {
+  const auto run = [](const std::string& checkpoints, int last_epoch) {
+    return run_ranks(2, [&](ThreadCommunicator ranks) { return train(std::move(ranks), checkpoints, last_epoch); })[0];
+  };
+  if (count > 1) return run(arguments[1], epochs) ? 0 : 1;
+  const std::string checkpoints = std::filesystem::temp_directory_path() / "training_loop.checkpoints";
+  std::filesystem::remove_all(checkpoints);
+  run(checkpoints, epochs / 2);
+  const bool has_learned = run(checkpoints, epochs);  // engines of its own, as after a failure
+  std::filesystem::remove_all(checkpoints);
+  return has_learned ? 0 : 1;
+}

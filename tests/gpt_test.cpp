@@ -463,6 +463,23 @@ TEST_CASE("batches are sequences of the text and what follows them, repeatable, 
   CHECK(starts.size() == 192);
 }
 
+TEST_CASE("batches go on where other ranks, however many, have stopped") {
+  std::vector<std::uint8_t> text(200);
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::uint8_t>(i);
+  gpt::BatchSampler alone{text, 8, 42, 0, 1};
+  gpt::BatchSampler second_of_three{text, 8, 42, 1, 3};
+  alone.next(6);
+  CHECK(alone.drawn() == 6);
+  second_of_three.go_on_after(alone.drawn());
+  CHECK(second_of_three.drawn() == 6);
+  const gpt::Batch batch = second_of_three.next(1);
+  const std::vector<std::uint8_t> eighth{batch.tokens.begin(), batch.tokens.end()};
+  alone.next(1);
+  CHECK(std::ranges::equal(alone.next(1).tokens, eighth));
+  second_of_three.go_on_after(7);  // none is drawn again
+  CHECK(second_of_three.drawn() == 9);
+}
+
 TEST_CASE("windows cover the split once, in rounds of equal number on every rank") {
   std::vector<std::uint8_t> text(104);
   for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::uint8_t>(i);

@@ -362,3 +362,51 @@ TEST_CASE("fingerprints are the same everywhere") {
 }
 
 }  // namespace
+
+TEST_CASE("an optimizer that names its states names all of their bytes") {
+  const auto bytes_of = [](const auto& optimizer) {
+    std::size_t bytes = 0;
+    for (const zerospan::StateArray& array : optimizer.state_arrays()) bytes += zerospan::element_bytes(array.type);
+    return bytes;
+  };
+  CHECK(bytes_of(AdamW{}) == AdamW{}.state_bytes(1));
+  CHECK(bytes_of(Lion{}) == Lion{}.state_bytes(1));
+  CHECK(bytes_of(Sgd{}) == Sgd{}.state_bytes(1));
+  CHECK(bytes_of(Sgd{.momentum = 0.9F}) == Sgd{.momentum = 0.9F}.state_bytes(1));
+}
+
+TEST_CASE("states lie in the order in which they are named, each whole") {
+  constexpr std::size_t capacity = 2048;
+  std::vector<float> master(capacity);
+  std::vector<float> states(2 * capacity);
+  const std::vector<float> gradient(capacity, 2.0F);
+  std::vector<float> parameter(capacity);
+  AdamW{.beta1 = 0.5F, .beta2 = 0.75F}.update({.master = master.data(),
+                                               .states = reinterpret_cast<std::byte*>(states.data()),
+                                               .capacity = capacity,
+                                               .first = 1024,
+                                               .elements = 1024,
+                                               .gradient = reinterpret_cast<const std::byte*>(gradient.data()),
+                                               .gradient_type = ElementType::float32,
+                                               .parameter = reinterpret_cast<std::byte*>(parameter.data()),
+                                               .parameter_type = ElementType::float32,
+                                               .gradient_scale = 1.0F,
+                                               .step = 1,
+                                               .group = {}});
+  CHECK(AdamW{}.state_arrays()[0].name == "exp_avg");
+  CHECK(AdamW{}.state_arrays()[1].name == "exp_avg_sq");
+  CHECK(states[1023] == 0.0F);
+  CHECK(states[1024] == 1.0F);             // (1 - beta1) g
+  CHECK(states[capacity + 1024] == 1.0F);  // (1 - beta2) g^2
+}
+
+TEST_CASE("the model of an optimizer tells its states, or that they are not named") {
+  const OptimizerModel<AdamW, StreamRef> adamw{AdamW{}};
+  const OptimizerModel<Sgd, StreamRef> sgd{Sgd{}};
+  const OptimizerModel<Descent, StreamRef> descent{Descent{}};
+  static_assert(!zerospan::NamesStates<Descent>);
+  REQUIRE(adamw.state_arrays());
+  CHECK(*adamw.state_arrays() == std::vector<zerospan::StateArray>{{"exp_avg"}, {"exp_avg_sq"}});
+  CHECK(sgd.state_arrays()->empty());
+  CHECK(!descent.state_arrays());
+}

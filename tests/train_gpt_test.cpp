@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -38,6 +40,9 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--ranks", "3", "--ranks-per-group", "2"},
                                                     {"--group-copies", "host"},
                                                     {"--quantize", "both"},
+                                                    {"--resume"},
+                                                    {"--save-every", "2"},
+                                                    {"--stop-after", "0"},
                                                     {"--heads", "3", "--width", "128"}}) {
     std::vector<std::string> all{"--text", write_text(scratch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -243,6 +248,103 @@ TEST_CASE("several directories make one striped tier, and change no bits") {
   CHECK(striped.back() == train_small(scratch, one).back());
   CHECK(striped[3]["bytes_read"] > 0);
 }
+
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+TEST_CASE("a training that stops and goes on ends with the bits of one that does not") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory saves;
+  const auto in = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--ranks", "2", "--checkpoint", saves.path() + "/here", "--keep", "2"});
+    return train_small(scratch, arguments);
+  };
+  const auto oracle = train_small(scratch, {"--ranks", "2"});
+  const auto first = in({"--stop-after", "1", "--resume", "--stage", "2"});
+  const auto second = in({"--stop-after", "2", "--resume", "--save-every", "1"});
+  const auto last = in({"--resume", "--parameters", "device"});
+  REQUIRE(first.size() == 2);
+  REQUIRE(second.size() == 3);
+  REQUIRE(last.size() == 2);
+  CHECK(last.back()["parameter_hash"] == oracle.back()["parameter_hash"]);
+  CHECK(last.back()["validation_loss"] == oracle.back()["validation_loss"]);
+  for (const char* figure : {"step", "loss", "learning_rate", "gradient_norm"}) {
+    CHECK(first[0][figure] == oracle[0][figure]);
+    CHECK(second[0][figure] == oracle[1][figure]);
+    CHECK(second[1][figure] == oracle[2][figure]);
+    CHECK(last[0][figure] == oracle[3][figure]);
+  }
+  CHECK(std::filesystem::exists(saves.path() + "/here/step-3"));
+  CHECK(std::filesystem::exists(saves.path() + "/here/step-4"));
+  CHECK(!std::filesystem::exists(saves.path() + "/here/step-2"));
+}
+
+TEST_CASE("a checkpoint is resumed by another number of ranks, and by nobody who did not ask for it") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory saves;
+  const auto arguments = [&](const char* ranks, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"--text",       write_text(scratch),
+                                 "--ranks",      ranks,
+                                 "--layers",     "2",
+                                 "--width",      "64",
+                                 "--context",    "16",
+                                 "--batch",      "2",
+                                 "--steps",      "3",
+                                 "--sample",     "0",
+                                 "--trace",      scratch.path() + "/trace",
+                                 "--checkpoint", saves.path()};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const Run begun = train_gpt(scratch, arguments("2", {"--resume", "--stop-after", "2"}));
+  CHECK(begun.exit_code == 0);
+  CHECK(begun.errors.find("begins at step 0: there is no checkpoint in " + saves.path()) != std::string::npos);
+  CHECK(begun.errors.find("step 2 is saved in " + saves.path() + "/step-2") != std::string::npos);
+  const Run resumed = train_gpt(scratch, arguments("3", {"--resume"}));
+  CHECK(resumed.exit_code == 0);
+  CHECK(resumed.errors.find("resumes after step 2, from " + saves.path()) != std::string::npos);
+  const Run refused = train_gpt(scratch, arguments("2", {}));
+  CHECK(refused.exit_code == 2);
+  CHECK(refused.errors.find("has a checkpoint of step 3 already: --resume goes on from it") != std::string::npos);
+  const Run seeded = train_gpt(scratch, arguments("2", {"--resume", "--seed", "5"}));
+  CHECK(seeded.exit_code == 2);
+  CHECK(seeded.errors.find("--seed is 5, and 1337 in ") != std::string::npos);
+}
+
+TEST_CASE("a training that is asked to end saves, and ends without an error") {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const zerospan_test::ScratchDirectory scratch;
+    const std::string metrics = scratch.path() + "/metrics";
+    const std::string saves = scratch.path() + "/saves";
+    const std::vector<std::string> arguments{"--text",       write_text(scratch),
+                                             "--ranks",      "2",
+                                             "--layers",     "2",
+                                             "--width",      "64",
+                                             "--context",    "16",
+                                             "--batch",      "2",
+                                             "--sample",     "0",
+                                             "--eval-every", "0",
+                                             "--metrics",    metrics,
+                                             "--steps",      "1000000",
+                                             "--trace",      scratch.path() + "/trace",
+                                             "--checkpoint", saves,
+                                             "--resume"};
+    std::size_t steps = 0;
+    for (int runs = 0; runs < 2; ++runs) {
+      std::filesystem::remove(metrics);
+      zerospan_test::RunningTrainGpt running{scratch, arguments};
+      while (!running.has_ended() && std::ranges::count(content(metrics), '\n') < 3) std::this_thread::yield();
+      ::kill(std::stoi(running.process()), signal);
+      const Run run = running.wait();
+      CHECK(run.exit_code == 0);
+      CHECK(run.output.empty());
+      const std::vector<nlohmann::json> made = lines(metrics);
+      REQUIRE(!made.empty());
+      CHECK(made.front()["step"] == steps + 1);
+      steps = made.back()["step"].get<std::size_t>();
+      CHECK(run.errors.find("step " + std::to_string(steps) + " is saved in " + saves) != std::string::npos);
+    }
+  }
+}
+#endif
 
 TEST_CASE("activation checkpoints, wherever they rest, change no bits") {
   const zerospan_test::ScratchDirectory scratch;

@@ -161,6 +161,22 @@ inline void add_training(CLI::App& app, Options& o) {
       ->capture_default_str();
 }
 
+inline void add_checkpoints(CLI::App& app, Options& o) {
+  app.add_option("--checkpoint", o.checkpoint,
+                 "Directory for checkpoints, which all ranks see; one is saved when training ends, by SIGINT or "
+                 "SIGTERM too");
+  app.add_option("--save-every", o.save_every, "Steps from one checkpoint to the next; 0: one in the end alone")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_option("--keep", o.keep, "Checkpoints that stay in the directory; 0: all")
+      ->check(not_negative())
+      ->capture_default_str();
+  app.add_flag("--resume", o.resume,
+               "Goes on from the latest checkpoint, on any number of ranks; from the beginning, if there is none");
+  app.add_option("--stop-after", o.stop_after, "Steps after which this run ends, as if --steps were yet to come")
+      ->check(positive());
+}
+
 inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--text", o.text,
                  "Files to learn, joined; the project's own headers, tests and README where none is given")
@@ -222,6 +238,11 @@ inline void validate(const Options& o, const Text& text) {
   require(o.checksums == Checksums::off || has_checksums,
           "this train_gpt was built without xxHash: --checksums off is what it has; configure with "
           "-DZEROSPAN_WITH_XXHASH=ON for --checksums on");
+  require(o.checkpoint.empty() || can_save,
+          "this train_gpt was built without xxHash: there are no checkpoints; configure with -DZEROSPAN_WITH_XXHASH=ON "
+          "for --checkpoint");
+  require(!o.checkpoint.empty() || (o.save_every == 0 && !o.resume),
+          "--save-every and --resume take --checkpoint, the directory");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
@@ -250,6 +271,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   detail::add_groups(app, options);
   detail::add_model(app, options);
   detail::add_training(app, options);
+  detail::add_checkpoints(app, options);
   app.parse(argc, argv);
   if (options.communicator == CommunicatorKind::mpi && app.count("--ranks") > 0) {
     zerospan::throw_configuration_error(

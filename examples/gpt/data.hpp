@@ -21,6 +21,12 @@ class BatchSampler {
                std::size_t ranks)
       : text_{text}, length_{length}, seed_{seed}, rank_{rank}, ranks_{ranks}, buffer_{length} {}
 
+  /// Sequences that all ranks have drawn so far.
+  std::uint64_t drawn() const { return drawn_ * ranks_; }
+
+  /// Goes on where all ranks, however many they were, had drawn so many.
+  void go_on_after(std::uint64_t sequences) { drawn_ = (sequences + ranks_ - 1) / ranks_; }
+
   /// The rank's next `sequences` sequences, valid until the next call.
   Batch next(std::size_t sequences) {
     buffer_.clear();

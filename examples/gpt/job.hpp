@@ -10,6 +10,7 @@
 
 #include "options.hpp"
 #include "reports.hpp"
+#include "saves.hpp"
 #include "text.hpp"
 
 namespace gpt {
@@ -19,6 +20,7 @@ struct Job {
   const Text& text;
   zerospan::Timeline& timeline;
   Reports& reports;
+  Saves& saves;
 
   /// Where a rank reports: rank 0; nullptr on the others.
   Reports* reports_of(zerospan::Rank rank) const { return rank == zerospan::Rank{0} ? &reports : nullptr; }

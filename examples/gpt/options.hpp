@@ -31,6 +31,13 @@ inline constexpr bool has_checksums = true;
 inline constexpr bool has_checksums = false;
 #endif
 
+/// Whether it was built with what checkpoints need.
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+inline constexpr bool can_save = true;
+#else
+inline constexpr bool can_save = false;
+#endif
+
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, all of its states on disk.
 struct Options {
   std::vector<std::filesystem::path> text;
@@ -69,6 +76,12 @@ struct Options {
   float beta2 = 0.99F;
   float clip = 1.0F;
   std::uint64_t seed = 1337;
+
+  std::filesystem::path checkpoint;  ///< Where empty, nothing is saved.
+  std::size_t save_every = 0;        ///< Steps; 0: in the end alone.
+  std::size_t keep = 2;              ///< Checkpoints; 0: all.
+  bool resume = false;
+  std::optional<std::size_t> stop_after;  ///< Steps of this run.
 
   std::size_t eval_every = 200;
   std::optional<std::size_t> validation_tokens;  ///< Of the final validation. 0: all there are.

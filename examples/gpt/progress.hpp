@@ -41,16 +41,20 @@ class Progress {
   void show_step(std::size_t step, double loss, std::optional<double> validation_loss, double tokens_per_second,
                  bool news) {
     if (!on_terminal_ && !news && step != steps_ && step % every() != 0) return;
-    const double left = seconds_since(training_begin_) / static_cast<double>(step) * static_cast<double>(steps_ - step);
+    const double made = static_cast<double>(step - first_step_);
+    const double left = seconds_since(training_begin_) / made * static_cast<double>(steps_ - step);
     const std::string validation = validation_loss ? fmt::format("  validation {:.4f}", *validation_loss) : "";
     write(fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tokens/s  {} left", step, steps_, loss, validation,
                       tokens_per_second, describe_seconds(left)));
   }
 
-  /// A phase other than a step. Its first call, with `done` 0, begins it.
+  /// A phase other than a step. Its first call, with `done` 0, begins it; that of steps is its only one.
   void show(std::string_view what, std::size_t done, std::size_t of) {
-    if (what == training_phase) training_begin_ = Clock::now();
-    const bool begins = done == 0;
+    if (what == training_phase) {
+      training_begin_ = Clock::now();
+      first_step_ = done;
+    }
+    const bool begins = done == 0 || what == training_phase;
     if (begins) phase_begin_ = Clock::now();
     if (!begins && seconds_since(latest_) < (on_terminal_ ? 0.1 : 10.0)) return;
     latest_ = Clock::now();
@@ -92,6 +96,7 @@ class Progress {
 
   const std::size_t steps_;
   const bool on_terminal_ = ::isatty(STDERR_FILENO) == 1;
+  std::size_t first_step_ = 0;
   Clock::time_point training_begin_ = Clock::now();
   Clock::time_point phase_begin_ = training_begin_;
   Clock::time_point latest_ = training_begin_;

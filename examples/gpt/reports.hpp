@@ -57,6 +57,9 @@ class Reports {
 
   virtual void step(const StepMetrics& metrics) = 0;
 
+  /// Something worth a line: where training goes on from, and where it is saved.
+  virtual void note(std::string_view line) = 0;
+
   /// All steps are made: the latest spans of the timeline are those of training.
   virtual void trained() = 0;
 

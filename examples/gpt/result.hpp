@@ -21,6 +21,8 @@ struct Summary {
   std::size_t parameters;
   double validation_loss;
   double training_seconds;
+  std::size_t steps;       ///< Made so far, by the runs before this one too.
+  std::size_t steps_here;  ///< Made by this run.
   std::size_t skipped_steps;
   std::vector<Figures> ranks;   ///< After training, before validation.
   std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
@@ -30,6 +32,7 @@ struct Summary {
 struct Result {
   std::string sample;
   Summary summary;
+  bool is_interrupted = false;  ///< It was asked to end, and has neither validated nor written.
 };
 
 }  // namespace gpt

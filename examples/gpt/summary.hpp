@@ -2,6 +2,8 @@
 /// What is printed in the end: where the bytes were, how many moved, and where the time went.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -30,12 +32,12 @@ inline std::string describe_memory(std::string_view name, const std::vector<Figu
 }  // namespace detail
 
 inline std::string describe(const Summary& s, const Options& o) {
-  const auto steps = static_cast<double>(o.schedule.steps);
+  const auto steps = static_cast<double>(std::max(s.steps_here, std::size_t{1}));
   const double share =
       hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
   std::string text;
   text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps ({} skipped) in {}\n",
-                      s.parameters, o.ranks, o.stage, s.validation_loss, o.schedule.steps, s.skipped_steps,
+                      s.parameters, o.ranks, o.stage, s.validation_loss, s.steps, s.skipped_steps,
                       describe_seconds(s.training_seconds));
   text += fmt::format("states {}, trained in {}: {} times the memory (device and host budgets of all ranks)\n",
                       describe_bytes(state_bytes(o)), describe_bytes(budget_bytes(o)), describe_ratio(o));

@@ -37,6 +37,8 @@ class TerminalReports final : public Reports {
     progress_.show_step(metrics.step, metrics.loss, validation_loss_, metrics.tokens_per_second, is_news);
   }
 
+  void note(std::string_view line) override { progress_.say(std::string{line} + "\n"); }
+
   void trained() override { zerospan::write_chrome_trace(timeline_, trace_.string()); }
 
   void end(const FinalMetrics& metrics) override {

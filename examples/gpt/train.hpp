@@ -42,21 +42,23 @@ template <Math M>
 Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job) {
   Reports* reports = job.reports_of(ranks.rank());
   Trainer<zerospan::PartitionedParameter<Tensor<typename M::Weight>>, M> trainer{engine,      math,     ranks,
-                                                                                 job.options, job.text, reports};
+                                                                                 job.options, job.text, reports,
+                                                                                 job.saves};
   const auto begin = std::chrono::steady_clock::now();
   trainer.train();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
   auto figures = trainer.figures();
   if (reports) reports->trained();
+  if (trainer.is_interrupted()) return {{}, {}, true};
   const double validation_loss = trainer.validate();
   const std::uint64_t hash = trainer.parameter_hash();
   std::string sample = trainer.write_text();
   if (!reports) return {};
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
-          {statistics.parameters, validation_loss, seconds, trainer.skipped_steps(), std::move(figures),
-           detail::time_spent(statistics.operations)}};
+          {statistics.parameters, validation_loss, seconds, trainer.steps(), trainer.steps_here(),
+           trainer.skipped_steps(), std::move(figures), detail::time_spent(statistics.operations)}};
 }
 
 }  // namespace gpt

@@ -27,6 +27,7 @@
 #include "options.hpp"
 #include "reports.hpp"
 #include "sample.hpp"
+#include "saves.hpp"
 #include "text.hpp"
 
 namespace gpt {
@@ -38,13 +39,15 @@ class Trainer {
   /// Declares the model.
   /// @param communicator Exchanges figures, in ordinary memory.
   /// @param reports Where to report, on rank 0; nullptr on the others.
+  /// @param saves Where checkpoints are.
   Trainer(Engine& engine, M& math, zerospan::AnyCommunicator& communicator, const Options& options, const Text& text,
-          Reports* reports)
+          Reports* reports, Saves& saves)
       : engine_{engine},
         math_{math},
         communicator_{communicator},
         options_{options},
         reports_{reports},
+        saves_{saves},
         rank_{static_cast<std::size_t>(communicator.rank().value)},
         ranks_{static_cast<std::size_t>(communicator.size())},
         model_{engine, math, options.model,
@@ -58,18 +61,34 @@ class Trainer {
         sampler_{text.train(), options.model.context, options.seed, rank_, ranks_},
         windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
 
+  /// Trains from where a checkpoint was saved, or from the beginning, to the end; or as far as this run is to go.
   void train() {
-    report(training_phase, 0, options_.schedule.steps);
-    for (std::size_t step = 0; step < options_.schedule.steps; ++step) {
-      StepMetrics metrics = make_step(step);
+    resume();
+    report(training_phase, steps_, options_.schedule.steps);
+    const std::size_t first = steps_;
+    const auto is_over = [&] {
+      return steps_ >= options_.schedule.steps || steps_ - first == options_.stop_after || is_interrupted_;
+    };
+    while (!is_over()) {
+      StepMetrics metrics = make_step(steps_++);
       skipped_steps_ += metrics.skipped ? 1 : 0;
       if (options_.eval_every > 0 && metrics.step % options_.eval_every == 0) {
         metrics.validation_loss = validate(rounds_of(estimate_tokens), "estimating the validation loss");
         before_ = figures();  // the estimate's transfers are no step's
       }
       if (reports_) reports_->step(metrics);
+      const bool is_due = options_.save_every > 0 && steps_ % options_.save_every == 0;
+      if (saves_.is_on() && (is_due || is_over())) save();
     }
+    steps_here_ = steps_ - first;
   }
+
+  /// Steps made so far, and by this run.
+  std::size_t steps() const { return steps_; }
+  std::size_t steps_here() const { return steps_here_; }
+
+  /// Whether a rank's process was asked to end.
+  bool is_interrupted() const { return is_interrupted_; }
 
   /// Steps without effect: a gradient was infinite or NaN.
   std::size_t skipped_steps() const { return skipped_steps_; }
@@ -109,8 +128,29 @@ class Trainer {
 
   struct StepReport {
     double loss;
+    double interrupted;  ///< 1 or 0.
     Figures figures;
   };
+
+  void resume() {
+    if (!saves_.is_on()) return;
+    const std::optional<Position> position = saves_.resume(engine_.store());
+    if (position) {
+      steps_ = static_cast<std::size_t>(position->step);
+      skipped_steps_ = static_cast<std::size_t>(position->skipped_steps);
+      sampler_.go_on_after(position->sequences);
+    }
+    if (!reports_ || !options_.resume) return;
+    const std::string directory = options_.checkpoint.string();
+    reports_->note(position ? "resumes after step " + std::to_string(steps_) + ", from " + directory
+                            : "begins at step 0: there is no checkpoint in " + directory);
+  }
+
+  void save() {
+    const std::string path = saves_.save(engine_.store(), {steps_, sampler_.drawn(), skipped_steps_});
+    if (reports_) reports_->note("step " + std::to_string(steps_) + " is saved in " + path);
+    before_ = figures();  // a save's transfers are no step's
+  }
 
   StepMetrics make_step(std::size_t step) {
     const auto begin = Clock::now();
@@ -121,7 +161,9 @@ class Trainer {
                    engine_.checkpoints());
     }
     const zerospan::StepOutcome outcome = engine_.step(static_cast<float>(learning_rate));
-    const auto ranks = exchange(communicator_, "step report", StepReport{model_.take_loss(), own_figures()});
+    const StepReport report{model_.take_loss(), saves_.is_interrupted() ? 1.0 : 0.0, own_figures()};
+    const auto ranks = exchange(communicator_, "step report", report);
+    is_interrupted_ = saves_.is_on() && total(ranks, &StepReport::interrupted) > 0;
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     return summarize(step, ranks, outcome, learning_rate, seconds);
   }
@@ -191,6 +233,7 @@ class Trainer {
   zerospan::AnyCommunicator& communicator_;
   const Options& options_;
   Reports* reports_;
+  Saves& saves_;
   std::size_t rank_;
   std::size_t ranks_;
   Model<Parameter, M> model_;
@@ -201,7 +244,10 @@ class Trainer {
   BatchSampler sampler_;
   Windows windows_;
   std::vector<Figures> before_;
+  std::size_t steps_ = 0;
+  std::size_t steps_here_ = 0;
   std::size_t skipped_steps_ = 0;
+  bool is_interrupted_ = false;
 };
 
 }  // namespace gpt

@@ -25,6 +25,9 @@ class EngineInterface {
   virtual void begin(zerospan::Pass pass) = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const zerospan::MasterVisitor& visitor) = 0;
+  virtual void for_each_state(const zerospan::StatesVisitor& visitor, zerospan::Bytes buffer) = 0;
+  virtual void edit_states(const zerospan::StatesEditor& editor, const zerospan::EditOptions& options) = 0;
+  virtual zerospan::TrainingProgress progress() const = 0;
   virtual zerospan::Statistics statistics() const = 0;
   virtual std::shared_ptr<zerospan::ParameterStore> store() const = 0;
 };
@@ -41,6 +44,13 @@ class EngineModel final : public EngineInterface {
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }
   float loss_scale() const override { return engine_.loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) override { engine_.for_each_master(visitor); }
+  void for_each_state(const zerospan::StatesVisitor& visitor, zerospan::Bytes buffer) override {
+    engine_.for_each_state(visitor, buffer);
+  }
+  void edit_states(const zerospan::StatesEditor& editor, const zerospan::EditOptions& options) override {
+    engine_.edit_states(editor, options);
+  }
+  zerospan::TrainingProgress progress() const override { return engine_.progress(); }
   zerospan::Statistics statistics() const override { return engine_.statistics(); }
   std::shared_ptr<zerospan::ParameterStore> store() const override { return engine_.store(); }
 
@@ -83,6 +93,13 @@ class AnyEngine {
   void begin(zerospan::Pass pass) { engine_->begin(pass); }
   float loss_scale() const { return engine_->loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) { engine_->for_each_master(visitor); }
+  void for_each_state(const zerospan::StatesVisitor& visitor, zerospan::Bytes buffer = zerospan::EditOptions{}.buffer) {
+    engine_->for_each_state(visitor, buffer);
+  }
+  void edit_states(const zerospan::StatesEditor& editor, const zerospan::EditOptions& options = {}) {
+    engine_->edit_states(editor, options);
+  }
+  zerospan::TrainingProgress progress() const { return engine_->progress(); }
   zerospan::Statistics statistics() const { return engine_->statistics(); }
   std::shared_ptr<zerospan::ParameterStore> store() const { return engine_->store(); }
 

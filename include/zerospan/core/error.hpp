@@ -158,6 +158,26 @@ class FormatError : public Error {
   std::string tensor_;
 };
 
+/// A checkpoint that cannot be saved, or loaded. It is thrown on all ranks alike.
+class CheckpointError : public Error {
+ public:
+  /// @param file Where it was found; empty if in no file.
+  /// @param parameter Of which parameter; empty if of none.
+  /// @param error_number The system's errno; 0 if it has said nothing.
+  CheckpointError(const std::string& message, std::string file, std::string parameter, int error_number,
+                  std::source_location where)
+      : Error{message, where}, file_{std::move(file)}, parameter_{std::move(parameter)}, error_number_{error_number} {}
+
+  const std::string& file() const noexcept { return file_; }
+  const std::string& parameter() const noexcept { return parameter_; }
+  int error_number() const noexcept { return error_number_; }
+
+ private:
+  std::string file_;
+  std::string parameter_;
+  int error_number_;
+};
+
 /// An operation that did not end within its deadline; names the operation.
 class TimeoutError : public Error {
  public:
@@ -226,6 +246,15 @@ class DivergenceError : public CommunicationError {
                                         std::uint64_t offset, std::size_t bytes,
                                         std::source_location where = std::source_location::current()) {
   throw IoError{error_number, operation, path, offset, bytes, where};
+}
+
+/// @param what Says what is wrong. @param file, parameter Where; may be empty.
+[[noreturn]] inline void throw_checkpoint_error(const std::string& what, const std::string& file,
+                                                const std::string& parameter = {},
+                                                std::source_location where = std::source_location::current()) {
+  throw CheckpointError{
+      (file.empty() ? "" : file + ": ") + (parameter.empty() ? "" : "parameter " + parameter + ": ") + what, file,
+      parameter, 0, where};
 }
 
 }  // namespace zerospan::inline v0

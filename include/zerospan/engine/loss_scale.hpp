@@ -49,6 +49,14 @@ struct DynamicLossScale {
   }
 };
 
+/// Where a loss scale stands.
+struct LossScaleState {
+  float value = 1.0F;
+  std::size_t good_steps = 0;  ///< In a row, since it last moved.
+
+  friend bool operator==(const LossScaleState&, const LossScaleState&) = default;
+};
+
 /// The loss scale as it moves; without a rule it is 1 and stays there.
 class LossScale {
  public:
@@ -56,6 +64,19 @@ class LossScale {
 
   /// What losses, and so gradients, are multiplied by until the next step.
   float value() const noexcept { return value_; }
+
+  /// Where it stands; nowhere without a rule.
+  std::optional<LossScaleState> state() const {
+    if (!rule_) return std::nullopt;
+    return LossScaleState{value_, good_steps_};
+  }
+
+  /// Goes on from there, as far as the rule goes; without a rule nothing changes.
+  void restore(const LossScaleState& state) noexcept {
+    if (!rule_) return;
+    value_ = std::clamp(state.value, rule_->minimum, rule_->maximum);
+    good_steps_ = state.good_steps;
+  }
 
   /// Moves on to the next step.
   /// @param finite Whether this step's gradients were, on every rank.

@@ -15,6 +15,7 @@
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/stage.hpp>
+#include <zerospan/engine/states.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
@@ -83,6 +84,26 @@ class ZeroEngine {
   /// Streams the fp32 master weights of the whole model past `visitor`, in declaration order, on every rank (a
   /// collective). The visitor may not call the engine.
   void for_each_master(const MasterVisitor& visitor) { engine_->for_each_master(visitor); }
+
+  /// Streams the fp32 master weights and the optimizer's states past `visitor`, in declaration order: each rank sees
+  /// parts of what it holds, and all ranks together each element once. No collective, but for the first call of all.
+  /// The visitor may not call the engine. @see zerospan/checkpoint/checkpoint.hpp, which does all that is needed.
+  /// @param buffer Host memory for a piece; no budget holds it.
+  /// @throws LeaseError between gradients and their step, or while leases are held; ConfigurationError if the optimizer
+  /// does not say what its states are (`NamesStates`), or the buffer is too small.
+  void for_each_state(const StatesVisitor& visitor, Bytes buffer = 4_MiB) { engine_->for_each_state(visitor, buffer); }
+
+  /// The inverse: shows `editor` all that this rank holds, piece by piece, in declaration order, and writes what it has
+  /// changed; then parameters are published (a collective). Where several ranks hold the same (at stage 0 all of them
+  /// do), their editors write the same. An editor that throws leaves the model half edited, and its peers waiting for
+  /// this rank: end the engine. It may not call it.
+  /// @throws as `for_each_state`; ConfigurationError, on every rank, if `options.progress` differs between ranks.
+  void edit_states(const StatesEditor& editor, const EditOptions& options = {}) {
+    engine_->edit_states(editor, options);
+  }
+
+  /// Where the training stands.
+  TrainingProgress progress() const { return engine_->progress(); }
 
   Statistics statistics() const { return engine_->statistics(); }
 

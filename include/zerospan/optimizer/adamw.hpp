@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <string_view>
 
 #include <zerospan/core/config.hpp>
@@ -15,6 +16,7 @@
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -51,6 +53,8 @@ struct AdamW {
 
   /// Bytes of m and v for `elements` elements.
   std::size_t state_bytes(std::size_t elements) const noexcept { return 2 * sizeof(float) * elements; }
+
+  std::span<const StateArray> state_arrays() const noexcept { return own_arrays; }
 
   /// One update of a run. @throws ConfigurationError if `shard.step` is not positive.
   void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
@@ -92,6 +96,8 @@ struct AdamW {
   }
 
  private:
+  static constexpr std::array own_arrays{StateArray{"exp_avg"}, StateArray{"exp_avg_sq"}};
+
   template <ElementType Gradient, ElementType Parameter>
   static void run(const detail::AdamWRule& numbers, const detail::AdamWRun& arrays, std::size_t n,
                   [[maybe_unused]] InstructionSet set) noexcept {
@@ -102,6 +108,6 @@ struct AdamW {
   }
 };
 
-static_assert(Optimizer<AdamW>);
+static_assert(Optimizer<AdamW> && NamesStates<AdamW>);
 
 }  // namespace zerospan::inline v0

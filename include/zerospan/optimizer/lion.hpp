@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <string_view>
 
 #include <zerospan/core/config.hpp>
@@ -14,6 +15,7 @@
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -75,6 +77,8 @@ struct Lion {
   /// Bytes of m for `elements` elements.
   std::size_t state_bytes(std::size_t elements) const noexcept { return sizeof(float) * elements; }
 
+  std::span<const StateArray> state_arrays() const noexcept { return own_arrays; }
+
   /// One update of a run. @throws ConfigurationError if `shard.step` is not positive.
   void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
 
@@ -94,8 +98,11 @@ struct Lion {
             .keep = static_cast<float>(std::fma(-rate, decay_rate, 1.0)),
             .rate = static_cast<float>(rate)};
   }
+
+ private:
+  static constexpr std::array own_arrays{StateArray{"exp_avg"}};
 };
 
-static_assert(Optimizer<Lion>);
+static_assert(Optimizer<Lion> && NamesStates<Lion>);
 
 }  // namespace zerospan::inline v0

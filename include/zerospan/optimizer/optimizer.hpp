@@ -14,6 +14,7 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/setting.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 
 namespace zerospan::inline v0 {
@@ -49,6 +50,7 @@ struct ShardUpdate {
 /// - `optimizer.settings()`, an array of `NamedSetting`: before every step the library refuses those outside their
 ///   ranges, and tells ranks whose settings differ. Without it, settings are compared if all members are floats, or if
 ///   equal optimizers have equal bytes (integers, no padding); those of any other type are not;
+/// - `optimizer.state_arrays()` (`NamesStates`): what its states are. Without it, they can be neither saved nor loaded;
 /// - `optimizer.validate()`, which throws a ConfigurationError of settings without sense; called before every step;
 /// - `O::name`, what errors call it (a `std::string_view`); otherwise its type's name;
 /// - an overload of `update(stream, optimizer, runs)` for a device's streams (`UpdatesOn`), or
@@ -57,6 +59,14 @@ template <class O>
 concept Optimizer = std::copyable<O> && requires(const O& optimizer, std::size_t elements, const ShardUpdate& shard) {
   { optimizer.state_bytes(elements) } -> std::same_as<std::size_t>;
   optimizer.update(shard);
+};
+
+/// An optimizer whose states can be read element by element: `optimizer.state_arrays()` are some StateArrays, of as
+/// many bytes together as its `state_bytes` of one element. In the states of a sub-group they lie one after the other
+/// in that order, each whole: the first one's `capacity` elements, then the second one's.
+template <class O>
+concept NamesStates = Optimizer<O> && requires(const O& optimizer) {
+  std::span<const StateArray>{optimizer.state_arrays()};
 };
 
 /// Updates runs of one sub-group on the calling thread. A device's stream type has overloads of its own, which enqueue

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include <zerospan/core/config.hpp>
@@ -15,6 +16,7 @@
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -106,6 +108,11 @@ struct Sgd {
   /// Bytes of b for `elements` elements.
   std::size_t state_bytes(std::size_t elements) const noexcept { return momentum > 0 ? sizeof(float) * elements : 0; }
 
+  /// None without momentum.
+  std::span<const StateArray> state_arrays() const noexcept {
+    return std::span{own_arrays}.first(momentum > 0 ? own_arrays.size() : 0);
+  }
+
   /// One update of a run. @throws ConfigurationError if `shard.step` is not positive.
   void update(const ShardUpdate& shard) const { update(shard, best_instruction_set()); }
 
@@ -126,6 +133,8 @@ struct Sgd {
   detail::SgdRule plain_rule(const ShardUpdate& shard) const { return {coefficients(shard)}; }
 
  private:
+  static constexpr std::array own_arrays{StateArray{"momentum_buffer"}};
+
   detail::SgdCoefficients coefficients(const ShardUpdate& shard) const {
     detail::require_step(name, shard.step);
     const double rate = double{learning_rate} * double{shard.group.learning_rate_factor};
@@ -142,6 +151,6 @@ struct Sgd {
   }
 };
 
-static_assert(Optimizer<Sgd>);
+static_assert(Optimizer<Sgd> && NamesStates<Sgd>);
 
 }  // namespace zerospan::inline v0

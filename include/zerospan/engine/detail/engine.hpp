@@ -2,15 +2,20 @@
 /// Engine: what a ZeroEngine calls of the one engine of its device.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/placement.hpp>
 #include <zerospan/engine/stage.hpp>
+#include <zerospan/engine/states.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 
@@ -25,8 +30,19 @@ class Engine : public ParameterStore {
   virtual void abandon() = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const MasterVisitor& visitor) = 0;
+  virtual void for_each_state(const StatesVisitor& visitor, Bytes buffer) = 0;
+  virtual void edit_states(const StatesEditor& editor, const EditOptions& options) = 0;
+  virtual TrainingProgress progress() const = 0;
   virtual Statistics statistics() const = 0;
   virtual Requirements requirements() const = 0;
+
+  /// For checkpoints. @throws LeaseError if this is not between steps; ConfigurationError if the optimizer does not say
+  /// what its states are.
+  virtual EngineDescription describe() = 0;
+
+  /// Sums integers over ranks, exactly; a collective.
+  /// @param name A literal.
+  virtual void sum_over_ranks(std::span<std::int64_t> integers, const char* name) = 0;
 
   /// Ends the engine: leases and parameters are inert from here on.
   /// @param unwinding The rank is failing: its peers are told, instead of waiting for it.

@@ -217,6 +217,22 @@ struct EngineCore {
     return broadcast(std::move(parts), name, std::move(after));
   }
 
+  /// Has every rank's replicas hold what each rank has in its part of them.
+  /// @return The ends of what was posted.
+  std::vector<Completion> publish_replicas(std::string_view name, const std::vector<Completion>& after) {
+    std::vector<GatherPart> slices;
+    std::vector<const ParameterRecord*> owned;
+    for (const ParameterRecord& parameter : states.parameters) {
+      if (parameter.residence != Residence::replicated) continue;
+      if (parameter.partition.owner) owned.push_back(&parameter);
+      if (parameter.partition.shards > 1) slices.push_back({replica_of(parameter), parameter.shard_bytes()});
+    }
+    std::vector<Completion> ends;
+    if (!slices.empty()) ends.push_back(all_gather(std::move(slices), name, after));
+    if (!owned.empty()) ends.push_back(broadcast_replicas(owned, name, after));
+    return ends;
+  }
+
   /// The least host budget for `resting` bytes on tiers in host memory, and updates of sub-groups that pass `staged`
   /// bytes through staging memory: what `staging_bytes` leaves must do.
   Bytes least_host_bytes(std::size_t resting, std::size_t staged) const {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -25,6 +26,7 @@
 #include <zerospan/engine/detail/declaring_model.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/state_placement.hpp>
 #include <zerospan/engine/detail/training_model.hpp>
 
@@ -182,6 +184,55 @@ class EngineOfDevice final : public Engine {
     model().visit_masters(visitor);
   }
 
+  void for_each_state(const StatesVisitor& visitor, Bytes buffer) override {
+    const Call call{*this, "for_each_state()"};
+    const std::vector<StateArray> arrays = state_arrays();
+    model().visit_states(arrays, buffer, visitor);
+  }
+
+  void edit_states(const StatesEditor& editor, const EditOptions& options) override {
+    const Call call{*this, "edit_states()"};
+    const std::vector<StateArray> arrays = state_arrays();
+    TrainingModel<D>& training = model();
+    if (options.progress) check_progress(*options.progress);
+    training.edit_states(arrays, editor, options);
+  }
+
+  TrainingProgress progress() const override {
+    if (training_) return training_->progress();
+    return {0, 0, LossScale{core_.options.loss_scale}.state()};
+  }
+
+  EngineDescription describe() override {
+    const Call call{*this, "a checkpoint"};
+    std::vector<StateArray> arrays = state_arrays();
+    const TrainingModel<D>& training = model();
+    training.check_between_steps("a checkpoint");
+    const SettingsRecord record = optimizer_->settings();
+    EngineDescription result{.place = core_.place(),
+                             .places = core_.contributors(),
+                             .seed = core_.options.seed,
+                             .progress = training.progress(),
+                             .optimizer = record.kind.data(),
+                             .settings = {},
+                             .states = std::move(arrays),
+                             .parameters = {}};
+    for (std::size_t i = 0; i < record.count; ++i) {
+      result.settings.emplace_back(record.settings[i].name.data(), record.settings[i].value);
+    }
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      const auto [first, elements] = training.access().held(parameter);
+      result.parameters.push_back({parameter.name, parameter.shape, parameter.type, parameter.options.training,
+                                   parameter.updates, first, elements});
+    }
+    return result;
+  }
+
+  void sum_over_ranks(std::span<std::int64_t> integers, const char* name) override {
+    const Call call{*this, "a checkpoint"};
+    core_.sum_over_ranks(integers, name);
+  }
+
   Statistics statistics() const override {
     Statistics result{};
     for (const ParameterRecord& parameter : core_.states.parameters) result.parameters += parameter.shape.elements();
@@ -337,6 +388,46 @@ class EngineOfDevice final : public Engine {
   void check_declaring(const std::string& name) const {
     check_states_size();
     if (training_) throw_configuration_error("parameter " + name + " is declared after the first gather");
+  }
+
+  /// What the optimizer's states are. @throws ConfigurationError if it does not say, or not of all their bytes.
+  std::vector<StateArray> state_arrays() const {
+    check_states_size();
+    if (state_bytes_ == 0) return {};
+    const std::string name = optimizer_->settings().kind.data();
+    const std::optional<std::vector<StateArray>> arrays = optimizer_->state_arrays();
+    if (!arrays) {
+      throw_configuration_error("the optimizer " + name +
+                                " does not say what its states are (state_arrays()): they can be neither saved nor "
+                                "loaded");
+    }
+    std::size_t bytes = 0;
+    for (const StateArray& array : *arrays) bytes += element_bytes(array.type);
+    if (bytes * block_elements != state_bytes_) {
+      throw_configuration_error("the optimizer " + name + " names states of " + std::to_string(bytes) +
+                                " bytes an element, and has " + std::to_string(state_bytes_) + " bytes for " +
+                                std::to_string(block_elements) + " elements");
+    }
+    return *arrays;
+  }
+
+  /// @throws ConfigurationError, on every rank, if no training can stand there, or ranks were told different things.
+  void check_progress(const TrainingProgress& progress) {
+    const LossScaleState scale = progress.loss_scale.value_or(LossScaleState{});
+    const std::array<NamedValue, 4> told{
+        {{"the number of steps made", std::to_string(progress.step)},
+         {"the number of steps skipped in a row", std::to_string(progress.skipped_in_a_row)},
+         {"the loss scale", progress.loss_scale ? in_words(double{scale.value}) : "none"},
+         {"the number of good steps in a row", std::to_string(scale.good_steps)}}};
+    if (core_.contributors() > 1) check_ranks_agree(core_, told);
+    if (progress.step < 0 || progress.skipped_in_a_row < 0) {
+      throw_configuration_error("a training cannot have made " + std::to_string(progress.step) +
+                                " steps, and skipped " + std::to_string(progress.skipped_in_a_row) + " in a row");
+    }
+    int exponent = 0;
+    if (!(scale.value > 0 && std::frexp(scale.value, &exponent) == 0.5F)) {
+      throw_configuration_error("the loss scale is " + told[2].value + ", not a power of two");
+    }
   }
 
   void tell_optimizer(std::vector<NamedValue>& told) const {

@@ -21,6 +21,7 @@
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/engine/loss_scale.hpp>
 #include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
@@ -42,6 +43,15 @@ class OptimizerStep {
       : core_{core}, gradients_{gradients}, loss_scale_{loss_scale} {}
 
   float loss_scale() const noexcept { return loss_scale_.value(); }
+
+  TrainingProgress progress() const { return {steps_, skipped_in_a_row_, loss_scale_.state()}; }
+
+  /// Goes on from there.
+  void resume_from(const TrainingProgress& progress) noexcept {
+    steps_ = progress.step;
+    skipped_in_a_row_ = progress.skipped_in_a_row;
+    if (progress.loss_scale) loss_scale_.restore(*progress.loss_scale);
+  }
 
   /// Ends when everything is at rest again.
   /// @param micro_batches Of this step.

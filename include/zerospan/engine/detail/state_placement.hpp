@@ -63,16 +63,8 @@ class StatePlacement {
       const PostedWork posted = fill_group(group);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
     }
-    std::vector<GatherPart> slices;
-    std::vector<const ParameterRecord*> owned;
-    for (const ParameterRecord& parameter : core_.states.parameters) {
-      if (parameter.residence != Residence::replicated) continue;
-      if (parameter.partition.owner) owned.push_back(&parameter);
-      if (parameter.partition.shards > 1) slices.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
-    }
-    const std::vector<Completion> filled = ends;
-    if (!slices.empty()) ends.push_back(core_.all_gather(std::move(slices), "initial parameters", filled));
-    if (!owned.empty()) ends.push_back(core_.broadcast_replicas(owned, "initial parameters", filled));
+    const std::vector<Completion> published = core_.publish_replicas("initial parameters", ends);
+    ends.insert(ends.end(), published.begin(), published.end());
     return ends;
   }
 

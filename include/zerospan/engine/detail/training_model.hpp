@@ -18,9 +18,10 @@
 #include <zerospan/engine/detail/gather_path.hpp>
 #include <zerospan/engine/detail/gradient_path.hpp>
 #include <zerospan/engine/detail/lease_table.hpp>
-#include <zerospan/engine/detail/master_access.hpp>
 #include <zerospan/engine/detail/optimizer_step.hpp>
+#include <zerospan/engine/detail/state_access.hpp>
 #include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/pipeline/detail/overlap_pipeline.hpp>
@@ -41,7 +42,7 @@ class TrainingModel {
       : core_{core},
         gathers_{core},
         path_{core},
-        masters_{core},
+        access_{core},
         step_{core, path_, core.options.loss_scale},
         leases_{core.states},
         readers_(core.states.parameters.size()),
@@ -105,8 +106,7 @@ class TrainingModel {
       throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
     }
     await_replica_uses();
-    masters_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source,
-                     core_.lanes.record(lease.stream));
+    access_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source, core_.lanes.record(lease.stream));
     end(lease);
     leases_.remove(id);
   }
@@ -235,7 +235,34 @@ class TrainingModel {
 
   float loss_scale() const noexcept { return step_.loss_scale(); }
 
-  void visit_masters(const MasterVisitor& visitor) { masters_.visit(visitor); }
+  void visit_masters(const MasterVisitor& visitor) { access_.visit(visitor); }
+
+  /// Shows this rank's part of the model's states. @throws LeaseError if this is not between steps.
+  void visit_states(std::span<const StateArray> arrays, Bytes buffer, const StatesVisitor& visitor) {
+    check_between_steps("for_each_state()");
+    access_.visit_own(PieceMemory{arrays, buffer}, visitor);
+  }
+
+  /// Changes states and progress (a collective). @throws LeaseError if this is not between steps.
+  void edit_states(std::span<const StateArray> arrays, const StatesEditor& editor, const EditOptions& options) {
+    check_between_steps("edit_states()");
+    const PieceMemory memory{arrays, options.buffer};
+    await_replica_uses();
+    const std::uint8_t pass = pipeline_.pass();
+    pipeline_.end_pass();  // what was prefetched is about to change
+    try {
+      access_.edit_own(memory, options.content, editor);
+      if (options.progress) step_.resume_from(*options.progress);
+      pipeline_.begin_pass(pass);
+    } catch (...) {
+      pipeline_.begin_pass(pass);
+      throw;
+    }
+  }
+
+  TrainingProgress progress() const { return step_.progress(); }
+
+  const StateAccess<D>& access() const noexcept { return access_; }
 
   PipelineCounters prefetch_counters() const { return pipeline_.counters(); }
 
@@ -401,7 +428,7 @@ class TrainingModel {
   EngineCore<D>& core_;
   GatherPath<D> gathers_;
   GradientPath<D> path_;
-  MasterAccess<D> masters_;
+  StateAccess<D> access_;
   OptimizerStep<D> step_;
   LeaseTable leases_;
   std::vector<Readers> readers_;  ///< Of each parameter.

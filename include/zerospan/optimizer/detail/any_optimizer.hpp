@@ -5,15 +5,18 @@
 #include <concepts>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -28,6 +31,9 @@ class OptimizerInterface {
 
   /// Bytes of the states of so many elements, a multiple of `block_elements`.
   virtual std::size_t state_bytes(std::size_t elements) const = 0;
+
+  /// What the states are; nothing where the optimizer does not say.
+  virtual std::optional<std::vector<StateArray>> state_arrays() const = 0;
 
   /// @throws ConfigurationError of settings without sense. To be called before each use of them.
   virtual void validate() const = 0;
@@ -67,6 +73,15 @@ class OptimizerModel final : public OptimizerInterface<Stream> {
   const O& get() const noexcept { return optimizer_; }
 
   std::size_t state_bytes(std::size_t elements) const override { return optimizer_.state_bytes(elements); }
+  std::optional<std::vector<StateArray>> state_arrays() const override {
+    if constexpr (NamesStates<O>) {
+      const auto& arrays = optimizer_.state_arrays();
+      const std::span<const StateArray> span{arrays};
+      return std::vector<StateArray>{span.begin(), span.end()};
+    } else {
+      return std::nullopt;
+    }
+  }
   void validate() const override { validate_settings(optimizer_); }
   SettingsRecord settings() const override { return SettingsRecord::of(optimizer_); }
   std::shared_ptr<const OptimizerInterface<Stream>> snapshot() const override {

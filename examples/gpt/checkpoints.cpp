@@ -1,0 +1,98 @@
+/// @file
+/// The checkpoints of train_gpt, where it was built with what they need; `validate` refuses --checkpoint elsewhere.
+#include "checkpoints.hpp"
+
+#include <csignal>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <zerospan/core/error.hpp>
+
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+#include <zerospan/checkpoint/checkpoint.hpp>
+#endif
+
+namespace gpt {
+
+namespace {
+
+volatile std::sig_atomic_t asked_to_end = 0;
+
+extern "C" void ask_to_end(int) {
+  asked_to_end = 1;
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+/// What has the store of an engine stands for the engine.
+struct EngineOfStore {
+  std::shared_ptr<zerospan::ParameterStore> held;
+  std::shared_ptr<zerospan::ParameterStore> store() const { return held; }
+};
+
+}  // namespace
+
+Checkpoints::Checkpoints(const Options& options) : options_{options} {
+  if (!is_on()) return;
+  asked_to_end = 0;
+  std::signal(SIGINT, ask_to_end);
+  std::signal(SIGTERM, ask_to_end);
+}
+
+Checkpoints::~Checkpoints() {
+  if (!is_on()) return;
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+bool Checkpoints::is_interrupted() const { return asked_to_end != 0; }
+
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+
+std::string Checkpoints::save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) {
+  EngineOfStore engine{std::move(store)};
+  const zerospan::SavedCheckpoint saved =
+      zerospan::save_checkpoint(engine, options_.checkpoint.string(),
+                                {.keep = options_.keep, .host_bytes = std::as_bytes(std::span{&position, 1})});
+  return saved.path;
+}
+
+std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterStore> store) {
+  EngineOfStore engine{std::move(store)};
+  const std::string directory = options_.checkpoint.string();
+  const std::optional<std::int64_t> found = zerospan::find_checkpoint(engine, directory);
+  if (!found) return std::nullopt;
+  if (!options_.resume) {
+    zerospan::throw_configuration_error(
+        fmt::format("{} has a checkpoint of step {} already: --resume goes on from it; for a new training, choose an "
+                    "empty directory",
+                    directory, *found));
+  }
+  const zerospan::LoadedCheckpoint loaded = zerospan::load_checkpoint(engine, directory);
+  if (loaded.seed != options_.seed) {
+    zerospan::throw_configuration_error(
+        fmt::format("--seed is {}, and {} in {}: it draws the batches", options_.seed, loaded.seed, loaded.path));
+  }
+  Position position;
+  if (loaded.host_bytes.front().size() != sizeof position) {
+    zerospan::throw_configuration_error(loaded.path + " was not saved by train_gpt");
+  }
+  std::memcpy(&position, loaded.host_bytes.front().data(), sizeof position);
+  return position;
+}
+
+#else
+
+std::string Checkpoints::save(std::shared_ptr<zerospan::ParameterStore>, const Position&) { return {}; }
+std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterStore>) { return std::nullopt; }
+
+#endif
+
+}  // namespace gpt

@@ -1,0 +1,33 @@
+/// @file
+/// The checkpoints of train_gpt, and the signals that ask for a last one.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <zerospan/partition/parameter_store.hpp>
+
+#include "options.hpp"
+#include "saves.hpp"
+
+namespace gpt {
+
+/// Checkpoints in the directory that the options name. One at a time: while it is there, the first SIGINT or SIGTERM
+/// asks for an end, and the second one ends the process at once.
+class Checkpoints final : public Saves {
+ public:
+  /// @param options Outlive it.
+  explicit Checkpoints(const Options& options);
+  ~Checkpoints() override;
+
+  bool is_on() const override { return !options_.checkpoint.empty(); }
+  std::string save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) override;
+  std::optional<Position> resume(std::shared_ptr<zerospan::ParameterStore> store) override;
+  bool is_interrupted() const override;
+
+ private:
+  const Options& options_;
+};
+
+}  // namespace gpt

@@ -1,0 +1,43 @@
+/// @file
+/// What training asks of its checkpoints.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <zerospan/partition/parameter_store.hpp>
+
+namespace gpt {
+
+/// Where training is, besides the engine's states.
+struct Position {
+  std::uint64_t step = 0;           ///< Steps made.
+  std::uint64_t sequences = 0;      ///< Drawn from the text, by all ranks.
+  std::uint64_t skipped_steps = 0;  ///< Of those made.
+};
+
+/// Saves and loads checkpoints. Every rank calls the same members in the same order; ranks that are threads share it.
+class Saves {
+ public:
+  Saves() = default;
+  Saves(const Saves&) = delete;
+  Saves& operator=(const Saves&) = delete;
+  virtual ~Saves() = default;
+
+  /// Whether checkpoints are wanted at all.
+  virtual bool is_on() const = 0;
+
+  /// @param store The engine's. @return Where it is saved.
+  virtual std::string save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) = 0;
+
+  /// Loads the latest checkpoint into the engine, if training is to go on from it. @return Nothing if there is none.
+  /// @throws zerospan::ConfigurationError if there is one and nobody wants it, or if it is of another training.
+  virtual std::optional<Position> resume(std::shared_ptr<zerospan::ParameterStore> store) = 0;
+
+  /// Whether this process was asked to end.
+  virtual bool is_interrupted() const = 0;
+};
+
+}  // namespace gpt

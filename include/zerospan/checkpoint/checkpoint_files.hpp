@@ -1,0 +1,250 @@
+/// @file
+/// CheckpointFiles: what checkpoints ask of a file system; FileSystem asks it of the system.
+#pragma once
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+
+namespace zerospan::inline v0 {
+
+/// The operations of which checkpoints are made. Each throws an IoError if the file system refuses it. May be called by
+/// several threads at once.
+class CheckpointFiles {
+ public:
+  /// A file that is written from its begin to its end. Its end closes it, and makes nothing durable.
+  class Writer {
+   public:
+    Writer() = default;
+    Writer(const Writer&) = delete;
+    Writer& operator=(const Writer&) = delete;
+    virtual ~Writer() = default;
+
+    /// Appends all of it.
+    virtual void write(std::span<const std::byte> bytes) = 0;
+
+    /// What was written is durable. The file's name is not: that is its directory's.
+    virtual void sync() = 0;
+  };
+
+  /// A file that is read anywhere.
+  class Reader {
+   public:
+    Reader() = default;
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
+    virtual ~Reader() = default;
+
+    virtual std::uint64_t size() const = 0;
+
+    /// Reads all of `bytes`, from `offset` on.
+    virtual void read(std::uint64_t offset, std::span<std::byte> bytes) = 0;
+  };
+
+  /// Holds a lock until its end.
+  class Lock {
+   public:
+    Lock() = default;
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    virtual ~Lock() = default;
+  };
+
+  CheckpointFiles() = default;
+  CheckpointFiles(const CheckpointFiles&) = delete;
+  CheckpointFiles& operator=(const CheckpointFiles&) = delete;
+  virtual ~CheckpointFiles() = default;
+
+  /// A new file, or the one that is there, emptied.
+  virtual std::unique_ptr<Writer> create(const std::string& path) = 0;
+
+  /// @return nullptr if there is no such file.
+  virtual std::unique_ptr<Reader> open(const std::string& path) = 0;
+
+  /// Nothing happens if it is there.
+  virtual void make_directory(const std::string& path) = 0;
+
+  /// What is in a directory. @return Nothing if there is no such directory.
+  virtual std::vector<std::string> list(const std::string& path) = 0;
+
+  /// Replaces `to`, at once.
+  virtual void rename(const std::string& from, const std::string& to) = 0;
+
+  /// What was made, renamed and removed in a directory is durable.
+  virtual void sync_directory(const std::string& path) = 0;
+
+  /// Removes a file, or an empty directory.
+  virtual void remove(const std::string& path) = 0;
+
+  /// Takes the lock that a file stands for, which is made if it is not there.
+  /// @return nullptr if somebody else has it.
+  virtual std::unique_ptr<Lock> lock(const std::string& path) = 0;
+};
+
+/// The file system of this host. Locks are those of flock(2): they end with their process, however it ends.
+class FileSystem final : public CheckpointFiles {
+ public:
+  std::unique_ptr<Writer> create(const std::string& path) override {
+    return std::make_unique<FileWriter>(Descriptor{path, O_WRONLY | O_CREAT | O_TRUNC, "making a file"});
+  }
+
+  std::unique_ptr<Reader> open(const std::string& path) override {
+    try {
+      return std::make_unique<FileReader>(Descriptor{path, O_RDONLY, "opening a file"});
+    } catch (const IoError& error) {
+      if (error.code().value() == ENOENT) return nullptr;
+      throw;
+    }
+  }
+
+  void make_directory(const std::string& path) override {
+    constexpr ::mode_t everybody = 0777;  // less the process's umask
+    if (::mkdir(path.c_str(), everybody) == 0) return;
+    const int error_number = errno;
+    struct stat status {};
+    const bool is_there = error_number == EEXIST && ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+    if (!is_there) throw_io_error(error_number, "making a directory", path, 0, 0);
+  }
+
+  std::vector<std::string> list(const std::string& path) override {
+    struct Close {
+      void operator()(::DIR* directory) const noexcept { ::closedir(directory); }
+    };
+    const std::unique_ptr<::DIR, Close> directory{::opendir(path.c_str())};
+    if (!directory) {
+      if (errno == ENOENT) return {};
+      throw_io_error(errno, "listing a directory", path, 0, 0);
+    }
+    std::vector<std::string> names;
+    while (true) {
+      errno = 0;
+      const ::dirent* const entry = ::readdir(directory.get());
+      if (!entry && errno != 0) throw_io_error(errno, "listing a directory", path, 0, 0);
+      if (!entry) return names;
+      const std::string name = entry->d_name;
+      if (name != "." && name != "..") names.push_back(name);
+    }
+  }
+
+  void rename(const std::string& from, const std::string& to) override {
+    if (std::rename(from.c_str(), to.c_str()) != 0) throw_io_error(errno, "renaming " + from, to, 0, 0);
+  }
+
+  void sync_directory(const std::string& path) override {
+    Descriptor{path, O_RDONLY | O_DIRECTORY, "opening a directory"}.sync();
+  }
+
+  void remove(const std::string& path) override {
+    if (std::remove(path.c_str()) != 0) throw_io_error(errno, "removing a file", path, 0, 0);
+  }
+
+  std::unique_ptr<Lock> lock(const std::string& path) override {
+    Descriptor file{path, O_RDWR | O_CREAT, "opening a lock"};
+    while (::flock(file.number(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) return nullptr;
+      if (errno != EINTR) throw_io_error(errno, "locking", path, 0, 0);
+    }
+    return std::make_unique<FileLock>(std::move(file));
+  }
+
+ private:
+  class Descriptor {
+   public:
+    Descriptor(std::string path, int flags, const char* purpose) : path_{std::move(path)} {
+      constexpr unsigned everybody = 0666;
+      do {
+        number_ = ::open(path_.c_str(), flags | O_CLOEXEC, everybody);
+      } while (number_ == -1 && errno == EINTR);
+      if (number_ == -1) throw_io_error(errno, purpose, path_, 0, 0);
+    }
+    Descriptor(Descriptor&& other) noexcept
+        : path_{std::move(other.path_)}, number_{std::exchange(other.number_, -1)} {}
+    Descriptor& operator=(Descriptor&&) = delete;
+    ~Descriptor() {
+      if (number_ != -1) ::close(number_);
+    }
+
+    const std::string& path() const noexcept { return path_; }
+    int number() const noexcept { return number_; }
+
+    void sync() const {
+      while (::fsync(number_) != 0) {
+        if (errno != EINTR) throw_io_error(errno, "fsync", path_, 0, 0);
+      }
+    }
+
+   private:
+    std::string path_;
+    int number_ = -1;
+  };
+
+  class FileWriter final : public Writer {
+   public:
+    explicit FileWriter(Descriptor file) : file_{std::move(file)} {}
+
+    void write(std::span<const std::byte> bytes) override {
+      while (!bytes.empty()) {
+        const ::ssize_t moved = ::write(file_.number(), bytes.data(), bytes.size());
+        if (moved == -1 && errno == EINTR) continue;
+        if (moved <= 0) throw_io_error(moved == 0 ? EIO : errno, "write", file_.path(), written_, bytes.size());
+        bytes = bytes.subspan(static_cast<std::size_t>(moved));
+        written_ += static_cast<std::uint64_t>(moved);
+      }
+    }
+    void sync() override { file_.sync(); }
+
+   private:
+    Descriptor file_;
+    std::uint64_t written_ = 0;
+  };
+
+  class FileReader final : public Reader {
+   public:
+    explicit FileReader(Descriptor file) : file_{std::move(file)} {
+      struct stat status {};
+      if (::fstat(file_.number(), &status) != 0) throw_io_error(errno, "fstat", file_.path(), 0, 0);
+      if (S_ISDIR(status.st_mode)) throw_io_error(EISDIR, "opening a file", file_.path(), 0, 0);
+      size_ = static_cast<std::uint64_t>(status.st_size);
+    }
+
+    std::uint64_t size() const override { return size_; }
+    void read(std::uint64_t offset, std::span<std::byte> bytes) override {
+      while (!bytes.empty()) {
+        const ::ssize_t moved = ::pread(file_.number(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
+        if (moved == -1 && errno == EINTR) continue;
+        if (moved <= 0) throw_io_error(moved == 0 ? EIO : errno, "read", file_.path(), offset, bytes.size());
+        bytes = bytes.subspan(static_cast<std::size_t>(moved));
+        offset += static_cast<std::uint64_t>(moved);
+      }
+    }
+
+   private:
+    Descriptor file_;
+    std::uint64_t size_ = 0;
+  };
+
+  class FileLock final : public Lock {
+   public:
+    explicit FileLock(Descriptor file) : file_{std::move(file)} {}
+
+   private:
+    Descriptor file_;
+  };
+};
+
+}  // namespace zerospan::inline v0

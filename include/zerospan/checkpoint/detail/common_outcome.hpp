@@ -1,0 +1,122 @@
+/// @file
+/// CommonOutcome: what fails on one rank fails on all of them, alike.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <source_location>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Runs work on files, and says of what fails which parameter it was for.
+template <class F>
+decltype(auto) for_parameter(std::string_view parameter, F work) {
+  try {
+    return work();
+  } catch (const IoError& error) {
+    const std::string name{parameter};
+    throw CheckpointError{(name.empty() ? "" : "parameter " + name + ": ") + error.what(), error.path(), name,
+                          error.code().value(), error.where()};
+  }
+}
+
+/// The ranks of an engine, as they save or load a checkpoint together.
+class CommonOutcome {
+ public:
+  /// @param engine Outlives it. @param place This rank's, among all `places`.
+  CommonOutcome(Engine& engine, std::size_t place, std::size_t places)
+      : engine_{engine}, place_{place}, places_{places} {}
+
+  /// A collective: runs `work` on every rank. @throws on all of them the CheckpointError of the first rank that has
+  /// one. Other errors are the engine's, or the rank's own: peers learn of them as of any other.
+  template <class F>
+  void together(F work) {
+    std::optional<CheckpointError> failure;
+    try {
+      for_parameter({}, work);
+    } catch (const CheckpointError& error) {
+      failure = error;
+    }
+    tell(failure);
+  }
+
+  /// The same for one rank, rank 0, which tells the others some numbers: a collective of as many on every rank.
+  /// @param work Returns them.
+  template <class F>
+  std::vector<std::int64_t> by_first(std::size_t numbers, F work) {
+    std::vector<std::int64_t> told(numbers);
+    together([&] {
+      if (place_ == 0) told = work();
+    });
+    engine_.sum_over_ranks(told, "what rank 0 has found");
+    return told;
+  }
+
+  /// Every rank's numbers, by rank; a collective.
+  std::vector<std::int64_t> of_all(std::span<const std::int64_t> numbers) {
+    std::vector<std::int64_t> all(places_ * numbers.size());
+    std::ranges::copy(numbers, all.begin() + static_cast<std::ptrdiff_t>(place_ * numbers.size()));
+    engine_.sum_over_ranks(all, "what the ranks have written");
+    return all;
+  }
+
+ private:
+  void tell(const std::optional<CheckpointError>& failure) {
+    const std::int64_t failed = failure ? 1 : 0;
+    const std::vector<std::int64_t> ranks = of_all({&failed, 1});
+    const auto first = static_cast<std::size_t>(std::ranges::find(ranks, 1) - ranks.begin());
+    if (first == places_) return;
+    if (places_ == 1) throw CheckpointError{*failure};
+    const std::string text = text_of(first, failure);
+    std::vector<std::string> fields;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find('\0', begin), text.size());
+      fields.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    fields.resize(4);
+    int error_number = 0;
+    std::from_chars(fields[3].data(), fields[3].data() + fields[3].size(), error_number);
+    throw CheckpointError{"rank " + std::to_string(first) + ": " + fields[0], fields[1], fields[2], error_number,
+                          failure ? failure->where() : std::source_location::current()};
+  }
+
+  /// The failure of one rank, on every rank.
+  std::string text_of(std::size_t rank, const std::optional<CheckpointError>& failure) {
+    std::string mine;
+    if (rank == place_) {
+      mine = failure->what();
+      for (const std::string& field :
+           {failure->file(), failure->parameter(), std::to_string(failure->error_number())}) {
+        mine.append(1, '\0').append(field);
+      }
+    }
+    auto size = static_cast<std::int64_t>(mine.size());
+    engine_.sum_over_ranks({&size, 1}, "why the checkpoint fails");
+    std::vector<std::int64_t> words((static_cast<std::size_t>(size) + 7) / 8);
+    if (!mine.empty()) std::memcpy(words.data(), mine.data(), mine.size());
+    engine_.sum_over_ranks(words, "why the checkpoint fails");
+    std::string text(static_cast<std::size_t>(size), '\0');
+    if (size > 0) std::memcpy(text.data(), words.data(), text.size());
+    return text;
+  }
+
+  Engine& engine_;
+  std::size_t place_;
+  std::size_t places_;
+};
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,437 @@
+/// @file
+/// CheckpointReader: loads what an engine's ranks hold from a checkpoint of any number of ranks.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <xxhash.h>
+
+#include <zerospan/checkpoint/checkpoint_files.hpp>
+#include <zerospan/checkpoint/detail/checkpoint_directory.hpp>
+#include <zerospan/checkpoint/detail/common_outcome.hpp>
+#include <zerospan/checkpoint/detail/manifest.hpp>
+#include <zerospan/checkpoint/options.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/kernels/convert.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// The data of all ranks that have saved, one of them open at a time.
+class DataReader {
+ public:
+  DataReader(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& name)
+      : files_{files}, directory_{directory}, name_{name} {}
+
+  std::string path_of(std::size_t rank) const { return directory_.data_of(name_, rank); }
+
+  CheckpointFiles::Reader& of(std::size_t rank) {
+    if (!file_ || rank_ != rank) {
+      file_ = files_.open(path_of(rank));
+      rank_ = rank;
+      if (!file_) throw_checkpoint_error("the file is missing", path_of(rank));
+    }
+    return *file_;
+  }
+
+ private:
+  CheckpointFiles& files_;
+  const CheckpointDirectory& directory_;
+  CheckpointName name_;
+  std::unique_ptr<CheckpointFiles::Reader> file_;
+  std::size_t rank_ = 0;
+};
+
+/// Loads one checkpoint. First every rank looks at all that it will need of it: manifest, parts, and each extent in
+/// which there is something of what it holds, with its checksum. When all ranks have found all of it sound, each reads
+/// the ranges that it holds.
+class CheckpointReader {
+ public:
+  CheckpointReader(Engine& engine, CheckpointFiles& files, const std::string& directory, const LoadOptions& options)
+      : engine_{engine},
+        files_{files},
+        options_{options},
+        model_{engine.describe()},
+        ranks_{engine, model_.place, model_.places},
+        directory_{files, directory} {}
+
+  /// The step of the one that `load` would take; a collective.
+  std::optional<std::int64_t> find() {
+    if (!choose()) return std::nullopt;
+    return name_.step;
+  }
+
+  LoadedCheckpoint load() {
+    if (!choose()) {
+      const std::string which = options_.step ? "checkpoint of step " + std::to_string(*options_.step) : "checkpoint";
+      throw_checkpoint_error("there is no complete " + which + " in this directory", directory_.path());
+    }
+    ranks_.together([&] {
+      read_manifest();
+      match();
+      read_parts();
+      check_coverage();
+      verify();
+    });
+    std::optional<CheckpointError> failure;
+    DataReader data{files_, directory_, name_};
+    std::size_t parameter = 0;
+    engine_.edit_states(
+        [&](const StatesEdit& edit) {
+          while (model_.parameters[parameter].name != edit.parameter) ++parameter;
+          if (failure || !matches_[parameter].taken) return EditOutcome::unchanged;
+          try {
+            for_parameter(edit.parameter, [&] { read(parameter, edit, data); });
+          } catch (const CheckpointError& error) {
+            failure = error;
+            return EditOutcome::unchanged;
+          }
+          return EditOutcome::changed;
+        },
+        {.content = WriteContent::undefined, .progress = manifest_.progress, .buffer = options_.buffer});
+    ranks_.together([&] {
+      if (failure) {
+        throw CheckpointError{std::string{failure->what()} + "; the model is loaded in part", failure->file(),
+                              failure->parameter(), failure->error_number(), failure->where()};
+      }
+    });
+    loaded_.step = manifest_.progress.step;
+    loaded_.path = directory_.path_of(name_);
+    loaded_.ranks = manifest_.parts.size();
+    loaded_.seed = manifest_.seed;
+    loaded_.optimizer = manifest_.optimizer;
+    return std::move(loaded_);
+  }
+
+ private:
+  /// A parameter of the model in the checkpoint.
+  struct Match {
+    const StoredParameter* taken = nullptr;
+    bool has_states = false;
+  };
+
+  /// An extent that this rank needs something of.
+  struct NeededExtent {
+    StoredExtent extent;
+    std::size_t rank;
+  };
+
+  /// Rank 0 looks which checkpoint it is. @return Whether there is one.
+  bool choose() {
+    const auto found = ranks_.by_first(3, [&] {
+      const std::optional<CheckpointName> name =
+          options_.step ? directory_.of_step(*options_.step) : directory_.latest();
+      if (!name) return std::vector<std::int64_t>{0, 0, 0};
+      return std::vector<std::int64_t>{1, name->step, name->copy};
+    });
+    name_ = {found[1], found[2]};
+    return found[0] == 1;
+  }
+
+  /// A small file, whole.
+  std::string text_of(const std::string& path) const {
+    const auto file = files_.open(path);
+    if (!file) throw_checkpoint_error("the file is missing", path);
+    std::string text(static_cast<std::size_t>(file->size()), '\0');
+    file->read(0, std::as_writable_bytes(std::span{text}));
+    return text;
+  }
+
+  void read_manifest() {
+    const std::string path = directory_.manifest_of(name_);
+    manifest_ = parse_manifest(text_of(path), path);
+  }
+
+  /// Compares the model with what the manifest has. @throws CheckpointError if it is to be the same and is not.
+  void match() {
+    const std::string path = directory_.manifest_of(name_);
+    const bool is_strict = options_.match == CheckpointMatch::strict;
+    const bool has_same_states = check_states(path, is_strict);
+    std::unordered_map<std::string_view, const StoredParameter*> stored;
+    for (const StoredParameter& parameter : manifest_.parameters) {
+      if (!stored.emplace(parameter.name, &parameter).second) {
+        throw_checkpoint_error("the checkpoint has two parameters of this name", path, parameter.name);
+      }
+    }
+    std::unordered_set<std::string_view> declared;
+    for (const ParameterDescription& parameter : model_.parameters) {
+      declared.insert(parameter.name);
+      matches_.emplace_back();
+      const auto found = stored.find(parameter.name);
+      if (found == stored.end()) {
+        if (is_strict) throw_checkpoint_error("the checkpoint does not have it", path, parameter.name);
+        loaded_.missing.push_back(parameter.name);
+        continue;
+      }
+      const StoredParameter& its = *found->second;
+      if (its.shape != parameter.shape) {
+        if (is_strict) {
+          throw_checkpoint_error(
+              "its shape is " + in_brackets(parameter.shape) + ", and " + in_brackets(its.shape) + " in the checkpoint",
+              path, parameter.name);
+        }
+        loaded_.reshaped.push_back(parameter.name);
+        continue;
+      }
+      if (is_strict && its.training != parameter.training) {
+        const bool is_frozen = parameter.training == Training::frozen;
+        throw_checkpoint_error(is_frozen ? "it is declared frozen, and was trained in the checkpoint"
+                                         : "it is declared trainable, and was frozen in the checkpoint",
+                               path, parameter.name);
+      }
+      const bool has_states =
+          has_same_states && parameter.training == Training::trainable && its.training == Training::trainable;
+      matches_.back() = {&its, has_states};
+      const bool lacks_states = parameter.training == Training::trainable && !has_states;
+      (lacks_states ? loaded_.without_states : loaded_.taken).push_back(parameter.name);
+    }
+    for (const StoredParameter& parameter : manifest_.parameters) {
+      if (declared.contains(parameter.name)) continue;
+      if (is_strict) throw_checkpoint_error("the checkpoint has it, and the model has not", path, parameter.name);
+      loaded_.extra.push_back(parameter.name);
+    }
+  }
+
+  /// Whether the optimizer's states are those of the checkpoint's.
+  bool check_states(const std::string& path, bool is_strict) const {
+    const auto is_same = [](const StoredArray& stored, const StateArray& named) {
+      return stored.name == named.name && stored.type == named.type;
+    };
+    const bool are_same =
+        manifest_.optimizer == model_.optimizer && std::ranges::equal(manifest_.states, model_.states, is_same);
+    if (are_same || !is_strict) return are_same;
+    const auto described = [](const std::string& optimizer, const auto& arrays) {
+      std::string text = optimizer + " (";
+      for (const auto& array : arrays) text += (&array == &arrays.front() ? "" : ", ") + std::string{array.name};
+      return text + ")";
+    };
+    throw_checkpoint_error("it has the states of another optimizer: of " +
+                               described(manifest_.optimizer, manifest_.states) + ", not of " +
+                               described(model_.optimizer, model_.states),
+                           path);
+  }
+
+  static std::string in_brackets(const Shape& shape) {
+    std::string text = "[";
+    for (std::size_t i = 0; i < shape.rank(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+    return text + "]";
+  }
+
+  /// The width of an element of a component of a parameter in the checkpoint.
+  std::size_t width_of(const StoredParameter& parameter, std::size_t component) const {
+    if (component > 0) return element_bytes(manifest_.states[component - 1].type);
+    return parameter.training == Training::frozen ? element_bytes(parameter.type) : sizeof(float);
+  }
+
+  std::size_t components_of(const Match& match) const { return match.has_states ? 1 + manifest_.states.size() : 1; }
+
+  /// Lists what this rank needs of each rank's data.
+  void read_parts() {
+    needed_.resize(model_.parameters.size());
+    std::unordered_map<std::string_view, std::size_t> index;
+    for (std::size_t p = 0; p < model_.parameters.size(); ++p) {
+      if (!matches_[p].taken) continue;
+      needed_[p].resize(components_of(matches_[p]));
+      index.emplace(model_.parameters[p].name, p);
+    }
+    DataReader data{files_, directory_, name_};
+    for (std::size_t rank = 0; rank < manifest_.parts.size(); ++rank) {
+      const std::string path = directory_.part_of(name_, rank);
+      const std::string text = text_of(path);
+      if (text.size() != manifest_.parts[rank].bytes || checksum(text) != manifest_.parts[rank].checksum) {
+        throw_checkpoint_error("the file is damaged, or of another checkpoint: it has " + std::to_string(text.size()) +
+                                   " bytes, and is to have " + std::to_string(manifest_.parts[rank].bytes) +
+                                   " with another checksum",
+                               path);
+      }
+      const Part part = parse_part(text, path);
+      bool is_needed = !part.host.empty();
+      for (const StoredPieces& pieces : part.pieces) {
+        const auto found = index.find(pieces.parameter);
+        if (found == index.end()) continue;
+        is_needed = list_pieces(found->second, pieces, part.bytes, rank) || is_needed;
+      }
+      if (is_needed) {
+        const std::uint64_t size = data.of(rank).size();
+        if (size != part.bytes) {
+          throw_checkpoint_error("the file is truncated: it has " + std::to_string(size) + " bytes, and is to have " +
+                                     std::to_string(part.bytes),
+                                 data.path_of(rank));
+        }
+      }
+      read_host_bytes(part, rank, data);
+    }
+  }
+
+  /// @return Whether this rank needs anything of it.
+  bool list_pieces(std::size_t p, const StoredPieces& pieces, std::uint64_t data_bytes, std::size_t rank) {
+    const ParameterDescription& parameter = model_.parameters[p];
+    const std::string path = directory_.part_of(name_, rank);
+    bool is_needed = false;
+    if (pieces.components.size() < needed_[p].size())
+      throw_checkpoint_error("states are missing", path, parameter.name);
+    for (std::size_t c = 0; c < needed_[p].size(); ++c) {
+      const std::size_t width = width_of(*matches_[p].taken, c);
+      for (const StoredExtent& extent : pieces.components[c]) {
+        const std::uint64_t all = parameter.shape.elements();
+        const bool is_within = extent.first <= all && extent.elements <= all - extent.first && extent.elements > 0 &&
+                               extent.elements <= data_bytes / width &&
+                               extent.offset <= data_bytes - extent.elements * width;
+        if (!is_within) throw_checkpoint_error("an extent ends beyond its parameter or its file", path, parameter.name);
+        const bool overlaps =
+            extent.first < parameter.first + parameter.elements && parameter.first < extent.first + extent.elements;
+        if (overlaps) needed_[p][c].push_back({extent, rank});
+        is_needed = is_needed || overlaps;
+      }
+    }
+    return is_needed;
+  }
+
+  void read_host_bytes(const Part& part, std::size_t rank, DataReader& data) {
+    std::vector<std::byte>& bytes = loaded_.host_bytes.emplace_back();
+    for (const StoredExtent& extent : part.host) {
+      const bool is_next = extent.first == bytes.size() && extent.elements <= part.bytes &&
+                           extent.offset <= part.bytes - extent.elements;
+      if (!is_next) throw_checkpoint_error("the host's bytes are out of order", directory_.part_of(name_, rank));
+      bytes.resize(bytes.size() + static_cast<std::size_t>(extent.elements));
+      const std::span read = std::span{bytes}.subspan(static_cast<std::size_t>(extent.first));
+      data.of(rank).read(extent.offset, read);
+      if (checksum(read) != extent.checksum) refuse_bits("the host's bytes", extent, 1, data.path_of(rank), {});
+    }
+  }
+
+  [[noreturn]] static void refuse_bits(const std::string& what, const StoredExtent& extent, std::size_t width,
+                                       const std::string& path, const std::string& parameter) {
+    throw_checkpoint_error(what + " at offset " + std::to_string(extent.offset) + ", " +
+                               std::to_string(extent.elements * width) +
+                               " bytes, are not those that were saved: their checksum is another",
+                           path, parameter);
+  }
+
+  /// Sorts what is needed. @throws CheckpointError unless each element is there once.
+  void check_coverage() {
+    for (std::size_t p = 0; p < needed_.size(); ++p) {
+      const ParameterDescription& parameter = model_.parameters[p];
+      for (std::vector<NeededExtent>& extents : needed_[p]) {
+        if (parameter.elements == 0) continue;
+        std::ranges::sort(extents, {}, [](const NeededExtent& needed) { return needed.extent.first; });
+        bool is_whole = !extents.empty() && extents.front().extent.first <= parameter.first;
+        std::uint64_t next = is_whole ? extents.front().extent.first : 0;
+        for (const NeededExtent& needed : extents) {
+          is_whole = is_whole && needed.extent.first == next;
+          next = needed.extent.first + needed.extent.elements;
+        }
+        if (!is_whole || next < parameter.first + parameter.elements) {
+          throw_checkpoint_error("the checkpoint has not each of its elements once", directory_.path_of(name_),
+                                 parameter.name);
+        }
+      }
+    }
+  }
+
+  /// Reads every extent that is needed, whole.
+  void verify() {
+    DataReader data{files_, directory_, name_};
+    std::vector<std::byte> memory(std::clamp(options_.buffer.count, std::size_t{4096}, std::size_t{1} << 20));
+    struct Free {
+      void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
+    };
+    const std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
+    for (std::size_t p = 0; p < needed_.size(); ++p) {
+      const std::string& name = model_.parameters[p].name;
+      for (std::size_t c = 0; c < needed_[p].size(); ++c) {
+        const std::size_t width = width_of(*matches_[p].taken, c);
+        for (const auto& [extent, rank] : needed_[p][c]) {
+          XXH3_64bits_reset(state.get());
+          for_parameter(name, [&, &source = extent, from = rank] {
+            const std::uint64_t bytes = source.elements * width;
+            for (std::uint64_t done = 0; done < bytes;) {
+              const auto piece = std::span{memory}.first(std::min<std::uint64_t>(memory.size(), bytes - done));
+              data.of(from).read(source.offset + done, piece);
+              XXH3_64bits_update(state.get(), piece.data(), piece.size());
+              done += piece.size();
+            }
+          });
+          if (XXH3_64bits_digest(state.get()) != extent.checksum) {
+            const std::string what = c == 0 ? "its values" : "its " + manifest_.states[c - 1].name;
+            refuse_bits(what, extent, width, data.path_of(rank), name);
+          }
+        }
+      }
+    }
+  }
+
+  /// Fills a piece of a parameter.
+  void read(std::size_t p, const StatesEdit& edit, DataReader& data) const {
+    const Match& match = matches_[p];
+    edit.updates = match.has_states ? match.taken->updates : 0;
+    const std::uint64_t count = edit.master.size();
+    const std::span<std::byte> values = std::as_writable_bytes(edit.master);
+    if (const std::size_t width = width_of(*match.taken, 0); width == sizeof(float)) {
+      read_range(needed_[p][0], width, edit.first, values, data);
+    } else {  // values of 16 bits: into the upper half of their place, then widened from below
+      const std::span<std::byte> narrow = values.last(count * width);
+      read_range(needed_[p][0], width, edit.first, narrow, data);
+      std::array<std::byte, 2 * block_elements> block;
+      for (std::size_t done = 0; done < count; done += block_elements) {
+        const std::size_t here = std::min<std::size_t>(block_elements, count - done);
+        std::memcpy(block.data(), narrow.data() + done * width, here * width);
+        to_float(match.taken->type, block.data(), edit.master.data() + done, here);
+      }
+    }
+    for (std::size_t s = 0; s < edit.states.size(); ++s) {
+      if (match.has_states) {
+        read_range(needed_[p][1 + s], width_of(*match.taken, 1 + s), edit.first, edit.states[s], data);
+      } else {
+        std::ranges::fill(edit.states[s], std::byte{0});
+      }
+    }
+  }
+
+  /// Reads elements from `first` on, as many as `to` has room for.
+  static void read_range(const std::vector<NeededExtent>& extents, std::size_t width, std::uint64_t first,
+                         std::span<std::byte> to, DataReader& data) {
+    const std::uint64_t end = first + to.size() / width;
+    auto next = std::ranges::upper_bound(extents, first, {}, [](const NeededExtent& n) { return n.extent.first; });
+    for (--next; first < end; ++next) {
+      const StoredExtent& extent = next->extent;
+      const std::uint64_t count = std::min(end, extent.first + extent.elements) - first;
+      const std::size_t bytes = static_cast<std::size_t>(count) * width;
+      data.of(next->rank).read(extent.offset + (first - extent.first) * width, to.first(bytes));
+      to = to.subspan(bytes);
+      first += count;
+    }
+  }
+
+  Engine& engine_;
+  CheckpointFiles& files_;
+  LoadOptions options_;
+  EngineDescription model_;
+  CommonOutcome ranks_;
+  CheckpointDirectory directory_;
+  CheckpointName name_{};
+  Manifest manifest_{};
+  LoadedCheckpoint loaded_{};
+  std::vector<Match> matches_;                                  ///< Of each parameter.
+  std::vector<std::vector<std::vector<NeededExtent>>> needed_;  ///< Of each parameter and component, in order.
+};
+
+}  // namespace zerospan::inline v0::detail

@@ -1,0 +1,83 @@
+/// @file
+/// What saving and loading a checkpoint are told, and what they tell.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/units.hpp>
+
+namespace zerospan::inline v0 {
+
+class CheckpointFiles;
+
+struct SaveOptions {
+  /// How many complete checkpoints the directory keeps, the new one among them: of those before it, the ones of the
+  /// last steps. 0: all.
+  std::size_t keep = 0;
+
+  /// The host's own bytes of this rank (where its data loader is, its generator's state), given back by
+  /// `load_checkpoint`.
+  std::span<const std::byte> host_bytes{};
+
+  /// Host memory that states pass through; no budget holds it.
+  Bytes buffer = 4_MiB;
+
+  /// nullptr: the file system of this host.
+  CheckpointFiles* files = nullptr;
+};
+
+struct SavedCheckpoint {
+  std::int64_t step;
+  std::string path;  ///< The directory of the checkpoint.
+  Bytes written;     ///< By this rank.
+
+  /// On rank 0: older checkpoints that were to be removed and could not be, and why. The new one is complete all the
+  /// same.
+  std::vector<std::string> not_removed;
+};
+
+/// Whether a checkpoint is the model's, or may be another's.
+enum class CheckpointMatch : std::uint8_t {
+  strict,   ///< It has the same parameters, of the same shapes, trainable or frozen alike, and the optimizer's states.
+  partial,  ///< What has the name and the shape of a parameter is taken; everything else stays as it is.
+};
+
+struct LoadOptions {
+  /// Of that step; none: the latest.
+  std::optional<std::int64_t> step = std::nullopt;
+
+  CheckpointMatch match = CheckpointMatch::strict;
+
+  /// Host memory that states pass through; no budget holds it.
+  Bytes buffer = 4_MiB;
+
+  /// nullptr: the file system of this host.
+  CheckpointFiles* files = nullptr;
+};
+
+/// What was loaded; the same on every rank.
+struct LoadedCheckpoint {
+  std::int64_t step;
+  std::string path;    ///< The directory of the checkpoint.
+  std::size_t ranks;   ///< That saved it.
+  std::uint64_t seed;  ///< Of the engine that saved it.
+  std::string optimizer;
+
+  /// The host's own bytes of each rank that saved it.
+  std::vector<std::vector<std::byte>> host_bytes;
+
+  std::vector<std::string> taken;           ///< Parameters with their states, in declaration order.
+  std::vector<std::string> without_states;  ///< Taken alone: the checkpoint has no states of them for this optimizer.
+                                            ///< Theirs are zeros now, as before the first step.
+  std::vector<std::string> reshaped;        ///< Not taken: the checkpoint has another shape.
+  std::vector<std::string> missing;         ///< Not taken: the checkpoint does not have them.
+  std::vector<std::string> extra;           ///< The checkpoint has them, the model has not.
+};
+
+}  // namespace zerospan::inline v0

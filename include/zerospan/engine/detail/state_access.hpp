@@ -1,0 +1,438 @@
+/// @file
+/// StateAccess: master weights and the optimizer's states, streamed out and written in, piece by piece.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/outcome.hpp>
+#include <zerospan/engine/states.hpp>
+#include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/optimizer/state_array.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Host memory for a piece: as many master weights as elements of each array of states, one after the other.
+class PieceMemory {
+ public:
+  /// Pieces begin at multiples of so many elements of a shard: at transfers' boundaries on any tier.
+  static constexpr std::size_t unit = 4096;
+
+  /// @param arrays Outlive it. @throws ConfigurationError if not even `unit` elements fit into `bytes`.
+  PieceMemory(std::span<const StateArray> arrays, Bytes bytes) : arrays_{arrays} {
+    std::size_t width = sizeof(float);
+    for (const StateArray& array : arrays) width += element_bytes(array.type);
+    elements_ = bytes.count / width / unit * unit;
+    if (elements_ == 0) {
+      throw_configuration_error("a buffer of " + std::to_string(bytes.count) + " bytes for pieces of " +
+                                std::to_string(unit) + " elements with their states; it must have " +
+                                std::to_string(unit * width));
+    }
+    memory_ = std::make_unique_for_overwrite<std::byte[]>(elements_ * width);
+  }
+
+  std::span<const StateArray> arrays() const noexcept { return arrays_; }
+
+  /// Elements of the largest piece.
+  std::size_t elements() const noexcept { return elements_; }
+
+  /// In a piece of so many elements.
+  std::span<float> master(std::size_t elements) const noexcept {
+    return {reinterpret_cast<float*>(memory_.get()), elements};
+  }
+  std::vector<std::span<std::byte>> states(std::size_t elements) const {
+    std::vector<std::span<std::byte>> spans;
+    std::byte* next = memory_.get() + elements * sizeof(float);
+    for (const StateArray& array : arrays_) {
+      const std::size_t bytes = elements * element_bytes(array.type);
+      spans.emplace_back(std::exchange(next, next + bytes), bytes);
+    }
+    return spans;
+  }
+
+ private:
+  std::span<const StateArray> arrays_;
+  std::size_t elements_;
+  std::unique_ptr<std::byte[]> memory_;
+};
+
+/// Reads and replaces master weights and states outside of a step. Memory is bounded by one buffer, whatever the model.
+template <Device D>
+class StateAccess {
+ public:
+  explicit StateAccess(EngineCore<D>& core) : core_{core} {}
+
+  /// Logical elements of a parameter.
+  struct Range {
+    std::uint64_t first = 0;
+    std::uint64_t elements = 0;
+  };
+
+  /// What this rank holds.
+  Range held(const ParameterRecord& parameter) const {
+    if (!core_.holds(parameter)) return {};
+    const std::size_t shard = core_.shard_of(parameter);
+    return {parameter.partition.first(shard), parameter.partition.count(shard)};
+  }
+
+  /// A part of what this rank holds, so that each element is in one rank's part, and those who hold the same have about
+  /// as much of it.
+  Range part_of(std::size_t index) const {
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    const Range all = held(parameter);
+    const bool is_everywhere = parameter.partition.shards == 1 && !parameter.partition.owner;
+    const std::size_t holders = is_everywhere ? core_.contributors() : core_.contributors() / core_.ranks();
+    const std::size_t self = is_everywhere ? core_.place() : core_.replica();
+    const std::uint64_t each = round_up((all.elements + holders - 1) / holders, PieceMemory::unit);
+    const std::uint64_t begin = std::min<std::uint64_t>(all.elements, (self + index) % holders * each);
+    return {all.first + begin, std::min(each, all.elements - begin)};
+  }
+
+  /// Shows this rank's parts, in declaration order.
+  void visit_own(const PieceMemory& memory, const StatesVisitor& visitor) {
+    for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      const Range part = part_of(p);
+      if (part.elements == 0) continue;
+      const std::size_t shard_begin = part.first - held(parameter).first;
+      const std::vector<Place> places = places_of(p);
+      for (std::size_t done = 0; done < part.elements; done += memory.elements()) {
+        const std::size_t elements = std::min<std::size_t>(memory.elements(), part.elements - done);
+        const auto states = read(parameter, places, shard_begin + done, elements, memory);
+        const std::vector<std::span<const std::byte>> constant{states.begin(), states.end()};
+        visitor({parameter.name, parameter.shape, parameter.type, parameter.options.training, parameter.updates,
+                 part.first + done, memory.master(elements), constant});
+      }
+    }
+  }
+
+  /// Has an editor change what this rank holds, in declaration order, and publishes it (a collective).
+  void edit_own(const PieceMemory& memory, WriteContent content, const StatesEditor& editor) {
+    std::vector<std::int64_t> updates(core_.states.parameters.size());
+    for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
+      ParameterRecord& parameter = core_.states.parameters[p];
+      parameter.copy.is_current = false;
+      const Range all = held(parameter);
+      const std::vector<Place> places = places_of(p);
+      std::int64_t count = parameter.updates;
+      for (std::size_t begin = 0; begin < all.elements; begin += memory.elements()) {
+        const std::size_t elements = std::min<std::size_t>(memory.elements(), all.elements - begin);
+        if (content == WriteContent::current) read(parameter, places, begin, elements, memory);
+        const auto states = states_in(parameter, memory, elements);
+        const EditOutcome outcome = editor({parameter.name, parameter.shape, parameter.type, parameter.options.training,
+                                            count, all.first + begin, memory.master(elements), states});
+        if (outcome == EditOutcome::changed) write(parameter, places, begin, elements, memory);
+      }
+      if (count < 0) {
+        throw_configuration_error("parameter " + parameter.name + " cannot have had " + std::to_string(count) +
+                                  " updates");
+      }
+      const Range part = part_of(p);
+      if (part.elements > 0 && part.first == 0) updates[p] = count;
+    }
+    core_.sum_over_ranks(updates, "the updates of parameters");
+    for (std::size_t p = 0; p < updates.size(); ++p) core_.states.parameters[p].updates = updates[p];
+    for (const Completion& end : core_.publish_replicas("edited parameters", {})) {
+      core_.lanes.wait(calling_thread, end, {OperationKind::all_gather, "edited parameters"});
+    }
+  }
+
+  /// A collective: shows every rank all master weights (of frozen parameters: their values), in declaration order and
+  /// logical order.
+  void visit(const MasterVisitor& visitor) {
+    for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      const Partition& partition = parameter.partition;
+      const std::vector<Place> places = places_of(p);
+      for (std::size_t shard = 0; shard < partition.shards; ++shard) {
+        for (std::size_t begin = 0; begin < partition.count(shard); begin += piece_elements) {
+          const std::size_t elements = std::min(piece_elements, parameter.shard_elements() - begin);
+          const float* const values = fetch(parameter, places, shard, begin, elements);
+          visitor(parameter.name, partition.first(shard) + begin,
+                  std::span{values, std::min(elements, partition.count(shard) - begin)});
+        }
+      }
+    }
+  }
+
+  /// Replaces the parameter by what rank `source` holds in the gathered buffer `data`, which `written` has filled
+  /// (a collective); waits for it.
+  void replace(std::size_t index, std::byte* data, Rank source, const Completion& written) {
+    ParameterRecord& parameter = core_.states.parameters[index];
+    parameter.copy.is_current = false;
+    const std::size_t bytes = parameter.gathered_bytes();
+    const std::size_t used = parameter.partition.elements * element_bytes(parameter.type);
+    const Completion arrived = core_.communicate(OperationKind::broadcast, parameter.name, bytes, {written},
+                                                 [=](auto& stream, AnyCommunicator& communicator, Collective what) {
+                                                   fill_zero(stream, data + used, bytes - used);
+                                                   communicator.broadcast(what, std::span{data, bytes}, source);
+                                                 });
+    std::vector<Completion> ends{arrived};
+    if (parameter.residence == Residence::replicated) {
+      ends.push_back(core_.lanes.post(Lane::copy, {arrived}, {OperationKind::copy, parameter.name, bytes},
+                                      [to = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
+                                        copy_bytes(stream, to, data, bytes);
+                                        return {};
+                                      }));
+    }
+    const std::vector<Place> places = places_of(index);
+    for (std::size_t begin = 0; begin < parameter.shard_elements(); begin += piece_elements) {
+      for_each_part(places, begin, piece_elements, [&](const Part& part) {
+        const std::byte* const from = core_.shard_in(parameter, data) + part.in_shard * element_bytes(parameter.type);
+        const PostedWork posted = store(parameter, part, from, arrived);
+        ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
+      });
+    }
+    for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::write, parameter.name});
+  }
+
+ private:
+  static constexpr std::size_t piece_elements = EngineCore<D>::exchange_elements;
+
+  /// A run of this rank's shard of a parameter, and its sub-group.
+  struct Place {
+    const SubGroup* group;
+    ShardRun run;
+  };
+
+  /// Part of such a run.
+  struct Part {
+    const SubGroup* group;
+    std::size_t in_group;
+    std::size_t in_shard;
+    std::size_t elements;
+  };
+
+  /// Where this rank's shard of the parameter is, in order; nowhere if it holds none.
+  std::vector<Place> places_of(std::size_t parameter) const {
+    std::vector<Place> places;
+    core_.states.for_each_run(parameter, [&](const SubGroup& group, const ShardRun& run) {
+      places.push_back({&group, run});
+    });
+    return places;
+  }
+
+  /// Calls `f(part)` for what lies of the shard's elements [begin, begin + elements) in each place.
+  template <class F>
+  static void for_each_part(const std::vector<Place>& places, std::size_t begin, std::size_t elements, F f) {
+    for (const auto& [group, run] : places) {
+      const std::size_t from = std::max(begin, run.first_in_shard);
+      const std::size_t to = std::min(begin + elements, run.first_in_shard + run.elements);
+      if (from < to) f(Part{group, run.first_in_group + (from - run.first_in_shard), from, to - from});
+    }
+  }
+
+  /// Brings the elements from `begin` on of a shard from who holds it to every rank. Every rank cuts shards into the
+  /// same pieces, wherever its sub-groups end.
+  /// @return Where they are, until the next call.
+  const float* fetch(const ParameterRecord& parameter, const std::vector<Place>& places, std::size_t shard,
+                     std::size_t begin, std::size_t elements) {
+    std::vector<Completion> ends;
+    const std::span piece{core_.exchange.on_device(), elements * sizeof(float)};
+    if (shard == core_.shard_of(parameter)) {
+      for_each_part(places, begin, elements, [&](const Part& part) {
+        float* const to = reinterpret_cast<float*>(piece.data()) + (part.in_shard - begin);
+        ends.push_back(parameter.has_states() ? read_master(parameter, part, to) : read_frozen(parameter, part, to));
+      });
+    }
+    if (parameter.partition.shards > 1 || parameter.partition.owner) {
+      const Rank root = parameter.partition.owner.value_or(Rank{static_cast<int>(shard)});
+      ends = {core_.broadcast({{piece, root}}, parameter.name, std::move(ends))};
+    }
+    ends = core_.exchange.bring_to_host(core_.lanes, parameter.name, piece.size(), std::move(ends));
+    for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::read, parameter.name});
+    return reinterpret_cast<const float*>(core_.exchange.on_host());
+  }
+
+  /// The states in a piece of a parameter; none of one that was declared frozen.
+  static std::vector<std::span<std::byte>> states_in(const ParameterRecord& parameter, const PieceMemory& memory,
+                                                     std::size_t elements) {
+    return parameter.has_states() ? memory.states(elements) : std::vector<std::span<std::byte>>{};
+  }
+
+  /// Master weights, and each array of states, of part of a shard.
+  std::vector<Operand> state_operands(const Part& part, std::span<const StateArray> arrays,
+                                      Operand::Access access) const {
+    const TierRef tier = core_.placement.tier(part.group->states_on);
+    std::vector<Operand> operands;
+    std::size_t array_begin = 0;
+    const auto add = [&](std::size_t width) {
+      operands.push_back(
+          {tier, part.group->states, array_begin + part.in_group * width, part.elements * width, access});
+      array_begin += part.group->elements * width;
+    };
+    add(sizeof(float));
+    for (const StateArray& array : arrays) add(element_bytes(array.type));
+    return operands;
+  }
+
+  /// The parameter itself, on its tier or in this rank's part of the replica.
+  Operand parameter_operand(const ParameterRecord& parameter, const Part& part, Operand::Access access) const {
+    const std::size_t width = element_bytes(parameter.type);
+    if (parameter.residence == Residence::replicated) {
+      const std::size_t shard = core_.shard_of(parameter) * parameter.shard_bytes();
+      return {core_.replicas, core_.states.replicas, parameter.replica + shard + part.in_shard * width,
+              part.elements * width, access};
+    }
+    return {core_.placement.parameters, core_.states.spaces[parameter.space].parameters,
+            (part.group->first + part.in_group) * width, part.elements * width, access};
+  }
+
+  /// Reads elements of this rank's shard, from `begin` on, into the memory of a piece; waits for it.
+  /// @return Where their states are.
+  std::vector<std::span<std::byte>> read(const ParameterRecord& parameter, const std::vector<Place>& places,
+                                         std::size_t begin, std::size_t elements, const PieceMemory& memory) {
+    const std::span<float> master = memory.master(elements);
+    const std::vector<std::span<std::byte>> states = states_in(parameter, memory, elements);
+    std::vector<Completion> ends;
+    for_each_part(places, begin, elements, [&](const Part& part) {
+      float* const to = master.data() + (part.in_shard - begin);
+      const std::size_t count = part.elements;
+      const Operation operation{OperationKind::copy, parameter.name, count * sizeof(float)};
+      if (parameter.has_states()) {
+        const std::vector<Operand> from = state_operands(part, memory.arrays(), Operand::Access::read);
+        std::vector<std::pair<std::byte*, std::size_t>> targets{
+            {reinterpret_cast<std::byte*>(to), count * sizeof(float)}};
+        for (std::size_t a = 0; a < states.size(); ++a) {
+          const std::size_t width = element_bytes(memory.arrays()[a].type);
+          targets.emplace_back(states[a].data() + (part.in_shard - begin) * width, count * width);
+        }
+        ends.push_back(core_.staging
+                           .run_on_host(Lane::copy, operation, from, {},
+                                        [targets](std::span<std::byte* const> pointers) {
+                                          for (std::size_t i = 0; i < targets.size(); ++i)
+                                            std::memcpy(targets[i].first, pointers[i], targets[i].second);
+                                        })
+                           .work);
+      } else {
+        const Operand from = parameter_operand(parameter, part, Operand::Access::read);
+        ends.push_back(core_.staging
+                           .run_on_host(Lane::copy, operation, {&from, 1}, {},
+                                        [to, count, type = parameter.type](std::span<std::byte* const> pointers) {
+                                          to_float(type, pointers[0], to, count);
+                                        })
+                           .work);
+      }
+    });
+    for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::read, parameter.name});
+    return states;
+  }
+
+  /// Writes them from there, and the parameter itself; zeros where the shard has places past its last element. Waits
+  /// for it.
+  void write(const ParameterRecord& parameter, const std::vector<Place>& places, std::size_t begin,
+             std::size_t elements, const PieceMemory& memory) {
+    const std::span<const float> master = memory.master(elements);
+    const std::vector<std::span<std::byte>> states = states_in(parameter, memory, elements);
+    const std::size_t with_padding = std::min(memory.elements(), parameter.shard_elements() - begin);
+    std::vector<Completion> ends;
+    for_each_part(places, begin, with_padding, [&](const Part& part) {
+      const std::size_t done = part.in_shard - begin;
+      const std::size_t count = std::min(part.elements, elements - std::min(elements, done));
+      std::vector<Operand> to;
+      std::vector<const std::byte*> from;
+      if (parameter.has_states()) {
+        to = state_operands(part, memory.arrays(), Operand::Access::write);
+        from.push_back(reinterpret_cast<const std::byte*>(master.data() + done));
+        for (std::size_t a = 0; a < states.size(); ++a)
+          from.push_back(states[a].data() + done * element_bytes(memory.arrays()[a].type));
+      }
+      to.push_back(parameter_operand(parameter, part, Operand::Access::write));
+      const auto copy = [=, type = parameter.type, places_here = part.elements,
+                         values = master.data() + done](std::span<std::byte* const> pointers) {
+        const auto put_zeros = [&](std::byte* target, std::size_t width) {
+          std::memset(target + count * width, 0, (places_here - count) * width);
+        };
+        for (std::size_t i = 0; i < from.size(); ++i) {
+          const std::size_t width = to[i].bytes / places_here;
+          if (count > 0) std::memcpy(pointers[i], from[i], count * width);
+          put_zeros(pointers[i], width);
+        }
+        if (count > 0) from_float(values, type, pointers.back(), count);
+        put_zeros(pointers.back(), element_bytes(type));
+      };
+      const Operation operation{OperationKind::copy, parameter.name, part.elements * sizeof(float)};
+      const PostedWork posted = core_.staging.run_on_host(Lane::copy, operation, to, {}, copy);
+      ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
+    });
+    for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::write, parameter.name});
+  }
+
+  Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
+    const Operand master{core_.placement.tier(part.group->states_on), part.group->states, part.in_group * sizeof(float),
+                         part.elements * sizeof(float), Operand::Access::read};
+    return run_copy(parameter, master, [to, bytes = master.bytes](auto& stream, std::byte* from) {
+      copy_bytes(stream, reinterpret_cast<std::byte*>(to), from, bytes);
+    });
+  }
+
+  Completion read_frozen(const ParameterRecord& parameter, const Part& part, float* to) {
+    const std::size_t width = element_bytes(parameter.type);
+    const auto convert = [to, type = parameter.type, elements = part.elements](auto& stream, std::byte* from) {
+      widen(stream, type, from, to, elements);
+    };
+    if (parameter.residence == Residence::replicated) {
+      std::byte* const from = core_.shard_in(parameter, core_.replica_of(parameter)) + part.in_shard * width;
+      return core_.lanes.post(Lane::copy, {}, {OperationKind::copy, parameter.name, part.elements * width},
+                              [convert, from](auto& stream) -> Completion {
+                                convert(stream, from);
+                                return {};
+                              });
+    }
+    const ShardSpace& space = core_.states.spaces[parameter.space];
+    return run_copy(parameter,
+                    {core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
+                     part.elements * width, Operand::Access::read},
+                    convert);
+  }
+
+  template <class Convert>
+  Completion run_copy(const ParameterRecord& parameter, const Operand& from, Convert convert) {
+    return core_.staging
+        .run(Lane::copy, {OperationKind::copy, parameter.name, from.bytes}, {&from, 1}, {},
+             [convert](auto& stream, std::span<std::byte* const> pointers) { convert(stream, pointers[0]); })
+        .work;
+  }
+
+  /// Writes part of this rank's shard: the master weights, and the parameter on its tier.
+  PostedWork store(const ParameterRecord& parameter, const Part& part, const std::byte* from,
+                   const Completion& arrived) {
+    const ShardSpace& space = core_.states.spaces[parameter.space];
+    const std::size_t width = element_bytes(parameter.type);
+    const std::size_t elements = part.elements;
+    std::vector<Operand> operands;
+    if (parameter.has_states()) {
+      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
+                          part.in_group * sizeof(float), elements * sizeof(float), Operand::Access::write});
+    }
+    if (parameter.residence == Residence::partitioned) {
+      operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
+                          elements * width, Operand::Access::write});
+    }
+    return core_.staging.run(Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
+                             [=, type = parameter.type, trains = parameter.has_states()](
+                                 auto& stream, std::span<std::byte* const> pointers) {
+                               if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
+                               if (pointers.size() > trains)
+                                 copy_bytes(stream, pointers[trains], from, elements * width);
+                             });
+  }
+
+  EngineCore<D>& core_;
+};
+
+}  // namespace zerospan::inline v0::detail
