@@ -27,8 +27,13 @@ install_packages g++ "clang-$clang_version" "libclang-rt-$clang_version-dev" "ll
 # Debian's clang looks for a symbolizer without a version in its name.
 export ASAN_SYMBOLIZER_PATH="/usr/lib/llvm-$clang_version/bin/llvm-symbolizer"
 
-# CUDA where there is nvcc: what it compiles is compiled; what needs a GPU is skipped without one.
+# CUDA where there is nvcc: what it compiles is compiled; what needs a GPU is skipped without one, and then kernels alone
+# are compiled for one.
 cuda=(-DZEROSPAN_WITH_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90-real)
+if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then
+  cuda=(-DZEROSPAN_WITH_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90-virtual -DCMAKE_CUDA_FLAGS=-Xcicc=-O0
+    -DZEROSPAN_KERNEL_ARCHITECTURES=90-real)
+fi
 if [[ "$long" == yes ]]; then cuda+=("-DZEROSPAN_KERNEL_ARCHITECTURES=80-real;90-real"); fi
 if ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
   echo "There is no nvcc, neither on the PATH nor in /usr/local/cuda/bin: what needs CUDA is not built."

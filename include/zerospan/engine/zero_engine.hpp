@@ -71,7 +71,7 @@ class ZeroEngine {
   void begin(Pass pass) { engine_->begin(pass); }
 
   /// Gives up the batch: drops the gradients that were committed since the last step, and ends all leases; those who
-  /// hold one may still release it. Every rank that was to make the step calls it, after the same commits.
+  /// hold one may still release it. Every rank that was to make the step calls it, after the same gathers and commits.
   void abandon() { engine_->abandon(); }
 
   /// What the host multiplies its loss by, until the next step; 1 without loss scaling. The same on every rank.
