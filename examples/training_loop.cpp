@@ -19,6 +19,8 @@
 #include <string_view>
 #include <utility>
 
+#include <unistd.h>
+
 #include <zerospan/checkpoint/checkpoint.hpp>
 #include <zerospan/zerospan.hpp>
 
@@ -201,11 +203,12 @@ bool train(ThreadCommunicator ranks, const std::string& checkpoints, int last_ep
 }  // namespace
 
 int main(int count, char** arguments) {
-  const auto run = [](const std::string& checkpoints, int last_epoch) {
+  const auto run = [](const std::string& checkpoints, int last_epoch) -> bool {
     return run_ranks(2, [&](ThreadCommunicator ranks) { return train(std::move(ranks), checkpoints, last_epoch); })[0];
   };
   if (count > 1) return run(arguments[1], epochs) ? 0 : 1;
-  const std::string checkpoints = std::filesystem::temp_directory_path() / "training_loop.checkpoints";
+  const std::string checkpoints =
+      std::filesystem::temp_directory_path() / ("training_loop.checkpoints." + std::to_string(getpid()));
   std::filesystem::remove_all(checkpoints);
   run(checkpoints, epochs / 2);
   const bool has_learned = run(checkpoints, epochs);  // engines of its own, as after a failure
