@@ -45,7 +45,8 @@ struct SavedCheckpoint {
 /// Whether a checkpoint is the model's, or may be another's.
 enum class CheckpointMatch : std::uint8_t {
   strict,   ///< It has the same parameters, of the same shapes, trainable or frozen alike, and the optimizer's states.
-  partial,  ///< What has the name and the shape of a parameter is taken; everything else stays as it is.
+  partial,  ///< What has the name and the shape of a parameter is taken, with the step and the loss scale; every other
+            ///< parameter stays as it is.
 };
 
 struct LoadOptions {
