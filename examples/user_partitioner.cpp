@@ -39,7 +39,7 @@ float train(ThreadCommunicator ranks) {
   const EngineOptions options{.partition = SmallInTurn{.small = 5000}, .persistence_threshold = 0_KiB};
   ZeroEngine engine{Stage3{}, ranks, device, Placement{host, host, host}, AdamW{.learning_rate = 0.1F}, options};
   std::vector<PartitionedParameter<float*>> model;
-  for (const std::size_t size : {100'000, 1000, 100'000, 2000, 1000}) {
+  for (const std::size_t size : std::vector<std::size_t>{100'000, 1000, 100'000, 2000, 1000}) {
     model.emplace_back(engine, "layer " + std::to_string(model.size()), Shape{size}, init::normal(1.0F));
   }
   for (int step = 0; step < 5; ++step, engine.step()) {
