@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -199,7 +200,7 @@ void check_on_device(const O& optimizer) {
   any.update(stream, {&run, 1});
   stream.synchronize();
   CHECK(std::memcmp(gpu->at(master.get()), expected.master.data(), n * sizeof(float)) == 0);
-  CHECK(std::memcmp(gpu->at(states.get()), expected.states.data(), expected.states.size()) == 0);
+  CHECK(std::ranges::equal(std::span{gpu->at(states.get()), expected.states.size()}, expected.states));
   CHECK(std::memcmp(gpu->at(parameter.get()), expected.parameter.data(), expected.parameter.size()) == 0);
 }
 
