@@ -16,6 +16,7 @@
 #include "gpt/checkpoints.hpp"
 #include "gpt/command_line.hpp"
 #include "gpt/cuda/run_on_cuda.hpp"
+#include "gpt/hugging_face.hpp"
 #include "gpt/job.hpp"
 #include "gpt/mpi/run_on_mpi.hpp"
 #include "gpt/run_on_cpu.hpp"
@@ -65,6 +66,7 @@ int run(int argc, char** argv, std::optional<gpt::MpiProcess>& mpi) {
     if (options.text.empty()) options.text = gpt::source_files(ZEROSPAN_SOURCE_DIR);
     const gpt::Text text = gpt::Text::read(options.text);
     gpt::validate(options, text);
+    if (!options.init.empty()) gpt::check_gpt2(options.init, options.model);
     train(options, text, mpi);
     return 0;
   } catch (const CLI::CallForHelp& help) {

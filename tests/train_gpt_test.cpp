@@ -346,6 +346,49 @@ TEST_CASE("a training that is asked to end saves, and ends without an error") {
 }
 #endif
 
+#if defined(ZEROSPAN_HAS_SAFETENSORS)
+TEST_CASE("a model that is exported begins another training, on other ranks and in tiles") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::string path = scratch.path() + "/exported";
+  const std::vector<std::string> unchanging{"--learning-rate", "0", "--min-learning-rate", "0"};
+  const auto first = train_small(scratch, {"--ranks", "2", "--validation-tokens", "0", "--export", path});
+  const auto train_from = [&](const std::string& init, std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), unchanging.begin(), unchanging.end());
+    arguments.insert(arguments.end(), {"--init", init, "--seed", "5", "--validation-tokens", "0"});
+    return train_small(scratch, arguments);
+  };
+  const auto same = train_from(path, {"--ranks", "3", "--stage", "2", "--export", scratch.path() + "/a.safetensors"});
+  CHECK(same.back()["parameter_hash"] == first.back()["parameter_hash"]);
+  CHECK(same.back()["validation_loss"].get<double>() ==
+        doctest::Approx(first.back()["validation_loss"].get<double>()).epsilon(1e-4));
+  const auto tiled = train_from(scratch.path() + "/a.safetensors", {"--ranks", "1", "--tiles", "3"});
+  CHECK(tiled.back()["parameter_hash"] == first.back()["parameter_hash"]);
+  CHECK(std::filesystem::exists(path + "/config.json"));
+}
+
+TEST_CASE("a model that cannot be imported, or written, is one clear line") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::string path = scratch.path() + "/exported";
+  train_small(scratch, {"--ranks", "1", "--export", path});
+  const auto fail = [&](std::vector<std::string> arguments, int code, const std::string& words) {
+    arguments.insert(arguments.end(),
+                     {"--text", write_text(scratch), "--layers", "2", "--context", "16", "--batch", "2", "--steps", "1",
+                      "--sample", "0", "--eval-every", "0", "--trace", scratch.path() + "/trace"});
+    const Run run = train_gpt(scratch, arguments);
+    INFO(run.errors);
+    CHECK(run.exit_code == code);
+    CHECK(run.errors.find(words) != std::string::npos);
+  };
+  fail({"--init", scratch.path() + "/none"}, 2, "does not exist");
+  fail({"--init", path, "--width", "32", "--heads", "2"}, 2, "config.json has n_embd 64, and this model's is 32");
+  fail({"--init", path + "/model.safetensors", "--width", "64", "--heads", "4"}, 2, "config.json has n_head 2");
+  std::filesystem::remove(path + "/config.json");
+  fail({"--init", path, "--width", "32", "--heads", "2"}, 1, "transformer.wte.weight in " + path);
+  fail({"--init", scratch.path() + "/text", "--width", "32"}, 1, "/text: claims a header");
+  fail({"--export", scratch.path() + "/none/a.safetensors"}, 1, "/none/a.safetensors");
+}
+#endif
+
 TEST_CASE("activation checkpoints, wherever they rest, change no bits") {
   const zerospan_test::ScratchDirectory scratch;
   const std::vector<std::string> layers{"--layers", "5"};

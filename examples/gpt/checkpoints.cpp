@@ -1,5 +1,6 @@
 /// @file
 /// The checkpoints of train_gpt, where it was built with what they need; `validate` refuses --checkpoint elsewhere.
+/// Likewise the models of others.
 #include "checkpoints.hpp"
 
 #include <csignal>
@@ -14,6 +15,9 @@
 #include <fmt/format.h>
 
 #include <zerospan/core/error.hpp>
+
+#include "engine_of_store.hpp"
+#include "hugging_face.hpp"
 
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
 #include <zerospan/checkpoint/checkpoint.hpp>
@@ -31,12 +35,6 @@ extern "C" void ask_to_end(int) {
   std::signal(SIGTERM, SIG_DFL);
 }
 
-/// What has the store of an engine stands for the engine.
-struct EngineOfStore {
-  std::shared_ptr<zerospan::ParameterStore> held;
-  std::shared_ptr<zerospan::ParameterStore> store() const { return held; }
-};
-
 }  // namespace
 
 Checkpoints::Checkpoints(const Options& options) : options_{options} {
@@ -50,6 +48,19 @@ Checkpoints::~Checkpoints() {
   if (!is_on()) return;
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
+}
+
+bool Checkpoints::import_model(std::shared_ptr<zerospan::ParameterStore> store) {
+  if (options_.init.empty()) return false;
+  import_gpt2(std::move(store), options_.init, options_.model);
+  return true;
+}
+
+bool Checkpoints::export_model(std::shared_ptr<zerospan::ParameterStore> store, bool is_first) {
+  if (options_.export_to.empty()) return false;
+  export_gpt2(std::move(store), options_.export_to, options_.model);
+  if (is_first) describe_gpt2(options_.export_to, options_.model);
+  return true;
 }
 
 bool Checkpoints::is_interrupted() const { return asked_to_end != 0; }

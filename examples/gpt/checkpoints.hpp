@@ -1,5 +1,5 @@
 /// @file
-/// The checkpoints of train_gpt, and the signals that ask for a last one.
+/// The checkpoints of train_gpt, and the signals that ask for a last one; the models that it begins and ends with.
 #pragma once
 
 #include <memory>
@@ -24,6 +24,8 @@ class Checkpoints final : public Saves {
   bool is_on() const override { return !options_.checkpoint.empty(); }
   std::string save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) override;
   std::optional<Position> resume(std::shared_ptr<zerospan::ParameterStore> store) override;
+  bool import_model(std::shared_ptr<zerospan::ParameterStore> store) override;
+  bool export_model(std::shared_ptr<zerospan::ParameterStore> store, bool is_first) override;
   bool is_interrupted() const override;
 
  private:

@@ -177,6 +177,17 @@ inline void add_checkpoints(CLI::App& app, Options& o) {
       ->check(positive());
 }
 
+inline void add_exchange(CLI::App& app, Options& o) {
+  app.add_option("--init", o.init,
+                 "Model to begin with, of GPT-2's layout as Hugging Face has it: a .safetensors file, its index, or a "
+                 "directory with one, whose config.json is looked at; the vocabulary is 256 bytes, the sizes are those "
+                 "of --layers, --heads, --width and --context")
+      ->check(CLI::ExistingPath);
+  app.add_option("--export", o.export_to,
+                 "Where the trained model is written in that layout, in fp32: a .safetensors file, or a directory, "
+                 "which gets a model.safetensors and a config.json");
+}
+
 inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--text", o.text,
                  "Files to learn, joined; the project's own headers, tests and README where none is given")
@@ -241,6 +252,9 @@ inline void validate(const Options& o, const Text& text) {
   require(o.checkpoint.empty() || can_save,
           "this train_gpt was built without xxHash: there are no checkpoints; configure with -DZEROSPAN_WITH_XXHASH=ON "
           "for --checkpoint");
+  require((o.init.empty() && o.export_to.empty()) || can_exchange,
+          "this train_gpt was built without nlohmann-json for safetensors: configure with "
+          "-DZEROSPAN_WITH_SAFETENSORS=ON for --init and --export");
   require(!o.checkpoint.empty() || (o.save_every == 0 && !o.resume),
           "--save-every and --resume take --checkpoint, the directory");
   require(o.schedule.minimum <= o.schedule.maximum,
@@ -272,6 +286,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   detail::add_model(app, options);
   detail::add_training(app, options);
   detail::add_checkpoints(app, options);
+  detail::add_exchange(app, options);
   app.parse(argc, argv);
   if (options.communicator == CommunicatorKind::mpi && app.count("--ranks") > 0) {
     zerospan::throw_configuration_error(

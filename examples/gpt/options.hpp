@@ -38,6 +38,13 @@ inline constexpr bool can_save = true;
 inline constexpr bool can_save = false;
 #endif
 
+/// Whether it was built with what models of others need.
+#if defined(ZEROSPAN_HAS_SAFETENSORS)
+inline constexpr bool can_exchange = true;
+#else
+inline constexpr bool can_exchange = false;
+#endif
+
 /// Byte counts are a rank's. The defaults train a small model for two minutes on two cores, all of its states on disk.
 struct Options {
   std::vector<std::filesystem::path> text;
@@ -88,6 +95,9 @@ struct Options {
   std::size_t sample = 500;
   std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
   std::filesystem::path metrics;  ///< Where empty, none are written.
+
+  std::filesystem::path init;       ///< A model to begin with; where empty, the seed's.
+  std::filesystem::path export_to;  ///< Where empty, the model is not exported.
 
   static constexpr std::size_t evaluation_tokens = 4096;
 

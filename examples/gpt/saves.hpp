@@ -1,5 +1,5 @@
 /// @file
-/// What training asks of its checkpoints.
+/// What training asks of its checkpoints, and of the models that it begins and ends with.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ struct Position {
   std::uint64_t skipped_steps = 0;  ///< Of those made.
 };
 
-/// Saves and loads checkpoints. Every rank calls the same members in the same order; ranks that are threads share it.
+/// Saves and loads checkpoints and models. Every rank calls the same members in the same order; ranks that are threads
+/// share it.
 class Saves {
  public:
   Saves() = default;
@@ -38,6 +39,12 @@ class Saves {
 
   /// Whether this process was asked to end.
   virtual bool is_interrupted() const = 0;
+
+  /// Loads the model that training is to begin with, if it is told of one, into the engine. @return Whether it is.
+  virtual bool import_model(std::shared_ptr<zerospan::ParameterStore> store) = 0;
+
+  /// Saves the model for others, if it is told where. @param is_first Of one rank alone. @return Whether it is.
+  virtual bool export_model(std::shared_ptr<zerospan::ParameterStore> store, bool is_first) = 0;
 };
 
 }  // namespace gpt

@@ -53,6 +53,7 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   if (trainer.is_interrupted()) return {{}, {}, true};
   const double validation_loss = trainer.validate();
   const std::uint64_t hash = trainer.parameter_hash();
+  trainer.export_model();
   std::string sample = trainer.write_text();
   if (!reports) return {};
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});

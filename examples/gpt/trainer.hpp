@@ -63,7 +63,7 @@ class Trainer {
 
   /// Trains from where a checkpoint was saved, or from the beginning, to the end; or as far as this run is to go.
   void train() {
-    resume();
+    begin();
     report(training_phase, steps_, options_.schedule.steps);
     const std::size_t first = steps_;
     const auto is_over = [&] {
@@ -81,6 +81,13 @@ class Trainer {
       if (saves_.is_on() && (is_due || is_over())) save();
     }
     steps_here_ = steps_ - first;
+  }
+
+  /// Saves the model for others, if the options say where.
+  void export_model() {
+    if (saves_.export_model(engine_.store(), rank_ == 0) && reports_) {
+      reports_->note("the model is exported to " + options_.export_to.string());
+    }
   }
 
   /// Steps made so far, and by this run.
@@ -132,18 +139,27 @@ class Trainer {
     Figures figures;
   };
 
-  void resume() {
-    if (!saves_.is_on()) return;
+  /// Begins where a checkpoint was saved, or else with a model of others, or else with that of the seed.
+  void begin() {
+    if (!resume() && saves_.import_model(engine_.store()) && reports_) {
+      reports_->note("begins with the model of " + options_.init.string());
+    }
+  }
+
+  /// @return Whether there is a checkpoint to go on from.
+  bool resume() {
+    if (!saves_.is_on()) return false;
     const std::optional<Position> position = saves_.resume(engine_.store());
     if (position) {
       steps_ = static_cast<std::size_t>(position->step);
       skipped_steps_ = static_cast<std::size_t>(position->skipped_steps);
       sampler_.go_on_after(position->sequences);
     }
-    if (!reports_ || !options_.resume) return;
+    if (!reports_ || !options_.resume) return position.has_value();
     const std::string directory = options_.checkpoint.string();
     reports_->note(position ? "resumes after step " + std::to_string(steps_) + ", from " + directory
                             : "begins at step 0: there is no checkpoint in " + directory);
+    return position.has_value();
   }
 
   void save() {

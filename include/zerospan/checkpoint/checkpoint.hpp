@@ -41,19 +41,12 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/detail/checked_path.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_of.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
 namespace zerospan::inline v0 {
 
 namespace detail {
-
-/// The engine of which this is the store. @throws ConfigurationError if it is none's.
-inline Engine& engine_of(ParameterStore& store) {
-  auto* const engine = dynamic_cast<Engine*>(&store);
-  if (!engine) throw_configuration_error("a checkpoint is of a ZeroEngine: this store is none's");
-  return *engine;
-}
 
 /// Calls `f(files, directory)` with the files that were given, or with this host's.
 template <class F>
@@ -76,7 +69,7 @@ template <ParameterHost E>
 SavedCheckpoint save_checkpoint(E& engine, const std::string& directory, const SaveOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();
   return detail::with_files(options.files, directory, [&](CheckpointFiles& files, const std::string& path) {
-    return detail::CheckpointWriter{detail::engine_of(*store), files, path, options}.save();
+    return detail::CheckpointWriter{detail::engine_of(*store, "a checkpoint"), files, path, options}.save();
   });
 }
 
@@ -87,7 +80,7 @@ template <ParameterHost E>
                                                           const LoadOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();
   return detail::with_files(options.files, directory, [&](CheckpointFiles& files, const std::string& path) {
-    return detail::CheckpointReader{detail::engine_of(*store), files, path, options}.find();
+    return detail::CheckpointReader{detail::engine_of(*store, "a checkpoint"), files, path, options}.find();
   });
 }
 
@@ -102,7 +95,7 @@ template <ParameterHost E>
 LoadedCheckpoint load_checkpoint(E& engine, const std::string& directory, const LoadOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();
   return detail::with_files(options.files, directory, [&](CheckpointFiles& files, const std::string& path) {
-    return detail::CheckpointReader{detail::engine_of(*store), files, path, options}.load();
+    return detail::CheckpointReader{detail::engine_of(*store, "a checkpoint"), files, path, options}.load();
   });
 }
 

@@ -178,6 +178,26 @@ class CheckpointError : public Error {
   int error_number_;
 };
 
+/// A model in the format of others that cannot be imported, or exported. It is thrown on all ranks alike.
+class InterchangeError : public Error {
+ public:
+  /// @param file Where it was found; empty if in no file.
+  /// @param tensor Of which tensor; empty if of none.
+  /// @param error_number The system's errno; 0 if it has said nothing.
+  InterchangeError(const std::string& message, std::string file, std::string tensor, int error_number,
+                   std::source_location where)
+      : Error{message, where}, file_{std::move(file)}, tensor_{std::move(tensor)}, error_number_{error_number} {}
+
+  const std::string& file() const noexcept { return file_; }
+  const std::string& tensor() const noexcept { return tensor_; }
+  int error_number() const noexcept { return error_number_; }
+
+ private:
+  std::string file_;
+  std::string tensor_;
+  int error_number_;
+};
+
 /// An operation that did not end within its deadline; names the operation.
 class TimeoutError : public Error {
  public:

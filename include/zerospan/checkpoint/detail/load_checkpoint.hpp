@@ -22,7 +22,7 @@
 
 #include <zerospan/checkpoint/checkpoint_files.hpp>
 #include <zerospan/checkpoint/detail/checkpoint_directory.hpp>
-#include <zerospan/checkpoint/detail/common_outcome.hpp>
+#include <zerospan/checkpoint/detail/checkpoint_outcome.hpp>
 #include <zerospan/checkpoint/detail/manifest.hpp>
 #include <zerospan/checkpoint/options.hpp>
 #include <zerospan/core/config.hpp>
@@ -425,7 +425,7 @@ class CheckpointReader {
   CheckpointFiles& files_;
   LoadOptions options_;
   EngineDescription model_;
-  CommonOutcome ranks_;
+  CheckpointOutcome ranks_;
   CheckpointDirectory directory_;
   CheckpointName name_{};
   Manifest manifest_{};

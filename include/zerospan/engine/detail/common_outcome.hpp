@@ -21,33 +21,27 @@
 
 namespace zerospan::inline v0::detail {
 
-/// Runs work on files, and says of what fails which parameter it was for.
-template <class F>
-decltype(auto) for_parameter(std::string_view parameter, F work) {
-  try {
-    return work();
-  } catch (const IoError& error) {
-    const std::string name{parameter};
-    throw CheckpointError{(name.empty() ? "" : "parameter " + name + ": ") + error.what(), error.path(), name,
-                          error.code().value(), error.where()};
-  }
-}
-
-/// The ranks of an engine, as they save or load a checkpoint together.
+/// The ranks of an engine, as they save or load files together.
+/// @tparam Kind Says of what kind their errors are: `Kind::Error`, which has a `file()`, an `error_number()` and
+/// `Kind::subject(error)`, and is made of message, file, subject, error number and place; `Kind::run(work)` calls
+/// `work()`, and throws as such what is of files.
+template <class Kind>
 class CommonOutcome {
  public:
+  using Error = typename Kind::Error;
+
   /// @param engine Outlives it. @param place This rank's, among all `places`.
   CommonOutcome(Engine& engine, std::size_t place, std::size_t places)
       : engine_{engine}, place_{place}, places_{places} {}
 
-  /// A collective: runs `work` on every rank. @throws on all of them the CheckpointError of the first rank that has
-  /// one. Other errors are the engine's, or the rank's own: peers learn of them as of any other.
+  /// A collective: runs `work` on every rank. @throws on all of them the error of the first rank that has
+  /// one, if it is of the kind. Other errors are the engine's, or the rank's own: peers learn of them as of any other.
   template <class F>
   void together(F work) {
-    std::optional<CheckpointError> failure;
+    std::optional<Error> failure;
     try {
-      for_parameter({}, work);
-    } catch (const CheckpointError& error) {
+      Kind::run(work);
+    } catch (const Error& error) {
       failure = error;
     }
     tell(failure);
@@ -74,12 +68,12 @@ class CommonOutcome {
   }
 
  private:
-  void tell(const std::optional<CheckpointError>& failure) {
+  void tell(const std::optional<Error>& failure) {
     const std::int64_t failed = failure ? 1 : 0;
     const std::vector<std::int64_t> ranks = of_all({&failed, 1});
     const auto first = static_cast<std::size_t>(std::ranges::find(ranks, 1) - ranks.begin());
     if (first == places_) return;
-    if (places_ == 1) throw CheckpointError{*failure};
+    if (places_ == 1) throw Error{*failure};
     const std::string text = text_of(first, failure);
     std::vector<std::string> fields;
     for (std::size_t begin = 0; begin <= text.size();) {
@@ -90,25 +84,25 @@ class CommonOutcome {
     fields.resize(4);
     int error_number = 0;
     std::from_chars(fields[3].data(), fields[3].data() + fields[3].size(), error_number);
-    throw CheckpointError{"rank " + std::to_string(first) + ": " + fields[0], fields[1], fields[2], error_number,
+    throw Error{"rank " + std::to_string(first) + ": " + fields[0], fields[1], fields[2], error_number,
                           failure ? failure->where() : std::source_location::current()};
   }
 
   /// The failure of one rank, on every rank.
-  std::string text_of(std::size_t rank, const std::optional<CheckpointError>& failure) {
+  std::string text_of(std::size_t rank, const std::optional<Error>& failure) {
     std::string mine;
     if (rank == place_) {
       mine = failure->what();
       for (const std::string& field :
-           {failure->file(), failure->parameter(), std::to_string(failure->error_number())}) {
+           {failure->file(), Kind::subject(*failure), std::to_string(failure->error_number())}) {
         mine.append(1, '\0').append(field);
       }
     }
     auto size = static_cast<std::int64_t>(mine.size());
-    engine_.sum_over_ranks({&size, 1}, "why the checkpoint fails");
+    engine_.sum_over_ranks({&size, 1}, "why the files fail");
     std::vector<std::int64_t> words((static_cast<std::size_t>(size) + 7) / 8);
     if (!mine.empty()) std::memcpy(words.data(), mine.data(), mine.size());
-    engine_.sum_over_ranks(words, "why the checkpoint fails");
+    engine_.sum_over_ranks(words, "why the files fail");
     std::string text(static_cast<std::size_t>(size), '\0');
     if (size > 0) std::memcpy(text.data(), words.data(), text.size());
     return text;
