@@ -1,14 +1,12 @@
 // The readers of the safetensors format, given any bytes: as a file; as a file whose header is as long as its text
 // seems to be, which random bytes hardly ever are; and as an index. What is read without an error is right: its tensors
 // are read to the last element, and declared to a writer they come to lie where they can be read again.
-#include <sanitizer/allocator_interface.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -22,37 +20,12 @@
 #include <zerospan/interchange/detail/safetensors_layout.hpp>
 #include <zerospan/interchange/safetensors_file.hpp>
 
+#include "fuzzing.hpp"
+
 namespace {
 
-/// Whatever is taken of memory at once, while it lasts, is in proportion to the bytes that there are.
-class AllocationLimit {
- public:
-  explicit AllocationLimit(std::size_t bytes_there) {
-    static const int installed = __sanitizer_install_malloc_and_free_hooks(check, [](const volatile void*) {});
-    if (installed == 0) std::abort();
-    limit() = 4096 + 16 * bytes_there;
-  }
-  AllocationLimit(const AllocationLimit&) = delete;
-  AllocationLimit& operator=(const AllocationLimit&) = delete;
-  ~AllocationLimit() { limit() = SIZE_MAX; }
-
- private:
-  static std::size_t& limit() {
-    static std::size_t bytes = SIZE_MAX;
-    return bytes;
-  }
-  static void check(const volatile void*, std::size_t bytes) {
-    if (bytes <= limit()) return;
-    std::fprintf(stderr, "%zu bytes are taken, more than %zu\n", bytes, limit());
-    std::abort();
-  }
-};
-
-void demand(bool is_so, const char* what) {
-  if (is_so) return;
-  std::fprintf(stderr, "it is not so: %s\n", what);
-  std::abort();
-}
+using zerospan_test::AllocationLimit;
+using zerospan_test::demand;
 
 /// The bytes as a file, which is there as long as the process runs.
 std::string file_of(std::string_view bytes) {

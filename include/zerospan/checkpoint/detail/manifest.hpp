@@ -97,8 +97,14 @@ class JsonReader {
 
   [[noreturn]] void refuse(const std::string& what) const { throw_checkpoint_error(what, file_); }
 
+  /// No deeper than a checkpoint's text is: whoever writes JSON again needs stack for each level.
   Json parse(std::string_view text) const {
-    Json json = Json::parse(text, nullptr, false);
+    constexpr int most = 16;
+    const auto check = [&](int depth, Json::parse_event_t, const Json&) {
+      if (depth > most) refuse("its JSON is nested deeper than " + std::to_string(most) + " levels");
+      return true;
+    };
+    Json json = Json::parse(text, check, false);
     if (!json.is_object()) refuse("this is no JSON object: the file is damaged");
     return json;
   }
@@ -228,7 +234,9 @@ inline Manifest parse_manifest(std::string_view text, const std::string& file) {
   manifest.seed = reader.number(json, "seed");
   const auto& optimizer = reader.member(json, "optimizer");
   manifest.optimizer = reader.text(optimizer, "name");
-  for (const auto& [name, value] : reader.member(optimizer, "settings").items()) {
+  const auto& settings = reader.member(optimizer, "settings");
+  if (!settings.is_object()) reader.refuse("\"settings\" is no object");
+  for (const auto& [name, value] : settings.items()) {
     manifest.settings.emplace_back(name, value.is_number() ? value.get<double>() : std::nan(""));
   }
   for (const auto& array : reader.array(optimizer, "states")) {
