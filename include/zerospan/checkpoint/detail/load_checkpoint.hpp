@@ -66,8 +66,7 @@ class DataReader {
 class CheckpointReader {
  public:
   CheckpointReader(Engine& engine, CheckpointFiles& files, const std::string& directory, const LoadOptions& options)
-      : engine_{engine},
-        files_{files},
+      : files_{files},
         options_{options},
         model_{engine.describe()},
         ranks_{engine, model_.place, model_.places},
@@ -91,28 +90,14 @@ class CheckpointReader {
       check_coverage();
       verify();
     });
-    std::optional<CheckpointError> failure;
     DataReader data{files_, directory_, name_};
-    std::size_t parameter = 0;
-    engine_.edit_states(
-        [&](const StatesEdit& edit) {
-          while (model_.parameters[parameter].name != edit.parameter) ++parameter;
-          if (failure || !matches_[parameter].taken) return EditOutcome::unchanged;
-          try {
-            for_parameter(edit.parameter, [&] { read(parameter, edit, data); });
-          } catch (const CheckpointError& error) {
-            failure = error;
-            return EditOutcome::unchanged;
-          }
-          return EditOutcome::changed;
-        },
-        {.content = WriteContent::undefined, .progress = manifest_.progress, .buffer = options_.buffer});
-    ranks_.together([&] {
-      if (failure) {
-        throw CheckpointError{std::string{failure->what()} + "; the model is loaded in part", failure->file(),
-                              failure->parameter(), failure->error_number(), failure->where()};
-      }
-    });
+    ranks_.edit_states(model_,
+                       {.content = WriteContent::undefined, .progress = manifest_.progress, .buffer = options_.buffer},
+                       "; the model is loaded in part", [&](std::size_t parameter, const StatesEdit& edit) {
+                         if (!matches_[parameter].taken) return EditOutcome::unchanged;
+                         for_parameter(edit.parameter, [&] { read(parameter, edit, data); });
+                         return EditOutcome::changed;
+                       });
     loaded_.step = manifest_.progress.step;
     loaded_.path = directory_.path_of(name_);
     loaded_.ranks = manifest_.parts.size();
@@ -421,7 +406,6 @@ class CheckpointReader {
     }
   }
 
-  Engine& engine_;
   CheckpointFiles& files_;
   LoadOptions options_;
   EngineDescription model_;

@@ -18,6 +18,8 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/engine/states.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -47,7 +49,35 @@ class CommonOutcome {
     tell(failure);
   }
 
-  /// The same for one rank, rank 0, which tells the others some numbers: a collective of as many on every rank.
+  /// A collective: `edit(index, states)` changes what this rank holds of the parameter that is declared as the
+  /// `index`th; it may throw an error of the kind, and is not called again then. @throws on all ranks, as `together`,
+  /// with `in_part` behind its words.
+  /// @param edit Returns an EditOutcome.
+  template <class Edit>
+  void edit_states(const EngineDescription& model, const EditOptions& options, std::string_view in_part, Edit edit) {
+    std::optional<Error> failure;
+    std::size_t index = 0;
+    engine_.edit_states(
+        [&](const StatesEdit& states) {
+          while (model.parameters[index].name != states.parameter) ++index;
+          if (failure) return EditOutcome::unchanged;
+          try {
+            return edit(index, states);
+          } catch (const Error& error) {
+            failure = error;
+            return EditOutcome::unchanged;
+          }
+        },
+        options);
+    together([&] {
+      if (failure) {
+        throw Error{failure->what() + std::string{in_part}, failure->file(), Kind::subject(*failure),
+                    failure->error_number(), failure->where()};
+      }
+    });
+  }
+
+  /// The same as `together` for one rank, rank 0, which tells the others some numbers: a collective of as many on every rank.
   /// @param work Returns them.
   template <class F>
   std::vector<std::int64_t> by_first(std::size_t numbers, F work) {
@@ -85,7 +115,7 @@ class CommonOutcome {
     int error_number = 0;
     std::from_chars(fields[3].data(), fields[3].data() + fields[3].size(), error_number);
     throw Error{"rank " + std::to_string(first) + ": " + fields[0], fields[1], fields[2], error_number,
-                          failure ? failure->where() : std::source_location::current()};
+                failure ? failure->where() : std::source_location::current()};
   }
 
   /// The failure of one rank, on every rank.

@@ -31,8 +31,7 @@ namespace zerospan::inline v0::detail {
 class SafetensorsImporter {
  public:
   SafetensorsImporter(Engine& engine, const std::string& path, const SafetensorsImportOptions& options)
-      : engine_{engine},
-        path_{path},
+      : path_{path},
         options_{options},
         model_{engine.describe()},
         ranks_{engine, model_.place, model_.places} {}
@@ -42,28 +41,13 @@ class SafetensorsImporter {
       source_.emplace(path_);
       match();
     });
-    std::optional<InterchangeError> failure;
-    std::size_t parameter = 0;
-    engine_.edit_states(
-        [&](const StatesEdit& edit) {
-          while (model_.parameters[parameter].name != edit.parameter) ++parameter;
-          std::optional<SafetensorsRegion>& region = regions_[parameter];
-          if (failure || !region) return EditOutcome::unchanged;
-          try {
-            for_tensor(region->tensor(), [&] { read(*region, edit); });
-          } catch (const InterchangeError& error) {
-            failure = error;
-            return EditOutcome::unchanged;
-          }
-          return EditOutcome::changed;
-        },
-        {.content = WriteContent::undefined, .buffer = options_.buffer});
-    ranks_.together([&] {
-      if (failure) {
-        throw InterchangeError{std::string{failure->what()} + "; the model is imported in part", failure->file(),
-                               failure->tensor(), failure->error_number(), failure->where()};
-      }
-    });
+    ranks_.edit_states(model_, {.content = WriteContent::undefined, .buffer = options_.buffer},
+                       "; the model is imported in part", [&](std::size_t parameter, const StatesEdit& edit) {
+                         std::optional<SafetensorsRegion>& region = regions_[parameter];
+                         if (!region) return EditOutcome::unchanged;
+                         for_tensor(region->tensor(), [&] { read(*region, edit); });
+                         return EditOutcome::changed;
+                       });
     imported_.path = source_->path();
     return std::move(imported_);
   }
@@ -132,7 +116,6 @@ class SafetensorsImporter {
     edit.updates = 0;
   }
 
-  Engine& engine_;
   const std::string& path_;
   const SafetensorsImportOptions& options_;
   EngineDescription model_;
