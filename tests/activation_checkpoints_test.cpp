@@ -25,6 +25,7 @@
 
 #include "support/aligned_tier.hpp"
 #include "support/faulty_io_engine.hpp"
+#include "support/sample.hpp"
 #include "support/training_run.hpp"
 
 namespace {
@@ -122,9 +123,11 @@ std::vector<const float*> pass(ActivationCheckpoints& checkpoints, std::size_t c
 }
 
 TEST_CASE("what is pushed comes back in reverse, bit for bit, from any tier in any budget") {
+  zerospan_test::Sample sample{4};
   for (const Place place : places) {
     for (const std::size_t on_device : {1U, 2U, 3U, 7U, 20U}) {
       for (const Bytes staging : {4_KiB, 24_KiB, 256_KiB}) {
+        if (!sample.takes()) continue;
         CAPTURE(zerospan_test::to_string(place));
         CAPTURE(on_device);
         Rig rig;
@@ -866,7 +869,8 @@ TEST_CASE("at random: contents, order and refusals are those of an ordinary stac
   for (const Place place : places) {
     std::uint64_t moved = 0;
     std::uint64_t refused = 0;
-    for (std::uint32_t seed = 0; seed < 25; ++seed) {
+    constexpr std::uint32_t seeds = zerospan_test::is_sanitized ? 7 : 25;
+    for (std::uint32_t seed = 0; seed < seeds; ++seed) {
       CAPTURE(seed);
       RandomUse use{seed, place};
       for (int i = 0; i < 400; ++i) use.step();
@@ -874,8 +878,8 @@ TEST_CASE("at random: contents, order and refusals are those of an ordinary stac
       moved += use.moved();
       refused += use.refused();
     }
-    CHECK(refused > 50);
-    CHECK((place == Place::device ? moved == 0 : moved > 300 * slot));
+    CHECK(refused > 2 * seeds);
+    CHECK((place == Place::device ? moved == 0 : moved > 12 * seeds * slot));
   }
 }
 

@@ -448,7 +448,7 @@ class ModelCheck {
   std::size_t bytes_read_ = 0;
 };
 
-constexpr std::uint64_t seeds = zerospan_test::is_sanitized ? 7 : 28;
+constexpr std::uint64_t seeds = zerospan_test::is_sanitized ? 3 : 28;
 
 TEST_CASE("whatever is read is what was written last") {
   std::size_t hits = 0;

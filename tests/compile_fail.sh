@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Checks that a compiler refuses a mistake in the words that the file's first line expects (a regular expression), and
-# compiles the same file once the mistake is mended.
-# Usage: tests/compile_fail.sh <file> <compiler> [<argument of the compiler>...]
+# compiles <mended> with the mistake mended, which is the same file, or empty where that is checked for many at once.
+# Usage: tests/compile_fail.sh <file> <mended> <compiler> [<argument of the compiler>...]
 set -euo pipefail
-file="$1"
-compile=("${@:2}" -fsyntax-only)
+file="$1" mended="$2"
+compile=("${@:3}")
 
 expected="$(sed -n '1s,^// Expected: ,,p' "$file")"
 [[ -n "$expected" ]] || { echo "The first line of $file is not // Expected: <words>" && exit 1; }
@@ -15,4 +15,4 @@ fi
 if ! grep -qE -- "$expected" <<<"$said"; then
   echo "Expected: $expected" && echo "$said" && exit 1
 fi
-"${compile[@]}" -DFIXED "$file"
+if [[ -n "$mended" ]]; then "${compile[@]}" -DFIXED "$mended"; fi

@@ -30,6 +30,7 @@
 #include "gpt/schedule.hpp"
 #include "gpt/text.hpp"
 #include "gpt/zerospan_adapter.hpp"
+#include "support/sample.hpp"
 
 namespace {
 
@@ -265,7 +266,9 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
   const auto loss = [&] { return model.loss(batch, evaluation) / 10.0; };
   CHECK(mean == loss());
   CHECK(store.entries().size() == 2 + dimensions.layers * (8 + 4 * dimensions.tiles) + 2);
+  zerospan_test::Sample sample{5};
   for (auto& entry : store.entries()) {
+    if (!sample.takes()) continue;
     CAPTURE(entry.name);
     check_gradient(entry.values, Values{entry.gradient}, loss, 1e-7);
   }

@@ -125,11 +125,11 @@ std::vector<float> export_from(int ranks, const Dimensions& d, const std::string
 }
 
 TEST_CASE("a model that is exported and imported is the same, in whatever tiles its layers are") {
-  for (const std::size_t tiles : {1, 5}) {
+  for (const std::size_t tiles : {1U, 5U}) {
     const ScratchDirectory scratch;
     const std::string path = scratch.path() + "/exported";
     const std::vector<float> exported = export_from(2, in_tiles(tiles), path);
-    for (const std::size_t others : {1, 3}) {
+    for (const std::size_t others : {1U, 3U}) {
       const auto imported = on_ranks(3, in_tiles(others), [&](Rank& rank, int) {
         gpt::check_gpt2(path, in_tiles(others));
         gpt::import_gpt2(rank.engine().store(), path, in_tiles(others));

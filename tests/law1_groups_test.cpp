@@ -72,7 +72,7 @@ TEST_CASE("whatever is divided among groups and however, training gives the same
       {3, Place::device, Place::device, {}},          {3, Place::nvme, Place::nvme, {}},
       {3, Place::device, Place::host, Place::device}, {3, Place::host, Place::nvme, Place::host},
       {3, Place::nvme, Place::nvme, Place::nvme},     {3, Place::nvme, Place::host, Place::device}};
-  zerospan_test::Sample sample{3};
+  zerospan_test::Sample sample{7};
   for (const ElementType type : {ElementType::float32, ElementType::bfloat16}) {
     for (const std::size_t micro_batches : {1U, 2U}) {
       for (const int ranks_per_group : {2, 3}) {
@@ -118,7 +118,9 @@ TEST_CASE("so it does on streams, with memory of the device's own") {
   const TrainingResult oracle = train<Grouped>(c, 2);
   c.stage = 3;
   check_equal(train_on_fake_gpu(c, 2), oracle);
+  zerospan_test::Sample sample{3};
   for (const Place place : {Place::device, Place::host, Place::nvme}) {
+    if (!sample.takes()) continue;
     c.group_copies = c.parameters = place;
     CAPTURE(c.describe());
     check_equal(train_on_fake_gpu(c, 2), oracle);

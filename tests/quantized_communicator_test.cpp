@@ -295,7 +295,7 @@ TEST_CASE("duplicates may be used at once, and parts of a split") {
     auto half = communicator.split({communicator.rank().value / 2, communicator.rank().value});
     CHECK(half.size() == 2);
     const auto reduce = [](auto& c) {
-      for (int i = 0; i < 20; ++i) {
+      for (int i = 0; i < (zerospan_test::is_sanitized ? 3 : 20); ++i) {
         Buffer input = input_of(c.rank().value, as_size(c.size()) * elements, ElementType::bfloat16);
         Buffer sum(elements * 4);
         c.reduce_scatter(named("x"), {ElementType::bfloat16, input.data(), ElementType::float32, sum.data(), elements});

@@ -1,7 +1,7 @@
-// The headers of libtorch come first: glog's macros have doctest's names.
-#include <torch/nn.h>
-
+// The headers of libtorch come before doctest: glog's macros have doctest's names.
 #include <zerospan/adapters/torch_module.hpp>
+
+#include <torch/nn.h>
 #undef CHECK
 #undef CHECK_EQ
 #include <doctest/doctest.h>

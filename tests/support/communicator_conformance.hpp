@@ -8,10 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 #include <string>
 #include <thread>
@@ -22,6 +20,8 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/philox.hpp>
+
+#include "support/reduction_oracle.hpp"
 
 namespace zerospan_test {
 
@@ -35,62 +35,16 @@ using zerospan::GatherPart;
 using zerospan::Rank;
 using zerospan::Reduction;
 
-using Buffer = std::vector<std::byte>;
-
 constexpr Collective named(const char* name) { return {calling_thread, name}; }
 
 inline constexpr std::array<std::size_t, 7> element_counts{1, 7, 64, 1000, 1024, 4099, 0};
 
-struct Types {
-  ElementType input;
-  ElementType output;
-};
 inline constexpr std::array<Types, 5> reduction_types{{{ElementType::float32, ElementType::float32},
                                                        {ElementType::bfloat16, ElementType::bfloat16},
                                                        {ElementType::bfloat16, ElementType::float32},
                                                        {ElementType::float16, ElementType::float16},
                                                        {ElementType::float16, ElementType::float32}}};
 inline constexpr std::array element_types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
-
-/// Values of either sign whose magnitudes span 24 octaves, so that the order of additions shows in the bits.
-inline float value(int rank, std::size_t i) {
-  const auto words = zerospan::philox(7, static_cast<std::uint64_t>(rank), i);
-  const int exponent = 127 - 12 + static_cast<int>(words[0] % 24);
-  return std::bit_cast<float>((words[1] & 0x807fffffU) | (static_cast<std::uint32_t>(exponent) << 23));
-}
-
-inline float rounded(float x, ElementType type) {
-  if (type == ElementType::float32) return x;
-  return type == ElementType::bfloat16 ? static_cast<float>(bfloat16{x}) : static_cast<float>(float16{x});
-}
-
-inline void append(Buffer& buffer, float x, ElementType type) {
-  std::array<std::byte, 4> bytes{};
-  if (type == ElementType::float32) {
-    std::memcpy(bytes.data(), &x, 4);
-  } else {
-    const std::uint16_t narrow = type == ElementType::bfloat16 ? bfloat16{x}.bits : float16{x}.bits;
-    std::memcpy(bytes.data(), &narrow, 2);
-  }
-  buffer.insert(buffer.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(element_bytes(type)));
-}
-
-inline Buffer input_of(int rank, std::size_t elements, ElementType type) {
-  Buffer buffer;
-  for (std::size_t i = 0; i < elements; ++i) append(buffer, value(rank, i), type);
-  return buffer;
-}
-
-/// The definition of a reduction, element by element.
-inline Buffer oracle(int ranks, std::size_t first, std::size_t elements, Types types) {
-  Buffer buffer;
-  for (std::size_t i = first; i < first + elements; ++i) {
-    float sum = rounded(value(0, i), types.input);
-    for (int rank = 1; rank < ranks; ++rank) sum += rounded(value(rank, i), types.input);
-    append(buffer, sum, types.output);
-  }
-  return buffer;
-}
 
 inline std::size_t as_size(int n) { return static_cast<std::size_t>(n); }
 

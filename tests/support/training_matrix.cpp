@@ -124,7 +124,7 @@ std::vector<Choice> pairwise_matrix(std::uint64_t seed) {
 void compare_all(const std::vector<Choice>& choices, const std::function<TrainingResult(const Configuration&)>& train) {
   Oracle oracle;
   std::size_t compared = 0;
-  Sample sample{3};
+  Sample sample{7};
   for (const Choice& choice : choices) {
     if (!sample.takes()) continue;
     const Configuration c = configuration_of(choice);
