@@ -50,7 +50,7 @@ using Memory = zerospan_test::FakeMemory;
 using namespace std::chrono_literals;
 
 template <class Api = fake::Api>
-using Communicator = zerospan_test::FakeNcclCommunicator<Api>;
+using Communicator = zerospan_test::FakeNccl<Api>;
 
 static_assert(zerospan::ExchangesSlices<Communicator<>> && zerospan::Splits<Communicator<>>);
 

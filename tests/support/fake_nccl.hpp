@@ -4,6 +4,7 @@
 /// one's end.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,7 +20,9 @@
 #include "support/fake_nccl_operations.hpp"
 
 #include <zerospan/comm/communicator.hpp>
+#include <zerospan/comm/detail/nccl/basic_nccl_communicator.hpp>
 #include <zerospan/comm/detail/nccl/nccl_layer.hpp>
+#include <zerospan/comm/nccl_options.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
@@ -250,3 +253,14 @@ using ApiWithoutSplits = BasicApi<false>;
 static_assert(zerospan::detail::NcclLayer<Api> && zerospan::detail::NcclLayer<ApiWithoutSplits>);
 
 }  // namespace fake
+
+namespace zerospan_test {
+
+template <class Api = fake::Api>
+using FakeNccl = zerospan::detail::BasicNcclCommunicator<Api>;
+
+/// What nobody should have to wait for.
+inline constexpr zerospan::NcclOptions patient{.timeout = std::chrono::minutes{10},
+                                               .poll = std::chrono::milliseconds{1}};
+
+}  // namespace zerospan_test

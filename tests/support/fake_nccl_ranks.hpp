@@ -20,12 +20,6 @@
 
 namespace zerospan_test {
 
-template <class Api = fake::Api>
-using FakeNcclCommunicator = zerospan::detail::BasicNcclCommunicator<Api>;
-
-/// What nobody should have to wait for.
-inline constexpr zerospan::NcclOptions patient{.timeout = std::chrono::minutes{10},
-                                               .poll = std::chrono::milliseconds{1}};
 inline constexpr zerospan::NcclOptions hasty{.timeout = std::chrono::milliseconds{500},
                                              .poll = std::chrono::milliseconds{1}};
 
@@ -36,8 +30,8 @@ auto run_on_fake_nccl(int size, const zerospan::NcclOptions& options, F f) {
   const auto world = std::make_shared<fake::World>();
   const auto body = [&](zerospan::ThreadCommunicator threads) {
     StreamPlace place;
-    FakeNcclCommunicator<Api> communicator{Exchange{std::move(threads)}, options, Api{world, place.gpu_}};
-    if constexpr (std::is_invocable_v<F&, FakeNcclCommunicator<Api>&, StreamPlace&>) {
+    FakeNccl<Api> communicator{Exchange{std::move(threads)}, options, Api{world, place.gpu_}};
+    if constexpr (std::is_invocable_v<F&, FakeNccl<Api>&, StreamPlace&>) {
       return f(communicator, place);
     } else {
       return f(communicator, place, *world);

@@ -18,12 +18,8 @@
 
 namespace zerospan_test {
 
-using FakeNcclCommunicator = zerospan::detail::BasicNcclCommunicator<fake::Api>;
+using FakeNcclCommunicator = FakeNccl<fake::Api>;
 static_assert(zerospan::TrainingCommunicator<FakeNcclCommunicator>);
-
-/// What nobody should have to wait for.
-inline constexpr zerospan::NcclOptions patient{.timeout = std::chrono::minutes{10},
-                                               .poll = std::chrono::milliseconds{1}};
 
 /// One rank's GPU and tiers. It outlives communicators and engines, and may have others later.
 struct FakeNode {
