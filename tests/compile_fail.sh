@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that a compiler refuses a mistake in the words that the file's first line expects (a regular expression), and
-# compiles <mended> with the mistake mended, which is the same file, or empty where that is checked for many at once.
+# compiles <mended> with the mistake mended, which is the same file, or "no" where that is checked for many at once.
 # Usage: tests/compile_fail.sh <file> <mended> <compiler> [<argument of the compiler>...]
 set -euo pipefail
 file="$1" mended="$2"
@@ -15,4 +15,4 @@ fi
 if ! grep -qE -- "$expected" <<<"$said"; then
   echo "Expected: $expected" && echo "$said" && exit 1
 fi
-if [[ -n "$mended" ]]; then "${compile[@]}" -DFIXED "$mended"; fi
+if [[ "$mended" != no ]]; then "${compile[@]}" -DFIXED "$mended"; fi
