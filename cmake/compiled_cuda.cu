@@ -5,13 +5,16 @@
 
 #include <zerospan/core/element.hpp>
 #include <zerospan/device/cuda_stream.hpp>
+#include <zerospan/kernels/block_quantization.hpp>
 #include <zerospan/kernels/detail/cuda_convert_kernels.hpp>
 #include <zerospan/kernels/detail/cuda_gradient_kernels.hpp>
 #include <zerospan/kernels/detail/cuda_quantization_kernels.hpp>
 #include <zerospan/kernels/detail/cuda_rank_order_sum_kernels.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/detail/cuda_rule_kernels.hpp>
 #include <zerospan/optimizer/lion.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/sgd.hpp>
 
 namespace zerospan::inline v0::detail {
