@@ -1,6 +1,7 @@
 /// @file
-/// All that an engine on GPUs needs: to be included where it is made, by a source that nvcc compiles. Model code, which
-/// names PartitionedParameter alone, includes `zerospan/zerospan.hpp`.
+/// All that an engine on GPUs needs: to be included where it is made. Any compiler compiles that source if it links
+/// zerospan::compiled_cuda; without it nvcc does, for the headers then have the kernels. Model code, which names
+/// PartitionedParameter alone, includes `zerospan/zerospan.hpp`.
 #pragma once
 
 #include <zerospan/comm/cuda_thread_communicator.hpp>

@@ -13,14 +13,15 @@
 #include <type_traits>
 #include <vector>
 
-#include <zerospan/kernels/cuda_block_quantization.hpp>
-#include <zerospan/kernels/cuda_convert.hpp>
-#include <zerospan/kernels/cuda_gradient_operations.hpp>
-#include <zerospan/kernels/cuda_rank_order_sum.hpp>
+#include <zerospan/kernels/detail/cuda_convert_kernels.hpp>
+#include <zerospan/kernels/detail/cuda_gradient_kernels.hpp>
+#include <zerospan/kernels/detail/cuda_quantization_kernels.hpp>
+#include <zerospan/kernels/detail/cuda_rank_order_sum_kernels.hpp>
 #include <zerospan/kernels/detail/cuda_tiles.hpp>
-#include <zerospan/optimizer/cuda_adamw.hpp>
-#include <zerospan/optimizer/cuda_lion.hpp>
-#include <zerospan/optimizer/cuda_sgd.hpp>
+#include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/detail/cuda_rule_kernels.hpp>
+#include <zerospan/optimizer/lion.hpp>
+#include <zerospan/optimizer/sgd.hpp>
 
 #include "kernel_checks.hpp"
 #include "quantization_checks.hpp"

@@ -1,5 +1,5 @@
 /// @file
-/// Training runs of the toy model on a GPU, whose engine is compiled once, in tests/cuda/engine.cu.
+/// Training runs of the toy model on a GPU, whose engine zerospan::compiled_cuda has.
 #pragma once
 
 #include <chrono>

@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 
@@ -68,40 +69,33 @@ __global__ void add_chunks_kernel(Tensor<const float> partial, S* to) {
   to[column] = rounded<S>(total);
 }
 
+/// total[c] = the sum over rows of terms.get(row, c). The order of additions depends on the shape alone.
+/// @param packed Whether terms may be got four columns at once.
+template <class Terms, class S>
+void add_columns(cudaStream_t stream, ColumnSums memory, const Terms& terms, bool packed, std::size_t rows,
+                 Tensor<S> total) {
+  constexpr std::size_t least_rows = 64;
+  const std::size_t chunks = std::clamp<std::size_t>(rows / least_rows, 1, ColumnSums::most_chunks);
+  const Tensor<float> sums{memory.partial, chunks, total.columns};
+  const std::size_t rows_a_chunk = (rows + chunks - 1) / chunks;
+  const dim3 threads{warp_size, row_lanes};
+  if (packed) {
+    const dim3 grid{divide_up(total.columns, 4 * warp_size), static_cast<unsigned>(chunks)};
+    add_rows_kernel<4><<<grid, threads, 0, stream>>>(terms, rows, rows_a_chunk, sums);
+  } else {
+    const dim3 grid{divide_up(total.columns, warp_size), static_cast<unsigned>(chunks)};
+    add_rows_kernel<1><<<grid, threads, 0, stream>>>(terms, rows, rows_a_chunk, sums);
+  }
+  add_chunks_kernel<<<divide_up(total.columns, block_size), block_size, 0, stream>>>(Tensor<const float>(sums),
+                                                                                     total.data);
+  check_launch("a sum of rows");
+}
+
 }  // namespace detail
 
-/// Memory for partial sums.
-struct ColumnSums {
-  static constexpr std::size_t most_chunks = 128;
-
-  float* partial;  ///< `most_chunks` times the most columns.
-
-  /// total[c] = the sum over rows of terms.get(row, c). The order of additions depends on the shape alone.
-  /// @param packed Whether terms may be got four columns at once.
-  template <class Terms, class S>
-  void add(cudaStream_t stream, const Terms& terms, bool packed, std::size_t rows, Tensor<S> total) const {
-    constexpr std::size_t least_rows = 64;
-    const std::size_t chunks = std::clamp<std::size_t>(rows / least_rows, 1, most_chunks);
-    const Tensor<float> sums{partial, chunks, total.columns};
-    const std::size_t rows_a_chunk = (rows + chunks - 1) / chunks;
-    const dim3 threads{warp_size, detail::row_lanes};
-    if (packed) {
-      const dim3 grid{divide_up(total.columns, 4 * warp_size), static_cast<unsigned>(chunks)};
-      detail::add_rows_kernel<4><<<grid, threads, 0, stream>>>(terms, rows, rows_a_chunk, sums);
-    } else {
-      const dim3 grid{divide_up(total.columns, warp_size), static_cast<unsigned>(chunks)};
-      detail::add_rows_kernel<1><<<grid, threads, 0, stream>>>(terms, rows, rows_a_chunk, sums);
-    }
-    detail::add_chunks_kernel<<<divide_up(total.columns, block_size), block_size, 0, stream>>>(
-        Tensor<const float>(sums), total.data);
-    check_launch("a sum of rows");
-  }
-
-  /// Fills `total`, a vector, with the sum of the rows of `matrix`.
-  template <class S>
-  void sum_of_rows(cudaStream_t stream, Input<S> matrix, Tensor<S> total) const {
-    add(stream, detail::Elements<S>{matrix}, is_packed<4>(matrix), matrix.rows, total);
-  }
-};
+template <class S>
+void Kernels<S>::sum_of_rows(cudaStream_t stream, ColumnSums sums, Input<S> matrix, Tensor<S> total) {
+  detail::add_columns(stream, sums, detail::Elements<S>{matrix}, is_packed<4>(matrix), matrix.rows, total);
+}
 
 }  // namespace gpt::cuda

@@ -10,6 +10,7 @@
 
 #include "../dimensions.hpp"
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 #include "reduce.cuh"
@@ -78,23 +79,18 @@ __global__ void cross_entropy_backward_kernel(const std::uint8_t* targets, Tenso
 
 }  // namespace detail
 
-/// @param logits  [n x vocabulary], contiguous; replaced by the probabilities.
-/// @param targets [n], in device memory.
-/// @param losses  [n], overwritten: of each row, in nats.
-/// @param loss    In device memory; the sum over the rows, divided, is added to it.
-inline void cross_entropy_forward(cudaStream_t stream, Tensor<float> logits, std::span<const std::uint8_t> targets,
-                                  double divisor, float* losses, double* loss) {
+template <class S>
+void Kernels<S>::cross_entropy_forward(cudaStream_t stream, Tensor<float> logits, std::span<const std::uint8_t> targets,
+                                       double divisor, float* losses, double* loss) {
   const unsigned blocks = divide_up(logits.rows, detail::warps_a_block);
   detail::cross_entropy_forward_kernel<<<blocks, block_size, 0, stream>>>(logits, targets.data(), losses);
   detail::add_losses_kernel<<<1, block_size, 0, stream>>>(losses, logits.rows, divisor, loss);
   check_launch("cross-entropy");
 }
 
-/// Turns the probabilities into the gradient of the mean over the rows, times `loss_scale`, with respect to the logits.
-/// @return The gradient; it begins where the probabilities' rows do, and leaves gaps where S is narrower.
 template <class S>
-Tensor<const S> cross_entropy_backward(cudaStream_t stream, std::span<const std::uint8_t> targets,
-                                       Tensor<float> probabilities, float loss_scale) {
+Tensor<const S> Kernels<S>::cross_entropy_backward(cudaStream_t stream, std::span<const std::uint8_t> targets,
+                                                   Tensor<float> probabilities, float loss_scale) {
   const Tensor<S> gradient{reinterpret_cast<S*>(probabilities.data), probabilities.rows, probabilities.columns,
                            probabilities.stride * sizeof(float) / sizeof(S)};
   const float scale = loss_scale / static_cast<float>(targets.size());

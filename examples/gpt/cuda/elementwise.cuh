@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 
@@ -26,9 +27,8 @@ __global__ void convert_kernel(const From* from, To* to, std::size_t packs) {
 
 }  // namespace detail
 
-/// to = from, rounded where its type is narrower.
 template <class From, class To>
-void convert(cudaStream_t stream, Tensor<From> from, Tensor<To> to) {
+void convert(cudaStream_t stream, Tensor<const From> from, Tensor<To> to) {
   if (is_packed<8>(from, to)) {
     const std::size_t packs = to.size() / 8;
     detail::convert_kernel<8><<<blocks_for(packs), block_size, 0, stream>>>(from.data, to.data, packs);

@@ -9,6 +9,7 @@
 #include <cuda_runtime_api.h>
 
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 
@@ -81,13 +82,9 @@ __global__ void embedding_backward_position_kernel(std::size_t length, Tensor<co
 
 }  // namespace detail
 
-/// @param tokens    [n], in device memory: sequences of `length` each
-/// @param token     [vocabulary x width]
-/// @param position  [context x width], context >= length
-/// @param y         [n x width], overwritten.
 template <class S>
-void embedding_forward(cudaStream_t stream, std::span<const std::uint8_t> tokens, std::size_t length,
-                       Tensor<const S> token, Tensor<const S> position, Tensor<float> y) {
+void Kernels<S>::embedding_forward(cudaStream_t stream, std::span<const std::uint8_t> tokens, std::size_t length,
+                                   Input<S> token, Input<S> position, Tensor<float> y) {
   const auto rows = static_cast<unsigned>(tokens.size());
   if (is_packed<8>(token, position, y)) {
     detail::embedding_forward_kernel<8><<<rows, warp_size, 0, stream>>>(tokens.data(), length, token, position, y);
@@ -97,19 +94,18 @@ void embedding_forward(cudaStream_t stream, std::span<const std::uint8_t> tokens
   check_launch("the embedding");
 }
 
-/// @param dtoken [vocabulary x width], overwritten; of contiguous rows.
 template <class S>
-void embedding_backward_token(cudaStream_t stream, std::span<const std::uint8_t> tokens, Tensor<const float> dy,
-                              Tensor<S> dtoken) {
+void Kernels<S>::embedding_backward_token(cudaStream_t stream, std::span<const std::uint8_t> tokens,
+                                          Tensor<const float> dy, Tensor<S> dtoken) {
   const dim3 grid{static_cast<unsigned>(dtoken.rows), divide_up(dy.columns, detail::token_columns)};
   detail::embedding_backward_token_kernel<<<grid, detail::token_warps * warp_size, 0, stream>>>(tokens.data(), dy,
                                                                                                 dtoken);
   check_launch("the gradient of the token embedding");
 }
 
-/// @param dposition [context x width], overwritten.
 template <class S>
-void embedding_backward_position(cudaStream_t stream, std::size_t length, Tensor<const float> dy, Tensor<S> dposition) {
+void Kernels<S>::embedding_backward_position(cudaStream_t stream, std::size_t length, Tensor<const float> dy,
+                                             Tensor<S> dposition) {
   const dim3 grid{static_cast<unsigned>(dposition.rows), divide_up(dy.columns, block_size)};
   detail::embedding_backward_position_kernel<<<grid, block_size, 0, stream>>>(length, dy, dposition);
   check_launch("the gradient of the position embedding");

@@ -8,6 +8,7 @@
 
 #include "../gelu.hpp"
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 
@@ -60,15 +61,13 @@ void launch_gelu(cudaStream_t stream, Tensor<const S> x, Tensor<S> y) {
 
 }  // namespace detail
 
-/// y = gelu(x), element by element, for matrices of contiguous rows.
 template <class S>
-void gelu_forward(cudaStream_t stream, Input<S> x, Tensor<S> y) {
+void Kernels<S>::gelu_forward(cudaStream_t stream, Input<S> x, Tensor<S> y) {
   detail::launch_gelu<detail::Gelu, S>(stream, x, y);
 }
 
-/// Turns `gradient` from that of gelu(x) into that of x.
 template <class S>
-void gelu_backward(cudaStream_t stream, Input<S> x, Tensor<S> gradient) {
+void Kernels<S>::gelu_backward(cudaStream_t stream, Input<S> x, Tensor<S> gradient) {
   detail::launch_gelu<detail::GeluGradient, S>(stream, x, gradient);
 }
 

@@ -10,6 +10,7 @@
 #include "../row_statistics.hpp"
 #include "../tensor.hpp"
 #include "column_sums.cuh"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 #include "reduce.cuh"
@@ -118,12 +119,9 @@ inline unsigned threads_for(std::size_t packs) {
 
 }  // namespace detail
 
-/// @param x           [n x width]
-/// @param weight,bias [width]
-/// @param y           [n x width], overwritten.
 template <class S>
-void layer_norm_forward(cudaStream_t stream, Tensor<const float> x, Input<S> weight, Input<S> bias, Tensor<S> y,
-                        RowStatistics<float> statistics) {
+void Kernels<S>::layer_norm_forward(cudaStream_t stream, Tensor<const float> x, Input<S> weight, Input<S> bias,
+                                    Tensor<S> y, RowStatistics<float> statistics) {
   const auto rows = static_cast<unsigned>(x.rows);
   if (is_packed<8>(x, weight, bias, y)) {
     detail::layer_norm_forward_kernel<8>
@@ -135,17 +133,15 @@ void layer_norm_forward(cudaStream_t stream, Tensor<const float> x, Input<S> wei
   check_launch("layer normalization");
 }
 
-/// @param dweight [width], overwritten.
 template <class S>
-void layer_norm_backward_weight(cudaStream_t stream, ColumnSums sums, Tensor<const float> x, Input<S> dy,
-                                RowStatistics<float> statistics, Tensor<S> dweight) {
-  sums.add(stream, detail::WeightTerms<S>{x, dy, statistics}, is_packed<4>(x, dy), x.rows, dweight);
+void Kernels<S>::layer_norm_backward_weight(cudaStream_t stream, ColumnSums sums, Tensor<const float> x, Input<S> dy,
+                                            RowStatistics<float> statistics, Tensor<S> dweight) {
+  detail::add_columns(stream, sums, detail::WeightTerms<S>{x, dy, statistics}, is_packed<4>(x, dy), x.rows, dweight);
 }
 
-/// @param dx [n x width]; the gradient is added to it: the residual path's is there already.
 template <class S>
-void layer_norm_backward_input(cudaStream_t stream, Tensor<const float> x, Input<S> weight, Tensor<const S> dy,
-                               RowStatistics<float> statistics, Tensor<float> dx) {
+void Kernels<S>::layer_norm_backward_input(cudaStream_t stream, Tensor<const float> x, Input<S> weight, Input<S> dy,
+                                           RowStatistics<float> statistics, Tensor<float> dx) {
   const auto rows = static_cast<unsigned>(x.rows);
   if (is_packed<8>(x, weight, dy, dx)) {
     detail::layer_norm_backward_kernel<8>

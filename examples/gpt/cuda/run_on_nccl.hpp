@@ -9,7 +9,7 @@
 
 namespace gpt {
 
-/// Defined in run_on_nccl.cu; where NCCL was not found at build time, in without_nccl.cpp.
+/// Defined in run_on_nccl.cpp; where NCCL was not found at build time, in without_nccl.cpp.
 /// @param gpus How many there are.
 /// @return Of each rank.
 /// @throws zerospan::ConfigurationError if the program was built without NCCL, or there are more ranks than GPUs.

@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "../tensor.hpp"
+#include "kernels.hpp"
 #include "launch.hpp"
 #include "numbers.cuh"
 #include "reduce.cuh"
@@ -82,10 +83,8 @@ inline constexpr unsigned warps_a_block = block_size / warp_size;
 
 }  // namespace detail
 
-/// Replaces scores by weights: position i of each [length x length] sees the columns up to i; the others become zero.
-/// @param scores [matrices length x length], contiguous.
 template <class S>
-void causal_softmax_forward(cudaStream_t stream, Tensor<S> scores) {
+void Kernels<S>::causal_softmax_forward(cudaStream_t stream, Tensor<S> scores) {
   const unsigned blocks = divide_up(scores.rows, detail::warps_a_block);
   if (is_packed<8>(scores)) {
     detail::softmax_forward_kernel<8><<<blocks, block_size, 0, stream>>>(scores);
@@ -95,9 +94,8 @@ void causal_softmax_forward(cudaStream_t stream, Tensor<S> scores) {
   check_launch("the softmax of attention");
 }
 
-/// Turns `gradient` from that of the weights into that of the scores.
 template <class S>
-void causal_softmax_backward(cudaStream_t stream, Input<S> weights, Tensor<S> gradient) {
+void Kernels<S>::causal_softmax_backward(cudaStream_t stream, Input<S> weights, Tensor<S> gradient) {
   const unsigned blocks = divide_up(gradient.rows, detail::warps_a_block);
   if (is_packed<8>(weights, gradient)) {
     detail::softmax_backward_kernel<8, S><<<blocks, block_size, 0, stream>>>(weights, gradient);

@@ -1,5 +1,5 @@
 /// @file
-/// NcclCommunicator: ranks that are GPUs, by NCCL. For nvcc.
+/// NcclCommunicator: ranks that are GPUs, by NCCL.
 #pragma once
 
 #include <zerospan/comm/communicator.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// AdamW on a CUDA device. For nvcc.
+/// AdamW on a CUDA device.
 #pragma once
 
 #include <span>
@@ -17,7 +17,7 @@ namespace zerospan::inline v0 {
 /// @note Enqueued; the span may go before it is done. @throws ConfigurationError if a step is not positive; CudaError
 /// if it cannot be enqueued.
 inline void update(const CudaStream& stream, const AdamW& adamw, std::span<const ShardUpdate> shards) {
-  detail::update_by_rule(stream, "AdamW", shards, [&](const ShardUpdate& shard) { return adamw.rule(shard); });
+  detail::launch_updates(stream, adamw, &AdamW::rule, shards);
 }
 
 /// The update of one run.

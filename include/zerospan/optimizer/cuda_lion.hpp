@@ -1,5 +1,5 @@
 /// @file
-/// Lion on a CUDA device. For nvcc.
+/// Lion on a CUDA device.
 #pragma once
 
 #include <span>
@@ -14,7 +14,7 @@ namespace zerospan::inline v0 {
 
 /// Updates of any number of runs: as AdamW's (optimizer/cuda_adamw.hpp).
 inline void update(const CudaStream& stream, const Lion& lion, std::span<const ShardUpdate> shards) {
-  detail::update_by_rule(stream, "Lion", shards, [&](const ShardUpdate& shard) { return lion.rule(shard); });
+  detail::launch_updates(stream, lion, &Lion::rule, shards);
 }
 
 /// The update of one run.

@@ -1,5 +1,5 @@
 /// @file
-/// Sgd on a CUDA device. For nvcc.
+/// Sgd on a CUDA device.
 #pragma once
 
 #include <span>
@@ -15,9 +15,9 @@ namespace zerospan::inline v0 {
 /// Updates of any number of runs: as AdamW's (optimizer/cuda_adamw.hpp).
 inline void update(const CudaStream& stream, const Sgd& sgd, std::span<const ShardUpdate> shards) {
   if (sgd.momentum > 0) {
-    detail::update_by_rule(stream, "Sgd", shards, [&](const ShardUpdate& shard) { return sgd.momentum_rule(shard); });
+    detail::launch_updates(stream, sgd, &Sgd::momentum_rule, shards);
   } else {
-    detail::update_by_rule(stream, "Sgd", shards, [&](const ShardUpdate& shard) { return sgd.plain_rule(shard); });
+    detail::launch_updates(stream, sgd, &Sgd::plain_rule, shards);
   }
 }
 

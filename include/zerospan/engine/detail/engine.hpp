@@ -55,9 +55,10 @@ using StreamOf = typename D::lanes_type::stream_type;
 
 /// Makes the engine of a device. Defined in engine/detail/make_engine.hpp: a program may compile it once, by an
 /// explicit instantiation, and declare that elsewhere.
+/// @tparam D A Device: a constraint would be in its name at link time, for some compilers and not for others.
 /// @param communicator For the engine alone. @param optimizer Not nullptr.
 /// @throws as ZeroEngine's constructor.
-template <Device D>
+template <class D>
 std::shared_ptr<Engine> make_engine(AnyCommunicator communicator, D& device, const Placement& placement,
                                     std::shared_ptr<const OptimizerInterface<StreamOf<D>>> optimizer,
                                     const EngineOptions& options, StageRules stage);

@@ -519,7 +519,7 @@ class EngineOfDevice final : public Engine {
   bool closed_ = false;
 };
 
-template <Device D>
+template <class D>
 std::shared_ptr<Engine> make_engine(AnyCommunicator communicator, D& device, const Placement& placement,
                                     std::shared_ptr<const OptimizerInterface<StreamOf<D>>> optimizer,
                                     const EngineOptions& options, StageRules stage) {

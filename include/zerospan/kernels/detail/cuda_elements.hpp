@@ -2,6 +2,11 @@
 /// Elements of every format in the registers of a CUDA thread. For nvcc.
 #pragma once
 
+#if !defined(__CUDACC__)
+#error "zerospan's kernels take nvcc, with -std=c++20 --expt-relaxed-constexpr; or link zerospan::compiled_cuda."
+#include "zerospan stops here"
+#endif
+
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -12,10 +17,6 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/kernels/convert.hpp>
-
-#if !defined(__CUDACC__)
-#error "zerospan's CUDA kernels are compiled by nvcc, with -std=c++20 --expt-relaxed-constexpr."
-#endif
 
 namespace zerospan::inline v0::detail {
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 #include <cuda_runtime.h>
 
@@ -33,7 +34,7 @@ inline std::size_t multiprocessors() {
 /// Enqueues `kernel(arguments...)`; nothing if there is no work.
 /// @param name What it does, for the error. @throws CudaError if it cannot be launched.
 template <class... Parameters, class... Arguments>
-void launch(const CudaStream& stream, const char* name, const LaunchShape& shape, void (*kernel)(Parameters...),
+void launch(const CudaStream& stream, std::string_view name, const LaunchShape& shape, void (*kernel)(Parameters...),
             const Arguments&... arguments) {
   if (shape.work == 0) return;
   cudaLaunchConfig_t configuration{};
@@ -41,7 +42,7 @@ void launch(const CudaStream& stream, const char* name, const LaunchShape& shape
   configuration.blockDim.x = static_cast<unsigned>(shape.threads);
   configuration.stream = stream.handle;
   const cudaError_t code = cudaLaunchKernelEx(&configuration, kernel, arguments...);
-  if (code != cudaSuccess) check_cuda(code, std::string{"launching "} + name);
+  if (code != cudaSuccess) check_cuda(code, "launching " + std::string{name});
 }
 
 }  // namespace zerospan::inline v0::detail

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/device/cuda_stream.hpp>
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(tile_threads, tile_residency)
 /// Enqueues `work` for `elements` elements.
 /// @param name What it does, for the error. @throws CudaError if it cannot be launched.
 template <TileWork Work>
-void launch_tiles(const CudaStream& stream, const char* name, const Work& work, std::size_t elements) {
+void launch_tiles(const CudaStream& stream, std::string_view name, const Work& work, std::size_t elements) {
   const TileAlignment alignment = work.alignment();
   launch(stream, name,
          {.work = tile_count<Work>(alignment, elements), .threads = tile_threads, .residency = tile_residency},

@@ -1,5 +1,5 @@
 /// @file
-/// NcclApi: the NcclLayer that is NCCL. For nvcc.
+/// NcclApi: the NcclLayer that is NCCL.
 #pragma once
 
 #include <cstddef>

@@ -14,7 +14,7 @@
 
 #include "../run.hpp"
 #include "../train.hpp"
-#include "cuda_math.cuh"
+#include "cuda_math.hpp"
 #include "cuda_module.hpp"
 #include "cuda_platform.hpp"
 #include "run_on_nccl.hpp"

@@ -10,7 +10,7 @@
 
 #include "../factor.hpp"
 #include "../tensor.hpp"
-#include "elementwise.cuh"
+#include "kernels.hpp"
 #include "product.hpp"
 #include "products.hpp"
 
@@ -31,7 +31,7 @@ class LinearSum {
         residual_(residual) {}
 
   /// Keeps a copy, for the lease ends before the products begin.
-  void set_bias(Tensor<E> bias) { convert(stream_, bias, bias_); }
+  void set_bias(Tensor<E> bias) { convert<E, Y>(stream_, bias, bias_); }
 
   /// What is the same for all products of a range of outputs is added to the first of them.
   void add_product(const zerospan::Tile& tile, Tensor<const E> x, Tensor<E> weight) {

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
 #include <zerospan/core/element.hpp>
 #include <zerospan/device/cuda_error.hpp>

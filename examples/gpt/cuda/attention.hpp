@@ -12,9 +12,9 @@
 #include "../heads.hpp"
 #include "../tensor.hpp"
 #include "head_batches.hpp"
+#include "kernels.hpp"
 #include "product.hpp"
 #include "products.hpp"
-#include "softmax.cuh"
 
 namespace gpt::cuda {
 
@@ -70,7 +70,7 @@ void attention_forward(cudaStream_t stream, Products& products, Input<S> qkv, At
                               .batch = batches.size(),
                               .scale = detail::attention_scale(output.columns, shape)});
   }
-  causal_softmax_forward(stream, weights);
+  Kernels<S>::causal_softmax_forward(stream, weights);
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, out.weights(weights)),
                               .order_a = Order::straight,
@@ -105,7 +105,7 @@ void attention_backward(cudaStream_t stream, Products& products, Input<S> qkv, I
                               .result = batches.operand(i, out.value(dqkv)),
                               .batch = batches.size()});
   }
-  causal_softmax_backward<S>(stream, weights, dweights);
+  Kernels<S>::causal_softmax_backward(stream, weights, dweights);
   for (std::size_t i = 0; i < batches.count(); ++i) {
     products.multiply(Product{.a = batches.operand(i, out.weights(dweights)),
                               .order_a = Order::straight,

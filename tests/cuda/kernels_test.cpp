@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
 #include <zerospan/core/units.hpp>

@@ -10,6 +10,7 @@
 
 #include <zerospan/cuda.hpp>
 
+#include "cuda/quarter.hpp"
 #include "support/toy_model.hpp"
 
 namespace {
@@ -21,16 +22,10 @@ using zerospan_test::Array;
 
 using Parameter = zerospan::PartitionedParameter<Array<float>>;
 
-__global__ void add_quarter(const float* weight, float* gradient, std::size_t elements) {
-  const std::size_t i = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
-  if (i < elements) gradient[i] = 0.25F * weight[i];
-}
-
 /// What a host records once and launches again and again: other threads go on calling CUDA meanwhile.
 cudaGraphExec_t capture(cudaStream_t stream, const Array<float>& weight, const Array<float>& gradient) {
   check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning a capture");
-  const auto blocks = static_cast<unsigned>((weight.size + 255) / 256);
-  add_quarter<<<blocks, 256, 0, stream>>>(weight.data, gradient.data, weight.size);
+  zerospan_test::quarter(stream, weight.data, gradient.data, weight.size);
   cudaGraph_t graph = nullptr;
   check_cuda(cudaStreamEndCapture(stream, &graph), "ending a capture");
   cudaGraphExec_t executable = nullptr;
@@ -75,8 +70,7 @@ std::vector<float> train(bool captures) {
         CHECK(weight->data == captured_weight);  // a known path has known addresses
         check_cuda(cudaGraphLaunch(graph, stream), "launching a graph");
       } else {
-        add_quarter<<<static_cast<unsigned>((elements + 255) / 256), 256, 0, stream>>>(weight->data, gradient->data,
-                                                                                       elements);
+        zerospan_test::quarter(stream, weight->data, gradient->data, elements);
       }
       gradient.commit();
     }

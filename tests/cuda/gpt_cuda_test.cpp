@@ -16,7 +16,7 @@
 
 #include "gpt/activations.hpp"
 #include "gpt/cpu_math.hpp"
-#include "gpt/cuda/cuda_math.cuh"
+#include "gpt/cuda/cuda_math.hpp"
 #include "gpt/linear.hpp"
 #include "gpt/model.hpp"
 #include "gpt/plain_parameter.hpp"

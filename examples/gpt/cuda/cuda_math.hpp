@@ -24,14 +24,9 @@
 #include "../row_statistics.hpp"
 #include "../slab.hpp"
 #include "../tensor.hpp"
-#include "attention.cuh"
-#include "column_sums.cuh"
-#include "cross_entropy.cuh"
-#include "elementwise.cuh"
-#include "embedding.cuh"
-#include "gelu.cuh"
-#include "layer_norm.cuh"
-#include "linear_sum.cuh"
+#include "attention.hpp"
+#include "kernels.hpp"
+#include "linear_sum.hpp"
 #include "memory.hpp"
 #include "products.hpp"
 #include "staged_batch.hpp"
@@ -101,12 +96,14 @@ class CudaMath {
   cuda::LinearSum<E, Y> sum_into(Tensor<Y> y, Input<Y> residual) {
     return {raw_stream(), products_, scratch_.bias, y, residual};
   }
-  void sum_of_rows(Tensor<const E> matrix, Tensor<E> total) { sums().sum_of_rows(raw_stream(), matrix, total); }
+  void sum_of_rows(Tensor<const E> matrix, Tensor<E> total) {
+    Kernels::sum_of_rows(raw_stream(), sums(), matrix, total);
+  }
   Tensor<const E> values(Tensor<const float> gradient, Tensor<E> room) {
     if constexpr (std::is_same_v<E, float>) {
       return gradient;
     } else {
-      cuda::convert(raw_stream(), gradient, room);
+      cuda::convert<float, E>(raw_stream(), gradient, room);
       return room;
     }
   }
@@ -123,31 +120,31 @@ class CudaMath {
 
   void embedding_forward(std::span<const std::uint8_t> tokens, std::size_t length, Tensor<const E> token,
                          Tensor<const E> position, Tensor<float> y) {
-    cuda::embedding_forward(raw_stream(), tokens, length, token, position, y);
+    Kernels::embedding_forward(raw_stream(), tokens, length, token, position, y);
   }
   void embedding_backward_token(std::span<const std::uint8_t> tokens, Tensor<const float> dy, Tensor<E> dtoken) {
-    cuda::embedding_backward_token(raw_stream(), tokens, dy, dtoken);
+    Kernels::embedding_backward_token(raw_stream(), tokens, dy, dtoken);
   }
   void embedding_backward_position(std::size_t length, Tensor<const float> dy, Tensor<E> dposition) {
-    cuda::embedding_backward_position(raw_stream(), length, dy, dposition);
+    Kernels::embedding_backward_position(raw_stream(), length, dy, dposition);
   }
 
   void layer_norm_forward(Tensor<const float> x, Tensor<const E> weight, Tensor<const E> bias, Tensor<E> y,
                           RowStatistics<float> statistics) {
-    cuda::layer_norm_forward(raw_stream(), x, weight, bias, y, statistics);
+    Kernels::layer_norm_forward(raw_stream(), x, weight, bias, y, statistics);
   }
   void layer_norm_backward_bias(Tensor<const E> dy, Tensor<E> dbias) { sum_of_rows(dy, dbias); }
   void layer_norm_backward_weight(Tensor<const float> x, Tensor<const E> dy, RowStatistics<float> statistics,
                                   Tensor<E> dweight) {
-    cuda::layer_norm_backward_weight(raw_stream(), sums(), x, dy, statistics, dweight);
+    Kernels::layer_norm_backward_weight(raw_stream(), sums(), x, dy, statistics, dweight);
   }
   void layer_norm_backward_input(Tensor<const float> x, Tensor<const E> weight, Tensor<const E> dy,
                                  RowStatistics<float> statistics, Tensor<float> dx) {
-    cuda::layer_norm_backward_input(raw_stream(), x, weight, dy, statistics, dx);
+    Kernels::layer_norm_backward_input(raw_stream(), x, weight, dy, statistics, dx);
   }
 
-  void gelu_forward(Tensor<const E> x, Tensor<E> y) { cuda::gelu_forward(raw_stream(), x, y); }
-  void gelu_backward(Tensor<const E> x, Tensor<E> gradient) { cuda::gelu_backward(raw_stream(), x, gradient); }
+  void gelu_forward(Tensor<const E> x, Tensor<E> y) { Kernels::gelu_forward(raw_stream(), x, y); }
+  void gelu_backward(Tensor<const E> x, Tensor<E> gradient) { Kernels::gelu_backward(raw_stream(), x, gradient); }
 
   static std::size_t attention_heads_at_once(AttentionShape shape) { return shape.sequences * shape.heads; }
   void attention_forward(Tensor<const E> qkv, AttentionShape shape, Tensor<E> weights, Tensor<E> output) {
@@ -159,11 +156,11 @@ class CudaMath {
   }
 
   void cross_entropy_forward(Tensor<float> logits, std::span<const std::uint8_t> targets, double divisor) {
-    cuda::cross_entropy_forward(raw_stream(), logits, targets, divisor, scratch_.losses, scratch_.loss);
+    Kernels::cross_entropy_forward(raw_stream(), logits, targets, divisor, scratch_.losses, scratch_.loss);
   }
   Tensor<const E> cross_entropy_backward(std::span<const std::uint8_t> targets, Tensor<float> probabilities,
                                          float loss_scale) {
-    return cuda::cross_entropy_backward<E>(raw_stream(), targets, probabilities, loss_scale);
+    return Kernels::cross_entropy_backward(raw_stream(), targets, probabilities, loss_scale);
   }
   double take_loss() {
     auto* const loss = reinterpret_cast<double*>(pinned_.get());
@@ -179,6 +176,8 @@ class CudaMath {
   }
 
  private:
+  using Kernels = cuda::Kernels<E>;
+
   static constexpr std::size_t pinned_bytes = Dimensions::vocabulary * sizeof(float);
 
   /// What no call leaves to the next but where said.
