@@ -239,6 +239,34 @@ TEST_CASE("a ruinous setting is refused before anything has changed, whenever it
   }
 }
 
+TEST_CASE("a step that is refused leaves the uses of a tied parameter as they were committed") {
+  Memory memory;
+  SelfCommunicator self;
+  ZeroEngine engine{Stage3{}, self, memory.device, memory.on_the_host, Sgd{.learning_rate = 1.0F}};
+  const Parameter weight{engine, "w", {4}, zerospan::init::zeros()};
+  const Parameter tied = weight.tie("tied");
+  const auto step_in_vain = [&] {
+    engine.optimizer().learning_rate = -1.0F;
+    CHECK_THROWS_WITH_AS(engine.step(), doctest::Contains("learning_rate"), ConfigurationError);
+    engine.optimizer().learning_rate = 1.0F;
+  };
+  commit(weight, 1.0F);
+  commit(tied, 2.0F);
+  step_in_vain();
+  for (const Parameter* use : {&weight, &tied}) {
+    CHECK_THROWS_WITH_AS(static_cast<void>(use->gradient(calling_thread)), doctest::Contains("was committed 1 times"),
+                         LeaseError);
+  }
+  engine.step();
+  CHECK(value_of(weight) == -3.0F);
+
+  commit(tied, 2.0F);
+  step_in_vain();
+  commit(weight, 1.0F);  // it has not been
+  engine.step();
+  CHECK(value_of(weight) == -6.0F);
+}
+
 TEST_CASE("a parameter's ruinous factor is refused where it is declared") {
   for (const float factor : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -1.0F}) {
     CAPTURE(factor);
