@@ -204,7 +204,9 @@ bool train(ThreadCommunicator ranks, const std::string& checkpoints, int last_ep
 
 int main(int count, char** arguments) {
   const auto run = [](const std::string& checkpoints, int last_epoch) -> bool {
-    return run_ranks(2, [&](ThreadCommunicator ranks) { return train(std::move(ranks), checkpoints, last_epoch); })[0];
+    const auto have_learned = run_ranks(
+        2, [&](ThreadCommunicator ranks) -> int { return train(std::move(ranks), checkpoints, last_epoch); });
+    return have_learned[0] != 0;
   };
   if (count > 1) return run(arguments[1], epochs) ? 0 : 1;
   const std::string checkpoints =

@@ -2,11 +2,15 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <latch>
 #include <limits>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
@@ -15,9 +19,13 @@
 #include <utility>
 #include <vector>
 
+#include <zerospan/comm/detail/protocol/forwarding_communicator.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_of.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/any_engine.hpp"
+#include "support/deferred_tier.hpp"
 #include "support/toy_model.hpp"
 
 namespace {
@@ -161,6 +169,57 @@ TEST_CASE("ranks that change the optimizer differently between steps are told so
   });
 }
 
+/// Sums of integers of this name wait until the test says so, and then write what they were told to.
+class HeldSums : public zerospan::detail::ForwardingCommunicator<ThreadCommunicator> {
+  using Base = zerospan::detail::ForwardingCommunicator<ThreadCommunicator>;
+
+ public:
+  HeldSums(ThreadCommunicator ranks, std::latch& go) : Base{std::move(ranks)}, go_{&go} {}
+
+  HeldSums duplicate() { return {communicator_.duplicate(), *go_}; }
+
+  using Base::all_reduce;
+  void all_reduce(zerospan::Collective what, std::span<std::int64_t> integers) {
+    if (what.name != "held") return Base::all_reduce(what, integers);
+    go_->wait();
+    std::ranges::fill(integers, 77);
+  }
+
+ private:
+  std::latch* go_;
+};
+
+TEST_CASE("a sum over ranks that is still under way when its wait fails does not write to the caller's integers") {
+  zerospan::run_ranks(2, [](ThreadCommunicator ranks) {
+    const bool sums = ranks.rank().value == 0;
+    Memory memory;
+    zerospan_test::DeferredTier gradients{memory.on_host};
+    std::latch go{1};
+    std::array<std::int64_t, 2> own{1, 2};
+    HeldSums communicator{std::move(ranks), go};
+    {
+      ZeroEngine engine{Stage3{},
+                        communicator,
+                        memory.device,
+                        Placement{memory.on_host, gradients, memory.on_host},
+                        Sgd{},
+                        EngineOptions{.persistence_threshold = Bytes{0}, .timeout = std::chrono::milliseconds{1}}};
+      const Parameter weight{engine, "w", {5000}, zerospan::init::zeros()};
+      static_cast<void>(weight.gather(calling_thread));
+      if (sums) gradients.hold();
+      commit(weight, 1.0F);
+      const std::shared_ptr<zerospan::ParameterStore> store = engine.store();
+      if (sums) {
+        CHECK_THROWS_AS(zerospan::detail::engine_of(*store, "a test").sum_over_ranks(own, "held"),
+                        zerospan::TimeoutError);
+        go.count_down();
+        gradients.release();
+      }
+    }
+    CHECK(own == std::array<std::int64_t, 2>{1, 2});
+  });
+}
+
 // Settings without sense.
 
 TEST_CASE("a ruinous setting is refused before anything has changed, whenever it is used") {
@@ -178,6 +237,34 @@ TEST_CASE("a ruinous setting is refused before anything has changed, whenever it
     CHECK(engine.step().step == 1);
     CHECK(value_of(weight) == doctest::Approx(0.5));
   }
+}
+
+TEST_CASE("a step that is refused leaves the uses of a tied parameter as they were committed") {
+  Memory memory;
+  SelfCommunicator self;
+  ZeroEngine engine{Stage3{}, self, memory.device, memory.on_the_host, Sgd{.learning_rate = 1.0F}};
+  const Parameter weight{engine, "w", {4}, zerospan::init::zeros()};
+  const Parameter tied = weight.tie("tied");
+  const auto step_in_vain = [&] {
+    engine.optimizer().learning_rate = -1.0F;
+    CHECK_THROWS_WITH_AS(engine.step(), doctest::Contains("learning_rate"), ConfigurationError);
+    engine.optimizer().learning_rate = 1.0F;
+  };
+  commit(weight, 1.0F);
+  commit(tied, 2.0F);
+  step_in_vain();
+  for (const Parameter* use : {&weight, &tied}) {
+    CHECK_THROWS_WITH_AS(static_cast<void>(use->gradient(calling_thread)), doctest::Contains("was committed 1 times"),
+                         LeaseError);
+  }
+  engine.step();
+  CHECK(value_of(weight) == -3.0F);
+
+  commit(tied, 2.0F);
+  step_in_vain();
+  commit(weight, 1.0F);  // it has not been
+  engine.step();
+  CHECK(value_of(weight) == -6.0F);
 }
 
 TEST_CASE("a parameter's ruinous factor is refused where it is declared") {

@@ -831,6 +831,26 @@ TEST_CASE("a file that fails only when it is read again leaves a model that is l
   CHECK(in_part < last - 5);
 }
 
+TEST_CASE("a load says which of the optimizer's settings are not those that were saved, and leaves them") {
+  using zerospan::AdamW;
+  VolatileFiles files;
+  zerospan::SelfCommunicator self;
+  SmallRank saver{self, large_and_small, AdamW{.learning_rate = 0.5F, .weight_decay = 0.25F}};
+  saver.step();
+  zerospan::save_checkpoint(saver.engine(), "/run", {.files = &files});
+  const auto differences = [&](const auto& optimizer, CheckpointMatch match = CheckpointMatch::strict) {
+    SmallRank rank{self, large_and_small, optimizer};
+    return zerospan::load_checkpoint(rank.engine(), "/run", {.match = match, .files = &files}).settings_that_differ;
+  };
+  using Differences = std::vector<zerospan::SettingDifference>;
+  CHECK(differences(AdamW{.learning_rate = 0.5F, .weight_decay = 0.25F}).empty());
+  CHECK((differences(AdamW{.learning_rate = 0.125F, .weight_decay = 0.25F}) ==
+         Differences{{"learning_rate", 0.5, 0.125}}));
+  CHECK((differences(AdamW{.learning_rate = 0.125F, .weight_decay = 0.5F}) ==
+         Differences{{"learning_rate", 0.5, 0.125}, {"weight_decay", 0.25, 0.5}}));
+  CHECK(differences(zerospan::Lion{}, CheckpointMatch::partial).empty());
+}
+
 TEST_CASE("a checkpoint is of an engine, between its steps, with room for a piece") {
   VolatileFiles files;
   on_small_ranks(1, [&](SmallRank& rank, auto&) {

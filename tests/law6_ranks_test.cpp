@@ -322,7 +322,7 @@ TEST_CASE("an infinite or undefined gradient on one rank skips the step on all")
     for (const float value : bad) {
       CAPTURE(stage);
       CAPTURE(value);
-      const auto skipped = zerospan::run_ranks(3, [&](ThreadCommunicator communicator) {
+      zerospan::run_ranks(3, [&](ThreadCommunicator communicator) {
         ThreadedIoEngine io;
         Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
         const Place disk = stage >= 2 ? Place::nvme : Place::host;
@@ -350,9 +350,8 @@ TEST_CASE("an infinite or undefined gradient on one rank skips the step on all")
         ok = ok && zerospan_test::hash_masters(engine) == before;
         const zerospan::StepOutcome next = step(0.5F);  // the first update: the skipped step does not count as one
         ok = ok && !next.skipped && next.step == 2 && next.gradient_norm == std::sqrt(23000 * 9.0) * (1.0 / 6);
-        return ok && zerospan_test::hash_masters(engine) != before;
+        CHECK((ok && zerospan_test::hash_masters(engine) != before));
       });
-      for (const bool ok : skipped) CHECK(ok);
     }
   }
 }

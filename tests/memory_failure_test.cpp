@@ -53,6 +53,13 @@ using zerospan_test::page;
 
 using NvmeRig = zerospan_test::NvmeRig<zerospan::ThreadedIoEngine>;
 
+/// A cache of one line.
+struct SmallCachedRig {
+  HostRig host;
+  zerospan::Arena memory = zerospan_test::make_arena("cache", 4_KiB);
+  zerospan::CachedTier tier{host.tier, memory, {.bytes = 4_KiB, .line = 4_KiB}};
+};
+
 struct CachedRig {
   HostRig host;
   zerospan::Arena memory = zerospan_test::make_arena("cache", 64_KiB);
@@ -134,6 +141,31 @@ TEST_CASE_TEMPLATE("a tier that cannot be made for lack of memory keeps nothing"
         REQUIRE(zerospan_test::open_descriptors() == descriptors);
       });
   CHECK(failures > 0);
+}
+
+TEST_CASE("a transfer of a cache that cannot begin for lack of memory has changed nothing") {
+  SmallCachedRig rig;
+  const Extent first = rig.tier.place(page);
+  const Extent second = rig.tier.place(page);
+  const Extent third = rig.tier.place(page);
+  const zerospan_test::AlignedBuffer written{page};
+  const zerospan_test::AlignedBuffer read{page};
+  written.fill(1);
+  rig.tier.read(first, 0, read.data(), page).wait();
+  CHECK(fail_in_turn([&] { rig.tier.write(first, 0, written.data(), page).wait(); }, [] {}) > 0);
+  rig.tier.read(second, 0, read.data(), page).wait();
+  rig.tier.read(third, 0, read.data(), page).wait();
+
+  // The second read of `second` takes the place.
+  const int failures = fail_in_turn([&] { rig.tier.read(second, 0, read.data(), page).wait(); },
+                                    [&] { REQUIRE(rig.tier.cache_counters().evictions == 0_KiB); });
+  CHECK(failures > 0);
+  CHECK(rig.tier.cache_counters().evictions == 4_KiB);
+  const auto misses = rig.tier.cache_counters().misses;
+  rig.tier.read(second, 0, read.data(), page).wait();
+  CHECK(rig.tier.cache_counters().misses == misses);
+  rig.tier.read(first, 0, read.data(), page).wait();
+  CHECK((read == written));
 }
 
 }  // namespace

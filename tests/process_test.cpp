@@ -11,15 +11,25 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/core/initializer.hpp>
+#include <zerospan/core/shape.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/core/tensor_traits.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
+#include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/partition/partitioned_parameter.hpp>
 #include <zerospan/tier/cached_tier.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
@@ -270,6 +280,43 @@ TEST_CASE("a child process is told that engines and tiers are its parent's; its 
 #if defined(ZEROSPAN_HAS_LIBAIO)
   if (zerospan::LibaioEngine::available()) check_engine_in_child<zerospan::LibaioEngine>("a LibaioEngine");
 #endif
+}
+
+struct Values {
+  float* data;
+};
+
+}  // namespace
+
+template <>
+struct zerospan::TensorTraits<Values> {
+  using element_type = float;
+  static Values unbound(const zerospan::Shape&) { return {nullptr}; }
+  static void bind(Values& values, float* data) { values.data = data; }
+  static float* data(const Values& values) { return values.data; }
+};
+
+namespace {
+
+TEST_CASE("a child process is told that an engine is its parent's, and destroys its copy of it at once") {
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier tier{device};
+  zerospan::SelfCommunicator self;
+  std::optional<zerospan::ZeroEngine<zerospan::Stage3, zerospan::SelfCommunicator, zerospan::HostDevice,
+                                     zerospan::AdamW>>
+      engine{std::in_place, zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier}, zerospan::AdamW{}};
+  std::optional<zerospan::PartitionedParameter<Values>> weight{std::in_place, *engine, "weight", zerospan::Shape{5000},
+                                                               zerospan::init::ones()};
+  static_cast<void>(weight->gather(zerospan::calling_thread));
+  const std::string who = of_parent("what was made on a HostDevice");
+  CHECK(refusal_in_child([&] { static_cast<void>(weight->gather(zerospan::calling_thread)); }).starts_with(who));
+  CHECK(refusal_in_child([&] { engine->step(); }).starts_with(who));
+  CHECK(in_child([&]() -> std::string {
+          weight.reset();
+          engine.reset();
+          return "done";
+        }) == "done");
+  CHECK(weight->gather(zerospan::calling_thread)->data[0] == 1.0F);
 }
 
 TEST_CASE("whatever is under way, a child destroys its copies of tiers at once") {

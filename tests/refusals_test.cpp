@@ -9,6 +9,7 @@
 
 #include <zerospan/zerospan.hpp>
 
+#include "support/deferred_tier.hpp"
 #include "support/faulty_io_engine.hpp"
 #include "support/scratch.hpp"
 
@@ -141,6 +142,25 @@ TEST_CASE("ranks that were given different stages or optimizers are told so") {
                                              }
                                            }),
                        doctest::Contains("the optimizer is AdamW on rank 0, and Lion on rank 1"),
+                       zerospan::ConfigurationError);
+}
+
+TEST_CASE("ranks whose tiers have different alignments are told so: their sub-groups would not be the same") {
+  const auto train = [](std::size_t alignment_of_rank_1) {
+    zerospan::run_ranks(2, [&](zerospan::ThreadCommunicator communicator) {
+      HostDevice device{{.device_budget = 1_MiB, .host_budget = 4_MiB}};
+      zerospan::HostTier host{device};
+      zerospan_test::DeferredTier tier{host, communicator.rank().value == 1 ? alignment_of_rank_1 : 512};
+      zerospan::ZeroEngine engine{Stage3{},          communicator, device, Placement{tier, tier, tier},
+                                  zerospan::AdamW{}, {.staging = 1_MiB}};
+      const Parameter w{engine, "w", {5000}, zerospan::init::ones()};
+      static_cast<void>(w.gather(calling_thread));
+    });
+  };
+  train(512);
+  CHECK_THROWS_WITH_AS(train(4096),
+                       doctest::Contains("the alignment of shards, for the tiers of the placement, is 1024 elements on "
+                                         "rank 0, and 2048 elements on rank 1"),
                        zerospan::ConfigurationError);
 }
 

@@ -26,7 +26,8 @@
 /// a rank holds: once to compare checksums, before anything is changed, and once to take it.
 ///
 /// **What is not in it.** Gradients: it is made between steps. What the host has of its own, besides `host_bytes`. The
-/// optimizer's settings are written down, and not restored: they are the host's.
+/// optimizer's settings are written down, and not restored: they are the host's. A load says which of them are others
+/// than those that were saved (`LoadedCheckpoint::settings_that_differ`).
 #pragma once
 
 #include <cstdint>

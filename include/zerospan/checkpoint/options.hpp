@@ -62,6 +62,15 @@ struct LoadOptions {
   CheckpointFiles* files = nullptr;
 };
 
+/// A setting of the optimizer whose value is not the one that it was saved with.
+struct SettingDifference {
+  std::string name;
+  std::optional<double> saved;  ///< None: the checkpoint does not have it.
+  std::optional<double> now;    ///< None: the optimizer does not have it.
+
+  bool operator==(const SettingDifference&) const = default;
+};
+
 /// What was loaded; the same on every rank.
 struct LoadedCheckpoint {
   std::int64_t step;
@@ -69,6 +78,10 @@ struct LoadedCheckpoint {
   std::size_t ranks;   ///< That saved it.
   std::uint64_t seed;  ///< Of the engine that saved it.
   std::string optimizer;
+
+  /// The optimizer's settings are the host's, and none is restored: training goes on with those that it has now. A
+  /// schedule changes some rightly; what else is here was changed since. Empty where the optimizer is another one.
+  std::vector<SettingDifference> settings_that_differ;
 
   /// The host's own bytes of each rank that saved it.
   std::vector<std::vector<std::byte>> host_bytes;

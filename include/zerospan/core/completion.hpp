@@ -7,16 +7,23 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 
 namespace zerospan::inline v0 {
+
+namespace detail {
+
+template <class F>
+class PreparedJoin;
+
+}  // namespace detail
 
 /// The end of an asynchronous operation: wait for it, poll it, or chain to it. It carries the operation's error.
 /// Copies refer to the same operation. A default-constructed one is done.
@@ -49,18 +56,25 @@ class Completion {
 
  private:
   friend class Promise;
+  template <class F>
+  friend class detail::PreparedJoin;
+
+  using Continuations = std::list<std::function<void(std::exception_ptr)>>;
 
   struct State {
     mutable std::mutex mutex;
     std::condition_variable ended;
     bool done = false;
     std::exception_ptr error;
-    std::vector<std::function<void(std::exception_ptr)>> continuations;
+    Continuations continuations;
     std::string label;
     std::uint64_t ticket = 0;
   };
 
   explicit Completion(std::shared_ptr<State> state) noexcept : state_{std::move(state)} {}
+
+  /// `then` for continuations that have their memory already.
+  void then(Continuations&& prepared) const noexcept;
 
   std::shared_ptr<State> state_;
 };
@@ -114,25 +128,31 @@ inline bool Completion::wait_until(std::chrono::steady_clock::time_point deadlin
 }
 
 inline void Completion::then(std::function<void(std::exception_ptr)> continuation) const {
+  Continuations one;
+  one.push_back(std::move(continuation));
+  then(std::move(one));
+}
+
+inline void Completion::then(Continuations&& prepared) const noexcept {
   if (state_) {
-    std::unique_lock lock{state_->mutex};
-    if (!state_->done) {
-      state_->continuations.push_back(std::move(continuation));
-      return;
-    }
+    const std::scoped_lock lock{state_->mutex};
+    if (!state_->done) return state_->continuations.splice(state_->continuations.end(), prepared);
   }
-  continuation(error());
+  for (const auto& continuation : prepared) continuation(error());
 }
 
 inline Promise::~Promise() {
-  if (state_ && !Completion{state_}.done()) {
+  if (!state_ || Completion{state_}.done()) return;
+  try {
     fail(std::make_exception_ptr(
         Error{state_->label + " was dropped before it ended", std::source_location::current()}));
+  } catch (...) {  // no memory for the words
+    fail(std::current_exception());
   }
 }
 
 inline void Promise::end(std::exception_ptr error) {
-  std::vector<std::function<void(std::exception_ptr)>> continuations;
+  Completion::Continuations continuations;
   {
     const std::scoped_lock lock{state_->mutex};
     if (state_->done) return;

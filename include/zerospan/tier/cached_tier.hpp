@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +17,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/when_all.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
@@ -48,8 +50,9 @@ struct CacheCounters {
 ///
 /// Writes change what is resident and pass by the rest; what is resident reaches the other tier when it is evicted, and
 /// never if its extent is removed first. A write that is lost on the way fails the read that made room, and from then
-/// on whatever touches its bytes until the extent is removed. Ranges that are contiguous on the other tier are one
-/// transfer there. Transfers of the same line run in the order of the calls; none blocks its caller. Not addressable.
+/// on whatever touches its bytes until the extent is removed. A read or write that throws, for want of memory say, has
+/// changed nothing. Ranges that are contiguous on the other tier are one transfer there. Transfers of the same line run in
+/// the order of the calls; none blocks its caller. Not addressable.
 class CachedTier {
  public:
   /// @param memory Lends the cache its bytes, rounded down to whole lines; outlives the tier.
@@ -158,36 +161,43 @@ class CachedTier {
     name.check_aligned(extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data), alignment());
     if (extent.bytes == 0) return {};
     std::vector<Completion> former;
-    const std::shared_ptr<Transfer> planned = [&] {
+    std::optional<detail::PreparedJoin<Transfer::Start>> start;
+    Completion end;
+    {
       const std::scoped_lock lock{mutex_};
       const auto* placed = placed_.holder(extent);
       if (!placed) name.refuse_unplaced();
-      if (bytes == 0) return std::shared_ptr<Transfer>{};
+      if (bytes == 0) return {};
       const std::size_t begin = static_cast<std::size_t>(extent.offset - placed->extent.offset) + offset;
       const detail::ByteRange range{begin, begin + bytes};
-      auto result = std::make_shared<Transfer>(store_, direction, range, data, name.text());
-      plan(*result, placed->value, range, direction);
-      former = join_queues(*result);
-      return result;
-    }();
-    if (!planned) return {};
-    const Completion completion = planned->completion();
-    Transfer::start_after(former, planned);
-    return completion;
+      const auto planned = std::make_shared<Transfer>(store_, direction, range, data, name.text());
+      cut(*planned, placed->value, range);
+      start = Transfer::prepare(planned);
+      former.reserve(2 * planned->pieces.size());
+      end = planned->completion();
+      commit(*planned, direction, former);
+    }
+    start->join(former);
+    return end;
   }
 
-  /// Cuts a transfer into lines, and decides which of those that are read have slots from now on.
-  void plan(Transfer& transfer, const std::shared_ptr<Lines>& lines, const detail::ByteRange& range,
-            Transfer::Direction direction) {
+  /// Cuts a transfer into lines.
+  void cut(Transfer& transfer, const std::shared_ptr<Lines>& lines, const detail::ByteRange& range) const {
     for (std::size_t i = range.begin / line_; i <= (range.end - 1) / line_; ++i) {
       const std::shared_ptr<Line> line{lines, &(*lines)[i]};
       transfer.pieces.push_back({line, detail::common(range, line->range), nullptr});
     }
-    if (direction == Transfer::Direction::read) decide(transfer);
-    for (Piece& piece : transfer.pieces) piece.slot = memory_of(*piece.line);
   }
 
-  void decide(Transfer& transfer) {
+  /// Decides which of the lines that are read have slots from now on, and makes the transfer the last of its lines.
+  /// @param former Gets the end of what was the last. It has room for all of them: nothing can fail from here on.
+  void commit(Transfer& transfer, Transfer::Direction direction, std::vector<Completion>& former) noexcept {
+    if (direction == Transfer::Direction::read) decide(transfer);
+    for (Piece& piece : transfer.pieces) piece.slot = memory_of(*piece.line);
+    join_queues(transfer, former);
+  }
+
+  void decide(Transfer& transfer) noexcept {
     for (const Piece& piece : transfer.pieces) {
       if (piece.line->reads.last() != reads_) piece.line->reads.record(++reads_);  // a line read in parts is one use
       if (piece.line->slot != detail::NextUseSlots::none) slots_.hold(piece.line->slot);
@@ -200,7 +210,7 @@ class CachedTier {
     }
   }
 
-  void admit(const std::shared_ptr<Line>& line, std::vector<Piece>& victims) {
+  void admit(const std::shared_ptr<Line>& line, std::vector<Piece>& victims) noexcept {
     const std::size_t slot = slots_.claim(line->reads.next(), reads_);
     if (slot == detail::NextUseSlots::none) return;
     if (const std::shared_ptr<Line> victim = std::exchange(owners_[slot], line)) {
@@ -214,16 +224,13 @@ class CachedTier {
     return line.slot == detail::NextUseSlots::none ? nullptr : memory_.data() + line.slot * line_;
   }
 
-  /// Makes the transfer the last of its lines. @return what was the last, where it has not ended.
-  static std::vector<Completion> join_queues(const Transfer& transfer) {
-    std::vector<Completion> former;
+  static void join_queues(const Transfer& transfer, std::vector<Completion>& former) noexcept {
     for (const std::vector<Piece>* pieces : {&transfer.victims, &transfer.pieces}) {
       for (const Piece& piece : *pieces) {
         Completion before = std::exchange(piece.line->last, transfer.completion());
         if (!before.done()) former.push_back(std::move(before));
       }
     }
-    return former;
   }
 
   /// Takes an extent out of reach of further transfers; nullptr if there is none like it.

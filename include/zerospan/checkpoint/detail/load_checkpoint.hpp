@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -103,6 +104,7 @@ class CheckpointReader {
     loaded_.ranks = manifest_.parts.size();
     loaded_.seed = manifest_.seed;
     loaded_.optimizer = manifest_.optimizer;
+    loaded_.settings_that_differ = differing_settings();
     return std::move(loaded_);
   }
 
@@ -212,6 +214,24 @@ class CheckpointReader {
                                described(manifest_.optimizer, manifest_.states) + ", not of " +
                                described(model_.optimizer, model_.states),
                            path);
+  }
+
+  std::vector<SettingDifference> differing_settings() const {
+    if (manifest_.optimizer != model_.optimizer) return {};
+    const auto value_in = [](const auto& settings, const std::string& name) {
+      const auto found = std::ranges::find(settings, name, &std::pair<std::string, double>::first);
+      return found == settings.end() ? std::nullopt : std::optional{found->second};
+    };
+    std::vector<SettingDifference> differences;
+    for (const auto& [name, now] : model_.settings) {
+      const std::optional<double> saved = value_in(manifest_.settings, name);
+      const bool are_boundless = saved && !std::isfinite(*saved) && !std::isfinite(now);  // a manifest has no infinities
+      if (saved != now && !are_boundless) differences.push_back({name, saved, now});
+    }
+    for (const auto& [name, saved] : manifest_.settings) {
+      if (!value_in(model_.settings, name)) differences.push_back({name, saved, std::nullopt});
+    }
+    return differences;
   }
 
   static std::string in_brackets(const Shape& shape) {

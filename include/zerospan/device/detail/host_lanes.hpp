@@ -10,6 +10,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/stream.hpp>
 #include <zerospan/device/detail/host_item.hpp>
 #include <zerospan/device/detail/lane_monitor.hpp>
@@ -27,7 +28,8 @@ namespace detail {
 /// The stream that posted work enqueues on: the lane's own thread.
 using HostStream = StreamRef;
 
-/// Lanes made of threads. The first error of any operation stops everything that has not begun.
+/// Lanes made of threads. The first error of any operation stops everything that has not begun. A child that `fork` makes
+/// has none of the threads: what it asks of the lanes throws ConfigurationError, and their end there waits for nothing.
 class HostLanes {
  public:
   using stream_type = HostStream;
@@ -53,6 +55,7 @@ class HostLanes {
   }
 
   Completion post_host(Lane lane, std::vector<Completion> after, const Operation& operation, HostWork work) {
+    check_process();
     HostItem item = HostItem::make(std::move(after), operation, std::move(work));
     Completion completion = item.promise->completion();
     monitor_->item_posted();
@@ -61,6 +64,7 @@ class HostLanes {
   }
 
   void wait(StreamRef, const Completion& completion, const Operation& operation) {
+    check_process();
     if (!completion.done()) {
       const auto begin = LaneMonitor::Clock::now();
       monitor_->await(completion);
@@ -73,6 +77,7 @@ class HostLanes {
   Completion record(StreamRef) const noexcept { return {}; }
 
   void check() const {
+    check_process();
     if (const auto error = monitor_->error()) std::rethrow_exception(error);
   }
 
@@ -87,6 +92,9 @@ class HostLanes {
   bool drain() noexcept { return monitor_->drain(); }
 
  private:
+  void check_process() const { process_.check("what was made on a HostDevice"); }
+
+  OwnProcess process_;
   std::shared_ptr<LaneMonitor> monitor_;
   LaneMonitor::Clock::time_point left_ = LaneMonitor::Clock::now();
   LaneWorkers<HostItem> workers_;

@@ -17,6 +17,7 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/device/lane_options.hpp>
@@ -135,8 +136,10 @@ class LaneMonitor {
   }
 
   /// Blocks until every item is finished; gives up once nothing but overdue transfers is left. Those may end later,
-  /// when there is nobody to tell any more: they leave no trace. @return Whether everything has ended.
+  /// when there is nobody to tell any more: they leave no trace. In a child process nothing ends any more, and it does not
+  /// wait. @return Whether everything has ended.
   bool drain() noexcept {
+    if (!process_.is_this()) return false;
     std::unique_lock lock{mutex_};
     while (unfinished_ > 0 && !abandoned_) {
       const bool only_transfers = unfinished_ == transfers_.size();
@@ -176,6 +179,7 @@ class LaneMonitor {
     return {};
   }
 
+  OwnProcess process_;
   const LaneOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable idle_;

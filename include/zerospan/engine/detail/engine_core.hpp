@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -143,13 +144,16 @@ struct EngineCore {
     lanes.wait(calling_thread, done, operation);
   }
 
-  /// Sums integers over ranks, exactly, and waits for it.
+  /// Sums integers over ranks, exactly, and waits for it. A wait that ends in an error may leave the collective under way:
+  /// it has integers of its own.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (contributors() == 1) return;
+    const auto sums = std::make_shared<std::vector<std::int64_t>>(integers.begin(), integers.end());
     const Completion done =
         communicate(OperationKind::all_reduce, name, integers.size_bytes(), {},
-                    [integers](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, integers); });
+                    [sums](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, *sums); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
+    std::ranges::copy(*sums, integers.begin());
   }
 
   /// Every rank's value; 0 where a rank has told none.

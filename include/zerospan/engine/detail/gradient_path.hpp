@@ -38,21 +38,21 @@ class GradientPath {
       after = {reduce(use, parameter, data, sum, std::move(after))};
       padding_from = parameter.gathered_elements();
     }
-    if (!core_.holds(parameter)) {
-      ++use.gradient.commits;
-      return after;
-    }
-    return accumulate_sum(use, parameter, sum, padding_from, std::move(after));
+    ++use.gradient.commits;
+    const Addition addition = std::exchange(use.gradient.has_sum, true) ? Addition::add : Addition::replace;
+    if (!core_.holds(parameter)) return after;
+    return accumulate_sum(use, parameter, sum, padding_from, addition, std::move(after));
   }
 
-  /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more.
+  /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more. What they
+  /// have committed stays committed until the step is made.
   void join_uses(ParameterRecord& parameter) {
     ParameterUse& target = core_.states.uses[parameter.uses.front()];
     for (const std::size_t u : parameter.uses) {
       ParameterUse& use = core_.states.uses[u];
-      if (&use == &target || use.gradient.commits == 0) continue;
-      if (core_.holds(parameter)) join(target, use, core_.accumulator_type(parameter.type), parameter);
-      target.gradient.commits = std::max(target.gradient.commits, std::exchange(use.gradient.commits, 0));
+      if (&use == &target || !std::exchange(use.gradient.has_sum, false)) continue;
+      const Addition addition = std::exchange(target.gradient.has_sum, true) ? Addition::add : Addition::replace;
+      if (core_.holds(parameter)) join(target, use, addition, parameter);
     }
   }
 
@@ -99,9 +99,8 @@ class GradientPath {
 
   /// @param padding_from The summand's elements from here on are to be zeroed first.
   std::vector<Completion> accumulate_sum(ParameterUse& use, const ParameterRecord& parameter, Summand sum,
-                                         std::size_t padding_from, std::vector<Completion> after) {
+                                         std::size_t padding_from, Addition addition, std::vector<Completion> after) {
     GradientAccumulator& gradient = use.gradient;
-    const Addition addition = gradient.commits++ == 0 ? Addition::replace : Addition::add;
     const ElementType type = core_.accumulator_type(parameter.type);
     const auto [norm_begin, norm_end] = owned(use, parameter);
     std::vector<Completion> read;
@@ -127,8 +126,8 @@ class GradientPath {
     return read;
   }
 
-  void join(ParameterUse& target, ParameterUse& use, ElementType type, const ParameterRecord& parameter) {
-    const Addition addition = target.gradient.commits == 0 ? Addition::replace : Addition::add;
+  void join(ParameterUse& target, ParameterUse& use, Addition addition, const ParameterRecord& parameter) {
+    const ElementType type = core_.accumulator_type(parameter.type);
     const auto [norm_begin, norm_end] = owned(target, parameter);
     std::vector<Completion> ends;
     for_each_piece(

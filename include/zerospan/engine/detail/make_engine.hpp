@@ -457,6 +457,7 @@ class EngineOfDevice final : public Engine {
     tell("prefetch", std::to_string(options.prefetch.count));
     tell("partition", std::string{options.partition.name()});
     tell("the fingerprint of the partitioner's settings", std::to_string(options.partition.fingerprint()));
+    tell("the alignment of shards, for the tiers of the placement,", std::to_string(sizes_.alignment()) + " elements");
     tell("the placement of group copies", core_.placement.group_copies ? "a tier" : "none");
     tell("the loss scale", options.loss_scale ? "dynamic" : "none");
     if (options.loss_scale) {

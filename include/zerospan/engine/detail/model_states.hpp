@@ -33,10 +33,16 @@ struct GradientAccumulator {
   Extent extent;
   std::size_t offset = 0;               ///< Bytes from the extent's begin.
   std::size_t elements = 0;             ///< A shard, or all of the gathered buffer where gradients are not partitioned.
-  std::size_t commits = 0;              ///< Micro-batches added in this step.
+  std::size_t commits = 0;              ///< Micro-batches that were committed in this step.
+  bool has_sum = false;                 ///< There is something in it, of this step.
   std::vector<Completion> ready;        ///< The ends of the last addition.
   std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
                                         ///< addition.
+
+  void forget() noexcept {
+    commits = 0;
+    has_sum = false;
+  }
 };
 
 /// One use of a parameter: its own, or a tied one.

@@ -74,7 +74,7 @@ class OptimizerStep {
         core_.lanes.wait(calling_thread, end, {OperationKind::update, "step"});
       }
     }
-    for (ParameterUse& use : core_.states.uses) use.gradient.commits = 0;
+    for (ParameterUse& use : core_.states.uses) use.gradient.forget();
     const float scale = loss_scale_.value();
     loss_scale_.advance(finite);
     skipped_in_a_row_ = finite ? 0 : skipped_in_a_row_ + 1;
@@ -106,7 +106,7 @@ class OptimizerStep {
     const auto* const limbs = reinterpret_cast<const std::int64_t*>(core_.norms->on_host());
     for (const ParameterRecord& parameter : core_.states.parameters) {
       const std::size_t use = parameter.uses.front();
-      if (core_.states.uses[use].gradient.commits == 0) continue;
+      if (!core_.states.uses[use].gradient.has_sum) continue;
       total.merge(std::span<const std::int64_t, ExactSum::limb_count>{limbs + use * ExactSum::limb_count,
                                                                       ExactSum::limb_count});
     }
@@ -159,7 +159,7 @@ class OptimizerStep {
   }
 
   bool has_gradient(const ParameterRecord& parameter) const {
-    return core_.states.uses[parameter.uses.front()].gradient.commits > 0;
+    return core_.states.uses[parameter.uses.front()].gradient.has_sum;
   }
 
   std::vector<RunUpdate> prepare(const SubGroup& group) const {

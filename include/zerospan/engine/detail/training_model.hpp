@@ -185,7 +185,7 @@ class TrainingModel {
   /// Drops what was committed since the last step, and ends all leases.
   void abandon() {
     leases_.end_all([this](const LeaseRecord& lease) { end(lease); });
-    for (ParameterUse& use : core_.states.uses) use.gradient.commits = 0;
+    for (ParameterUse& use : core_.states.uses) use.gradient.forget();
     forgotten_.clear();
     restart_pass();
   }

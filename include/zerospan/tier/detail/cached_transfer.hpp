@@ -82,7 +82,8 @@ struct CacheStore : TransferGate {
   std::atomic<std::size_t> evictions = 0;
 };
 
-/// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended.
+/// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended. What it needs of
+/// memory it gets before lines are told of it: neither its start nor its end fails for want of it.
 class CachedTransfer {
  public:
   enum class Direction : std::uint8_t { read, write };
@@ -102,32 +103,71 @@ class CachedTransfer {
 
   Completion completion() const noexcept { return promise_.completion(); }
 
-  static void start_after(const std::vector<Completion>& former, const std::shared_ptr<CachedTransfer>& self) {
-    when_all(former, [self](const std::exception_ptr&) { run(self); });
+  /// Ends the transfer.
+  struct Finish {
+    std::shared_ptr<CachedTransfer> transfer;
+    void operator()(const std::exception_ptr& error) const noexcept { transfer->finish(error); }
+  };
+
+  /// Runs the transfer.
+  struct Start {
+    std::shared_ptr<CachedTransfer> transfer;
+    PreparedJoin<Finish> end;
+    void operator()(const std::exception_ptr&) noexcept { transfer->run(end); }
+  };
+
+  /// What joins the completions of whatever touched a transfer's lines before, and starts it. The transfer has its pieces,
+  /// and at most as many victims.
+  static PreparedJoin<Start> prepare(const std::shared_ptr<CachedTransfer>& transfer) {
+    const std::size_t pieces = transfer->pieces.size();
+    const std::size_t most = 2 * pieces;
+    transfer->victims.reserve(pieces);
+    transfer->write_backs_.reserve(pieces);
+    transfer->passing_.reserve(pieces);
+    transfer->parts_.reserve(most);
+    return {most, Start{transfer, {most, Finish{transfer}}}};
   }
 
   std::vector<Piece> pieces;   ///< In order, without gaps.
   std::vector<Piece> victims;  ///< Lines that give their slots to pieces of a read.
 
  private:
-  static void run(const std::shared_ptr<CachedTransfer>& self) {
-    if (!self->store_->enter()) return self->abandon();
-    const std::size_t evicted = self->write_back();
-    std::vector<Completion> parts{self->write_backs_};
-    if (const auto loss = self->loss()) {
-      parts.push_back(started([&]() -> Completion { std::rethrow_exception(loss); }));
+  /// The end of a victim's write-back.
+  struct WriteBack {
+    Completion end;
+    std::exception_ptr refusal;  ///< What was thrown instead.
+
+    std::exception_ptr error() const noexcept { return refusal ? refusal : end.error(); }
+  };
+
+  void run(PreparedJoin<Finish>& end) noexcept {
+    if (!store_->enter()) return abandon();
+    const std::size_t evicted = write_back();
+    if (const auto known = loss()) {
+      refusal_ = known;
     } else {
-      for (const ByteRange& part : self->direction_ == Direction::read ? self->missing_ranges() : self->put()) {
-        parts.push_back(started([&] { return self->pass(part); }));
-      }
+      direction_ == Direction::read ? find_missing() : put();
+      for (const ByteRange& part : passing_) begin([&] { return pass(part); });
     }
-    self->store_->evictions += evicted;
-    self->store_->leave();
-    when_all(parts, [self](const std::exception_ptr& error) { self->finish(error); });
+    store_->evictions += evicted;
+    store_->leave();
+    end.join(parts_);
+  }
+
+  /// Starts a part of the transfer. @return its completion, or what it threw.
+  template <class F>
+  WriteBack begin(F start) noexcept {
+    try {
+      parts_.push_back(start());
+      return {parts_.back(), nullptr};
+    } catch (...) {
+      refusal_ = std::current_exception();
+      return {{}, refusal_};
+    }
   }
 
   /// Starts to write what victims alone have to the other tier. @return how many bytes they keep no longer.
-  std::size_t write_back() {
+  std::size_t write_back() noexcept {
     std::size_t evicted = 0;
     for (const Piece& victim : victims) {
       const CachedLine& line = *victim.line;
@@ -136,7 +176,7 @@ class CachedTransfer {
         write_backs_.emplace_back();
         continue;
       }
-      write_backs_.push_back(started([&] {
+      write_backs_.push_back(begin([&] {
         return store_->inner.write(line.extent, line.dirty.begin, victim.memory(line.dirty.begin), line.dirty.bytes());
       }));
     }
@@ -157,23 +197,20 @@ class CachedTransfer {
     return store_->inner.write(extent, part.begin, data, part.bytes());
   }
 
-  /// What a read needs from the other tier, contiguous ranges as one.
-  std::vector<ByteRange> missing_ranges() const {
-    std::vector<ByteRange> ranges;
+  /// Lists what a read needs from the other tier, contiguous ranges as one.
+  void find_missing() noexcept {
     std::size_t bytes = 0;
     for (const Piece& piece : pieces) {
       const ByteRange range = missing(piece.range, piece.line->valid);
-      append(ranges, range);
+      append(passing_, range);
       bytes += range.bytes();
     }
     store_->misses += bytes;
     store_->hits += range_.bytes() - bytes;
-    return ranges;
   }
 
-  /// Updates what is resident. @return what passes by, contiguous ranges as one.
-  std::vector<ByteRange> put() const {
-    std::vector<ByteRange> ranges;
+  /// Updates what is resident, and lists what passes by, contiguous ranges as one.
+  void put() noexcept {
     for (const Piece& piece : pieces) {
       CachedLine& line = *piece.line;
       if (piece.slot && adjoin(line.valid, piece.range)) {
@@ -181,10 +218,9 @@ class CachedTransfer {
         line.valid = hull(line.valid, piece.range);
         line.dirty = hull(line.dirty, piece.range);
       } else {
-        append(ranges, piece.range);
+        append(passing_, piece.range);
       }
     }
-    return ranges;
   }
 
   static void append(std::vector<ByteRange>& ranges, const ByteRange& range) {
@@ -197,8 +233,9 @@ class CachedTransfer {
   }
 
   /// Settles the victims, then the pieces of a read that has all its bytes.
-  void finish(const std::exception_ptr& error) {
+  void finish(const std::exception_ptr& first_error) noexcept {
     if (!store_->enter()) return abandon();
+    const std::exception_ptr error = refusal_ ? refusal_ : first_error;
     for (std::size_t i = 0; i < victims.size(); ++i) {
       CachedLine& line = *victims[i].line;
       if (const auto loss = write_backs_[i].error()) {
@@ -233,9 +270,13 @@ class CachedTransfer {
     if (!range.empty()) std::memcpy(piece.memory(range.begin), data_at(range.begin), range.bytes());
   }
 
-  void abandon() {
-    promise_.fail(std::make_exception_ptr(
-        Error{promise_.completion().label() + " was given up: its tier is gone", std::source_location::current()}));
+  void abandon() noexcept {
+    try {
+      promise_.fail(std::make_exception_ptr(
+          Error{promise_.completion().label() + " was given up: its tier is gone", std::source_location::current()}));
+    } catch (...) {  // no memory for the words
+      promise_.fail(std::current_exception());
+    }
   }
 
   std::byte* data_at(std::size_t begin) const noexcept { return data_ + (begin - range_.begin); }
@@ -244,7 +285,10 @@ class CachedTransfer {
   Direction direction_;
   ByteRange range_;  ///< Of the whole transfer.
   std::byte* data_;
-  std::vector<Completion> write_backs_;  ///< One for each victim.
+  std::vector<WriteBack> write_backs_;  ///< One for each victim.
+  std::vector<ByteRange> passing_;      ///< What is transferred between the host and the other tier.
+  std::vector<Completion> parts_;       ///< What has been started.
+  std::exception_ptr refusal_;          ///< Of a part that could not be.
   Promise promise_;
 };
 

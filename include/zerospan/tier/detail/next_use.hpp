@@ -39,19 +39,22 @@ class UseHistory {
 
 /// The slots of a cache, kept by Belady's rule: a newcomer gets a free slot, or else the slot whose owner has the latest
 /// next use, if that is later than the newcomer's. An owner whose predicted use has passed by n reads is expected after
-/// n more.
+/// n more. Memory is taken at the construction alone.
 class NextUseSlots {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
-  explicit NextUseSlots(std::size_t slots) : next_(slots, UseHistory::never), free_(slots) {
-    for (std::size_t i = 0; i < slots; ++i) free_[i] = slots - 1 - i;
+  explicit NextUseSlots(std::size_t slots) : next_(slots, UseHistory::never), held_(slots), free_(slots) {
+    for (std::size_t i = 0; i < slots; ++i) {
+      held_[i] = order_.extract(order_.emplace(UseHistory::never, i).first);
+      free_[i] = slots - 1 - i;
+    }
   }
 
   std::size_t size() const noexcept { return next_.size(); }
 
   /// Takes a slot for a line whose next use is at `next`, and holds it; `none` if all others are used before that.
-  std::size_t claim(std::uint64_t next, std::uint64_t now) {
+  std::size_t claim(std::uint64_t next, std::uint64_t now) noexcept {
     if (!free_.empty()) {
       const std::size_t slot = free_.back();
       free_.pop_back();
@@ -63,17 +66,21 @@ class NextUseSlots {
     const auto farthest = expected(first->first, now) > expected(last->first, now) ? first : last;
     if (expected(farthest->first, now) <= expected(next, now)) return none;
     const std::size_t slot = farthest->second;
-    order_.erase(farthest);
+    held_[slot] = order_.extract(farthest);
     return slot;
   }
 
   /// Keeps a slot from being claimed.
-  void hold(std::size_t slot) noexcept { order_.erase({next_[slot], slot}); }
+  void hold(std::size_t slot) noexcept {
+    const auto offered = order_.find({next_[slot], slot});
+    if (offered != order_.end()) held_[slot] = order_.extract(offered);
+  }
 
   /// Lets a slot that is held be claimed from its owner, whose next use is at `next`.
-  void offer(std::size_t slot, std::uint64_t next) {
+  void offer(std::size_t slot, std::uint64_t next) noexcept {
     next_[slot] = next;
-    order_.emplace(next, slot);
+    held_[slot].value() = {next, slot};
+    order_.insert(std::move(held_[slot]));
   }
 
   /// Gives up a slot that is held.
@@ -84,8 +91,11 @@ class NextUseSlots {
     return next < now ? now + (now - next) : next;
   }
 
-  std::vector<std::uint64_t> next_;                        // by slot
-  std::set<std::pair<std::uint64_t, std::size_t>> order_;  // next use, slot: those that may be claimed
+  using Order = std::set<std::pair<std::uint64_t, std::size_t>>;
+
+  std::vector<std::uint64_t> next_;     // by slot
+  Order order_;                         // next use, slot: those that may be claimed
+  std::vector<Order::node_type> held_;  // by slot: its place in `order_`, while it is not there
   std::vector<std::size_t> free_;
 };
 
