@@ -196,32 +196,37 @@ void checkpoint_load_raw(benchmark::State& state) {
   report_bytes(state);
 }
 
-/// The states of a model on disk are linked; the first save, which reads them back, is not measured.
-/// @param save_every After how many steps it saves; none: never.
-void train(benchmark::State& state, std::optional<std::int64_t> save_every) {
-  const std::int64_t steps = std::max(state.range(0), least_steps);
+/// The first save, which reads back what is linked, is not measured.
+/// @param by Unless it never saves.
+void train(benchmark::State& state, std::optional<SaveBy> by) {
+  const std::int64_t every = state.range(0);
+  const std::int64_t steps = std::max(every, least_steps);
   const Directory directory;
   OnDisk model;
-  const auto save = [&] { save_checkpoint(model.training.engine(), directory.path(), {.keep = 1}); };
-  if (save_every) save();
+  const auto save = [&] { save_checkpoint(model.training.engine(), directory.path(), {.keep = 1, .by = *by}); };
+  if (by) save();
   model.training.step();
   for (auto _ : state) {
     for (std::int64_t step = 1; step <= steps; ++step) {
       model.training.step();
-      if (save_every && step % *save_every == 0) save();
+      if (by && step % every == 0) save();
     }
   }
   state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations()) * steps);
 }
 
-void train_saving(benchmark::State& state) { train(state, state.range(0)); }
-void train_saving_raw(benchmark::State& state) { train(state, std::nullopt); }
 
 BENCHMARK(checkpoint_save)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_save_raw)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_load)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_load_raw)->Iterations(2)->UseRealTime();
-BENCHMARK(train_saving)->ArgName("every")->Arg(1)->Arg(10)->Iterations(1)->UseRealTime();
-BENCHMARK(train_saving_raw)->ArgName("every")->Arg(1)->Arg(10)->Iterations(1)->UseRealTime();
+
+void every_and_tenth(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("every")->Arg(1)->Arg(10)->Iterations(1)->UseRealTime();
+}
+BENCHMARK_CAPTURE(train, linking, SaveBy::linking)->Name("train_saving/linking")->Apply(every_and_tenth);
+BENCHMARK_CAPTURE(train, no_links, std::nullopt)->Name("train_saving_raw/linking")->Apply(every_and_tenth);
+BENCHMARK_CAPTURE(train, copying, SaveBy::copying)->Name("train_saving/copying")->Apply(every_and_tenth);
+BENCHMARK_CAPTURE(train, no_copies, std::nullopt)->Name("train_saving_raw/copying")->Apply(every_and_tenth);
 
 }  // namespace
