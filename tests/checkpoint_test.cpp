@@ -37,6 +37,7 @@
 #include "support/process_limits.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
+#include "support/small_rank.hpp"
 #include "support/toy_rank.hpp"
 #include "support/training_run.hpp"
 #include "support/volatile_files.hpp"
@@ -51,12 +52,15 @@ using zerospan::LoadedCheckpoint;
 using zerospan::SavedCheckpoint;
 using zerospan::SaveOptions;
 using zerospan_test::AnyEngine;
-using zerospan_test::Array;
 using zerospan_test::Configuration;
+using zerospan_test::Declared;
 using zerospan_test::everything_on;
+using zerospan_test::large_and_small;
+using zerospan_test::on_small_ranks;
 using zerospan_test::on_toy_ranks;
 using zerospan_test::Place;
 using zerospan_test::ScratchDirectory;
+using zerospan_test::SmallRank;
 using zerospan_test::VolatileFiles;
 using zerospan_test::ways;
 
@@ -210,10 +214,10 @@ TEST_CASE("what several ranks hold is written by one of them, and all of them wr
     for (std::size_t rank = 0; rank < 3; ++rank) {
       const std::filesystem::path path = saved[rank].path;
       const std::size_t own = std::filesystem::file_size(path / ("rank-" + std::to_string(rank) + ".data"));
-      CHECK(own > expected / 8);
+      CHECK(own + saved[rank].linked.count > expected / 8);
       CHECK(saved[rank].written.count ==
             own + std::filesystem::file_size(path / ("rank-" + std::to_string(rank) + ".json")));
-      data += own;
+      data += own + saved[rank].linked.count;
     }
     CHECK(data == expected);
   }
@@ -238,69 +242,6 @@ TEST_CASE("each rank's host gets the bytes of all of them back") {
     for (std::size_t r = 0; r < 3; ++r) CHECK(loaded.host_bytes[r] == std::vector<std::byte>(r * 5, std::byte{7}));
     return 0;
   });
-}
-
-struct Declared {
-  std::string name;
-  zerospan::Shape shape;
-  zerospan::Training training = zerospan::Training::trainable;
-};
-
-const std::vector<Declared> large_and_small{{"large", {100, 51}}, {"small", {7}}};
-
-/// An engine with a few parameters, and gradients that depend on everything.
-class SmallRank {
- public:
-  using Parameter = zerospan::PartitionedParameter<Array<float>>;
-
-  template <class Communicator, class Optimizer = zerospan::AdamW>
-  explicit SmallRank(Communicator& communicator, const std::vector<Declared>& model = large_and_small,
-                     const Optimizer& optimizer = {})
-      : device_{{.device_budget = Bytes{1 << 20}, .host_budget = Bytes{1 << 20}}},
-        tier_{device_},
-        rank_{communicator.rank().value},
-        engine_{3,         communicator,
-                device_,   zerospan::Placement{tier_, tier_, tier_},
-                optimizer, {.persistence_threshold = Bytes{0}}} {
-    for (const Declared& declared : model) {
-      parameters_.emplace_back(engine_, declared.name, declared.shape, zerospan::init::normal(1.0F),
-                               zerospan::ParameterOptions{.group = {}, .training = declared.training});
-    }
-  }
-
-  AnyEngine& engine() { return engine_; }
-  std::uint64_t hash() { return zerospan_test::hash_masters(engine_); }
-
-  void step() {
-    const auto step = engine_.progress().step;
-    for (const Parameter& parameter : parameters_) {
-      if (!parameter.trains()) continue;
-      const auto full = parameter.gather(zerospan::calling_thread);
-      auto gradient = parameter.gradient(zerospan::calling_thread);
-      for (std::size_t k = 0; k < full->size; ++k) {
-        gradient->data[k] = full->data[k] + zerospan_test::noise(0, {rank_, step, 0}, k);
-      }
-      gradient.commit();
-    }
-    engine_.step();
-  }
-
- private:
-  zerospan::HostDevice device_;
-  zerospan::DeviceTier tier_;
-  int rank_;
-  AnyEngine engine_;
-  std::vector<Parameter> parameters_;
-};
-
-template <class F>
-auto on_small_ranks(int ranks, F f) {
-  return zerospan::run_ranks(ranks,
-                             [&](zerospan::ThreadCommunicator communicator) {
-                               SmallRank rank{communicator};
-                               return f(rank, communicator);
-                             },
-                             {.timeout = std::chrono::seconds{30}});
 }
 
 TEST_CASE("replicas of the shards in groups of ranks save once, and load each") {
@@ -452,14 +393,23 @@ struct Befallen {
     return hashes;
   }
 
-  VolatileFiles files;
+  bool is_on_disk = false;  ///< Its states are, and are linked.
+  VolatileFiles files{};
   bool has_failed = false;
 
+  template <class F>
+  auto train(F f) {
+    const ScratchDirectory disk;
+    files.allow_links(is_on_disk);
+    return on_small_ranks(ranks, f, large_and_small, {.disk = is_on_disk ? disk.path() : ""});
+  }
+
   void save_two(const std::function<void()>& fault) {
-    on_small_ranks(ranks, [&](SmallRank& rank, auto& communicator) {
+    train([&](SmallRank& rank, auto& communicator) {
       const SaveOptions options{.keep = 1, .files = &files};
       rank.step();
-      zerospan::save_checkpoint(rank.engine(), "/run", options);
+      const SavedCheckpoint saved = zerospan::save_checkpoint(rank.engine(), "/run", options);
+      CHECK((saved.linked > Bytes{0}) == is_on_disk);
       rank.step();
       communicator.barrier({zerospan::calling_thread, "before the fault"});
       if (communicator.rank().value == 0) fault();
@@ -484,7 +434,7 @@ struct Befallen {
 
   /// @return The step that is found.
   std::int64_t resume() {
-    return on_small_ranks(ranks, [&](SmallRank& rank, auto&) {
+    return train([&](SmallRank& rank, auto&) {
       const LoadedCheckpoint loaded = zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
       CHECK(rank.hash() == expected().at(static_cast<std::size_t>(loaded.step)));
       rank.step();
@@ -500,14 +450,16 @@ struct Befallen {
 constexpr std::size_t one_of = zerospan_test::is_sanitized ? 3 : 1;
 
 TEST_CASE("whichever operation of a save fails, all ranks are told, and training goes on from either checkpoint") {
-  for (const bool is_full : {false, true}) {
+  for (const auto& [is_full, is_on_disk] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
     std::size_t operation = 0;
     for (std::size_t in_a_row = 0; in_a_row < 3; operation += one_of) {
       CAPTURE(operation);
       CAPTURE(is_full);
-      Befallen training;
-      training.save_two(
-          [&] { is_full ? training.files.fill_up_at(operation) : training.files.fail_at(operation, EIO); });
+      CAPTURE(is_on_disk);
+      Befallen training{.is_on_disk = is_on_disk};
+      training.save_two([&, fills_up = is_full] {
+        fills_up ? training.files.fill_up_at(operation) : training.files.fail_at(operation, EIO);
+      });
       in_a_row = training.has_failed ? 0 : in_a_row + 1;
       training.files.recover();
       const std::int64_t step = training.resume();
@@ -521,14 +473,15 @@ TEST_CASE("whichever operation of a save fails, all ranks are told, and training
 
 /// Loses the power at each operation of a save.
 /// @param ways_to_lose In how many: first all that was not synced is lost, then some of it.
-void check_losses_of_power(std::uint64_t ways_to_lose) {
+void check_losses_of_power(std::uint64_t ways_to_lose, bool is_on_disk) {
   std::array<int, 3> found{};
   std::size_t operation = 0;
   for (bool has_failed = true; has_failed; operation += one_of) {
     for (std::uint64_t survivors = 0; survivors < ways_to_lose; ++survivors) {
       CAPTURE(operation);
       CAPTURE(survivors);
-      Befallen training;
+      CAPTURE(is_on_disk);
+      Befallen training{.is_on_disk = is_on_disk};
       training.save_two([&] { training.files.lose_power_at(operation); });
       has_failed = training.has_failed;
       training.files.restart(survivors == 0 ? std::nullopt : std::optional{operation * ways_to_lose + survivors});
@@ -543,9 +496,13 @@ void check_losses_of_power(std::uint64_t ways_to_lose) {
   CHECK(found[2] > 0);
 }
 
-TEST_CASE("whenever the power is lost during a save, what is found then is whole") { check_losses_of_power(2); }
+TEST_CASE("whenever the power is lost during a save, what is found then is whole") {
+  for (const bool is_on_disk : {false, true}) check_losses_of_power(2, is_on_disk);
+}
 
-TEST_CASE("whatever survives a loss of power" * doctest::skip()) { check_losses_of_power(20); }
+TEST_CASE("whatever survives a loss of power" * doctest::skip()) {
+  for (const bool is_on_disk : {false, true}) check_losses_of_power(20, is_on_disk);
+}
 
 /// A checkpoint that two ranks have saved after two steps, to be damaged.
 struct Saved {
@@ -670,8 +627,8 @@ TEST_CASE("a manifest that is no manifest of this version is refused") {
     text.replace(text.find(from), from.size(), to);
   };
   CHECK(refused([&](std::string& text) {
-          replace(text, "\"version\": 1", "\"version\": 2");
-        }).find("its format has version 2, this zerospan reads versions up to 1") != std::string::npos);
+          replace(text, "\"version\": 2", "\"version\": 3");
+        }).find("its format has version 3, this zerospan reads versions up to 2") != std::string::npos);
   CHECK(refused([&](std::string& text) {
           replace(text, "zerospan checkpoint", "another's");
         }).find("this is no checkpoint of zerospan") != std::string::npos);
@@ -942,6 +899,10 @@ class ToldFiles final : public zerospan::CheckpointFiles {
   }
   std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
   void make_directory(const std::string& path) override { tell(), files_.make_directory(path); }
+  bool can_link(int descriptor, const std::string& directory) override {
+    return files_.can_link(descriptor, directory);
+  }
+  bool link(int descriptor, const std::string& path) override { return tell(), files_.link(descriptor, path); }
   std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
   void rename(const std::string& from, const std::string& to) override { tell(), files_.rename(from, to); }
   void sync_directory(const std::string& path) override { tell(), files_.sync_directory(path); }
@@ -969,21 +930,22 @@ class ToldFiles final : public zerospan::CheckpointFiles {
 };
 
 /// Trains on two ranks, saves after each step, and never ends.
-[[noreturn]] void train_for_ever(const std::string& directory, int pipe) {
+[[noreturn]] void train_for_ever(const std::string& directory, bool is_on_disk, int pipe) {
   ToldFiles files{pipe};
-  on_small_ranks(2, [&](SmallRank& rank, auto& communicator) -> int {
+  const auto train = [&](SmallRank& rank, auto& communicator) -> int {
     if (zerospan::find_checkpoint(rank.engine(), directory)) zerospan::load_checkpoint(rank.engine(), directory);
     while (true) {
       rank.step();
       zerospan::save_checkpoint(rank.engine(), directory, {.keep = 2, .files = &files});
       if (communicator.rank().value == 0) files.tell('s');
     }
-  });
+  };
+  on_small_ranks(2, train, large_and_small, {.disk = is_on_disk ? directory : ""});
   ::_exit(1);
 }
 
 /// Has a process train, and kills it after so many of its operations. @return How many saves it has completed.
-int killed_after(std::size_t operations, const std::string& directory) {
+int killed_after(std::size_t operations, const std::string& directory, bool is_on_disk) {
   std::array<int, 2> ends{};
   REQUIRE(::pipe(ends.data()) == 0);
   const ::pid_t child = ::fork();
@@ -991,7 +953,7 @@ int killed_after(std::size_t operations, const std::string& directory) {
   if (child == 0) {
     ::alarm(60);
     try {
-      train_for_ever(directory, ends[1]);
+      train_for_ever(directory, is_on_disk, ends[1]);
     } catch (...) {
     }
     ::_exit(1);
@@ -1019,7 +981,7 @@ void check_kills(int rounds, std::uint32_t seed) {
     const std::size_t operations = 1 + random() % 150;
     CAPTURE(operations);
     CAPTURE(round);
-    saved += killed_after(operations, directory.path());
+    saved += killed_after(operations, directory.path(), round % 2 == 1);
     on_small_ranks(2, [&](SmallRank& rank, auto& communicator) {
       const std::optional<std::int64_t> found = zerospan::find_checkpoint(rank.engine(), directory.path());
       CHECK(found.value_or(0) >= saved);

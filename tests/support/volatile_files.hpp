@@ -39,6 +39,12 @@ class VolatileFiles final : public zerospan::CheckpointFiles {
   /// No fault any more.
   void recover() { set(0, Fault::none); }
 
+  /// Whether files of the system may be linked: they are taken to be on this file system.
+  void allow_links(bool are_allowed) {
+    const std::scoped_lock lock{mutex_};
+    links_ = are_allowed;
+  }
+
   /// Counts from 0 again. @return how many operations there were.
   std::size_t count() {
     const std::scoped_lock lock{mutex_};
@@ -81,6 +87,29 @@ class VolatileFiles final : public zerospan::CheckpointFiles {
     auto& entry = directory->entries[name];
     if (!entry) entry = std::make_shared<Node>();
     entry->is_directory = true;
+  }
+
+  bool can_link(int, const std::string&) override {
+    const std::scoped_lock lock{mutex_};
+    return links_;
+  }
+
+  /// The file has what it has now: who has had it linked does not write to it.
+  bool link(int descriptor, const std::string& path) override {
+    const std::unique_ptr<Reader> linked =
+        zerospan::FileSystem{}.open("/proc/self/fd/" + std::to_string(descriptor));
+    std::vector<std::byte> bytes(linked->size());
+    linked->read(0, bytes);
+    const std::scoped_lock lock{mutex_};
+    operate("fsync", path, Needs::space);
+    operate("linking a file", path, Needs::space);
+    auto& [directory, name] = place_of(path);
+    auto& entry = directory->entries[name];
+    if (entry) zerospan::throw_io_error(EEXIST, "linking a file", path, 0, 0);
+    entry = std::make_shared<Node>();
+    entry->bytes = bytes;
+    entry->durable_bytes = std::move(bytes);
+    return true;
   }
 
   std::vector<std::string> list(const std::string& path) override {
@@ -286,6 +315,7 @@ class VolatileFiles final : public zerospan::CheckpointFiles {
   std::shared_ptr<Node> root_ = std::make_shared<Node>();
   std::pair<std::shared_ptr<Node>, std::string> place_;
   std::set<std::string> locks_;
+  bool links_ = false;
   std::size_t operations_ = 0;
   Fault fault_ = Fault::none;
   std::size_t failing_ = 0;

@@ -11,8 +11,8 @@
 ///
 /// **What it is.** `DIR/step-8` has, of each rank that saved it, `rank-0.data`: the fp32 master weights and each array
 /// of the optimizer's states (of parameters that were declared frozen, their values in their own type), extent after
-/// extent; and `rank-0.json`: which elements of which parameter each extent has, and its checksum (XXH3). Nothing in it
-/// depends on how many ranks there were, on stage, placement or communicator. `DIR/step-8/manifest.json` has everything
+/// extent, or files of a tier that have them, as they were when the step had ended (`rank-0.1.data` and so on); and
+/// `rank-0.json`: which elements of which parameter each extent has, and checksums (XXH3). Nothing in it depends on how many ranks there were, on stage, placement or communicator. `DIR/step-8/manifest.json` has everything
 /// else: shapes, types, the optimizer's name and settings, how often each parameter was updated, the step, the loss
 /// scale. `DIR/latest` names the latest checkpoint. All ranks see the same directory.
 ///
@@ -24,6 +24,13 @@
 /// **What it costs.** A save blocks: every rank streams what it holds from its tiers to its file, through one buffer,
 /// and nothing is trained meanwhile. What several ranks hold alike is written by one of them. A load reads twice what
 /// a rank holds: once to compare checksums, before anything is changed, and once to take it.
+///
+/// **What it costs not.** States on an NvmeTier are rewritten by every step anyway. Where the checkpoint is on the
+/// tier's file system, their files become the checkpoint's by a link, and the next step writes to new ones: no byte of
+/// them is written by the save. The first save reads them back once, for their checksums; from then on they are made
+/// while steps write. It takes the space that copies would take; the first checkpoint has all that was in the tier's
+/// file, besides, and a sub-group that no step changes keeps the file that it is in. Where a link is impossible, behind
+/// an adaptor of tiers for one, states are copied: `SavedCheckpoint::linked` says how much was not.
 ///
 /// **What is not in it.** Gradients: it is made between steps. What the host has of its own, besides `host_bytes`. The
 /// optimizer's settings are written down, and not restored: they are the host's. A load says which of them are others

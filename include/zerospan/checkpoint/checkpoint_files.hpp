@@ -8,10 +8,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -79,6 +81,16 @@ class CheckpointFiles {
   /// Nothing happens if it is there.
   virtual void make_directory(const std::string& path) = 0;
 
+  /// Whether a file that is open could have a name in a directory as well: both are on one file system, which lets it.
+  /// @param descriptor Of a file that never had a name, or has one.
+  virtual bool can_link([[maybe_unused]] int descriptor, [[maybe_unused]] const std::string& directory) {
+    return false;
+  }
+
+  /// Makes what is in a file that is open durable, and gives it a name, which no file has. The name is its directory's.
+  /// @return false if it can have none, after all.
+  virtual bool link([[maybe_unused]] int descriptor, [[maybe_unused]] const std::string& path) { return false; }
+
   /// What is in a directory. @return Nothing if there is no such directory.
   virtual std::vector<std::string> list(const std::string& path) = 0;
 
@@ -119,6 +131,31 @@ class FileSystem final : public CheckpointFiles {
     struct stat status {};
     const bool is_there = error_number == EEXIST && ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
     if (!is_there) throw_io_error(error_number, "making a directory", path, 0, 0);
+  }
+
+  bool can_link(int descriptor, const std::string& directory) override {
+    struct stat file {};
+    struct stat status {};
+    return ::fstat(descriptor, &file) == 0 && ::stat(directory.c_str(), &status) == 0 && file.st_dev == status.st_dev;
+  }
+
+  /// Who may read and write in the directory may read and write the file.
+  bool link(int descriptor, const std::string& path) override {
+    while (::fsync(descriptor) != 0) {
+      if (errno != EINTR) throw_io_error(errno, "fsync", path, 0, 0);
+    }
+    struct stat status {};
+    const std::string directory = path.substr(0, path.find_last_of('/') + 1);
+    constexpr ::mode_t may_read_and_write = 0666;
+    if (::stat(directory.c_str(), &status) != 0 || ::fchmod(descriptor, status.st_mode & may_read_and_write) != 0) {
+      throw_io_error(errno, "the rights to a file", path, 0, 0);
+    }
+    const std::string open_file = "/proc/self/fd/" + std::to_string(descriptor);
+    if (::linkat(AT_FDCWD, open_file.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
+    // The file system has no links, is another one after all, or the file lost its last name before.
+    const int refusals[]{EXDEV, EPERM, EOPNOTSUPP, ENOSYS, EMLINK, ENOENT};
+    if (std::ranges::find(refusals, errno) == std::end(refusals)) throw_io_error(errno, "linking a file", path, 0, 0);
+    return false;
   }
 
   std::vector<std::string> list(const std::string& path) override {

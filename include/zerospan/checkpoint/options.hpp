@@ -16,6 +16,13 @@ namespace zerospan::inline v0 {
 
 class CheckpointFiles;
 
+/// How states are saved that rest in files of tiers, on the file system of the checkpoint.
+enum class SaveBy : std::uint8_t {
+  linking,  ///< The files become the checkpoint's, by a name, and training goes on in new ones: nothing is
+            ///< written. What rests in other places is copied all the same.
+  copying,  ///< Everything is written to files of the checkpoint's own.
+};
+
 struct SaveOptions {
   /// How many complete checkpoints the directory keeps, the new one among them: of those before it, the ones of the
   /// last steps. 0: all.
@@ -28,6 +35,8 @@ struct SaveOptions {
   /// Host memory that states pass through; no budget holds it.
   Bytes buffer = 4_MiB;
 
+  SaveBy by = SaveBy::linking;
+
   /// nullptr: the file system of this host.
   CheckpointFiles* files = nullptr;
 };
@@ -35,7 +44,9 @@ struct SaveOptions {
 struct SavedCheckpoint {
   std::int64_t step;
   std::string path;  ///< The directory of the checkpoint.
-  Bytes written;     ///< By this rank.
+  Bytes written;     ///< By this rank: what was copied, and what says where everything is.
+  Bytes linked;      ///< Of this rank: master weights and states that were not written, because their files are the
+                     ///< checkpoint's now.
 
   /// On rank 0: older checkpoints that were to be removed and could not be, and why. The new one is complete all the
   /// same.

@@ -3,17 +3,22 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <optional>
 #include <source_location>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,7 +33,9 @@
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/detail/arena_file.hpp>
 #include <zerospan/tier/detail/extents.hpp>
+#include <zerospan/tier/detail/file_ranges.hpp>
 #include <zerospan/tier/detail/transfer_gate.hpp>
+#include <zerospan/tier/linkable_extents.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0 {
@@ -52,40 +59,44 @@ namespace detail {
 
 /// What a tier shares with its transfers, so that a late completion finds it, whatever became of the tier.
 struct NvmeStore : TransferGate {
-  explicit NvmeStore(const std::string& directory) : file{directory} {}
+  explicit NvmeStore(const ArenaFile& file) : path{file.path()}, alignment{file.alignment()} {}
 
-  ArenaFile file;
+  const std::string path;  ///< Of its files, in errors.
+  const std::size_t alignment;
   std::atomic<std::size_t> read = 0;
   std::atomic<std::size_t> written = 0;
+};
+
+/// A transfer in one file.
+struct FileRequest {
+  IoRequest request;
+  std::shared_ptr<ArenaFile> file;  ///< Stays open as long as this is there.
 };
 
 /// Every callback that the engine holds keeps the transfer alive; if the engine drops one uncalled, the promise fails.
 template <IoEngine E>
 class NvmeTransfer {
  public:
-  /// Gives the engine all blocks of `whole` at once. The completion is done when the last of them has ended, so that
-  /// the buffer is not touched afterwards; it carries the error that came first.
-  /// @param whole Not empty, aligned as the file demands.
+  /// Gives the engine all blocks of the requests at once. The completion is done when the last of them has ended, so
+  /// that the buffer is not touched afterwards; it carries the error that came first.
+  /// @param requests Of one direction, one after the other in the tier and in memory; not empty, aligned as the files
+  /// demand.
   /// @param block Bytes of one request; a multiple of the file's alignment.
-  static Completion start(E& engine, std::shared_ptr<NvmeStore> store, const IoRequest& whole, std::size_t block) {
-    const auto transfer = std::make_shared<NvmeTransfer>(engine, std::move(store), whole, block);
+  static Completion start(E& engine, std::shared_ptr<NvmeStore> store, std::vector<FileRequest> requests,
+                          std::size_t block) {
+    const auto transfer = std::make_shared<NvmeTransfer>(engine, std::move(store), std::move(requests), block);
     Completion completion = transfer->promise_.completion();
     for (Block& part : transfer->blocks_) submit(transfer, part);
     return completion;
   }
 
-  NvmeTransfer(E& engine, std::shared_ptr<NvmeStore> store, const IoRequest& whole, std::size_t block)
+  NvmeTransfer(E& engine, std::shared_ptr<NvmeStore> store, std::vector<FileRequest> requests, std::size_t block)
       : engine_{&engine},
         store_{std::move(store)},
-        promise_{operation(whole) + " of " + std::to_string(whole.bytes) + " bytes at offset " +
-                 std::to_string(whole.offset) + " of " + store_->file.path()},
-        blocks_((whole.bytes + block - 1) / block),
-        pending_{blocks_.size()} {
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      blocks_[i].request = advanced(whole, i * block);
-      blocks_[i].request.bytes = std::min(block, whole.bytes - i * block);
-    }
-  }
+        requests_{std::move(requests)},
+        promise_{label(requests_, store_->path)},
+        blocks_{cut(requests_, block)},
+        pending_{blocks_.size()} {}
 
  private:
   /// What is left of one block. It has one request under way at a time.
@@ -98,6 +109,25 @@ class NvmeTransfer {
 
   static std::string operation(const IoRequest& request) {
     return request.direction == IoDirection::read ? "read" : "write";
+  }
+
+  static std::string label(std::span<const FileRequest> requests, const std::string& path) {
+    std::size_t bytes = 0;
+    for (const FileRequest& each : requests) bytes += each.request.bytes;
+    const IoRequest& first = requests.front().request;
+    return operation(first) + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(first.offset) +
+           " of " + path;
+  }
+
+  static std::vector<Block> cut(std::span<const FileRequest> requests, std::size_t block) {
+    std::vector<Block> blocks;
+    for (const auto& [whole, file] : requests) {
+      for (std::size_t done = 0; done < whole.bytes; done += block) {
+        blocks.push_back({advanced(whole, done), 0});
+        blocks.back().request.bytes = std::min(block, whole.bytes - done);
+      }
+    }
+    return blocks;
   }
 
   static IoRequest advanced(IoRequest request, std::size_t bytes) noexcept {
@@ -128,7 +158,7 @@ class NvmeTransfer {
     (is_read ? self->store_->read : self->store_->written) += moved;
     if (moved == block.request.bytes) return self->end_block();
     if (moved > block.request.bytes) return self->fail_block(block, EIO, " (more was moved than asked for)");
-    const std::size_t progress = moved - moved % self->store_->file.alignment();
+    const std::size_t progress = moved - moved % self->store_->alignment;
     block.stalls = progress > 0 ? 0 : block.stalls + 1;
     if (block.stalls > most_stalls) {
       return self->fail_block(block, is_transient ? static_cast<int>(-result) : EIO, " (no progress)");
@@ -139,7 +169,7 @@ class NvmeTransfer {
 
   void fail_block(const Block& block, int error_number, const std::string& detail) {
     fail_block(
-        std::make_exception_ptr(IoError{error_number, operation(block.request) + detail, store_->file.path(),
+        std::make_exception_ptr(IoError{error_number, operation(block.request) + detail, store_->path,
                                         block.request.offset, block.request.bytes, std::source_location::current()}));
   }
 
@@ -156,6 +186,7 @@ class NvmeTransfer {
 
   E* engine_;
   UnderWay<NvmeStore> store_;  // released after the promise has ended
+  std::vector<FileRequest> requests_;
   Promise promise_;
   std::vector<Block> blocks_;
   std::atomic<std::size_t> pending_;
@@ -172,21 +203,28 @@ class NvmeTransfer {
 /// allocated when it is reserved; placing consumes a reservation, and what is removed is dealt out again (first fit).
 /// Extents begin and end at multiples of 4096 bytes, or of the disk's alignment if that is larger.
 ///
+/// Extents can be linked: the file, as it is then, gets a name, and the tier goes on in new ones, each of which has as
+/// much space as it needs. A file is read for as long as something in it has not been written again, and then closed.
+/// What has been linked once is in files apart from all else.
+///
 /// The engine outlives the tier. A tier that is destroyed waits for its transfers, but not for ever; one that ends
-/// later still does so safely, and the file is closed after the last.
+/// later still does so safely, and the files are closed after the last.
 template <IoEngine E>
-class NvmeTier {
+class NvmeTier final : public LinkableExtents {
  public:
   /// @throws ConfigurationError if no directory was given or the options contradict the disk, IoError if no file can be
   /// made in the directory.
   NvmeTier(E& engine, const NvmeTierOptions& options)
       : engine_{&engine},
-        store_{std::make_shared<detail::NvmeStore>(options.directory)},
+        directory_{absolute(options.directory)},
+        file_{std::make_shared<detail::ArenaFile>(options.directory)},
+        store_{std::make_shared<detail::NvmeStore>(*file_)},
         block_{options.block.count},
         grain_{std::max(alignment(), std::size_t{4096})},
         capacity_{std::min(options.capacity.count, most_bytes) / grain_ * grain_},
         drain_timeout_{options.drain_timeout},
-        name_{"NVMe tier (" + std::string{engine.name()} + ") in " + options.directory} {
+        name_{"NVMe tier (" + std::string{engine.name()} + ") in " + options.directory},
+        ranges_{file_, most_bytes} {
     if (block_ == 0 || block_ % alignment() != 0) {
       throw_configuration_error("a block of " + std::to_string(block_) + " bytes is not a positive multiple of " +
                                 std::to_string(alignment()) + ", the alignment of " + name_);
@@ -199,7 +237,7 @@ class NvmeTier {
   ~NvmeTier() { store_->close(drain_timeout_); }
 
   std::string_view name() const noexcept { return name_; }
-  std::size_t alignment() const noexcept { return store_->file.alignment(); }
+  std::size_t alignment() const noexcept { return store_->alignment; }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
   /// Allocates disk space for `bytes` (blocking).
@@ -208,7 +246,7 @@ class NvmeTier {
     process_.check(name_);
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
     if (bytes.count > available) refuse(std::string{what}, bytes, Bytes{available});
-    store_->file.grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
+    file_->grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
     outstanding_ += bytes.count;
   }
 
@@ -225,8 +263,10 @@ class NvmeTier {
     if (extent.offset > capacity_ - rounded) {
       refuse("an extent", Bytes{rounded}, Bytes{capacity_ - std::min<std::size_t>(capacity_, extent.offset)});
     }
-    store_->file.grow(extent.offset + rounded, "an extent");
+    file_->grow(extent.offset + rounded, "an extent");
+    if (linked_file_) file_->allocate(extent.offset, rounded, "an extent");
     const std::scoped_lock lock{mutex_};
+    ranges_.assign(extent.offset, extent.offset + rounded, file_);
     extents_.insert(extent, {});
     outstanding_ -= std::min(outstanding_, bytes);
     return extent;
@@ -235,7 +275,11 @@ class NvmeTier {
   /// Gives an extent back; one that `place` did not deal is ignored.
   void remove(const Extent& extent) noexcept {
     const std::scoped_lock lock{mutex_};
-    if (const auto* taken = extents_.find(extent)) extents_.erase(*taken);
+    const auto* const taken = extents_.find(extent);
+    if (!taken) return;
+    if (taken->value.is_linked && linked_file_) linked_file_->punch(extent.offset, extent.bytes);
+    ranges_.assign(extent.offset, extent.offset + extent.bytes, file_);  // nothing is read of it any more
+    extents_.erase(*taken);
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
@@ -250,34 +294,273 @@ class NvmeTier {
     return transfer(IoDirection::write, extent, offset, const_cast<std::byte*>(data), bytes);
   }
 
+  LinkableExtents* linkable() noexcept { return this; }
+
+  LinkedExtents link(std::span<const Extent> extents, ByteChecksum checksum, FileNaming& naming) override {
+    process_.check(name_);
+    std::vector<File> files = files_of(extents);
+    std::erase_if(files, [&](const File& file) {
+      return !file->is_linkable() || !naming.can_name(file->descriptor());
+    });
+    if (files.empty()) return {};
+    give_space_back();
+    complete_checksums(extents, files, checksum);
+    std::optional<NextFiles> next = next_files(extents, files);
+    if (!next) return {};
+    named_.reserve(named_.size() + files.size());
+    LinkedExtents linked;
+    for (const File& file : files) {
+      if (!naming.name(file->descriptor())) continue;
+      retire(file, *next, extents, checksum);
+      list(extents, file, linked);
+    }
+    std::ranges::sort(linked.ranges, {}, [](const LinkedRange& range) { return range.range.offset; });
+    return linked;
+  }
+
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
-    return {.used = extents_.used(), .peak = extents_.peak(), .read = Bytes{store_->read}, .written = Bytes{store_->written}};
+    return {.used = extents_.used(), .peak = extents_.peak(), .read = Bytes{store_->read},
+            .written = Bytes{store_->written}};
   }
 
   /// False where the file system refuses direct I/O, and transfers pass through the page cache.
-  bool is_direct() const noexcept { return store_->file.is_direct(); }
+  bool is_direct() const noexcept { return file_->is_direct(); }
 
  private:
-  struct Nothing {};  // is known of an extent beside where it is
+  using File = std::shared_ptr<detail::ArenaFile>;
 
-  static constexpr std::size_t most_bytes = detail::ExtentMap<Nothing>::most_bytes;
+  /// What is known of an extent beside where it is.
+  struct Kind {
+    bool is_linked = false;  ///< It was linked once, and is written to `linked_file_`.
+  };
+
+  /// The files that are written from now on.
+  struct NextFiles {
+    File linked;
+    File others;
+  };
+
+  /// What is to be done for a transfer.
+  struct Plan {
+    std::vector<detail::FileRequest> requests;
+    ByteChecksum checksum = nullptr;  ///< Of what is written, where it is to be known.
+  };
+
+  /// Whatever the process's directory becomes.
+  static std::string absolute(const std::string& path) {
+    const auto release = [](char* memory) { std::free(memory); };
+    const std::unique_ptr<char, decltype(release)> whole{::realpath(path.c_str(), nullptr), release};
+    return whole ? whole.get() : path;
+  }
+
+  static constexpr std::size_t most_bytes = detail::ExtentMap<Kind>::most_bytes;
+
+  /// Bytes of which there is one checksum.
+  static constexpr std::size_t piece_bytes = std::size_t{1} << 20;
 
   Completion transfer(IoDirection direction, const Extent& extent, std::size_t offset, std::byte* data,
                       std::size_t bytes) {
     process_.check(name_);
-    check({direction == IoDirection::read ? "read" : "write", extent, offset, bytes, name_}, data);
+    const std::uint64_t begin = extent.offset + offset;
+    const char* const operation = direction == IoDirection::read ? "read" : "write";
+    Plan plan = this->plan(direction, {operation, extent, offset, bytes, name_}, data);
     if (bytes == 0) return {};
-    const IoRequest request{direction, store_->file.descriptor(), extent.offset + offset, data, bytes};
-    return detail::NvmeTransfer<E>::start(*engine_, store_, request, block_);
+    if (!plan.checksum) return detail::NvmeTransfer<E>::start(*engine_, store_, std::move(plan.requests), block_);
+    const File file = plan.requests.front().file;
+    const Completion end = detail::NvmeTransfer<E>::start(*engine_, store_, std::move(plan.requests), block_);
+    keep_checksums(begin, {data, bytes}, file, plan.checksum);  // while it is written: the caller waits for `end`
+    return end;
   }
 
-  void check(const detail::TransferName& transfer, const std::byte* data) const {
+  Plan plan(IoDirection direction, const detail::TransferName& transfer, std::byte* data) {
     transfer.check_inside();
     const std::uint64_t address = std::bit_cast<std::uintptr_t>(data);
     transfer.check_aligned(transfer.extent.offset | transfer.offset | transfer.bytes | address, alignment());
     const std::scoped_lock lock{mutex_};
-    if (transfer.extent.bytes != 0 && !extents_.holder(transfer.extent)) transfer.refuse_unplaced();
+    const auto* const taken = transfer.extent.bytes != 0 ? extents_.holder(transfer.extent) : nullptr;
+    if (transfer.extent.bytes != 0 && !taken) transfer.refuse_unplaced();
+    if (transfer.bytes == 0) return {};
+    Plan plan;
+    const std::uint64_t begin = transfer.extent.offset + transfer.offset;
+    if (direction == IoDirection::write) {
+      const File& file = taken->value.is_linked ? linked_file_ : file_;
+      if (taken->value.is_linked) plan.checksum = checksum_;
+      ranges_.assign(begin, begin + transfer.bytes, file);
+    }
+    ranges_.visit(begin, begin + transfer.bytes, [&](std::uint64_t from, std::uint64_t to, const auto& run) {
+      const auto run_bytes = static_cast<std::size_t>(to - from);
+      if (!plan.requests.empty() && plan.requests.back().file == run.file) {
+        plan.requests.back().request.bytes += run_bytes;
+      } else {
+        const IoRequest request{direction, run.file->descriptor(), from, data + (from - begin), run_bytes};
+        plan.requests.push_back({request, run.file});
+      }
+    });
+    return plan;
+  }
+
+  void keep_checksums(std::uint64_t begin, std::span<const std::byte> bytes, const File& file, ByteChecksum checksum) {
+    for (std::size_t done = 0; done < bytes.size(); done += piece_bytes) {
+      const auto piece = bytes.subspan(done, std::min(piece_bytes, bytes.size() - done));
+      const std::uint64_t value = checksum(piece);
+      const std::scoped_lock lock{mutex_};
+      ranges_.assign(begin + done, begin + done + piece.size(), file, value);
+    }
+  }
+
+  /// The files that have something of the extents.
+  std::vector<File> files_of(std::span<const Extent> extents) const {
+    std::vector<File> files;
+    const std::scoped_lock lock{mutex_};
+    for (const Extent& extent : extents) {
+      ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t, std::uint64_t, const auto& run) {
+        if (std::ranges::find(files, run.file) == files.end()) files.push_back(run.file);
+      });
+    }
+    return files;
+  }
+
+  /// Reads back what has no checksum of the extents in these files: two pieces at a time, one of which arrives while
+  /// the other is looked at.
+  void complete_checksums(std::span<const Extent> extents, const std::vector<File>& files, ByteChecksum checksum) {
+    std::vector<detail::FileRequest> pieces;
+    {
+      const std::scoped_lock lock{mutex_};
+      for (const Extent& extent : extents) {
+        ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
+                                                                       const auto& run) {
+          if (run.checksum || std::ranges::find(files, run.file) == files.end()) return;
+          for (; from < to; from += std::min<std::uint64_t>(piece_bytes, to - from)) {
+            const auto bytes = static_cast<std::size_t>(std::min<std::uint64_t>(piece_bytes, to - from));
+            pieces.push_back({{IoDirection::read, run.file->descriptor(), from, nullptr, bytes}, run.file});
+          }
+        });
+      }
+    }
+    if (pieces.empty()) return;
+    const auto release = [](std::byte* memory) { ::operator delete(memory, std::align_val_t{4096}); };
+    const std::unique_ptr<std::byte, decltype(release)> memory{
+        static_cast<std::byte*>(::operator new(2 * piece_bytes, std::align_val_t{4096})), release};
+    std::array<Completion, 2> ends;
+    const auto start = [&](std::size_t i) {
+      pieces[i].request.data = memory.get() + i % 2 * piece_bytes;
+      ends[i % 2] = detail::NvmeTransfer<E>::start(*engine_, store_, {pieces[i]}, block_);
+    };
+    start(0);
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      if (i + 1 < pieces.size()) start(i + 1);
+      try {
+        ends[i % 2].wait();
+      } catch (...) {
+        ends[(i + 1) % 2].wait_until(std::chrono::steady_clock::time_point::max());  // it still fills the memory
+        throw;
+      }
+      const IoRequest& piece = pieces[i].request;
+      keep_checksums(piece.offset, {piece.data, piece.bytes}, pieces[i].file, checksum);
+    }
+  }
+
+  /// Makes the files that are written when these are not any more. @return Nothing if none can be made as they must be.
+  std::optional<NextFiles> next_files(std::span<const Extent> extents, const std::vector<File>& files) {
+    const auto is_among = [&](const File& file) { return std::ranges::find(files, file) != files.end(); };
+    NextFiles next;
+    if (!is_among(file_) && !is_among(linked_file_)) return next;
+    std::vector<Extent> linked{extents.begin(), extents.end()};
+    extents_.for_each([&](const auto& taken) {
+      if (taken.value.is_linked) linked.push_back(taken.extent);
+    });
+    std::ranges::sort(linked, {}, &Extent::offset);
+    std::vector<Extent> others;
+    std::vector<Extent> joined;
+    std::uint64_t end = 0;
+    for (const Extent& extent : linked) {
+      if (extent.offset > end) others.push_back({end, static_cast<std::size_t>(extent.offset - end)});
+      if (!joined.empty() && extent.offset <= end) {
+        joined.back().bytes = std::max<std::uint64_t>(end, extent.offset + extent.bytes) - joined.back().offset;
+      } else {
+        joined.push_back(extent);
+      }
+      end = std::max<std::uint64_t>(end, extent.offset + extent.bytes);
+    }
+    if (end < file_->size()) others.push_back({end, static_cast<std::size_t>(file_->size() - end)});
+    next.linked = make_file(joined);
+    if (next.linked && is_among(file_)) next.others = make_file(others);
+    if (!next.linked || (is_among(file_) && !next.others)) return std::nullopt;
+    return next;
+  }
+
+  /// A file with space for these ranges. @return nullptr where files cannot be made like that, or not there any more.
+  /// @throws IoError
+  File make_file(const std::vector<Extent>& ranges) const {
+    File file;
+    try {
+      file = std::make_shared<detail::ArenaFile>(directory_);
+    } catch (const IoError& error) {
+      if (error.code().value() == ENOENT) return nullptr;
+      throw;
+    }
+    for (const Extent& range : ranges) file->allocate(range.offset, range.bytes, "what is written after a save");
+    file->extend(file_->size());
+    return file->is_linkable() ? file : nullptr;
+  }
+
+  /// A file has got a name: it is not written any more.
+  void retire(const File& file, const NextFiles& next, std::span<const Extent> extents, ByteChecksum checksum) {
+    const std::scoped_lock lock{mutex_};
+    named_.push_back(file);
+    checksum_ = checksum;
+    if (file != file_ && file != linked_file_) return;
+    linked_file_ = next.linked;
+    for (const Extent& extent : extents) {
+      if (auto* const taken = extents_.find(extent)) taken->value.is_linked = true;
+    }
+    if (file != file_) return;
+    file_ = next.others;
+    extents_.visit_gaps([&](std::uint64_t begin, std::size_t bytes) {  // nobody reads there
+      const std::uint64_t end = begin + std::min<std::uint64_t>(bytes, most_bytes - begin);
+      if (begin < end) ranges_.assign(begin, end, file_);
+      return false;
+    });
+  }
+
+  /// Lists what is in a file of the extents.
+  void list(std::span<const Extent> extents, const File& file, LinkedExtents& linked) const {
+    LinkedFile listed{file->size(), {}};
+    const std::scoped_lock lock{mutex_};
+    for (const Extent& extent : extents) {
+      ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
+                                                                     const auto& run) {
+        if (run.file != file) return;
+        const auto bytes = static_cast<std::size_t>(to - from);
+        listed.pieces.push_back({from, bytes, run.checksum.value()});
+        if (!linked.ranges.empty() && linked.ranges.back().file == linked.files.size() &&
+            linked.ranges.back().range.offset + linked.ranges.back().range.bytes == from) {
+          linked.ranges.back().range.bytes += bytes;
+        } else {
+          linked.ranges.push_back({{from, bytes}, linked.files.size()});
+        }
+      });
+    }
+    std::ranges::sort(listed.pieces, {}, &CheckedBytes::offset);
+    linked.files.push_back(std::move(listed));
+  }
+
+  /// Whose name is gone by now is the tier's alone: what is not read of it any more takes no space.
+  void give_space_back() {
+    const std::scoped_lock lock{mutex_};
+    std::erase_if(named_, [](const std::weak_ptr<detail::ArenaFile>& file) { return file.expired(); });
+    for (const std::weak_ptr<detail::ArenaFile>& each : named_) {
+      const File file = each.lock();
+      if (!file || file->names() > 0) continue;
+      std::uint64_t end = 0;
+      ranges_.visit(0, most_bytes, [&](std::uint64_t from, std::uint64_t to, const auto& run) {
+        if (run.file != file) return;
+        if (end < from) file->punch(end, from - end);
+        end = to;
+      });
+      if (end < file->size()) file->punch(end, file->size() - end);
+    }
   }
 
   [[noreturn]] void refuse(const std::string& what, Bytes requested, Bytes available) const {
@@ -286,14 +569,20 @@ class NvmeTier {
 
   E* engine_;
   detail::OwnProcess process_;
+  std::string directory_;
+  File file_;         ///< Where what was never linked is written.
+  File linked_file_;  ///< Where the rest is; none, if nothing was linked.
   std::shared_ptr<detail::NvmeStore> store_;
   std::size_t block_;
   std::size_t grain_;
   std::size_t capacity_;
   std::chrono::milliseconds drain_timeout_;
   std::string name_;
-  mutable std::mutex mutex_;  // of extents_, which only the engine's caller changes
-  detail::ExtentMap<Nothing> extents_;
+  mutable std::mutex mutex_;  // of what follows, and of the files; of all but ranges_, the engine's caller changes it
+  detail::ExtentMap<Kind> extents_;
+  detail::FileRanges ranges_;
+  ByteChecksum checksum_ = nullptr;
+  std::vector<std::weak_ptr<detail::ArenaFile>> named_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
 };
 

@@ -14,6 +14,7 @@
 namespace zerospan::inline v0 {
 
 class Arena;
+class LinkableExtents;
 
 /// A range of bytes at rest on a tier. Its meaning is the tier's own.
 struct Extent {
@@ -51,7 +52,9 @@ struct TierCounters {
 ///   caller alone;
 /// - `tier.counters()` counts exactly; it may be called at any time;
 /// - `tier.arena()`, which a tier may lack, is the arena that `view` points into, nullptr where there is none. It tells
-///   whose memory an addressable tier is in: an engine uses the memory of its own device alone.
+///   whose memory an addressable tier is in: an engine uses the memory of its own device alone;
+/// - `tier.linkable()`, which a tier may lack, gives names to the files that its extents are in, nullptr where they are
+///   in none.
 ///
 /// Tiers outlive the engines that use them.
 template <class T>
@@ -107,6 +110,9 @@ class TierRef {
   /// The arena that `view` points into; nullptr where the tier is not addressable or does not tell.
   const Arena* arena() const { return calls_->arena(tier_); }
 
+  /// What gives names to the files that the extents are in; nullptr where there is none, or the tier does not tell.
+  LinkableExtents* linkable() const { return calls_->linkable(tier_); }
+
   /// The identity of the tier: equal for references to the same one.
   const void* identity() const noexcept { return tier_; }
 
@@ -124,6 +130,7 @@ class TierRef {
     Completion (*write)(void*, const Extent&, std::size_t, const std::byte*, std::size_t);
     TierCounters (*counters)(const void*);
     const Arena* (*arena)(const void*);
+    LinkableExtents* (*linkable)(void*);
   };
 
   template <class T>
@@ -146,6 +153,13 @@ class TierRef {
       []([[maybe_unused]] const void* t) -> const Arena* {
         if constexpr (requires(const T& tier) { tier.arena(); }) {
           return static_cast<const T*>(t)->arena();
+        } else {
+          return nullptr;
+        }
+      },
+      []([[maybe_unused]] void* t) -> LinkableExtents* {
+        if constexpr (requires(T& tier) { tier.linkable(); }) {
+          return static_cast<T*>(t)->linkable();
         } else {
           return nullptr;
         }

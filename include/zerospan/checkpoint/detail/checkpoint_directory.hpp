@@ -67,6 +67,11 @@ class CheckpointDirectory {
     return path_of(name) + "/rank-" + std::to_string(rank) + ".data";
   }
 
+  /// @param number Of a file that was linked, from 1 on.
+  std::string linked_of(const CheckpointName& name, std::size_t rank, std::size_t number) const {
+    return path_of(name) + "/rank-" + std::to_string(rank) + "." + std::to_string(number) + ".data";
+  }
+
   /// Makes the directory, and what it is in. @throws IoError
   void make() const {
     make(path_);

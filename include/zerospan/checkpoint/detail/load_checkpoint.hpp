@@ -33,22 +33,27 @@
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// The data of all ranks that have saved, one of them open at a time.
+/// The data of all ranks that have saved, one file open at a time.
 class DataReader {
  public:
   DataReader(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& name)
       : files_{files}, directory_{directory}, name_{name} {}
 
-  std::string path_of(std::size_t rank) const { return directory_.data_of(name_, rank); }
+  /// @param file 0: what the rank has written; from 1 on: what it has linked.
+  std::string path_of(std::size_t rank, std::uint64_t file) const {
+    return file == 0 ? directory_.data_of(name_, rank) : directory_.linked_of(name_, rank, file);
+  }
 
-  CheckpointFiles::Reader& of(std::size_t rank) {
-    if (!file_ || rank_ != rank) {
-      file_ = files_.open(path_of(rank));
+  CheckpointFiles::Reader& of(std::size_t rank, std::uint64_t file) {
+    if (!file_ || rank_ != rank || number_ != file) {
+      file_ = files_.open(path_of(rank, file));
       rank_ = rank;
-      if (!file_) throw_checkpoint_error("the file is missing", path_of(rank));
+      number_ = file;
+      if (!file_) throw_checkpoint_error("the file is missing", path_of(rank, file));
     }
     return *file_;
   }
@@ -59,6 +64,53 @@ class DataReader {
   CheckpointName name_;
   std::unique_ptr<CheckpointFiles::Reader> file_;
   std::size_t rank_ = 0;
+  std::uint64_t number_ = 0;
+};
+
+/// The bytes of a linked file of which there are checksums, and which of them were looked at.
+class LinkedPieces {
+ public:
+  /// @throws CheckpointError if they are not in order, or not in the file.
+  LinkedPieces(LinkedFile file, const std::string& part) : bytes_{file.bytes}, pieces_{std::move(file.pieces)} {
+    std::uint64_t end = 0;
+    for (const CheckedBytes& piece : pieces_) {
+      const bool is_next = piece.offset >= end && piece.offset <= bytes_ && piece.bytes <= bytes_ - piece.offset;
+      if (!is_next) throw_checkpoint_error("the pieces of a linked file are out of order", part);
+      end = piece.offset + piece.bytes;
+    }
+    are_checked_.resize(pieces_.size());
+  }
+
+  std::uint64_t bytes() const noexcept { return bytes_; }
+
+  /// Whether pieces have all of a range.
+  bool have(std::uint64_t offset, std::uint64_t bytes) const {
+    std::uint64_t done = offset;
+    for (std::size_t i = first(offset); i < pieces_.size() && pieces_[i].offset <= done && done < offset + bytes; ++i) {
+      done = pieces_[i].offset + pieces_[i].bytes;
+    }
+    return done >= offset + bytes;
+  }
+
+  /// Calls `f(piece)` for each one in which there is something of a range that pieces have, once for each.
+  template <class F>
+  void check_each(std::uint64_t offset, std::uint64_t bytes, F f) {
+    for (std::size_t i = first(offset); i < pieces_.size() && pieces_[i].offset < offset + bytes; ++i) {
+      if (!are_checked_[i]) f(pieces_[i]);
+      are_checked_[i] = true;
+    }
+  }
+
+ private:
+  /// The piece that has the byte there, if one has.
+  std::size_t first(std::uint64_t offset) const {
+    const auto next = std::ranges::upper_bound(pieces_, offset, {}, &CheckedBytes::offset);
+    return static_cast<std::size_t>(next - pieces_.begin()) - (next == pieces_.begin() ? 0 : 1);
+  }
+
+  std::uint64_t bytes_;  ///< Of the file.
+  std::vector<CheckedBytes> pieces_;
+  std::vector<bool> are_checked_;
 };
 
 /// Loads one checkpoint. First every rank looks at all that it will need of it: manifest, parts, and each extent in
@@ -267,66 +319,78 @@ class CheckpointReader {
                                    " with another checksum",
                                path);
       }
-      const Part part = parse_part(text, path);
-      bool is_needed = !part.host.empty();
+      Part part = parse_part(text, path);
+      std::vector<LinkedPieces>& linked = linked_.emplace_back();
+      for (LinkedFile& file : part.files) linked.emplace_back(std::move(file), path);
+      std::vector<bool> is_needed(1 + linked.size());
+      is_needed[0] = !part.host.empty();
       for (const StoredPieces& pieces : part.pieces) {
         const auto found = index.find(pieces.parameter);
         if (found == index.end()) continue;
-        is_needed = list_pieces(found->second, pieces, part.bytes, rank) || is_needed;
+        list_pieces(found->second, pieces, part.bytes, rank, is_needed);
       }
-      if (is_needed) {
-        const std::uint64_t size = data.of(rank).size();
-        if (size != part.bytes) {
+      for (std::size_t file = 0; file < is_needed.size(); ++file) {
+        if (!is_needed[file]) continue;
+        const std::uint64_t size = data.of(rank, file).size();
+        const std::uint64_t expected = file == 0 ? part.bytes : linked[file - 1].bytes();
+        if (size != expected) {
           throw_checkpoint_error("the file is truncated: it has " + std::to_string(size) + " bytes, and is to have " +
-                                     std::to_string(part.bytes),
-                                 data.path_of(rank));
+                                     std::to_string(expected),
+                                 data.path_of(rank, file));
         }
       }
       read_host_bytes(part, rank, data);
     }
   }
 
-  /// @return Whether this rank needs anything of it.
-  bool list_pieces(std::size_t p, const StoredPieces& pieces, std::uint64_t data_bytes, std::size_t rank) {
+  /// @param is_needed Of each file of the rank: set if this rank needs anything of it.
+  void list_pieces(std::size_t p, const StoredPieces& pieces, std::uint64_t data_bytes, std::size_t rank,
+                   std::vector<bool>& is_needed) {
     const ParameterDescription& parameter = model_.parameters[p];
     const std::string path = directory_.part_of(name_, rank);
-    bool is_needed = false;
     if (pieces.components.size() < needed_[p].size())
       throw_checkpoint_error("states are missing", path, parameter.name);
     for (std::size_t c = 0; c < needed_[p].size(); ++c) {
       const std::size_t width = width_of(*matches_[p].taken, c);
       for (const StoredExtent& extent : pieces.components[c]) {
         const std::uint64_t all = parameter.shape.elements();
+        if (extent.file > linked_[rank].size()) {
+          throw_checkpoint_error("an extent is in a file that is not there", path, parameter.name);
+        }
+        const std::uint64_t bytes = extent.file == 0 ? data_bytes : linked_[rank][extent.file - 1].bytes();
         const bool is_within = extent.first <= all && extent.elements <= all - extent.first && extent.elements > 0 &&
-                               extent.elements <= data_bytes / width &&
-                               extent.offset <= data_bytes - extent.elements * width;
+                               extent.elements <= bytes / width && extent.offset <= bytes - extent.elements * width;
         if (!is_within) throw_checkpoint_error("an extent ends beyond its parameter or its file", path, parameter.name);
+        if (extent.file > 0 && !linked_[rank][extent.file - 1].have(extent.offset, extent.elements * width)) {
+          throw_checkpoint_error("an extent has no checksum", path, parameter.name);
+        }
         const bool overlaps =
             extent.first < parameter.first + parameter.elements && parameter.first < extent.first + extent.elements;
-        if (overlaps) needed_[p][c].push_back({extent, rank});
-        is_needed = is_needed || overlaps;
+        if (!overlaps) continue;
+        needed_[p][c].push_back({extent, rank});
+        is_needed[extent.file] = true;
       }
     }
-    return is_needed;
   }
 
   void read_host_bytes(const Part& part, std::size_t rank, DataReader& data) {
     std::vector<std::byte>& bytes = loaded_.host_bytes.emplace_back();
     for (const StoredExtent& extent : part.host) {
-      const bool is_next = extent.first == bytes.size() && extent.elements <= part.bytes &&
+      const bool is_next = extent.first == bytes.size() && extent.file == 0 && extent.elements <= part.bytes &&
                            extent.offset <= part.bytes - extent.elements;
       if (!is_next) throw_checkpoint_error("the host's bytes are out of order", directory_.part_of(name_, rank));
       bytes.resize(bytes.size() + static_cast<std::size_t>(extent.elements));
       const std::span read = std::span{bytes}.subspan(static_cast<std::size_t>(extent.first));
-      data.of(rank).read(extent.offset, read);
-      if (checksum(read) != extent.checksum) refuse_bits("the host's bytes", extent, 1, data.path_of(rank), {});
+      data.of(rank, 0).read(extent.offset, read);
+      if (checksum(read) != extent.checksum) {
+        refuse_bits("the host's bytes", extent.offset, extent.elements, data.path_of(rank, 0), {});
+      }
     }
   }
 
-  [[noreturn]] static void refuse_bits(const std::string& what, const StoredExtent& extent, std::size_t width,
+  [[noreturn]] static void refuse_bits(const std::string& what, std::uint64_t offset, std::uint64_t bytes,
                                        const std::string& path, const std::string& parameter) {
-    throw_checkpoint_error(what + " at offset " + std::to_string(extent.offset) + ", " +
-                               std::to_string(extent.elements * width) +
+    throw_checkpoint_error(what + " at offset " + std::to_string(offset) + ", " + std::to_string(bytes) +
                                " bytes, are not those that were saved: their checksum is another",
                            path, parameter);
   }
@@ -352,7 +416,7 @@ class CheckpointReader {
     }
   }
 
-  /// Reads every extent that is needed, whole.
+  /// Reads every extent that is needed, whole; of linked files, every piece.
   void verify() {
     DataReader data{files_, directory_, name_};
     std::vector<std::byte> memory(std::clamp(options_.buffer.count, std::size_t{4096}, std::size_t{1} << 20));
@@ -360,24 +424,34 @@ class CheckpointReader {
       void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
     };
     const std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
-    for (std::size_t p = 0; p < needed_.size(); ++p) {
+    const auto compare = [&](std::size_t p, std::size_t c, std::size_t rank, std::uint64_t file,
+                             const CheckedBytes& expected) {
       const std::string& name = model_.parameters[p].name;
+      XXH3_64bits_reset(state.get());
+      for_parameter(name, [&] {
+        for (std::uint64_t done = 0; done < expected.bytes;) {
+          const auto piece = std::span{memory}.first(std::min<std::uint64_t>(memory.size(), expected.bytes - done));
+          data.of(rank, file).read(expected.offset + done, piece);
+          XXH3_64bits_update(state.get(), piece.data(), piece.size());
+          done += piece.size();
+        }
+      });
+      if (XXH3_64bits_digest(state.get()) == expected.checksum) return;
+      const std::string what = c == 0 ? "its values" : "its " + manifest_.states[c - 1].name;
+      refuse_bits(what, expected.offset, expected.bytes, data.path_of(rank, file), name);
+    };
+    for (std::size_t p = 0; p < needed_.size(); ++p) {
       for (std::size_t c = 0; c < needed_[p].size(); ++c) {
         const std::size_t width = width_of(*matches_[p].taken, c);
-        for (const auto& [extent, rank] : needed_[p][c]) {
-          XXH3_64bits_reset(state.get());
-          for_parameter(name, [&, &source = extent, from = rank] {
-            const std::uint64_t bytes = source.elements * width;
-            for (std::uint64_t done = 0; done < bytes;) {
-              const auto piece = std::span{memory}.first(std::min<std::uint64_t>(memory.size(), bytes - done));
-              data.of(from).read(source.offset + done, piece);
-              XXH3_64bits_update(state.get(), piece.data(), piece.size());
-              done += piece.size();
-            }
-          });
-          if (XXH3_64bits_digest(state.get()) != extent.checksum) {
-            const std::string what = c == 0 ? "its values" : "its " + manifest_.states[c - 1].name;
-            refuse_bits(what, extent, width, data.path_of(rank), name);
+        for (const NeededExtent& needed : needed_[p][c]) {
+          const StoredExtent& extent = needed.extent;
+          const std::size_t rank = needed.rank;
+          const CheckedBytes all{extent.offset, extent.elements * width, extent.checksum};
+          if (extent.file == 0) {
+            compare(p, c, rank, 0, all);
+          } else {
+            linked_[rank][extent.file - 1].check_each(
+                all.offset, all.bytes, [&](const CheckedBytes& piece) { compare(p, c, rank, extent.file, piece); });
           }
         }
       }
@@ -420,7 +494,7 @@ class CheckpointReader {
       const StoredExtent& extent = next->extent;
       const std::uint64_t count = std::min(end, extent.first + extent.elements) - first;
       const std::size_t bytes = static_cast<std::size_t>(count) * width;
-      data.of(next->rank).read(extent.offset + (first - extent.first) * width, to.first(bytes));
+      data.of(next->rank, extent.file).read(extent.offset + (first - extent.first) * width, to.first(bytes));
       to = to.subspan(bytes);
       first += count;
     }
@@ -435,6 +509,7 @@ class CheckpointReader {
   Manifest manifest_{};
   LoadedCheckpoint loaded_{};
   std::vector<Match> matches_;                                  ///< Of each parameter.
+  std::vector<std::vector<LinkedPieces>> linked_;               ///< Of each rank that saved: of its linked files.
   std::vector<std::vector<std::vector<NeededExtent>>> needed_;  ///< Of each parameter and component, in order.
 };
 

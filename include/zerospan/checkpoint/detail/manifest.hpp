@@ -25,6 +25,7 @@
 #include <zerospan/core/shape.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -56,7 +57,7 @@ struct StoredPart {
 
 struct Manifest {
   /// Of the format. One that is read has this version or an older one.
-  static constexpr std::int64_t version = 1;
+  static constexpr std::int64_t version = 2;
 
   TrainingProgress progress;
   std::uint64_t seed;
@@ -71,8 +72,9 @@ struct Manifest {
 struct StoredExtent {
   std::uint64_t first;  ///< Logical element; of a host's bytes: byte.
   std::uint64_t elements;
-  std::uint64_t offset;  ///< In the data.
-  std::uint64_t checksum;
+  std::uint64_t offset;    ///< In the file.
+  std::uint64_t checksum;  ///< In a linked file: 0; its pieces have checksums.
+  std::uint64_t file = 0;  ///< The rank's data; from 1 on, the linked file of that number.
 };
 
 /// What one rank has of one parameter: master weights (values, if it was declared frozen), and each array of states.
@@ -85,6 +87,7 @@ struct Part {
   std::uint64_t bytes = 0;  ///< Of the data.
   std::vector<StoredPieces> pieces;
   std::vector<StoredExtent> host;  ///< The host's own bytes.
+  std::vector<LinkedFile> files{};  ///< Those that were linked.
 };
 
 /// Reads values of JSON, and refuses what is of another type, or is not there.
@@ -271,6 +274,7 @@ inline std::string part_text(const Part& part, const std::string& file) {
     Json list = Json::array();
     for (const StoredExtent& extent : extents) {
       list.push_back({extent.first, extent.elements, extent.offset, in_hexadecimal(extent.checksum)});
+      if (extent.file > 0) list.back().push_back(extent.file);
     }
     return list;
   };
@@ -279,6 +283,14 @@ inline std::string part_text(const Part& part, const std::string& file) {
     Json components = Json::array();
     for (const auto& extents : pieces.components) components.push_back(listed(extents));
     json["parameters"].push_back({{"name", pieces.parameter}, {"components", std::move(components)}});
+  }
+  json["files"] = Json::array();
+  for (const LinkedFile& linked : part.files) {
+    Json pieces = Json::array();
+    for (const CheckedBytes& piece : linked.pieces) {
+      pieces.push_back({piece.offset, piece.bytes, in_hexadecimal(piece.checksum)});
+    }
+    json["files"].push_back({{"bytes", linked.bytes}, {"pieces", std::move(pieces)}});
   }
   return to_text(json, file) + "\n";
 }
@@ -290,9 +302,12 @@ inline Part parse_part(std::string_view text, const std::string& file) {
     std::vector<StoredExtent> extents;
     if (!list.is_array()) reader.refuse("the extents are no array");
     for (const auto& extent : list) {
-      if (!extent.is_array() || extent.size() != 4) reader.refuse("an extent is no array of four");
+      if (!extent.is_array() || extent.size() < 4 || extent.size() > 5) {
+        reader.refuse("an extent is no array of four or five");
+      }
       extents.push_back({reader.number_of(extent[0], "first"), reader.number_of(extent[1], "elements"),
-                         reader.number_of(extent[2], "offset"), reader.checksum_of(extent[3])});
+                         reader.number_of(extent[2], "offset"), reader.checksum_of(extent[3]),
+                         extent.size() == 5 ? reader.number_of(extent[4], "file") : 0});
     }
     return extents;
   };
@@ -301,6 +316,15 @@ inline Part parse_part(std::string_view text, const std::string& file) {
     part.pieces.push_back({reader.text(pieces, "name"), {}});
     for (const auto& extents : reader.array(pieces, "components")) {
       part.pieces.back().components.push_back(extents_of(extents));
+    }
+  }
+  if (!json.contains("files")) return part;  // of version 1
+  for (const auto& linked : reader.array(json, "files")) {
+    part.files.push_back({reader.number(linked, "bytes"), {}});
+    for (const auto& piece : reader.array(linked, "pieces")) {
+      if (!piece.is_array() || piece.size() != 3) reader.refuse("a piece is no array of three");
+      part.files.back().pieces.push_back({reader.number_of(piece[0], "offset"), reader.number_of(piece[1], "bytes"),
+                                          reader.checksum_of(piece[2])});
     }
   }
   return part;

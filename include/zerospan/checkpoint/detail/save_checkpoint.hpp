@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +25,7 @@
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -56,8 +58,115 @@ class DataWriter {
   std::uint64_t bytes_ = 0;
 };
 
-/// Saves one checkpoint. Each rank writes its data and lists them in its part; when all of them are durable, rank 0
-/// writes the manifest, which makes the checkpoint complete, and then names it the latest.
+/// The names of one rank's linked files in a checkpoint.
+class LinkedNames final : public FileNaming {
+ public:
+  /// @param named How many it has already.
+  LinkedNames(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& checkpoint,
+              std::size_t rank, std::size_t named)
+      : files_{files}, directory_{directory}, checkpoint_{checkpoint}, rank_{rank}, named_{named} {}
+
+  bool can_name(int descriptor) override { return files_.can_link(descriptor, directory_.path_of(checkpoint_)); }
+
+  bool name(int descriptor) override {
+    const bool is_named = files_.link(descriptor, directory_.linked_of(checkpoint_, rank_, named_ + 1));
+    named_ += is_named ? 1 : 0;
+    return is_named;
+  }
+
+ private:
+  CheckpointFiles& files_;
+  const CheckpointDirectory& directory_;
+  CheckpointName checkpoint_;
+  std::size_t rank_;
+  std::size_t named_;
+};
+
+/// Has the files of tiers linked that states rest in, and lists in a part what is where.
+class StatesLinker {
+ public:
+  StatesLinker(const EngineDescription& model, Part& part)
+      : model_{model}, part_{part}, left_out_(model.parameters.size()) {
+    widths_.push_back(sizeof(float));
+    for (const StateArray& array : model.states) widths_.push_back(element_bytes(array.type));
+  }
+
+  /// @param make_names Called as `make_names(named)` for a FileNaming. @throws IoError
+  template <class MakeNames>
+  void link(const std::vector<StatesPlace>& places, MakeNames make_names) {
+    std::vector<LinkableExtents*> tiers;  // of all places, in their order
+    for (const StatesPlace& place : places) {
+      LinkableExtents* const tier = place.tier.linkable();
+      if (tier && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
+    }
+    std::map<LinkableExtents*, LinkedOfTier> linked;
+    for (LinkableExtents* const tier : tiers) {
+      std::map<std::uint64_t, std::size_t> sizes;  // of extents, by their offsets: some have several places
+      for (const StatesPlace& place : places) {
+        if (place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
+      }
+      std::vector<Extent> extents;
+      for (const auto& [offset, bytes] : sizes) extents.push_back({offset, bytes});
+      auto names = make_names(part_.files.size());
+      LinkedExtents of_tier = tier->link(extents, &checksum_of_bytes, names);
+      linked[tier] = {std::move(of_tier.ranges), part_.files.size() + 1};
+      for (LinkedFile& file : of_tier.files) part_.files.push_back(std::move(file));
+    }
+    for (const StatesPlace& place : places) {
+      if (const auto found = linked.find(place.tier.linkable()); found != linked.end()) list(place, found->second);
+    }
+  }
+
+  /// Of each parameter: what needs not be copied.
+  std::span<const std::vector<StatesRange>> left_out() const noexcept { return left_out_; }
+
+  /// Of what needs not be copied.
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  struct LinkedOfTier {
+    std::vector<LinkedRange> ranges;
+    std::size_t first_file;  ///< The number of the first of them, among the rank's.
+  };
+
+  static std::uint64_t checksum_of_bytes(std::span<const std::byte> bytes) noexcept { return checksum(bytes); }
+
+  /// Lists a place, if all of it was linked.
+  void list(const StatesPlace& place, const LinkedOfTier& linked) {
+    std::vector<std::vector<StoredExtent>> components(widths_.size());
+    std::size_t bytes = 0;
+    for (std::size_t c = 0; c < widths_.size(); ++c) {
+      const std::uint64_t begin = place.extent.offset + place.offsets[c];
+      const std::uint64_t end = begin + place.range.elements * widths_[c];
+      const auto offset = [](const LinkedRange& range) { return range.range.offset; };
+      auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);
+      if (next == linked.ranges.begin()) return;
+      std::uint64_t done = begin;
+      for (--next; next != linked.ranges.end() && next->range.offset <= done && done < end; ++next) {
+        const std::uint64_t until = std::min(end, next->range.offset + next->range.bytes);
+        if (until <= done) return;
+        components[c].push_back({place.range.first + (done - begin) / widths_[c], (until - done) / widths_[c], done, 0,
+                                 linked.first_file + next->file});
+        done = until;
+      }
+      if (done < end) return;
+      bytes += static_cast<std::size_t>(end - begin);
+    }
+    part_.pieces.push_back({model_.parameters[place.parameter].name, std::move(components)});
+    left_out_[place.parameter].push_back(place.range);
+    bytes_ += bytes;
+  }
+
+  const EngineDescription& model_;
+  Part& part_;
+  std::vector<std::size_t> widths_;  ///< Of an element of each component.
+  std::vector<std::vector<StatesRange>> left_out_;
+  std::size_t bytes_ = 0;
+};
+
+/// Saves one checkpoint. Each rank links the files that its states are in, writes the rest of its data, and lists all
+/// of it in its part; when all of them are durable, rank 0 writes the manifest, which makes the checkpoint complete,
+/// and then names it the latest.
 class CheckpointWriter {
  public:
   CheckpointWriter(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options)
@@ -91,7 +200,7 @@ class CheckpointWriter {
       if (lock && !is_named_) give_up();
       throw;
     }
-    SavedCheckpoint saved{name_.step, directory_.path_of(name_), Bytes{written_ + part_.bytes}, {}};
+    SavedCheckpoint saved{name_.step, directory_.path_of(name_), Bytes{written_ + part_.bytes}, Bytes{linked_}, {}};
     if (lock && options_.keep > 0) remove_older(saved.not_removed);
     return saved;
   }
@@ -99,10 +208,16 @@ class CheckpointWriter {
  private:
   void write_part() {
     Part part;
+    StatesLinker linker{model_, part};
+    if (options_.by == SaveBy::linking) {
+      linker.link(engine_.places_of_states(),
+                  [&](std::size_t named) { return LinkedNames{files_, directory_, name_, model_.place, named}; });
+    }
+    linked_ = linker.bytes();
     DataWriter data{files_.create(directory_.data_of(name_, model_.place))};
     engine_.for_each_state(
         [&](const StatesPiece& piece) { for_parameter(piece.parameter, [&] { write(piece, data, part); }); },
-        options_.buffer);
+        options_.buffer, linker.left_out());
     data.append(0, 1, options_.host_bytes, part.host);
     data.sync();
     part.bytes = written_ = data.bytes();
@@ -199,6 +314,7 @@ class CheckpointWriter {
   CheckpointName name_{};
   StoredPart part_{};
   std::size_t written_ = 0;
+  std::size_t linked_ = 0;
   bool is_named_ = false;  ///< It may be the latest already.
 };
 

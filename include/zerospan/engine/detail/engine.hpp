@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/core/config.hpp>
@@ -30,7 +31,11 @@ class Engine : public ParameterStore {
   virtual void abandon() = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const MasterVisitor& visitor) = 0;
-  virtual void for_each_state(const StatesVisitor& visitor, Bytes buffer) = 0;
+
+  /// @param left_out Of each parameter: what is not shown, in order; or of none.
+  virtual void for_each_state(const StatesVisitor& visitor, Bytes buffer,
+                              std::span<const std::vector<StatesRange>> left_out = {}) = 0;
+
   virtual void edit_states(const StatesEditor& editor, const EditOptions& options) = 0;
   virtual TrainingProgress progress() const = 0;
   virtual Statistics statistics() const = 0;
@@ -39,6 +44,10 @@ class Engine : public ParameterStore {
   /// For checkpoints. @throws LeaseError if this is not between steps; ConfigurationError if the optimizer does not say
   /// what its states are.
   virtual EngineDescription describe() = 0;
+
+  /// Where the states rest that `for_each_state` shows this rank, in its order; parameters that were declared frozen
+  /// have none. @throws as `describe`.
+  virtual std::vector<StatesPlace> places_of_states() = 0;
 
   /// Sums integers over ranks, exactly; a collective.
   /// @param name A literal.

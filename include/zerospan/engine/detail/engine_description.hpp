@@ -1,5 +1,5 @@
 /// @file
-/// EngineDescription: what a checkpoint says of a model and its training, and what this rank holds of it.
+/// EngineDescription: what a checkpoint says of a model and its training, and what this rank holds of it, and where.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,7 @@
 #include <zerospan/engine/states.hpp>
 #include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/partition/parameter_store.hpp>
+#include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -36,6 +37,21 @@ struct EngineDescription {
   std::vector<std::pair<std::string, double>> settings;
   std::vector<StateArray> states;
   std::vector<ParameterDescription> parameters;
+};
+
+/// Logical elements of a parameter.
+struct StatesRange {
+  std::uint64_t first = 0;
+  std::uint64_t elements = 0;
+};
+
+/// Where master weights and states of consecutive elements of a parameter rest: in one extent.
+struct StatesPlace {
+  std::size_t parameter;  ///< Its index.
+  StatesRange range;
+  TierRef tier;
+  Extent extent;
+  std::vector<std::uint64_t> offsets;  ///< In the extent: of the master weights, and of each array of states.
 };
 
 }  // namespace zerospan::inline v0::detail

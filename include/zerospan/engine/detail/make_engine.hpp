@@ -184,10 +184,11 @@ class EngineOfDevice final : public Engine {
     model().visit_masters(visitor);
   }
 
-  void for_each_state(const StatesVisitor& visitor, Bytes buffer) override {
+  void for_each_state(const StatesVisitor& visitor, Bytes buffer,
+                      std::span<const std::vector<StatesRange>> left_out) override {
     const Call call{*this, "for_each_state()"};
     const std::vector<StateArray> arrays = state_arrays();
-    model().visit_states(arrays, buffer, visitor);
+    model().visit_states(arrays, buffer, left_out, visitor);
   }
 
   void edit_states(const StatesEditor& editor, const EditOptions& options) override {
@@ -226,6 +227,14 @@ class EngineOfDevice final : public Engine {
                                    parameter.updates, first, elements});
     }
     return result;
+  }
+
+  std::vector<StatesPlace> places_of_states() override {
+    const Call call{*this, "a checkpoint"};
+    const std::vector<StateArray> arrays = state_arrays();
+    const TrainingModel<D>& training = model();
+    training.check_between_steps("a checkpoint");
+    return training.access().places_of_own(arrays);
   }
 
   void sum_over_ranks(std::span<std::int64_t> integers, const char* name) override {

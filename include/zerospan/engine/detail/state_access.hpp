@@ -18,6 +18,7 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
@@ -76,14 +77,8 @@ class StateAccess {
  public:
   explicit StateAccess(EngineCore<D>& core) : core_{core} {}
 
-  /// Logical elements of a parameter.
-  struct Range {
-    std::uint64_t first = 0;
-    std::uint64_t elements = 0;
-  };
-
   /// What this rank holds.
-  Range held(const ParameterRecord& parameter) const {
+  StatesRange held(const ParameterRecord& parameter) const {
     if (!core_.holds(parameter)) return {};
     const std::size_t shard = core_.shard_of(parameter);
     return {parameter.partition.first(shard), parameter.partition.count(shard)};
@@ -91,9 +86,9 @@ class StateAccess {
 
   /// A part of what this rank holds, so that each element is in one rank's part, and those who hold the same have about
   /// as much of it.
-  Range part_of(std::size_t index) const {
+  StatesRange part_of(std::size_t index) const {
     const ParameterRecord& parameter = core_.states.parameters[index];
-    const Range all = held(parameter);
+    const StatesRange all = held(parameter);
     const bool is_everywhere = parameter.partition.shards == 1 && !parameter.partition.owner;
     const std::size_t holders = is_everywhere ? core_.contributors() : core_.contributors() / core_.ranks();
     const std::size_t self = is_everywhere ? core_.place() : core_.replica();
@@ -103,21 +98,40 @@ class StateAccess {
   }
 
   /// Shows this rank's parts, in declaration order.
-  void visit_own(const PieceMemory& memory, const StatesVisitor& visitor) {
+  /// @param left_out Of each parameter: what is not shown, in order, whole places; or of none.
+  void visit_own(const PieceMemory& memory, std::span<const std::vector<StatesRange>> left_out,
+                 const StatesVisitor& visitor) {
+    for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
+      const StatesRange part = part_of(p);
+      std::uint64_t next = part.first;
+      if (!left_out.empty()) {
+        for (const StatesRange& out : left_out[p]) {
+          visit_range(p, {next, out.first - next}, memory, visitor);
+          next = out.first + out.elements;
+        }
+      }
+      visit_range(p, {next, part.first + part.elements - next}, memory, visitor);
+    }
+  }
+
+  /// Where this rank's parts rest of what has states.
+  std::vector<StatesPlace> places_of_own(std::span<const StateArray> arrays) const {
+    std::vector<StatesPlace> result;
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       const ParameterRecord& parameter = core_.states.parameters[p];
-      const Range part = part_of(p);
-      if (part.elements == 0) continue;
-      const std::size_t shard_begin = part.first - held(parameter).first;
-      const std::vector<Place> places = places_of(p);
-      for (std::size_t done = 0; done < part.elements; done += memory.elements()) {
-        const std::size_t elements = std::min<std::size_t>(memory.elements(), part.elements - done);
-        const auto states = read(parameter, places, shard_begin + done, elements, memory);
-        const std::vector<std::span<const std::byte>> constant{states.begin(), states.end()};
-        visitor({parameter.name, parameter.shape, parameter.type, parameter.options.training, parameter.updates,
-                 part.first + done, memory.master(elements), constant});
-      }
+      const StatesRange part = part_of(p);
+      if (part.elements == 0 || !parameter.has_states()) continue;
+      const std::uint64_t shard_first = held(parameter).first;
+      for_each_part(places_of(p), part.first - shard_first, part.elements, [&](const Part& each) {
+        std::vector<std::uint64_t> offsets;
+        for (const Operand& operand : state_operands(each, arrays, Operand::Access::read)) {
+          offsets.push_back(operand.offset);
+        }
+        result.push_back({p, {shard_first + each.in_shard, each.elements}, core_.placement.tier(each.group->states_on),
+                          each.group->states, std::move(offsets)});
+      });
     }
+    return result;
   }
 
   /// Has an editor change what this rank holds, in declaration order, and publishes it (a collective).
@@ -126,7 +140,7 @@ class StateAccess {
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       ParameterRecord& parameter = core_.states.parameters[p];
       parameter.copy.is_current = false;
-      const Range all = held(parameter);
+      const StatesRange all = held(parameter);
       const std::vector<Place> places = places_of(p);
       std::int64_t count = parameter.updates;
       for (std::size_t begin = 0; begin < all.elements; begin += memory.elements()) {
@@ -141,7 +155,7 @@ class StateAccess {
         throw_configuration_error("parameter " + parameter.name + " cannot have had " + std::to_string(count) +
                                   " updates");
       }
-      const Range part = part_of(p);
+      const StatesRange part = part_of(p);
       if (part.elements > 0 && part.first == 0) updates[p] = count;
     }
     core_.sum_over_ranks(updates, "the updates of parameters");
@@ -216,6 +230,22 @@ class StateAccess {
     std::size_t in_shard;
     std::size_t elements;
   };
+
+  /// Shows elements that this rank holds of a parameter.
+  void visit_range(std::size_t index, const StatesRange& range, const PieceMemory& memory,
+                   const StatesVisitor& visitor) {
+    if (range.elements == 0) return;
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    const std::size_t shard_begin = range.first - held(parameter).first;
+    const std::vector<Place> places = places_of(index);
+    for (std::size_t done = 0; done < range.elements; done += memory.elements()) {
+      const std::size_t elements = std::min<std::size_t>(memory.elements(), range.elements - done);
+      const auto states = read(parameter, places, shard_begin + done, elements, memory);
+      const std::vector<std::span<const std::byte>> constant{states.begin(), states.end()};
+      visitor({parameter.name, parameter.shape, parameter.type, parameter.options.training, parameter.updates,
+               range.first + done, memory.master(elements), constant});
+    }
+  }
 
   /// Where this rank's shard of the parameter is, in order; nowhere if it holds none.
   std::vector<Place> places_of(std::size_t parameter) const {

@@ -238,9 +238,10 @@ class TrainingModel {
   void visit_masters(const MasterVisitor& visitor) { access_.visit(visitor); }
 
   /// Shows this rank's part of the model's states. @throws LeaseError if this is not between steps.
-  void visit_states(std::span<const StateArray> arrays, Bytes buffer, const StatesVisitor& visitor) {
+  void visit_states(std::span<const StateArray> arrays, Bytes buffer,
+                    std::span<const std::vector<StatesRange>> left_out, const StatesVisitor& visitor) {
     check_between_steps("for_each_state()");
-    access_.visit_own(PieceMemory{arrays, buffer}, visitor);
+    access_.visit_own(PieceMemory{arrays, buffer}, left_out, visitor);
   }
 
   /// Changes states and progress (a collective). @throws LeaseError if this is not between steps.

@@ -39,7 +39,8 @@ class ArenaFile {
   /// @throws ConfigurationError if `directory` is no path at all, IoError if no file can be made in it.
   explicit ArenaFile(const std::string& directory, Naming naming = Naming::never_named)
       : path_{checked_path(directory, "directory", "an NvmeTier") + "/(unnamed arena file)"},
-        descriptor_{open_in(directory, naming)} {
+        is_linkable_{naming == Naming::never_named},
+        descriptor_{open_in(directory, naming, is_linkable_)} {
     const int flags = ::fcntl(descriptor_, F_GETFL);
     is_direct_ = flags != -1 && ::fcntl(descriptor_, F_SETFL, flags | O_DIRECT) == 0;
     alignment_ = direct_alignment(descriptor_);
@@ -54,13 +55,43 @@ class ArenaFile {
   /// @throws IoError (ENOSPC when the disk is full, EFBIG beyond the process's limit of file sizes); the file then is
   /// as long as before.
   void grow(std::uint64_t bytes, const std::string& purpose) {
-    if (bytes <= size_) return;
-    const int error_number = allocate(size_, bytes - size_);
+    if (bytes > size_) allocate(size_, bytes - size_, purpose);
+  }
+
+  /// Makes sure that a range is allocated, in a file that has holes (blocking). The file is as long as its end, or
+  /// longer.
+  /// @throws as `grow`.
+  void allocate(std::uint64_t offset, std::uint64_t bytes, const std::string& purpose) {
+    const int error_number = allocate(offset, bytes);
     if (error_number != 0) {
       [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, static_cast<off_t>(size_));
-      throw_io_error(error_number, "reservation for " + purpose, path_, size_, bytes - size_);
+      throw_io_error(error_number, "reservation for " + purpose, path_, offset, bytes);
+    }
+    size_ = std::max(size_, offset + bytes);
+  }
+
+  /// Makes the file `bytes` long, without allocating anything. @throws IoError
+  void extend(std::uint64_t bytes) {
+    if (bytes <= size_) return;
+    if (::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
+      throw_io_error(errno, "lengthening", path_, size_, bytes - size_);
     }
     size_ = bytes;
+  }
+
+  /// Gives the space of a range back, where the file system can; its content is undefined then.
+  void punch(std::uint64_t offset, std::uint64_t bytes) noexcept {
+    [[maybe_unused]] const int ignored = ::fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                     static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  }
+
+  /// Whether the file may be given a name, as long as it never had one; and holes, which are allocated later.
+  bool is_linkable() const noexcept { return is_linkable_; }
+
+  /// Names that the file has by now.
+  std::size_t names() const noexcept {
+    struct stat status {};
+    return ::fstat(descriptor_, &status) == 0 ? static_cast<std::size_t>(status.st_nlink) : 1;
   }
 
   int descriptor() const noexcept { return descriptor_; }
@@ -78,7 +109,8 @@ class ArenaFile {
  private:
   static constexpr std::size_t page = 4096;
 
-  static int open_in(const std::string& directory, Naming naming) {
+  /// @param is_linkable False is made of it where the file had a name once.
+  static int open_in(const std::string& directory, Naming naming, bool& is_linkable) {
     constexpr unsigned owner_only = 0600;
     if (naming == Naming::never_named) {
       const int descriptor = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, owner_only);
@@ -86,6 +118,7 @@ class ArenaFile {
       const bool is_unsupported = errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT;
       if (!is_unsupported) throw_io_error(errno, "opening an arena file", directory, 0, 0);
     }
+    is_linkable = false;
     std::string path = directory + "/zerospan-XXXXXX";
     const int descriptor = ::mkostemp(path.data(), O_CLOEXEC);
     if (descriptor == -1) throw_io_error(errno, "opening an arena file", directory, 0, 0);
@@ -108,11 +141,14 @@ class ArenaFile {
   }
 
   /// Allocates a range, by fallocate or by writing zeros. Returns an errno, 0 if it was done.
-  int allocate(std::uint64_t offset, std::uint64_t bytes) const noexcept {
+  int allocate(std::uint64_t offset, std::uint64_t bytes) noexcept {
     if (offset + bytes > largest_file()) return EFBIG;
     if (exceeds_disk(bytes)) return ENOSPC;
     while (::fallocate(descriptor_, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) {
-      if (errno == EOPNOTSUPP) return write_zeros(offset, bytes);
+      if (errno == EOPNOTSUPP) {
+        is_linkable_ = false;
+        return write_zeros(offset, bytes);
+      }
       if (errno != EINTR) return errno;
     }
     return 0;
@@ -154,6 +190,7 @@ class ArenaFile {
   }
 
   std::string path_;
+  bool is_linkable_;
   int descriptor_;
   bool is_direct_ = false;
   std::size_t alignment_ = page;

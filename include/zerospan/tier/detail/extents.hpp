@@ -88,6 +88,12 @@ class ExtentMap {
     return within < taken.extent.bytes && extent.bytes <= taken.extent.bytes - within ? &taken : nullptr;
   }
 
+  /// Calls `f(taken)` for each extent that is taken, in order.
+  template <class F>
+  void for_each(F f) const {
+    for (const auto& [offset, taken] : taken_) f(taken);
+  }
+
   Bytes used() const noexcept { return Bytes{used_}; }
   Bytes peak() const noexcept { return Bytes{peak_}; }
 
