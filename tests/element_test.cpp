@@ -124,7 +124,8 @@ std::vector<float> telling_floats() {
     }
   }
   std::mt19937 random{11};
-  for (int i = 0; i < (zerospan_test::is_sanitized ? 20'000 : 200'000); ++i) words.push_back(static_cast<std::uint32_t>(random()));
+  constexpr int others = zerospan_test::is_sanitized ? 20'000 : 200'000;
+  for (int i = 0; i < others; ++i) words.push_back(static_cast<std::uint32_t>(random()));
   std::vector<float> values(words.size());
   std::memcpy(values.data(), words.data(), words.size() * sizeof(float));
   return values;

@@ -83,7 +83,8 @@ std::vector<int> culprits(F at) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("whichever rank throws, and wherever: every rank of every group is told which", Communicator,
-                   zerospan::GroupedCommunicator<ThreadCommunicator>, zerospan::HybridCommunicator<ThreadCommunicator>) {
+                   zerospan::GroupedCommunicator<ThreadCommunicator>,
+                   zerospan::HybridCommunicator<ThreadCommunicator>) {
   for (int culprit = 0; culprit < ranks; ++culprit) {
     for (int at = 0; at < uses; at += 5) {
       CAPTURE(culprit);
@@ -97,7 +98,8 @@ TEST_CASE_TEMPLATE("whichever rank throws, and wherever: every rank of every gro
 }
 
 TEST_CASE_TEMPLATE("a rank that uses what the others do not fails all, in every group", Communicator,
-                   zerospan::GroupedCommunicator<ThreadCommunicator>, zerospan::HybridCommunicator<ThreadCommunicator>) {
+                   zerospan::GroupedCommunicator<ThreadCommunicator>,
+                   zerospan::HybridCommunicator<ThreadCommunicator>) {
   for (int culprit = 0; culprit < ranks; ++culprit) {
     for (int at = 1; at < uses; at += 7) {
       CAPTURE(culprit);

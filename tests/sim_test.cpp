@@ -133,8 +133,8 @@ TEST_CASE("with prefetch transfers hide behind compute: the makespan is exact") 
   // Then only the first gather's three stages are exposed: 3 + 4 * 2.
   for (std::size_t step = 1; step < 4; ++step) CHECK(end[step] - begin[step] == 11.0);
 
-  // The step: a's reduction (2 s) is exposed, then its accumulation (0.25 s), the norm's 552 bytes and 32 of what ranks were told, and the update of
-  // one sub-group of 4096 elements of 12 bytes; afterwards the new parameters are written.
+  // The step: a's reduction (2 s) is exposed, then its accumulation (0.25 s), the norm's 552 bytes and 32 of what ranks
+  // were told, and the update of one sub-group of 4096 elements of 12 bytes; afterwards the new parameters are written.
   const double norm = (552.0 + 32.0) / 8192.0;
   const double update = 4096.0 * 12 / 32768.0;
   const double write = 4096.0 * 4 / 8192.0;

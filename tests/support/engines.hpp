@@ -1,6 +1,6 @@
 /// @file
-/// What most tests have is compiled once, in engines.cpp, and the engine of the host's memory in zerospan::compiled, not
-/// again by each test. A test that has an engine of a device of its own includes
+/// What most tests have is compiled once, in engines.cpp, and the engine of the host's memory in zerospan::compiled,
+/// not again by each test. A test that has an engine of a device of its own includes
 /// zerospan/engine/detail/make_engine.hpp.
 #pragma once
 

@@ -194,8 +194,8 @@ inline void run_threads(int size, const RunRanksOptions& options,
 ///
 /// @throws What the rank at fault threw. RankFailedError if a rank's thread cannot be started: then no rank calls `f`.
 ///   ConfigurationError for a size below one, or a timeout that is not positive.
-/// @param f Called concurrently; takes a ThreadCommunicator by value or rvalue reference. Returns nothing or a value, but
-///   no bool: an element of a std::vector<bool> refers to the vector, which is a temporary here.
+/// @param f Called concurrently; takes a ThreadCommunicator by value or rvalue reference. Returns nothing or a value,
+///   but no bool: an element of a std::vector<bool> refers to the vector, which is a temporary here.
 template <class F>
 auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
   static_assert(std::invocable<F&, ThreadCommunicator>,
@@ -204,8 +204,8 @@ auto run_ranks(int size, F&& f, const RunRanksOptions& options = {}) {
   using Result = std::invoke_result_t<F&, ThreadCommunicator>;
   static_assert(!std::is_reference_v<Result>, "ranks return values: what they refer to ends with their thread");
   static_assert(!std::is_same_v<std::remove_cv_t<Result>, bool>,
-                "elements of a std::vector<bool> are no values, and end with the vector: a rank that has a bool to tell "
-                "returns an int or an enumeration, as in [](zerospan::ThreadCommunicator ranks) -> int { ... }");
+                "elements of a std::vector<bool> are no values, and end with the vector: a rank that has a bool to "
+                "tell returns an int or an enumeration, as in [](zerospan::ThreadCommunicator ranks) -> int { ... }");
 
   detail::RankResults<Result> results{static_cast<std::size_t>(size > 0 ? size : 0)};
   detail::run_threads(size, options, [&](Rank rank, ThreadCommunicator communicator) {

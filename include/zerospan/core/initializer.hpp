@@ -33,10 +33,10 @@ struct InitializerContext {
 /// owns, once declaration has ended, on a thread of the library, in no promised order; it must give the same value for
 /// the same index wherever it runs, and must own (or outlive) what it reads.
 ///
-/// Ranks compare which of the library's own initializers (`init`) they were given, and with what arguments. A function of
-/// the host's own they cannot compare: each rank asks it for what it holds, and it may have no more. One that differs from
-/// rank to rank is not noticed: each rank's part of the parameter begins with that rank's values, and with `Stage0` all of
-/// each rank's copy does.
+/// Ranks compare which of the library's own initializers (`init`) they were given, and with what arguments. A function
+/// of the host's own they cannot compare: each rank asks it for what it holds, and it may have no more. One that
+/// differs from rank to rank is not noticed: each rank's part of the parameter begins with that rank's values, and with
+/// `Stage0` all of each rank's copy does.
 using Initializer =
     std::function<void(const InitializerContext& context, std::uint64_t first, std::span<float> values)>;
 

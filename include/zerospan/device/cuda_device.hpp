@@ -15,8 +15,8 @@ using CudaDeviceOptions = StreamDeviceOptions;
 /// @code
 /// zerospan::CudaDevice device{zerospan::CudaRuntime{0}, {.device_budget = 60_GiB, .host_budget = 200_GiB}};
 /// @endcode
-/// The host's streams are passed as `StreamRef{static_cast<void*>(stream)}`. An engine on it needs the stream operations
-/// of the optimizers and of gradients: `zerospan/cuda.hpp` has them all.
+/// The host's streams are passed as `StreamRef{static_cast<void*>(stream)}`. An engine on it needs the stream
+/// operations of the optimizers and of gradients: `zerospan/cuda.hpp` has them all.
 using CudaDevice = StreamDevice<CudaRuntime>;
 
 static_assert(Device<CudaDevice>);

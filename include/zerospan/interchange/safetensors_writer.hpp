@@ -61,8 +61,8 @@ class BasicSafetensorsWriter {
 
   /// Makes the files in their whole length, so that a full disk is found now; or opens them.
   /// @param path Ends in ".safetensors"; a file of this name is replaced in the end. Where several are made, the name
-  /// has "-00001-of-00003" before its ending, and "path.index.json" names them all; files of such names without an index
-  /// are what is left of a model that was never finished, and are replaced.
+  /// has "-00001-of-00003" before its ending, and "path.index.json" names them all; files of such names without an
+  /// index are what is left of a model that was never finished, and are replaced.
   /// @throws ConfigurationError if the path or a declaration has no sense. IoError if a file cannot be made:
   /// EWOULDBLOCK where another writer is making it; EEXIST where `path` is to have an index and is a file already, or
   /// has an index already, which is never replaced: readers might take the wrong one, or a mixture. FormatError if who

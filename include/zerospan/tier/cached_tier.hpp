@@ -51,8 +51,8 @@ struct CacheCounters {
 /// Writes change what is resident and pass by the rest; what is resident reaches the other tier when it is evicted, and
 /// never if its extent is removed first. A write that is lost on the way fails the read that made room, and from then
 /// on whatever touches its bytes until the extent is removed. A read or write that throws, for want of memory say, has
-/// changed nothing. Ranges that are contiguous on the other tier are one transfer there. Transfers of the same line run in
-/// the order of the calls; none blocks its caller. Not addressable.
+/// changed nothing. Ranges that are contiguous on the other tier are one transfer there. Transfers of the same line run
+/// in the order of the calls; none blocks its caller. Not addressable.
 class CachedTier {
  public:
   /// @param memory Lends the cache its bytes, rounded down to whole lines; outlives the tier.

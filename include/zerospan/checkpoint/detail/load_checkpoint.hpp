@@ -277,7 +277,8 @@ class CheckpointReader {
     std::vector<SettingDifference> differences;
     for (const auto& [name, now] : model_.settings) {
       const std::optional<double> saved = value_in(manifest_.settings, name);
-      const bool are_boundless = saved && !std::isfinite(*saved) && !std::isfinite(now);  // a manifest has no infinities
+      // A manifest has no infinities.
+      const bool are_boundless = saved && !std::isfinite(*saved) && !std::isfinite(now);
       if (saved != now && !are_boundless) differences.push_back({name, saved, now});
     }
     for (const auto& [name, saved] : manifest_.settings) {

@@ -28,8 +28,9 @@ namespace detail {
 /// The stream that posted work enqueues on: the lane's own thread.
 using HostStream = StreamRef;
 
-/// Lanes made of threads. The first error of any operation stops everything that has not begun. A child that `fork` makes
-/// has none of the threads: what it asks of the lanes throws ConfigurationError, and their end there waits for nothing.
+/// Lanes made of threads. The first error of any operation stops everything that has not begun. A child that `fork`
+/// makes has none of the threads: what it asks of the lanes throws ConfigurationError, and their end there waits for
+/// nothing.
 class HostLanes {
  public:
   using stream_type = HostStream;

@@ -136,8 +136,8 @@ class LaneMonitor {
   }
 
   /// Blocks until every item is finished; gives up once nothing but overdue transfers is left. Those may end later,
-  /// when there is nobody to tell any more: they leave no trace. In a child process nothing ends any more, and it does not
-  /// wait. @return Whether everything has ended.
+  /// when there is nobody to tell any more: they leave no trace. In a child process nothing ends any more, and it does
+  /// not wait. @return Whether everything has ended.
   bool drain() noexcept {
     if (!process_.is_this()) return false;
     std::unique_lock lock{mutex_};

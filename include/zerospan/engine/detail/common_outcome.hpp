@@ -77,7 +77,8 @@ class CommonOutcome {
     });
   }
 
-  /// The same as `together` for one rank, rank 0, which tells the others some numbers: a collective of as many on every rank.
+  /// The same as `together` for one rank, rank 0, which tells the others some numbers: a collective of as many on every
+  /// rank.
   /// @param work Returns them.
   template <class F>
   std::vector<std::int64_t> by_first(std::size_t numbers, F work) {

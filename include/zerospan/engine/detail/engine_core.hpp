@@ -144,8 +144,8 @@ struct EngineCore {
     lanes.wait(calling_thread, done, operation);
   }
 
-  /// Sums integers over ranks, exactly, and waits for it. A wait that ends in an error may leave the collective under way:
-  /// it has integers of its own.
+  /// Sums integers over ranks, exactly, and waits for it. A wait that ends in an error may leave the collective under
+  /// way: it has integers of its own.
   void sum_over_ranks(std::span<std::int64_t> integers, std::string_view name) {
     if (contributors() == 1) return;
     const auto sums = std::make_shared<std::vector<std::int64_t>>(integers.begin(), integers.end());

@@ -44,8 +44,8 @@ class GradientPath {
     return accumulate_sum(use, parameter, sum, padding_from, addition, std::move(after));
   }
 
-  /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more. What they
-  /// have committed stays committed until the step is made.
+  /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more. What
+  /// they have committed stays committed until the step is made.
   void join_uses(ParameterRecord& parameter) {
     ParameterUse& target = core_.states.uses[parameter.uses.front()];
     for (const std::size_t u : parameter.uses) {

@@ -82,8 +82,8 @@ struct CacheStore : TransferGate {
   std::atomic<std::size_t> evictions = 0;
 };
 
-/// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended. What it needs of
-/// memory it gets before lines are told of it: neither its start nor its end fails for want of it.
+/// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended. What it needs
+/// of memory it gets before lines are told of it: neither its start nor its end fails for want of it.
 class CachedTransfer {
  public:
   enum class Direction : std::uint8_t { read, write };
@@ -116,8 +116,8 @@ class CachedTransfer {
     void operator()(const std::exception_ptr&) noexcept { transfer->run(end); }
   };
 
-  /// What joins the completions of whatever touched a transfer's lines before, and starts it. The transfer has its pieces,
-  /// and at most as many victims.
+  /// What joins the completions of whatever touched a transfer's lines before, and starts it. The transfer has its
+  /// pieces, and at most as many victims.
   static PreparedJoin<Start> prepare(const std::shared_ptr<CachedTransfer>& transfer) {
     const std::size_t pieces = transfer->pieces.size();
     const std::size_t most = 2 * pieces;

@@ -37,9 +37,9 @@ class UseHistory {
   std::array<std::uint64_t, 3> times_{never, never, never};  // the latest first
 };
 
-/// The slots of a cache, kept by Belady's rule: a newcomer gets a free slot, or else the slot whose owner has the latest
-/// next use, if that is later than the newcomer's. An owner whose predicted use has passed by n reads is expected after
-/// n more. Memory is taken at the construction alone.
+/// The slots of a cache, kept by Belady's rule: a newcomer gets a free slot, or else the slot whose owner has the
+/// latest next use, if that is later than the newcomer's. An owner whose predicted use has passed by n reads is
+/// expected after n more. Memory is taken at the construction alone.
 class NextUseSlots {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
