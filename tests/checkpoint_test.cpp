@@ -450,7 +450,7 @@ struct Befallen {
 constexpr std::size_t one_of = zerospan_test::is_sanitized ? 3 : 1;
 
 TEST_CASE("whichever operation of a save fails, all ranks are told, and training goes on from either checkpoint") {
-  for (const auto& [is_full, is_on_disk] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
+  for (const auto& [is_full, is_on_disk] : {std::pair{false, false}, {true, false}, {false, true}}) {
     std::size_t operation = 0;
     for (std::size_t in_a_row = 0; in_a_row < 3; operation += one_of) {
       CAPTURE(operation);
