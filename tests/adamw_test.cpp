@@ -32,7 +32,7 @@ using zerospan::ShardUpdate;
 using zerospan_test::check_same_bits;
 using zerospan_test::instruction_sets;
 using zerospan_test::SubGroup;
-using zerospan_test::types;
+using zerospan_test::stored_types;
 
 struct NoStates {
   void update(const ShardUpdate&) const {}
@@ -77,7 +77,7 @@ TEST_CASE("updates follow the formula of PyTorch") {
   constexpr float scale = 0.25F;
   const AdamW adamw{.learning_rate = 1e-2F, .beta2 = 0.95F, .weight_decay = 0.1F};
   const ParameterGroup group{.learning_rate_factor = 0.5F, .weight_decay_factor = 2.0F};
-  for (const ElementType type : types) {
+  for (const ElementType type : stored_types) {
     SubGroup shard{AdamW{}, n, type, ElementType::float32};
     shard.fill_master(1);
     std::vector<Reference> reference(n);

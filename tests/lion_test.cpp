@@ -20,7 +20,7 @@ using zerospan::ElementType;
 using zerospan::Lion;
 using zerospan::ParameterGroup;
 using zerospan_test::SubGroup;
-using zerospan_test::types;
+using zerospan_test::stored_types;
 
 /// Algorithm 2 of the paper, line by line, in double.
 struct Reference {
@@ -44,7 +44,7 @@ TEST_CASE("updates follow the paper") {
   constexpr float scale = 0.25F;
   const Lion lion{.learning_rate = 1e-2F, .weight_decay = 0.3F};
   const ParameterGroup group{.learning_rate_factor = 0.5F, .weight_decay_factor = 2.0F};
-  for (const ElementType type : types) {
+  for (const ElementType type : stored_types) {
     SubGroup shard{lion, n, type, ElementType::float32};
     shard.fill_master(1);
     std::vector<Reference> reference(n);

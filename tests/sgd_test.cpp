@@ -23,7 +23,7 @@ using zerospan::ParameterGroup;
 using zerospan::Sgd;
 using zerospan::WeightDecay;
 using zerospan_test::SubGroup;
-using zerospan_test::types;
+using zerospan_test::stored_types;
 
 /// Every way to step.
 constexpr std::array variants{
@@ -61,7 +61,7 @@ TEST_CASE("updates follow the formula of PyTorch") {
   constexpr float scale = 0.25F;
   const ParameterGroup group{.learning_rate_factor = 0.5F, .weight_decay_factor = 2.0F};
   for (const Sgd& sgd : variants) {
-    for (const ElementType type : types) {
+    for (const ElementType type : stored_types) {
       SubGroup shard{sgd, n, type, ElementType::float32};
       shard.fill_master(1);
       std::vector<Reference> reference(n);

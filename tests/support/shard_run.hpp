@@ -32,7 +32,7 @@ using zerospan::InstructionSet;
 using zerospan::ParameterGroup;
 using zerospan::ShardUpdate;
 
-inline constexpr std::array types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
+inline constexpr std::array stored_types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 
 inline std::vector<InstructionSet> instruction_sets() {
   std::vector<InstructionSet> sets{InstructionSet::scalar};
@@ -117,8 +117,8 @@ inline void check_same_bits(const SubGroup& a, const SubGroup& b) {
 template <zerospan::Optimizer O>
 void check_bodies_agree(const O& optimizer) {
   Sample sample{5};
-  for (const ElementType gradient_type : types) {
-    for (const ElementType parameter_type : types) {
+  for (const ElementType gradient_type : stored_types) {
+    for (const ElementType parameter_type : stored_types) {
       for (const std::size_t n : {1U, 3U, 7U, 8U, 9U, 15U, 1023U, 1024U, 1031U, 4096U, 5005U}) {
         if (!sample.takes()) continue;
         CAPTURE(n);
@@ -142,8 +142,8 @@ template <zerospan::Optimizer O>
 void check_cuts_do_not_matter(const O& optimizer) {
   constexpr std::size_t n = 23 * block_elements + 77;
   std::mt19937_64 random{9};
-  for (const ElementType gradient_type : types) {
-    for (const ElementType parameter_type : types) {
+  for (const ElementType gradient_type : stored_types) {
+    for (const ElementType parameter_type : stored_types) {
       SubGroup whole{optimizer, n, gradient_type, parameter_type};
       whole.fill_master(5);
       SubGroup cut = whole;
@@ -168,7 +168,7 @@ void check_cuts_do_not_matter(const O& optimizer) {
 template <zerospan::Optimizer O>
 void check_parameter_is_rounded_master(const O& optimizer) {
   constexpr std::size_t n = 1500;
-  for (const ElementType type : types) {
+  for (const ElementType type : stored_types) {
     SubGroup shard{optimizer, n, ElementType::float32, type};
     shard.fill_master(8);
     shard.fill_gradient(9);
