@@ -215,7 +215,6 @@ void train(benchmark::State& state, std::optional<SaveBy> by) {
   state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations()) * steps);
 }
 
-
 BENCHMARK(checkpoint_save)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_save_raw)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_load)->Iterations(2)->UseRealTime();

@@ -15,8 +15,9 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
-#include <span>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
@@ -165,7 +166,6 @@ bool is_tuned(const std::string& directory) {
   const SafetensorsModel before{directory + "/model.safetensors"};
   const SafetensorsModel after{directory + "/tuned.safetensors"};
   std::vector<float> old_row(width), new_row(width);
-  std::size_t changed = 0;
   for (std::size_t l = 0; l < layers; ++l) {
     bool is_same = true;
     for (std::size_t row = 0; row < width; ++row) {
@@ -173,10 +173,9 @@ bool is_tuned(const std::string& directory) {
       after.read(name_of(l), row * width, new_row);
       is_same = is_same && old_row == new_row;
     }
-    changed += is_same ? 0 : 1;
-    if (l + 1 == layers && is_same) return false;
+    if (is_same == (l + 1 == layers)) return false;
   }
-  return changed == 1;
+  return true;
 }
 
 /// The most memory that the process has had, as the kernel counts it.
@@ -199,12 +198,16 @@ int run(const std::string& directory) {
       run_ranks(rank_count, [&](ThreadCommunicator ranks) { return tune(std::move(ranks), directory); });
   const Bytes peak = peak_memory();
   std::printf("exported; the process had at most %zu MiB\n", mebibytes(peak));
-  if (std::ranges::count(is_well, 0) > 0) std::printf("but the loss has not become half of what it was\n");
-  if (peak.count > budgets.count + beside_budgets.count) std::printf("but that is more than was allowed\n");
-  if (!is_tuned(directory)) std::printf("but what was frozen has changed, or what was trained has not\n");
-  return std::ranges::count(is_well, 0) == 0 && peak.count <= budgets.count + beside_budgets.count && is_tuned(directory)
-             ? 0
-             : 1;
+  int mistakes = 0;
+  const auto expect = [&](bool is_so, const char* otherwise) {
+    if (is_so) return;
+    std::printf("but %s\n", otherwise);
+    ++mistakes;
+  };
+  expect(std::ranges::count(is_well, 0) == 0, "the loss has not become half of what it was");
+  expect(peak.count <= budgets.count + beside_budgets.count, "that is more than was allowed");
+  expect(is_tuned(directory), "what was frozen has changed, or what was trained has not");
+  return mistakes == 0 ? 0 : 1;
 }
 
 }  // namespace
