@@ -169,6 +169,7 @@ bool train(ThreadCommunicator ranks, const std::string& checkpoints, int last_ep
     if (rank == 0) std::printf("goes on from %s\n", loaded.path.c_str());
   }
   float validation = evaluate();
+  CheckpointSaver saver{engine, checkpoints};
   while (at.epoch < last_epoch) {
     float loss = 0.0F;
     for (int first = 0; first < batches; first += micro_batches, ++at.step) {
@@ -188,8 +189,9 @@ bool train(ThreadCommunicator ranks, const std::string& checkpoints, int last_ep
     validation = evaluate();
     if (rank == 0) std::printf("epoch %2d: loss %.4f, validation %.4f\n", at.epoch, double{loss}, double{validation});
     ++at.epoch;
-    save_checkpoint(engine, checkpoints, {.keep = 2, .host_bytes = std::as_bytes(std::span{&at, 1})});
+    saver.start({.keep = 2, .host_bytes = std::as_bytes(std::span{&at, 1})});  // training goes on meanwhile
   }
+  saver.wait();
 
   save(engine, rank, directory / "training_loop.f32");
   const Statistics total = engine.statistics();

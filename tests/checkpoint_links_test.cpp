@@ -473,9 +473,11 @@ TEST_CASE("the file system says which links it can make, and what else fails") {
     return 0;
   };
   CHECK(error_of(-1, directory.path() + "/name") == EBADF);
+  CHECK_THROWS_AS(files.sync_file(directory.path() + "/name"), IoError);
   CHECK(error_of(file.descriptor(), directory.path() + "/missing/name") == ENOENT);
   CHECK(files.link(file.descriptor(), directory.path() + "/name"));
   CHECK(file.names() == 1);
+  files.sync_file(directory.path() + "/name");
   CHECK(error_of(file.descriptor(), directory.path() + "/name") == EEXIST);
   CHECK(files.link(file.descriptor(), directory.path() + "/other"));
   files.remove(directory.path() + "/name");
@@ -661,6 +663,7 @@ class NoLinks final : public zerospan::CheckpointFiles {
   bool can_link(int descriptor, const std::string& directory) override {
     return link_is != Link::other_file_system && files_.can_link(descriptor, directory);
   }
+  void sync_file(const std::string& path) override { files_.sync_file(path); }
   bool link(int descriptor, const std::string& path) override {
     if (link_is == Link::fails) zerospan::throw_io_error(EIO, "linking a file", path, 0, 0);
     return link_is == Link::works && files_.link(descriptor, path);

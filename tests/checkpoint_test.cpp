@@ -393,7 +393,8 @@ struct Befallen {
     return hashes;
   }
 
-  bool is_on_disk = false;  ///< Its states are, and are linked.
+  bool is_on_disk = false;       ///< Its states are, and are linked.
+  bool trains_meanwhile = false;  ///< It makes a step while the checkpoint is written.
   VolatileFiles files{};
   bool has_failed = false;
 
@@ -416,7 +417,10 @@ struct Befallen {
       communicator.barrier({zerospan::calling_thread, "the fault is there"});
       bool failed = false;
       try {
-        zerospan::save_checkpoint(rank.engine(), "/run", options);
+        zerospan::CheckpointSaver saver{rank.engine(), "/run"};
+        saver.start(options);
+        if (trains_meanwhile) rank.step();
+        saver.wait();
       } catch (const CheckpointError& error) {
         failed = true;
         CHECK(error.error_number() != 0);
@@ -426,7 +430,7 @@ struct Befallen {
       communicator.all_reduce({zerospan::calling_thread, "who has failed"}, std::span{&fails, 1});
       CHECK(fails == (failed ? ranks : 0));
       if (communicator.rank().value == 0) has_failed = failed;
-      rank.step();
+      if (rank.engine().progress().step == 2) rank.step();
       CHECK(rank.hash() == expected()[3]);
       return 0;
     });
@@ -450,13 +454,14 @@ struct Befallen {
 constexpr std::size_t one_of = zerospan_test::is_sanitized ? 3 : 1;
 
 TEST_CASE("whichever operation of a save fails, all ranks are told, and training goes on from either checkpoint") {
-  for (const auto& [is_full, is_on_disk] : {std::pair{false, false}, {true, false}, {false, true}}) {
+  for (const auto& [is_full, is_on_disk, trains_meanwhile] :
+       {std::array{false, false, false}, {true, false, true}, {false, true, false}}) {
     std::size_t operation = 0;
     for (std::size_t in_a_row = 0; in_a_row < 3; operation += one_of) {
       CAPTURE(operation);
       CAPTURE(is_full);
       CAPTURE(is_on_disk);
-      Befallen training{.is_on_disk = is_on_disk};
+      Befallen training{.is_on_disk = is_on_disk, .trains_meanwhile = trains_meanwhile};
       training.save_two([&, fills_up = is_full] {
         fills_up ? training.files.fill_up_at(operation) : training.files.fail_at(operation, EIO);
       });
@@ -481,7 +486,7 @@ void check_losses_of_power(std::uint64_t ways_to_lose, bool is_on_disk) {
       CAPTURE(operation);
       CAPTURE(survivors);
       CAPTURE(is_on_disk);
-      Befallen training{.is_on_disk = is_on_disk};
+      Befallen training{.is_on_disk = is_on_disk, .trains_meanwhile = operation % 2 == 0};
       training.save_two([&] { training.files.lose_power_at(operation); });
       has_failed = training.has_failed;
       training.files.restart(survivors == 0 ? std::nullopt : std::optional{operation * ways_to_lose + survivors});
@@ -903,6 +908,7 @@ class ToldFiles final : public zerospan::CheckpointFiles {
     return files_.can_link(descriptor, directory);
   }
   bool link(int descriptor, const std::string& path) override { return tell(), files_.link(descriptor, path); }
+  void sync_file(const std::string& path) override { tell(), files_.sync_file(path); }
   std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
   void rename(const std::string& from, const std::string& to) override { tell(), files_.rename(from, to); }
   void sync_directory(const std::string& path) override { tell(), files_.sync_directory(path); }
@@ -930,14 +936,16 @@ class ToldFiles final : public zerospan::CheckpointFiles {
 };
 
 /// Trains on two ranks, saves after each step, and never ends.
-[[noreturn]] void train_for_ever(const std::string& directory, bool is_on_disk, int pipe) {
+[[noreturn]] void train_for_ever(const std::string& directory, bool is_on_disk, bool trains_meanwhile, int pipe) {
   ToldFiles files{pipe};
   const auto train = [&](SmallRank& rank, auto& communicator) -> int {
     if (zerospan::find_checkpoint(rank.engine(), directory)) zerospan::load_checkpoint(rank.engine(), directory);
+    zerospan::CheckpointSaver saver{rank.engine(), directory};
     while (true) {
       rank.step();
-      zerospan::save_checkpoint(rank.engine(), directory, {.keep = 2, .files = &files});
-      if (communicator.rank().value == 0) files.tell('s');
+      std::optional<SavedCheckpoint> saved = saver.start({.keep = 2, .files = &files});
+      if (!trains_meanwhile) saved = saver.wait();
+      if (saved && communicator.rank().value == 0) files.tell('s');
     }
   };
   on_small_ranks(2, train, large_and_small, {.disk = is_on_disk ? directory : ""});
@@ -945,7 +953,7 @@ class ToldFiles final : public zerospan::CheckpointFiles {
 }
 
 /// Has a process train, and kills it after so many of its operations. @return How many saves it has completed.
-int killed_after(std::size_t operations, const std::string& directory, bool is_on_disk) {
+int killed_after(std::size_t operations, const std::string& directory, bool is_on_disk, bool trains_meanwhile) {
   std::array<int, 2> ends{};
   REQUIRE(::pipe(ends.data()) == 0);
   const ::pid_t child = ::fork();
@@ -953,7 +961,7 @@ int killed_after(std::size_t operations, const std::string& directory, bool is_o
   if (child == 0) {
     ::alarm(60);
     try {
-      train_for_ever(directory, is_on_disk, ends[1]);
+      train_for_ever(directory, is_on_disk, trains_meanwhile, ends[1]);
     } catch (...) {
     }
     ::_exit(1);
@@ -981,7 +989,7 @@ void check_kills(int rounds, std::uint32_t seed) {
     const std::size_t operations = 1 + random() % 150;
     CAPTURE(operations);
     CAPTURE(round);
-    saved += killed_after(operations, directory.path(), round % 2 == 1);
+    saved += killed_after(operations, directory.path(), round % 2 == 1, round / 2 % 2 == 1);
     on_small_ranks(2, [&](SmallRank& rank, auto& communicator) {
       const std::optional<std::int64_t> found = zerospan::find_checkpoint(rank.engine(), directory.path());
       CHECK(found.value_or(0) >= saved);

@@ -67,12 +67,34 @@ bool Checkpoints::is_interrupted() const { return asked_to_end != 0; }
 
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
 
-std::string Checkpoints::save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) {
-  EngineOfStore engine{std::move(store)};
-  const zerospan::SavedCheckpoint saved =
-      zerospan::save_checkpoint(engine, options_.checkpoint.string(),
-                                {.keep = options_.keep, .host_bytes = std::as_bytes(std::span{&position, 1})});
-  return saved.path;
+namespace {
+
+class SaverOfOptions final : public Saver {
+ public:
+  SaverOfOptions(const EngineOfStore& engine, const Options& options)
+      : saver_{engine, options.checkpoint.string()}, keep_{options.keep} {}
+
+  std::optional<Saved> start(const Position& position) override {
+    return named(saver_.start({.keep = keep_, .host_bytes = std::as_bytes(std::span{&position, 1})}));
+  }
+  std::optional<Saved> poll() override { return named(saver_.poll()); }
+  std::optional<Saved> wait() override { return named(saver_.wait()); }
+
+ private:
+  static std::optional<Saved> named(const std::optional<zerospan::SavedCheckpoint>& saved) {
+    if (!saved) return std::nullopt;
+    return Saved{saved->step, saved->path};
+  }
+
+  zerospan::CheckpointSaver saver_;
+  std::size_t keep_;
+};
+
+}  // namespace
+
+std::unique_ptr<Saver> Checkpoints::saver(std::shared_ptr<zerospan::ParameterStore> store) {
+  if (!is_on()) return nullptr;
+  return std::make_unique<SaverOfOptions>(EngineOfStore{std::move(store)}, options_);
 }
 
 std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterStore> store) {
@@ -101,7 +123,7 @@ std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterS
 
 #else
 
-std::string Checkpoints::save(std::shared_ptr<zerospan::ParameterStore>, const Position&) { return {}; }
+std::unique_ptr<Saver> Checkpoints::saver(std::shared_ptr<zerospan::ParameterStore>) { return nullptr; }
 std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterStore>) { return std::nullopt; }
 
 #endif

@@ -22,7 +22,7 @@ class Checkpoints final : public Saves {
   ~Checkpoints() override;
 
   bool is_on() const override { return !options_.checkpoint.empty(); }
-  std::string save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) override;
+  std::unique_ptr<Saver> saver(std::shared_ptr<zerospan::ParameterStore> store) override;
   std::optional<Position> resume(std::shared_ptr<zerospan::ParameterStore> store) override;
   bool import_model(std::shared_ptr<zerospan::ParameterStore> store) override;
   bool export_model(std::shared_ptr<zerospan::ParameterStore> store, bool is_first) override;

@@ -18,6 +18,27 @@ struct Position {
   std::uint64_t skipped_steps = 0;  ///< Of those made.
 };
 
+struct Saved {
+  std::int64_t step;
+  std::string path;
+};
+
+/// Saves checkpoints of one rank's engine while it trains. Every rank calls the same members in the same order; each
+/// tells a checkpoint that has become complete.
+class Saver {
+ public:
+  Saver() = default;
+  Saver(const Saver&) = delete;
+  Saver& operator=(const Saver&) = delete;
+  virtual ~Saver() = default;
+
+  /// Begins to save, when the save before it is complete.
+  virtual std::optional<Saved> start(const Position& position) = 0;
+
+  virtual std::optional<Saved> poll() = 0;
+  virtual std::optional<Saved> wait() = 0;
+};
+
 /// Saves and loads checkpoints and models. Every rank calls the same members in the same order; ranks that are threads
 /// share it.
 class Saves {
@@ -30,8 +51,8 @@ class Saves {
   /// Whether checkpoints are wanted at all.
   virtual bool is_on() const = 0;
 
-  /// @param store The engine's. @return Where it is saved.
-  virtual std::string save(std::shared_ptr<zerospan::ParameterStore> store, const Position& position) = 0;
+  /// @param store The engine's. @return nullptr where checkpoints are not wanted.
+  virtual std::unique_ptr<Saver> saver(std::shared_ptr<zerospan::ParameterStore> store) = 0;
 
   /// Loads the latest checkpoint into the engine, if training is to go on from it. @return Nothing if there is none.
   /// @throws zerospan::ConfigurationError if there is one and nobody wants it, or if it is of another training.

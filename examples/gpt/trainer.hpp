@@ -78,8 +78,9 @@ class Trainer {
       }
       if (reports_) reports_->step(metrics);
       const bool is_due = options_.save_every > 0 && steps_ % options_.save_every == 0;
-      if (saves_.is_on() && (is_due || is_over())) save();
+      if (saver_) is_due || is_over() ? save() : note(saver_->poll());
     }
+    if (saver_) note(saver_->wait());
     steps_here_ = steps_ - first;
   }
 
@@ -163,9 +164,12 @@ class Trainer {
   }
 
   void save() {
-    const std::string path = saves_.save(engine_.store(), {steps_, sampler_.drawn(), skipped_steps_});
-    if (reports_) reports_->note("step " + std::to_string(steps_) + " is saved in " + path);
+    note(saver_->start({steps_, sampler_.drawn(), skipped_steps_}));
     before_ = figures();  // a save's transfers are no step's
+  }
+
+  void note(const std::optional<Saved>& saved) {
+    if (saved && reports_) reports_->note("step " + std::to_string(saved->step) + " is saved in " + saved->path);
   }
 
   StepMetrics make_step(std::size_t step) {
@@ -250,6 +254,7 @@ class Trainer {
   const Options& options_;
   Reports* reports_;
   Saves& saves_;
+  std::unique_ptr<Saver> saver_ = saves_.saver(engine_.store());
   std::size_t rank_;
   std::size_t ranks_;
   Model<Parameter, M> model_;

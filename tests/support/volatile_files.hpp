@@ -101,15 +101,21 @@ class VolatileFiles final : public zerospan::CheckpointFiles {
     std::vector<std::byte> bytes(linked->size());
     linked->read(0, bytes);
     const std::scoped_lock lock{mutex_};
-    operate("fsync", path, Needs::space);
     operate("linking a file", path, Needs::space);
     auto& [directory, name] = place_of(path);
     auto& entry = directory->entries[name];
     if (entry) zerospan::throw_io_error(EEXIST, "linking a file", path, 0, 0);
     entry = std::make_shared<Node>();
-    entry->bytes = bytes;
-    entry->durable_bytes = std::move(bytes);
+    entry->bytes = std::move(bytes);
     return true;
+  }
+
+  void sync_file(const std::string& path) override {
+    const std::scoped_lock lock{mutex_};
+    operate("fsync", path, Needs::space);
+    const std::shared_ptr<Node> node = find(path);
+    if (!node) zerospan::throw_io_error(ENOENT, "opening a file", path, 0, 0);
+    node->durable_bytes = node->bytes;
   }
 
   std::vector<std::string> list(const std::string& path) override {

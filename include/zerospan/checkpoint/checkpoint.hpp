@@ -22,9 +22,10 @@
 /// before. Checkpoints are ordered by their steps; no clock is asked. A directory is one training's: two that save into
 /// it at once are told, by a lock on `DIR/lock`.
 ///
-/// **What it costs.** A save blocks: every rank streams what it holds from its tiers to its file, through one buffer,
-/// and nothing is trained meanwhile. What several ranks hold alike is written by one of them. A load reads twice what
-/// a rank holds: once to compare checksums, before anything is changed, and once to take it.
+/// **What it costs.** `save_checkpoint` blocks: every rank streams what it holds from its tiers to its file, through one
+/// buffer at most, and nothing is trained meanwhile. A `CheckpointSaver` saves while training goes on. What several
+/// ranks hold alike is written by one of them. A load reads twice what a rank holds: once to compare checksums, before
+/// anything is changed, and once to take it.
 ///
 /// **What it costs not.** States on an NvmeTier are rewritten by every step anyway. Where the checkpoint is on the
 /// tier's file system, their files become the checkpoint's by a link, and the next step writes to new ones: no byte of
@@ -44,8 +45,8 @@
 #include <string>
 
 #include <zerospan/checkpoint/checkpoint_files.hpp>
+#include <zerospan/checkpoint/checkpoint_saver.hpp>
 #include <zerospan/checkpoint/detail/load_checkpoint.hpp>
-#include <zerospan/checkpoint/detail/save_checkpoint.hpp>
 #include <zerospan/checkpoint/options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/detail/checked_path.hpp>
@@ -76,10 +77,9 @@ decltype(auto) with_files(CheckpointFiles* given, const std::string& directory, 
 /// throws.
 template <ParameterHost E>
 SavedCheckpoint save_checkpoint(E& engine, const std::string& directory, const SaveOptions& options = {}) {
-  const std::shared_ptr<ParameterStore> store = engine.store();
-  return detail::with_files(options.files, directory, [&](CheckpointFiles& files, const std::string& path) {
-    return detail::CheckpointWriter{detail::engine_of(*store, "a checkpoint"), files, path, options}.save();
-  });
+  CheckpointSaver saver{engine, directory};
+  saver.start(options);
+  return *saver.wait();
 }
 
 /// The step of the checkpoint that `load_checkpoint` would take from a directory, if there is one; a collective.

@@ -87,9 +87,12 @@ class CheckpointFiles {
     return false;
   }
 
-  /// Makes what is in a file that is open durable, and gives it a name, which no file has. The name is its directory's.
-  /// @return false if it can have none, after all.
+  /// Gives a file that is open a name, which no file has. The name is its directory's; what is in the file is made
+  /// durable by `sync_file`. @return false if it can have none, after all.
   virtual bool link([[maybe_unused]] int descriptor, [[maybe_unused]] const std::string& path) { return false; }
+
+  /// What is in a file that was linked is durable.
+  virtual void sync_file([[maybe_unused]] const std::string& path) {}
 
   /// What is in a directory. @return Nothing if there is no such directory.
   virtual std::vector<std::string> list(const std::string& path) = 0;
@@ -141,9 +144,6 @@ class FileSystem final : public CheckpointFiles {
 
   /// Who may read and write in the directory may read and write the file.
   bool link(int descriptor, const std::string& path) override {
-    while (::fsync(descriptor) != 0) {
-      if (errno != EINTR) throw_io_error(errno, "fsync", path, 0, 0);
-    }
     struct stat status {};
     const std::string directory = path.substr(0, path.find_last_of('/') + 1);
     constexpr ::mode_t may_read_and_write = 0666;
@@ -157,6 +157,8 @@ class FileSystem final : public CheckpointFiles {
     if (std::ranges::find(refusals, errno) == std::end(refusals)) throw_io_error(errno, "linking a file", path, 0, 0);
     return false;
   }
+
+  void sync_file(const std::string& path) override { Descriptor{path, O_RDONLY, "opening a file"}.sync(); }
 
   std::vector<std::string> list(const std::string& path) override {
     struct Close {

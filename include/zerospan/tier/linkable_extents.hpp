@@ -23,7 +23,7 @@ class FileNaming {
   /// Whether a file could have a name where the names are. What is done to that end is done after this was asked.
   virtual bool can_name(int descriptor) = 0;
 
-  /// Makes what is in a file durable, and gives it the next name. @return false if it can have none.
+  /// Gives a file the next name; makes nothing durable. @return false if it can have none.
   /// @throws IoError
   virtual bool name(int descriptor) = 0;
 };

@@ -1,16 +1,15 @@
 /// @file
-/// CheckpointWriter: saves the states of an engine.
+/// CheckpointSave: saves the states of an engine, while it trains.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,171 +17,38 @@
 #include <zerospan/checkpoint/detail/checkpoint_directory.hpp>
 #include <zerospan/checkpoint/detail/checkpoint_outcome.hpp>
 #include <zerospan/checkpoint/detail/manifest.hpp>
+#include <zerospan/checkpoint/detail/part_writer.hpp>
 #include <zerospan/checkpoint/options.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/element.hpp>
+#include <zerospan/core/detail/background_work.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
-#include <zerospan/kernels/convert.hpp>
-#include <zerospan/tier/linkable_extents.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// The data of one rank, as it is written: extents one after the other.
-class DataWriter {
+/// One checkpoint, from its begin until it is complete or has failed. Each rank links the files that its states are in,
+/// and writes the rest of its data, and its part, which lists all of it: what is in memory on a thread of its own, before
+/// the engine changes it. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint complete,
+/// names it the latest, and removes older ones, on such a thread too.
+///
+/// Its members but `is_done` are collectives. An error is told on all ranks, and ends it.
+class CheckpointSave {
  public:
-  /// Of an extent at most. A reader that wants a part of one has to look at all of it.
-  static constexpr std::size_t extent_bytes = std::size_t{4} << 20;
-
-  explicit DataWriter(std::unique_ptr<CheckpointFiles::Writer> file) : file_{std::move(file)} {}
-
-  std::uint64_t bytes() const noexcept { return bytes_; }
-  void sync() { file_->sync(); }
-
-  /// Appends elements of `width` bytes, from logical element `first` on, and lists their extents.
-  void append(std::uint64_t first, std::size_t width, std::span<const std::byte> bytes,
-              std::vector<StoredExtent>& extents) {
-    while (!bytes.empty()) {
-      const std::span<const std::byte> extent = bytes.first(std::min(bytes.size(), extent_bytes));
-      file_->write(extent);
-      extents.push_back({first, extent.size() / width, bytes_, checksum(extent)});
-      first += extent.size() / width;
-      bytes_ += extent.size();
-      bytes = bytes.subspan(extent.size());
-    }
-  }
-
- private:
-  std::unique_ptr<CheckpointFiles::Writer> file_;
-  std::uint64_t bytes_ = 0;
-};
-
-/// The names of one rank's linked files in a checkpoint.
-class LinkedNames final : public FileNaming {
- public:
-  /// @param named How many it has already.
-  LinkedNames(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& checkpoint,
-              std::size_t rank, std::size_t named)
-      : files_{files}, directory_{directory}, checkpoint_{checkpoint}, rank_{rank}, named_{named} {}
-
-  bool can_name(int descriptor) override { return files_.can_link(descriptor, directory_.path_of(checkpoint_)); }
-
-  bool name(int descriptor) override {
-    const bool is_named = files_.link(descriptor, directory_.linked_of(checkpoint_, rank_, named_ + 1));
-    named_ += is_named ? 1 : 0;
-    return is_named;
-  }
-
- private:
-  CheckpointFiles& files_;
-  const CheckpointDirectory& directory_;
-  CheckpointName checkpoint_;
-  std::size_t rank_;
-  std::size_t named_;
-};
-
-/// Has the files of tiers linked that states rest in, and lists in a part what is where.
-class StatesLinker {
- public:
-  StatesLinker(const EngineDescription& model, Part& part)
-      : model_{model}, part_{part}, left_out_(model.parameters.size()) {
-    widths_.push_back(sizeof(float));
-    for (const StateArray& array : model.states) widths_.push_back(element_bytes(array.type));
-  }
-
-  /// @param make_names Called as `make_names(named)` for a FileNaming. @throws IoError
-  template <class MakeNames>
-  void link(const std::vector<StatesPlace>& places, MakeNames make_names) {
-    std::vector<LinkableExtents*> tiers;  // of all places, in their order
-    for (const StatesPlace& place : places) {
-      LinkableExtents* const tier = place.tier.linkable();
-      if (tier && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
-    }
-    std::map<LinkableExtents*, LinkedOfTier> linked;
-    for (LinkableExtents* const tier : tiers) {
-      std::map<std::uint64_t, std::size_t> sizes;  // of extents, by their offsets: some have several places
-      for (const StatesPlace& place : places) {
-        if (place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
-      }
-      std::vector<Extent> extents;
-      for (const auto& [offset, bytes] : sizes) extents.push_back({offset, bytes});
-      auto names = make_names(part_.files.size());
-      LinkedExtents of_tier = tier->link(extents, &checksum_of_bytes, names);
-      linked[tier] = {std::move(of_tier.ranges), part_.files.size() + 1};
-      for (LinkedFile& file : of_tier.files) part_.files.push_back(std::move(file));
-    }
-    for (const StatesPlace& place : places) {
-      if (const auto found = linked.find(place.tier.linkable()); found != linked.end()) list(place, found->second);
-    }
-  }
-
-  /// Of each parameter: what needs not be copied.
-  std::span<const std::vector<StatesRange>> left_out() const noexcept { return left_out_; }
-
-  /// Of what needs not be copied.
-  std::size_t bytes() const noexcept { return bytes_; }
-
- private:
-  struct LinkedOfTier {
-    std::vector<LinkedRange> ranges;
-    std::size_t first_file;  ///< The number of the first of them, among the rank's.
-  };
-
-  static std::uint64_t checksum_of_bytes(std::span<const std::byte> bytes) noexcept { return checksum(bytes); }
-
-  /// Lists a place, if all of it was linked.
-  void list(const StatesPlace& place, const LinkedOfTier& linked) {
-    std::vector<std::vector<StoredExtent>> components(widths_.size());
-    std::size_t bytes = 0;
-    for (std::size_t c = 0; c < widths_.size(); ++c) {
-      const std::uint64_t begin = place.extent.offset + place.offsets[c];
-      const std::uint64_t end = begin + place.range.elements * widths_[c];
-      const auto offset = [](const LinkedRange& range) { return range.range.offset; };
-      auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);
-      if (next == linked.ranges.begin()) return;
-      std::uint64_t done = begin;
-      for (--next; next != linked.ranges.end() && next->range.offset <= done && done < end; ++next) {
-        const std::uint64_t until = std::min(end, next->range.offset + next->range.bytes);
-        if (until <= done) return;
-        components[c].push_back({place.range.first + (done - begin) / widths_[c], (until - done) / widths_[c], done, 0,
-                                 linked.first_file + next->file});
-        done = until;
-      }
-      if (done < end) return;
-      bytes += static_cast<std::size_t>(end - begin);
-    }
-    part_.pieces.push_back({model_.parameters[place.parameter].name, std::move(components)});
-    left_out_[place.parameter].push_back(place.range);
-    bytes_ += bytes;
-  }
-
-  const EngineDescription& model_;
-  Part& part_;
-  std::vector<std::size_t> widths_;  ///< Of an element of each component.
-  std::vector<std::vector<StatesRange>> left_out_;
-  std::size_t bytes_ = 0;
-};
-
-/// Saves one checkpoint. Each rank links the files that its states are in, writes the rest of its data, and lists all
-/// of it in its part; when all of them are durable, rank 0 writes the manifest, which makes the checkpoint complete,
-/// and then names it the latest.
-class CheckpointWriter {
- public:
-  CheckpointWriter(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options)
+  /// Begins: the engine may train as soon as this has returned. An error of this rank's files alone is told by `advance`.
+  CheckpointSave(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options)
       : engine_{engine},
         files_{files},
         options_{options},
+        host_bytes_{options.host_bytes.begin(), options.host_bytes.end()},
         model_{engine.describe()},
         ranks_{engine, model_.place, model_.places},
-        directory_{files, directory} {}
-
-  SavedCheckpoint save() {
-    std::unique_ptr<CheckpointFiles::Lock> lock;
+        directory_{files, directory} {
     name_.step = model_.progress.step;
     const auto copy = ranks_.by_first(1, [&] {
       directory_.make();
-      lock = directory_.lock();
+      lock_ = directory_.lock();
       directory_.remove_incomplete();
       name_ = directory_.next_name(name_.step);
       files_.make_directory(directory_.path_of(name_));
@@ -190,71 +56,86 @@ class CheckpointWriter {
     });
     name_.copy = copy[0];
     try {
-      ranks_.together([&] { write_part(); });
-      const std::vector<std::int64_t> parts =
-          ranks_.of_all(std::array{static_cast<std::int64_t>(part_.bytes), static_cast<std::int64_t>(part_.checksum)});
-      ranks_.together([&] {
-        if (model_.place == 0) complete(parts);
-      });
+      begin_part();
     } catch (...) {
-      if (lock && !is_named_) give_up();
+      give_up();
       throw;
     }
-    SavedCheckpoint saved{name_.step, directory_.path_of(name_), Bytes{written_ + part_.bytes}, Bytes{linked_}, {}};
-    if (lock && options_.keep > 0) remove_older(saved.not_removed);
-    return saved;
+  }
+
+  CheckpointSave(const CheckpointSave&) = delete;
+  CheckpointSave& operator=(const CheckpointSave&) = delete;
+
+  /// Not a collective. What is not complete is given up.
+  ~CheckpointSave() { give_up(); }
+
+  /// Whether all ranks have done what `advance` would wait for.
+  bool is_done() {
+    std::int64_t busy = work_.is_done() ? 0 : 1;
+    engine_.sum_over_ranks({&busy, 1}, "ranks that still save");
+    return busy == 0;
+  }
+
+  /// Waits for what has been begun: first every rank's part, then the checkpoint. @return Nothing after the first.
+  std::optional<SavedCheckpoint> advance() {
+    if (!are_parts_written_) {
+      ranks_.together([&] {
+        if (failure_) throw CheckpointError{*failure_};
+        work_.wait();
+      });
+      are_parts_written_ = true;
+      const std::vector<std::int64_t> parts =
+          ranks_.of_all(std::array{static_cast<std::int64_t>(stored_.bytes), static_cast<std::int64_t>(stored_.checksum)});
+      ranks_.together([&] {
+        if (model_.place != 0) return;
+        begin_work("the thread that completes a checkpoint", [this, parts] {
+          complete(parts);
+          if (options_.keep > 0) remove_older();
+        });
+      });
+      return std::nullopt;
+    }
+    ranks_.together([&] { work_.wait(); });
+    is_named_ = true;
+    return SavedCheckpoint{name_.step, directory_.path_of(name_), Bytes{part_->written()}, Bytes{part_->linked()},
+                           std::move(not_removed_)};
   }
 
  private:
-  void write_part() {
-    Part part;
-    StatesLinker linker{model_, part};
-    if (options_.by == SaveBy::linking) {
-      linker.link(engine_.places_of_states(),
-                  [&](std::size_t named) { return LinkedNames{files_, directory_, name_, model_.place, named}; });
+  void begin_part() {
+    try {
+      for_parameter({}, [&] {
+        part_.emplace(files_, directory_, name_, model_);
+        const std::vector<StatesPlace> places = engine_.places_of_states();
+        std::vector<bool> are_linked(places.size());
+        if (options_.by == SaveBy::linking) are_linked = part_->link(places);
+        std::vector<std::vector<StatesRange>> left_out(model_.parameters.size());
+        for (std::size_t i = 0; i < places.size(); ++i) {
+          const bool is_in_memory = !are_linked[i] && places[i].on_host;
+          if (is_in_memory) in_memory_.push_back(places[i]);
+          if (are_linked[i] || is_in_memory) left_out[places[i].parameter].push_back(places[i].range);
+        }
+        engine_.for_each_state([&](const StatesPiece& piece) { part_->write(piece); }, options_.buffer, left_out);
+        part_->expect(in_memory_, *reading_);
+        begin_work("the thread that writes a checkpoint", [this] {
+          const Reading until_then{*reading_};
+          part_->write_in_memory(in_memory_, *reading_);
+          stored_ = part_->finish(host_bytes_);
+        });
+      });
+    } catch (const CheckpointError& error) {
+      failure_ = error;
+      return;
     }
-    linked_ = linker.bytes();
-    DataWriter data{files_.create(directory_.data_of(name_, model_.place))};
-    engine_.for_each_state(
-        [&](const StatesPiece& piece) { for_parameter(piece.parameter, [&] { write(piece, data, part); }); },
-        options_.buffer, linker.left_out());
-    data.append(0, 1, options_.host_bytes, part.host);
-    data.sync();
-    part.bytes = written_ = data.bytes();
-    const std::string path = directory_.part_of(name_, model_.place);
-    const std::string text = part_text(part, path);
-    const auto file = files_.create(path);
-    file->write(std::as_bytes(std::span{text}));
-    file->sync();
-    files_.sync_directory(directory_.path_of(name_));
-    part_ = {text.size(), checksum(text)};
+    if (!in_memory_.empty()) engine_.let_read(reading_);
   }
 
-  void write(const StatesPiece& piece, DataWriter& data, Part& part) {
-    if (part.pieces.empty() || part.pieces.back().parameter != piece.parameter) {
-      part.pieces.push_back({std::string{piece.parameter}, {}});
-      part.pieces.back().components.resize(1 + piece.states.size());
-    }
-    auto& components = part.pieces.back().components;
-    if (piece.training == Training::frozen && piece.type != ElementType::float32) {
-      write_narrow(piece, data, components[0]);
-    } else {
-      data.append(piece.first, sizeof(float), std::as_bytes(piece.master), components[0]);
-    }
-    for (std::size_t s = 0; s < piece.states.size(); ++s) {
-      data.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[1 + s]);
-    }
-  }
-
-  /// Values of 16 bits, which were widened.
-  static void write_narrow(const StatesPiece& piece, DataWriter& data, std::vector<StoredExtent>& extents) {
-    constexpr std::size_t most = std::size_t{64} << 10;
-    std::vector<std::byte> narrow(std::min(most, piece.master.size()) * element_bytes(piece.type));
-    for (std::size_t done = 0; done < piece.master.size(); done += most) {
-      const std::size_t count = std::min(most, piece.master.size() - done);
-      from_float(piece.master.data() + done, piece.type, narrow.data(), count);
-      data.append(piece.first + done, element_bytes(piece.type),
-                  std::span{narrow}.first(count * element_bytes(piece.type)), extents);
+  template <class F>
+  void begin_work(const std::string& purpose, F work) {
+    try {
+      work_.start(purpose, std::move(work));
+    } catch (const ConfigurationError& error) {
+      throw_checkpoint_error(error.what(), directory_.path_of(name_));
     }
   }
 
@@ -277,20 +158,12 @@ class CheckpointWriter {
     directory_.replace(directory_.path(), "latest", name_.text() + "\n", is_named_);
   }
 
-  /// Removes what was written, as far as the file system lets it: the next save removes the rest.
-  void give_up() noexcept {
-    try {
-      directory_.remove(name_);
-    } catch (...) {  // the error that is under way says more
-    }
-  }
-
-  void remove_older(std::vector<std::string>& not_removed) {
+  void remove_older() {
     const auto attempt = [&](const CheckpointName& name) {
       try {
         directory_.remove(name);
       } catch (const IoError& error) {
-        not_removed.push_back(name.text() + ": " + error.what());
+        not_removed_.push_back(name.text() + ": " + error.what());
       }
     };
     try {
@@ -301,21 +174,50 @@ class CheckpointWriter {
         others.erase(others.begin());
       }
     } catch (const IoError& error) {
-      not_removed.push_back(error.what());
+      not_removed_.push_back(error.what());
     }
   }
+
+  /// Ends this rank's work, and on rank 0 removes what was written, as far as the file system lets it: the next save
+  /// removes the rest.
+  void give_up() noexcept {
+    reading_->stop();
+    try {
+      work_.wait();
+    } catch (...) {  // the checkpoint is given up in any case
+    }
+    reading_->give_up();
+    if (!lock_ || is_named_) return;
+    try {
+      directory_.remove(name_);
+    } catch (...) {  // the error that is under way says more
+    }
+  }
+
+  /// Whatever becomes of the reader, nobody waits for it any more.
+  struct Reading {
+    StatesBeingRead& states;
+    ~Reading() { states.give_up(); }
+  };
 
   Engine& engine_;
   CheckpointFiles& files_;
   SaveOptions options_;
+  std::vector<std::byte> host_bytes_;
   EngineDescription model_;
   CheckpointOutcome ranks_;
   CheckpointDirectory directory_;
   CheckpointName name_{};
-  StoredPart part_{};
-  std::size_t written_ = 0;
-  std::size_t linked_ = 0;
+  std::unique_ptr<CheckpointFiles::Lock> lock_;  ///< Of rank 0.
+  std::optional<PartWriter> part_;
+  std::vector<StatesPlace> in_memory_;
+  std::shared_ptr<StatesBeingRead> reading_ = std::make_shared<StatesBeingRead>();
+  std::optional<CheckpointError> failure_;  ///< Of what this rank has begun.
+  StoredPart stored_{};
+  bool are_parts_written_ = false;
   bool is_named_ = false;  ///< It may be the latest already.
+  std::vector<std::string> not_removed_;
+  BackgroundWork work_;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -12,6 +12,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/placement.hpp>
@@ -48,6 +49,9 @@ class Engine : public ParameterStore {
   /// Where the states rest that `for_each_state` shows this rank, in its order; parameters that were declared frozen
   /// have none. @throws as `describe`.
   virtual std::vector<StatesPlace> places_of_states() = 0;
+
+  /// From now on somebody reads states where they rest: before any change, it is waited for.
+  virtual void let_read(std::shared_ptr<StatesBeingRead> reader) = 0;
 
   /// Sums integers over ranks, exactly; a collective.
   /// @param name A literal.

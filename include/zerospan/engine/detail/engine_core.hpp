@@ -24,6 +24,7 @@
 #include <zerospan/device/detail/mirrored_memory.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/model_states.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/pipeline/detail/staging.hpp>
@@ -38,6 +39,7 @@ template <Device D>
 struct EngineCore {
   using lanes_type = typename D::lanes_type;
   using stream_type = typename lanes_type::stream_type;
+  using staging_type = Staging<lanes_type>;
 
   /// Elements that go between host and device at once, outside of a step.
   static constexpr std::size_t exchange_elements = 4096;
@@ -51,7 +53,8 @@ struct EngineCore {
   MirroredMemory<D> exchange;              ///< Of `exchange_elements` floats.
   std::optional<MirroredMemory<D>> norms;  ///< The digits of each use's squared norm; from the end of declaration on.
   lanes_type lanes;
-  Staging<lanes_type> staging;
+  staging_type staging;
+  std::vector<std::shared_ptr<StatesBeingRead>> readers;  ///< Of states, while training goes on.
 
   EngineCore(AnyCommunicator duplicated, D& device, const Placement& where, const EngineOptions& how, StageRules rules)
       : communicator{std::move(duplicated)},
@@ -142,6 +145,17 @@ struct EngineCore {
       return {};
     });
     lanes.wait(calling_thread, done, operation);
+  }
+
+  /// Waits for whoever still reads states of a sub-group, which are about to change.
+  void await_readers(const SubGroup& group) {
+    for (const auto& reader : readers) reader->await(&group);
+  }
+
+  /// Likewise of all of them.
+  void await_readers() {
+    for (const auto& reader : readers) reader->await_all();
+    readers.clear();
   }
 
   /// Sums integers over ranks, exactly, and waits for it. A wait that ends in an error may leave the collective under

@@ -11,6 +11,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/shape.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/partition/parameter_store.hpp>
@@ -52,6 +53,8 @@ struct StatesPlace {
   TierRef tier;
   Extent extent;
   std::vector<std::uint64_t> offsets;  ///< In the extent: of the master weights, and of each array of states.
+  const std::byte* on_host;            ///< The extent, where the host may read it as it is; elsewhere nullptr.
+  StatesBeingRead::Group group;        ///< Which is changed at once.
 };
 
 }  // namespace zerospan::inline v0::detail

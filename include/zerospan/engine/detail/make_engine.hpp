@@ -28,6 +28,7 @@
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/state_placement.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/detail/training_model.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -237,6 +238,12 @@ class EngineOfDevice final : public Engine {
     return training.access().places_of_own(arrays);
   }
 
+  void let_read(std::shared_ptr<StatesBeingRead> reader) override {
+    const Call call{*this, "a checkpoint"};
+    std::erase_if(core_.readers, [](const auto& each) { return each->is_over(); });
+    core_.readers.push_back(std::move(reader));
+  }
+
   void sum_over_ranks(std::span<std::int64_t> integers, const char* name) override {
     const Call call{*this, "a checkpoint"};
     core_.sum_over_ranks(integers, name);
@@ -294,6 +301,7 @@ class EngineOfDevice final : public Engine {
   void close(bool unwinding) noexcept override {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
     closed_ = true;
+    for (const auto& reader : core_.readers) reader->stop();
     if (core_.lanes.drain()) {
       states_.remove_extents();
     } else {

@@ -144,6 +144,7 @@ class OptimizerStep {
     for (const SubGroup& group : core_.states.groups) {
       std::vector<RunUpdate> runs = prepare(group);
       if (std::ranges::none_of(runs, &RunUpdate::has_gradient)) continue;
+      core_.await_readers(group);
       std::vector<GatherPart> finished = finished_slices(group);
       const PostedWork posted = update_group(group, std::move(runs), optimizer, gradient_scale);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());

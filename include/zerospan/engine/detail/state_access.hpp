@@ -127,8 +127,11 @@ class StateAccess {
         for (const Operand& operand : state_operands(each, arrays, Operand::Access::read)) {
           offsets.push_back(operand.offset);
         }
-        result.push_back({p, {shard_first + each.in_shard, each.elements}, core_.placement.tier(each.group->states_on),
-                          each.group->states, std::move(offsets)});
+        const TierRef tier = core_.placement.tier(each.group->states_on);
+        const std::byte* const on_host =
+            EngineCore<D>::staging_type::passes(tier, Site::host) ? nullptr : tier.view(each.group->states);
+        result.push_back({p, {shard_first + each.in_shard, each.elements}, tier, each.group->states,
+                          std::move(offsets), on_host, each.group});
       });
     }
     return result;
@@ -136,6 +139,7 @@ class StateAccess {
 
   /// Has an editor change what this rank holds, in declaration order, and publishes it (a collective).
   void edit_own(const PieceMemory& memory, WriteContent content, const StatesEditor& editor) {
+    core_.await_readers();
     std::vector<std::int64_t> updates(core_.states.parameters.size());
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       ParameterRecord& parameter = core_.states.parameters[p];
@@ -186,6 +190,7 @@ class StateAccess {
   /// Replaces the parameter by what rank `source` holds in the gathered buffer `data`, which `written` has filled
   /// (a collective); waits for it.
   void replace(std::size_t index, std::byte* data, Rank source, const Completion& written) {
+    core_.await_readers();
     ParameterRecord& parameter = core_.states.parameters[index];
     parameter.copy.is_current = false;
     const std::size_t bytes = parameter.gathered_bytes();

@@ -1,0 +1,128 @@
+/// @file
+/// StatesLinker: has the files linked that states rest in.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <zerospan/checkpoint/checkpoint_files.hpp>
+#include <zerospan/checkpoint/detail/checkpoint_directory.hpp>
+#include <zerospan/checkpoint/detail/manifest.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/optimizer/state_array.hpp>
+#include <zerospan/tier/linkable_extents.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// The names of one rank's linked files in a checkpoint.
+class LinkedNames final : public FileNaming {
+ public:
+  /// @param paths Those that it has already; new ones are added.
+  LinkedNames(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& checkpoint,
+              std::size_t rank, std::vector<std::string>& paths)
+      : files_{files}, directory_{directory}, checkpoint_{checkpoint}, rank_{rank}, paths_{paths} {}
+
+  bool can_name(int descriptor) override { return files_.can_link(descriptor, directory_.path_of(checkpoint_)); }
+
+  bool name(int descriptor) override {
+    std::string path = directory_.linked_of(checkpoint_, rank_, paths_.size() + 1);
+    if (!files_.link(descriptor, path)) return false;
+    paths_.push_back(std::move(path));
+    return true;
+  }
+
+ private:
+  CheckpointFiles& files_;
+  const CheckpointDirectory& directory_;
+  CheckpointName checkpoint_;
+  std::size_t rank_;
+  std::vector<std::string>& paths_;
+};
+
+/// Has the files of tiers linked that states rest in, and lists in a part what is where.
+class StatesLinker {
+ public:
+  StatesLinker(const EngineDescription& model, Part& part) : model_{model}, part_{part} {
+    widths_.push_back(sizeof(float));
+    for (const StateArray& array : model.states) widths_.push_back(element_bytes(array.type));
+  }
+
+  /// @return Of each place, whether all of it is in files that have been linked. @throws IoError
+  std::vector<bool> link(std::span<const StatesPlace> places, FileNaming& names) {
+    std::vector<LinkableExtents*> tiers;  // of all places, in their order
+    for (const StatesPlace& place : places) {
+      LinkableExtents* const tier = place.tier.linkable();
+      if (tier && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
+    }
+    std::map<LinkableExtents*, LinkedOfTier> linked;
+    for (LinkableExtents* const tier : tiers) {
+      std::map<std::uint64_t, std::size_t> sizes;  // of extents, by their offsets: some have several places
+      for (const StatesPlace& place : places) {
+        if (place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
+      }
+      std::vector<Extent> extents;
+      for (const auto& [offset, bytes] : sizes) extents.push_back({offset, bytes});
+      LinkedExtents of_tier = tier->link(extents, &checksum_of_bytes, names);
+      linked[tier] = {std::move(of_tier.ranges), part_.files.size() + 1};
+      for (LinkedFile& file : of_tier.files) part_.files.push_back(std::move(file));
+    }
+    std::vector<bool> are_linked;
+    for (const StatesPlace& place : places) {
+      const auto found = linked.find(place.tier.linkable());
+      are_linked.push_back(found != linked.end() && list(place, found->second));
+    }
+    return are_linked;
+  }
+
+  /// Of all that has been linked.
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  struct LinkedOfTier {
+    std::vector<LinkedRange> ranges;
+    std::size_t first_file;  ///< The number of the first of them, among the rank's.
+  };
+
+  static std::uint64_t checksum_of_bytes(std::span<const std::byte> bytes) noexcept { return checksum(bytes); }
+
+  /// Lists a place, if all of it was linked.
+  bool list(const StatesPlace& place, const LinkedOfTier& linked) {
+    std::vector<std::vector<StoredExtent>> components(widths_.size());
+    std::size_t bytes = 0;
+    for (std::size_t c = 0; c < widths_.size(); ++c) {
+      const std::uint64_t begin = place.extent.offset + place.offsets[c];
+      const std::uint64_t end = begin + place.range.elements * widths_[c];
+      const auto offset = [](const LinkedRange& range) { return range.range.offset; };
+      auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);
+      if (next == linked.ranges.begin()) return false;
+      std::uint64_t done = begin;
+      for (--next; next != linked.ranges.end() && next->range.offset <= done && done < end; ++next) {
+        const std::uint64_t until = std::min(end, next->range.offset + next->range.bytes);
+        if (until <= done) return false;
+        components[c].push_back({place.range.first + (done - begin) / widths_[c], (until - done) / widths_[c], done, 0,
+                                 linked.first_file + next->file});
+        done = until;
+      }
+      if (done < end) return false;
+      bytes += static_cast<std::size_t>(end - begin);
+    }
+    part_.pieces.push_back({model_.parameters[place.parameter].name, std::move(components)});
+    bytes_ += bytes;
+    return true;
+  }
+
+  const EngineDescription& model_;
+  Part& part_;
+  std::vector<std::size_t> widths_;  ///< Of an element of each component.
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace zerospan::inline v0::detail

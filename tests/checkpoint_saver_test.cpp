@@ -1,0 +1,430 @@
+// Saves that go on while training does.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <zerospan/checkpoint/checkpoint.hpp>
+#include <zerospan/core/detail/background_work.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
+#include <zerospan/zerospan.hpp>
+
+#include "support/sample.hpp"
+#include "support/scratch.hpp"
+#include "support/small_rank.hpp"
+#include "support/toy_rank.hpp"
+#include "support/volatile_files.hpp"
+
+namespace {
+
+using zerospan::Bytes;
+using zerospan::CheckpointError;
+using zerospan::CheckpointSaver;
+using zerospan::ElementType;
+using zerospan::LoadedCheckpoint;
+using zerospan::SavedCheckpoint;
+using zerospan::SaveOptions;
+using zerospan::detail::BackgroundWork;
+using zerospan::detail::StatesBeingRead;
+using zerospan_test::Configuration;
+using zerospan_test::Declared;
+using zerospan_test::on_small_ranks;
+using zerospan_test::on_toy_ranks;
+using zerospan_test::ScratchDirectory;
+using zerospan_test::SmallRank;
+using zerospan_test::SmallRankOptions;
+using zerospan_test::VolatileFiles;
+using zerospan_test::ways;
+
+// What it is made of.
+
+TEST_CASE("background work tells what has become of it, once") {
+  BackgroundWork work;
+  CHECK(work.is_done());
+  work.wait();
+  std::atomic<int> done = 0;
+  work.start("the thread of a test", [&] { done = 1; });
+  work.wait();
+  CHECK(done == 1);
+  CHECK(work.is_done());
+  work.start("the thread of a test", [] { throw std::runtime_error{"it has failed"}; });
+  CHECK_THROWS_WITH_AS(work.wait(), "it has failed", std::runtime_error);
+  work.wait();
+  {
+    BackgroundWork waited_for;
+    waited_for.start("the thread of a test", [&] { done = 2; });
+  }
+  CHECK(done == 2);
+}
+
+TEST_CASE("who changes states waits for whoever still reads them, and for nobody else") {
+  StatesBeingRead reading;
+  const int first = 0;
+  const int second = 0;
+  reading.expect(&first, 2);
+  reading.expect(&second, 0);
+  CHECK(!reading.is_over());
+  reading.await(&second);
+  std::atomic<int> pieces = 0;
+  std::thread reader{[&] {
+    for (int i = 0; i < 2; ++i) CHECK(reading.read(&first, [&] { ++pieces; }));
+  }};
+  reading.await(&first);
+  CHECK(pieces == 2);
+  reading.await_all();
+  reader.join();
+  CHECK(reading.is_over());
+
+  StatesBeingRead failing;
+  failing.expect(&first, 2);
+  std::thread failed{[&] {
+    CHECK_THROWS_AS((void)failing.read(&first, [] { throw std::runtime_error{"the disk is full"}; }),
+                    std::runtime_error);
+    failing.give_up();
+  }};
+  failing.await(&first);
+  failing.await_all();
+  failed.join();
+
+  StatesBeingRead stopped;
+  stopped.expect(&first, 1);
+  stopped.stop();
+  CHECK(!stopped.read(&first, [] { FAIL("it is read after its engine's end"); }));
+}
+
+// Training while a checkpoint is written.
+
+TEST_CASE("what is saved is one moment, and what is trained meanwhile is what it would have been") {
+  zerospan_test::Sample sample{4};
+  for (const auto type : {ElementType::float32, ElementType::bfloat16}) {
+    const std::vector<Configuration> all = ways(2, type);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (!sample.takes()) continue;
+      CAPTURE(all[i].describe());
+      const ScratchDirectory directory;
+      const auto [saved, trained] = on_toy_ranks(all[i], [&](auto& rank) {
+        rank.train(0, 2);
+        const std::uint64_t hash = rank.hash();
+        CheckpointSaver saver{rank.engine(), directory.path()};
+        CHECK(!saver.start());
+        CHECK(saver.is_saving());
+        rank.train(2, 4);
+        CHECK(saver.wait().value().step == 2);
+        CHECK(!saver.is_saving());
+        return std::pair{hash, rank.hash()};
+      })[0];
+      const Configuration& to = all[(i + 1) % all.size()];
+      CAPTURE(to.describe());
+      const auto [loaded, resumed] = on_toy_ranks(to, [&](auto& rank) {
+        const LoadedCheckpoint checkpoint = zerospan::load_checkpoint(rank.engine(), directory.path());
+        const std::uint64_t hash = rank.hash();
+        rank.train(checkpoint.step, 4);
+        return std::pair{hash, rank.hash()};
+      })[0];
+      CHECK(loaded == saved);
+      CHECK(resumed == trained);
+    }
+  }
+}
+
+/// A file system in memory whose data files are not written before the gate is opened, or something has changed that
+/// must not have.
+class GatedFiles final : public zerospan::CheckpointFiles {
+ public:
+  void open_gate() {
+    {
+      const std::scoped_lock lock{mutex_};
+      is_open_ = true;
+    }
+    changed_.notify_all();
+  }
+
+  std::unique_ptr<Writer> create(const std::string& path) override {
+    auto writer = files_.create(path);
+    if (!path.ends_with(".data")) return writer;
+    return std::make_unique<GatedWriter>(*this, std::move(writer));
+  }
+  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
+  void make_directory(const std::string& path) override { files_.make_directory(path); }
+  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
+  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
+  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
+  void remove(const std::string& path) override { files_.remove(path); }
+  std::unique_ptr<Lock> lock(const std::string& path) override { return files_.lock(path); }
+
+  VolatileFiles& files() { return files_; }
+
+ private:
+  class GatedWriter final : public Writer {
+   public:
+    GatedWriter(GatedFiles& files, std::unique_ptr<Writer> writer) : files_{files}, writer_{std::move(writer)} {}
+
+    void write(std::span<const std::byte> bytes) override {
+      {
+        std::unique_lock lock{files_.mutex_};
+        files_.changed_.wait(lock, [&] { return files_.is_open_; });
+      }
+      writer_->write(bytes);
+    }
+    void sync() override { writer_->sync(); }
+
+   private:
+    GatedFiles& files_;
+    std::unique_ptr<Writer> writer_;
+  };
+
+  VolatileFiles files_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_open_ = false;
+};
+
+/// Two parameters in sub-groups of their own.
+const std::vector<Declared> apart{{"a", {8192}}, {"b", {8192}}};
+
+/// Saves on one rank, and has `change` change states while nothing is written yet. The gate opens some time after the
+/// change has begun, which must wait for that.
+void check_change(const std::function<void(SmallRank&)>& change) {
+  on_small_ranks(
+      1,
+      [&](SmallRank& rank, auto&) {
+        GatedFiles files;
+        rank.step();
+        const std::uint64_t saved = rank.hash();
+        CheckpointSaver saver{rank.engine(), "/run"};
+        saver.start({.files = &files});
+        CHECK(!saver.poll());
+        std::atomic<bool> is_changed = false;
+        bool was_changed = false;
+        std::thread opens{[&] {
+          for (int i = 0; i < 10'000 && !is_changed; ++i) std::this_thread::yield();
+          was_changed = is_changed;
+          files.open_gate();
+        }};
+        change(rank);
+        is_changed = true;
+        opens.join();
+        CHECK(!was_changed);
+        CHECK(saver.wait().value().step == 1);
+        zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files.files()});
+        CHECK(rank.hash() == saved);
+        return 0;
+      },
+      apart, {.sub_group_elements = 4096});
+}
+
+TEST_CASE("whatever changes states waits until they have been written") {
+  check_change([](SmallRank& rank) { rank.step(); });
+  check_change([](SmallRank& rank) {
+    auto lease = rank.parameters()[1].write(zerospan::calling_thread, zerospan::WriteContent::current);
+    lease->data[0] = 1.0F;
+    lease.commit();
+  });
+  check_change([](SmallRank& rank) {
+    rank.engine().edit_states([](const zerospan::StatesEdit& edit) {
+      edit.master[0] = 1.0F;
+      return zerospan::EditOutcome::changed;
+    });
+  });
+}
+
+TEST_CASE("gathers and gradients wait for no save") {
+  on_small_ranks(1, [&](SmallRank& rank, auto&) {
+    GatedFiles files;
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    const SmallRank::Parameter& parameter = rank.parameters()[0];
+    {
+      const auto full = parameter.gather(zerospan::calling_thread);
+      auto gradient = parameter.gradient(zerospan::calling_thread);
+      for (std::size_t k = 0; k < full->size; ++k) gradient->data[k] = full->data[k];
+      gradient.commit();
+    }
+    rank.engine().abandon();
+    CHECK(!saver.poll());
+    files.open_gate();
+    CHECK(saver.wait().value().step == 1);
+    return 0;
+  });
+}
+
+TEST_CASE("poll tells a checkpoint once it is complete, and start the one before") {
+  const ScratchDirectory directory;
+  on_small_ranks(2, [&](SmallRank& rank, auto&) {
+    CheckpointSaver saver{rank.engine(), directory.path()};
+    CHECK(!saver.is_saving());
+    CHECK(!saver.poll());
+    CHECK(!saver.wait());
+    rank.step();
+    CHECK(!saver.start({.keep = 2}));
+    std::optional<SavedCheckpoint> saved;
+    while (!saved) saved = saver.poll();
+    CHECK(saved->step == 1);
+    CHECK(!saver.poll());
+    for (std::int64_t step = 2; step <= 4; ++step) {
+      rank.step();
+      const std::optional<SavedCheckpoint> before = saver.start({.keep = 2});
+      CHECK(before.has_value() == (step > 2));
+      if (before) CHECK(before->step == step - 1);
+    }
+    CHECK(saver.wait().value().step == 4);
+    for (const std::int64_t step : {3, 4}) {
+      CHECK(zerospan::load_checkpoint(rank.engine(), directory.path(), {.step = step}).step == step);
+    }
+    CHECK_THROWS_AS(zerospan::load_checkpoint(rank.engine(), directory.path(), {.step = 2}), CheckpointError);
+    return 0;
+  });
+}
+
+TEST_CASE("the host's bytes are those of the moment") {
+  on_small_ranks(1, [&](SmallRank& rank, auto&) {
+    GatedFiles files;
+    std::vector<std::byte> position(3, std::byte{1});
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.host_bytes = position, .files = &files});
+    position.assign(3, std::byte{2});
+    files.open_gate();
+    saver.wait();
+    const LoadedCheckpoint loaded = zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files.files()});
+    CHECK(loaded.host_bytes.at(0) == std::vector<std::byte>(3, std::byte{1}));
+    return 0;
+  });
+}
+
+TEST_CASE("two savers save into directories of their own at once, and one directory is one saver's") {
+  GatedFiles files;
+  on_small_ranks(2, [&](SmallRank& rank, auto& communicator) {
+    CheckpointSaver first{rank.engine(), "/first"};
+    CheckpointSaver second{rank.engine(), "/second"};
+    CheckpointSaver late{rank.engine(), "/first"};
+    rank.step();
+    const std::uint64_t hash = rank.hash();
+    first.start({.files = &files});
+    second.start({.files = &files});
+    CHECK_THROWS_AS(late.start({.files = &files}), CheckpointError);
+    CHECK(!late.is_saving());
+    if (communicator.rank().value == 0) files.open_gate();
+    rank.step();
+    CHECK(first.wait().value().step == 1);
+    CHECK(second.wait().value().step == 1);
+    CHECK(!late.start({.files = &files}));
+    CHECK(late.wait().value().step == 2);
+    for (const char* const directory : {"/first", "/second"}) {
+      zerospan::load_checkpoint(rank.engine(), directory, {.step = 1, .files = &files.files()});
+      CHECK(rank.hash() == hash);
+    }
+    return 0;
+  });
+}
+
+// Failures.
+
+TEST_CASE("a save that fails meanwhile is told by whoever learns of it first, and the next one is right") {
+  enum class Ask : std::uint8_t { poll, wait, start };
+  for (const Ask ask : {Ask::poll, Ask::wait, Ask::start}) {
+    VolatileFiles files;
+    on_small_ranks(2, [&](SmallRank& rank, auto& communicator) {
+      const auto all = [&](const std::function<void()>& change) {
+        communicator.barrier({zerospan::calling_thread, "before it changes"});
+        if (communicator.rank().value == 0) change();
+        communicator.barrier({zerospan::calling_thread, "it has changed"});
+      };
+      CheckpointSaver saver{rank.engine(), "/run"};
+      rank.step();
+      saver.start({.files = &files});
+      saver.wait();
+      rank.step();
+      all([&] { files.fill_up_at(8); });
+      saver.start({.files = &files});
+      rank.step();
+      const auto learn = [&] {
+        if (ask == Ask::wait) saver.wait();
+        if (ask == Ask::start) saver.start({.files = &files});
+        while (ask == Ask::poll && saver.is_saving()) saver.poll();
+      };
+      try {
+        learn();
+        FAIL("the disk was full");
+      } catch (const CheckpointError& error) {
+        CHECK(error.error_number() == ENOSPC);
+      }
+      CHECK(!saver.is_saving());
+      CHECK(!saver.poll());
+      CHECK(zerospan::find_checkpoint(rank.engine(), "/run", {.files = &files}) == 1);
+      all([&] { files.recover(); });
+      const std::uint64_t hash = rank.hash();
+      saver.start({.keep = 1, .files = &files});
+      CHECK(saver.wait().value().step == 3);
+      rank.step();
+      zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
+      CHECK(rank.hash() == hash);
+      return 0;
+    });
+  }
+}
+
+TEST_CASE("a saver that ends gives up what it has begun, and the next one removes it") {
+  GatedFiles files;
+  on_small_ranks(1, [&](SmallRank& rank, auto&) {
+    rank.step();
+    {
+      CheckpointSaver saver{rank.engine(), "/run"};
+      saver.start({.files = &files});
+      files.open_gate();
+    }
+    const std::optional<std::int64_t> found =
+        zerospan::find_checkpoint(rank.engine(), "/run", {.files = &files.files()});
+    CHECK(!found);
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    CHECK(saver.wait().value().step == 2);
+    return 0;
+  });
+}
+
+TEST_CASE("an engine that ends is not read any more, and its save fails") {
+  for (const bool saver_ends_first : {true, false}) {
+    VolatileFiles files;
+    std::optional<CheckpointSaver> saver;
+    on_small_ranks(1, [&](SmallRank& rank, auto&) {
+      rank.step();
+      saver.emplace(rank.engine(), "/run");
+      saver->start({.files = &files});
+      if (saver_ends_first) saver.reset();
+      return 0;
+    });
+    if (!saver) continue;
+    CHECK_THROWS_AS(saver->poll(), zerospan::LeaseError);
+    CHECK(!saver->is_saving());
+  }
+}
+
+TEST_CASE("a save begins between two steps") {
+  on_small_ranks(1, [&](SmallRank& rank, auto&) {
+    VolatileFiles files;
+    CheckpointSaver saver{rank.engine(), "/run"};
+    const auto lease = rank.parameters()[0].gather(zerospan::calling_thread);
+    CHECK_THROWS_AS(saver.start({.files = &files}), zerospan::LeaseError);
+    CHECK(!saver.is_saving());
+    return 0;
+  });
+}
+
+}  // namespace
