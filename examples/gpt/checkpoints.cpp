@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -74,16 +75,17 @@ class SaverOfOptions final : public Saver {
   SaverOfOptions(const EngineOfStore& engine, const Options& options)
       : saver_{engine, options.checkpoint.string()}, keep_{options.keep} {}
 
-  std::optional<Saved> start(const Position& position) override {
+  std::vector<Saved> start(const Position& position) override {
     return named(saver_.start({.keep = keep_, .host_bytes = std::as_bytes(std::span{&position, 1})}));
   }
-  std::optional<Saved> poll() override { return named(saver_.poll()); }
-  std::optional<Saved> wait() override { return named(saver_.wait()); }
+  std::vector<Saved> poll() override { return named(saver_.poll()); }
+  std::vector<Saved> wait() override { return named(saver_.wait()); }
 
  private:
-  static std::optional<Saved> named(const std::optional<zerospan::SavedCheckpoint>& saved) {
-    if (!saved) return std::nullopt;
-    return Saved{saved->step, saved->path};
+  static std::vector<Saved> named(const std::vector<zerospan::SavedCheckpoint>& all) {
+    std::vector<Saved> names;
+    for (const zerospan::SavedCheckpoint& saved : all) names.push_back({saved.step, saved.path});
+    return names;
   }
 
   zerospan::CheckpointSaver saver_;

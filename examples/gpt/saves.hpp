@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <zerospan/partition/parameter_store.hpp>
 
@@ -24,7 +25,7 @@ struct Saved {
 };
 
 /// Saves checkpoints of one rank's engine while it trains. Every rank calls the same members in the same order; each
-/// tells a checkpoint that has become complete.
+/// tells which checkpoints have become complete.
 class Saver {
  public:
   Saver() = default;
@@ -32,11 +33,9 @@ class Saver {
   Saver& operator=(const Saver&) = delete;
   virtual ~Saver() = default;
 
-  /// Begins to save, when the save before it is complete.
-  virtual std::optional<Saved> start(const Position& position) = 0;
-
-  virtual std::optional<Saved> poll() = 0;
-  virtual std::optional<Saved> wait() = 0;
+  virtual std::vector<Saved> start(const Position& position) = 0;
+  virtual std::vector<Saved> poll() = 0;
+  virtual std::vector<Saved> wait() = 0;
 };
 
 /// Saves and loads checkpoints and models. Every rank calls the same members in the same order; ranks that are threads

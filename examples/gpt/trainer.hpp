@@ -168,8 +168,9 @@ class Trainer {
     before_ = figures();  // a save's transfers are no step's
   }
 
-  void note(const std::optional<Saved>& saved) {
-    if (saved && reports_) reports_->note("step " + std::to_string(saved->step) + " is saved in " + saved->path);
+  void note(const std::vector<Saved>& all) {
+    if (!reports_) return;
+    for (const Saved& saved : all) reports_->note("step " + std::to_string(saved.step) + " is saved in " + saved.path);
   }
 
   StepMetrics make_step(std::size_t step) {

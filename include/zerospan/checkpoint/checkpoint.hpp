@@ -79,7 +79,7 @@ template <ParameterHost E>
 SavedCheckpoint save_checkpoint(E& engine, const std::string& directory, const SaveOptions& options = {}) {
   CheckpointSaver saver{engine, directory};
   saver.start(options);
-  return *saver.wait();
+  return saver.wait().back();
 }
 
 /// The step of the checkpoint that `load_checkpoint` would take from a directory, if there is one; a collective.

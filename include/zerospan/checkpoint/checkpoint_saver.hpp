@@ -6,16 +6,17 @@
 /// for (std::int64_t step = 1; step <= last; ++step) {
 ///   train(engine);
 ///   if (step % 100 == 0) saver.start({.keep = 3});
-///   if (const auto saved = saver.poll()) report(saved->path);
+///   for (const auto& saved : saver.poll()) report(saved.path);
 /// }
 /// saver.wait();
 /// @endcode
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include <zerospan/checkpoint/checkpoint_files.hpp>
 #include <zerospan/checkpoint/detail/save_checkpoint.hpp>
@@ -27,18 +28,21 @@
 
 namespace zerospan::inline v0 {
 
-/// Saves checkpoints of one engine into one directory while it trains, one at a time. What is saved are the states of
-/// one moment, whatever is trained meanwhile.
+/// Saves checkpoints of one engine into one directory while it trains. What is saved are the states of one moment,
+/// whatever is trained meanwhile.
 ///
 /// `start` returns when files have been linked and everything else that is not in the host's memory has been written
 /// (states on a tier that cannot be linked, in memory of a device, and frozen parameters). States in the host's memory
 /// are written from where they are, on a thread of its own; a step waits, sub-group by sub-group, until those that it is
-/// about to change have been. Everything is made durable on that thread, and older checkpoints are removed on one.
+/// about to change have been. Everything is made durable on that thread. When every rank's is, rank 0 completes the
+/// checkpoint and removes older ones, on a thread too: the next save may begin meanwhile. So there may be two more
+/// checkpoints for a while than are kept.
 ///
-/// Its members are collectives: every rank calls them in the same order. An error of a save (CheckpointError) is thrown
-/// on all ranks alike by the first of them that learns of it, and ends that save; training can go on, and save again.
-/// They throw whatever the engine throws, besides. The end of a saver that still saves is none: what is not complete is
-/// given up, and the next save in the directory removes it.
+/// Its members are collectives: every rank calls them in the same order. They return the checkpoints that have become
+/// complete, in order, each once. An error of a save (CheckpointError, which names its file) is thrown on all ranks alike
+/// by the first of them that learns of it, and ends that save, and no other; training can go on, and save again. They
+/// throw whatever the engine throws, besides. The end of a saver is no collective: what is not complete is given up, and
+/// the next save in the directory removes it.
 class CheckpointSaver {
  public:
   template <ParameterHost E>
@@ -51,47 +55,64 @@ class CheckpointSaver {
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
   ~CheckpointSaver() = default;
 
-  /// Begins to save the training as it is now, between two steps, and first waits for the save before it, if that is not
-  /// complete yet. @param options `host_bytes` are copied. @return That one.
-  /// @throws as `save_checkpoint`. If the save before it has failed, that is thrown, and none is begun.
-  std::optional<SavedCheckpoint> start(const SaveOptions& options = {}) {
-    std::optional<SavedCheckpoint> before = wait();
-    save_ = std::make_unique<detail::CheckpointSave>(engine_, options.files ? *options.files : files_, directory_,
-                                                     options);
-    return before;
+  /// Begins to save the training as it is now, between two steps, and first waits until every rank has written what the
+  /// save before it began.
+  /// @param options `host_bytes` are copied; `files` outlive the save.
+  /// @throws as `save_checkpoint`. If a save before it has failed, that is thrown, and none is begun.
+  std::vector<SavedCheckpoint> start(const SaveOptions& options = {}) {
+    CheckpointFiles& files = options.files ? *options.files : files_;
+    std::vector<SavedCheckpoint> complete;
+    if (&files != files_of_saves_) complete = wait();
+    if (writing_ && completing_) complete.push_back(finish());
+    if (writing_) hand_over();
+    files_of_saves_ = &files;
+    writing_ = std::make_unique<detail::CheckpointSave>(engine_, files, directory_, options, completing_.get());
+    return complete;
   }
 
-  /// Waits for nothing but what ranks tell each other. @return The checkpoint that was begun, once it is complete.
-  std::optional<SavedCheckpoint> poll() {
-    if (!save_ || !guarded([&] { return save_->is_done(); })) return std::nullopt;
-    return advance();
+  /// Waits for nothing but what ranks tell each other.
+  std::vector<SavedCheckpoint> poll() {
+    std::vector<SavedCheckpoint> complete;
+    if (completing_ && guarded(completing_, [&] { return completing_->is_done(); })) complete.push_back(finish());
+    if (!completing_ && writing_ && guarded(writing_, [&] { return writing_->is_done(); })) hand_over();
+    return complete;
   }
 
-  /// Waits for the save that was begun. @return Its checkpoint; nothing if there is none.
-  std::optional<SavedCheckpoint> wait() {
-    while (save_) {
-      if (std::optional<SavedCheckpoint> saved = advance()) return saved;
+  /// Waits for everything that has been begun.
+  std::vector<SavedCheckpoint> wait() {
+    std::vector<SavedCheckpoint> complete;
+    while (is_saving()) {
+      if (completing_) complete.push_back(finish());
+      if (writing_) hand_over();
     }
-    return std::nullopt;
+    return complete;
   }
 
   /// Whether a save has been begun that is neither complete nor has failed. Not a collective; the same on all ranks.
-  bool is_saving() const noexcept { return save_ != nullptr; }
+  bool is_saving() const noexcept { return completing_ || writing_; }
 
  private:
-  std::optional<SavedCheckpoint> advance() {
-    std::optional<SavedCheckpoint> saved = guarded([&] { return save_->advance(); });
-    if (saved) save_.reset();
+  using Save = std::unique_ptr<detail::CheckpointSave>;
+
+  /// Waits until all ranks have written, and has rank 0 complete the checkpoint.
+  void hand_over() {
+    guarded(writing_, [&] { return writing_->advance(); });
+    completing_ = std::move(writing_);
+  }
+
+  SavedCheckpoint finish() {
+    SavedCheckpoint saved = guarded(completing_, [&] { return completing_->advance().value(); });
+    completing_.reset();
     return saved;
   }
 
   /// What fails ends the save.
   template <class F>
-  std::invoke_result_t<F> guarded(F call) {
+  static std::invoke_result_t<F> guarded(Save& save, F call) {
     try {
       return call();
     } catch (...) {
-      save_.reset();
+      save.reset();
       throw;
     }
   }
@@ -100,7 +121,9 @@ class CheckpointSaver {
   std::shared_ptr<ParameterStore> store_;
   detail::Engine& engine_;
   std::string directory_;
-  std::unique_ptr<detail::CheckpointSave> save_;
+  const CheckpointFiles* files_of_saves_ = nullptr;
+  Save completing_;
+  Save writing_;
 };
 
 }  // namespace zerospan::inline v0

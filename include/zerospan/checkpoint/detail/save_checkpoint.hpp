@@ -37,7 +37,10 @@ namespace zerospan::inline v0::detail {
 class CheckpointSave {
  public:
   /// Begins: the engine may train as soon as this has returned. An error of this rank's files alone is told by `advance`.
-  CheckpointSave(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options)
+  /// @param before A save into the same directory of which the parts are written, and which may not be complete; or
+  /// nullptr.
+  CheckpointSave(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options,
+                 const CheckpointSave* before)
       : engine_{engine},
         files_{files},
         options_{options},
@@ -47,10 +50,15 @@ class CheckpointSave {
         directory_{files, directory} {
     name_.step = model_.progress.step;
     const auto copy = ranks_.by_first(1, [&] {
-      directory_.make();
-      lock_ = directory_.lock();
-      directory_.remove_incomplete();
+      if (before) {
+        lock_ = before->lock_;
+      } else {
+        directory_.make();
+        lock_ = directory_.lock();
+        directory_.remove_incomplete();
+      }
       name_ = directory_.next_name(name_.step);
+      if (before && before->name_.step == name_.step) name_.copy = std::max(name_.copy, before->name_.copy + 1);
       files_.make_directory(directory_.path_of(name_));
       return std::vector<std::int64_t>{name_.copy};
     });
@@ -208,7 +216,7 @@ class CheckpointSave {
   CheckpointOutcome ranks_;
   CheckpointDirectory directory_;
   CheckpointName name_{};
-  std::unique_ptr<CheckpointFiles::Lock> lock_;  ///< Of rank 0.
+  std::shared_ptr<CheckpointFiles::Lock> lock_;  ///< Of rank 0.
   std::optional<PartWriter> part_;
   std::vector<StatesPlace> in_memory_;
   std::shared_ptr<StatesBeingRead> reading_ = std::make_shared<StatesBeingRead>();
