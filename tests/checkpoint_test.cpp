@@ -859,6 +859,41 @@ std::string said_of_save(const std::string& directory, const std::function<void(
   });
 }
 
+TEST_CASE("a file has what was written, however that was cut and wherever it was") {
+  const ScratchDirectory disk;
+  std::vector<std::string> directories{disk.path()};
+  if (std::filesystem::exists("/dev/shm")) directories.emplace_back("/dev/shm");  // memory, without direct I/O or with it
+  std::mt19937 random{17};
+  for (const std::string& directory : directories) {
+    const ScratchDirectory scratch{directory};
+    for (int round = 0; round < 20; ++round) {
+      const std::size_t most = round % 4 == 0 ? 5'000'000 : 20'000;
+      std::vector<std::byte> expected;
+      const std::string path = scratch.path() + "/file";
+      zerospan::FileSystem files;
+      {
+        const auto file = files.create(path);
+        for (int write = 0; write < 6; ++write) {
+          const zerospan_test::AlignedBuffer memory{most + 4096};
+          const bool is_aligned = random() % 2 == 0;
+          const std::size_t bytes = is_aligned ? random() % most / 4096 * 4096 : random() % most;
+          const auto part = memory.bytes().subspan(is_aligned ? 0 : random() % 4096, bytes);
+          for (std::byte& byte : part) byte = static_cast<std::byte>(random());
+          file->write(part);
+          expected.insert(expected.end(), part.begin(), part.end());
+          if (random() % 5 == 0) file->sync();
+        }
+        file->sync();
+      }
+      const auto file = files.open(path);
+      REQUIRE(file->size() == expected.size());
+      std::vector<std::byte> found(expected.size());
+      file->read(0, found);
+      CHECK(found == expected);
+    }
+  }
+}
+
 TEST_CASE("a directory that may not be written is told, and the checkpoint in it stays") {
   const ScratchDirectory directory;
   const std::string said = said_of_save(directory.path(), [&] {

@@ -22,7 +22,9 @@ namespace zerospan_test {
 /// A directory with a unique name, removed with all it holds.
 class ScratchDirectory {
  public:
-  ScratchDirectory() : path_{(std::filesystem::temp_directory_path() / "zerospan-test-XXXXXX").string()} {
+  /// @param in In which it is made.
+  explicit ScratchDirectory(const std::filesystem::path& in = std::filesystem::temp_directory_path())
+      : path_{(in / "zerospan-test-XXXXXX").string()} {
     if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error{"no scratch directory: " + path_};
   }
   ScratchDirectory(const ScratchDirectory&) = delete;

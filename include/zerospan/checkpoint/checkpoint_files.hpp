@@ -9,12 +9,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <iterator>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -29,7 +32,7 @@ namespace zerospan::inline v0 {
 /// several threads at once.
 class CheckpointFiles {
  public:
-  /// A file that is written from its begin to its end. Its end closes it, and makes nothing durable.
+  /// A file that is written from its begin to its end. Its end closes it; what was not synced may not be in it.
   class Writer {
    public:
     Writer() = default;
@@ -40,7 +43,7 @@ class CheckpointFiles {
     /// Appends all of it.
     virtual void write(std::span<const std::byte> bytes) = 0;
 
-    /// What was written is durable. The file's name is not: that is its directory's.
+    /// What was written is in the file, and durable. The file's name is not: that is its directory's.
     virtual void sync() = 0;
   };
 
@@ -111,11 +114,18 @@ class CheckpointFiles {
   virtual std::unique_ptr<Lock> lock(const std::string& path) = 0;
 };
 
-/// The file system of this host. Locks are those of flock(2): they end with their process, however it ends.
+/// The file system of this host. Files are written by direct I/O where it allows that: what nobody reads again for a
+/// while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their process, however it ends.
 class FileSystem final : public CheckpointFiles {
  public:
   std::unique_ptr<Writer> create(const std::string& path) override {
-    return std::make_unique<FileWriter>(Descriptor{path, O_WRONLY | O_CREAT | O_TRUNC, "making a file"});
+    constexpr int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    try {
+      return std::make_unique<FileWriter>(Descriptor{path, flags | O_DIRECT, "making a file"}, true);
+    } catch (const IoError& error) {
+      if (error.code().value() != EINVAL) throw;
+      return std::make_unique<FileWriter>(Descriptor{path, flags, "making a file"}, false);
+    }
   }
 
   std::unique_ptr<Reader> open(const std::string& path) override {
@@ -232,23 +242,84 @@ class FileSystem final : public CheckpointFiles {
     int number_ = -1;
   };
 
+  /// Writes whole blocks by direct I/O, from where they are if they are aligned there, else from a buffer, in which the
+  /// rest waits for `sync`, and is written through the page cache.
   class FileWriter final : public Writer {
    public:
-    explicit FileWriter(Descriptor file) : file_{std::move(file)} {}
+    FileWriter(Descriptor file, bool is_direct) : file_{std::move(file)}, is_direct_{is_direct} {}
 
     void write(std::span<const std::byte> bytes) override {
       while (!bytes.empty()) {
+        if (!is_direct_) return write_through(bytes);
+        std::size_t taken = bytes.size() / block * block;
+        if (filled_ == 0 && taken > 0 && std::bit_cast<std::uintptr_t>(bytes.data()) % block == 0) {
+          write_through(bytes.first(taken));
+        } else {
+          taken = fill(bytes);
+        }
+        bytes = bytes.subspan(taken);
+      }
+    }
+
+    void sync() override {
+      if (is_direct_) write_rest();
+      file_.sync();
+    }
+
+   private:
+    static constexpr std::size_t block = 4096;  ///< A multiple of what disks demand.
+    static constexpr std::size_t buffer_bytes = std::size_t{1} << 20;
+
+    struct FreeBuffer {
+      void operator()(std::byte* memory) const noexcept { ::operator delete(memory, std::align_val_t{block}); }
+    };
+
+    /// @return How many bytes the buffer has taken; it is written when it is full.
+    std::size_t fill(std::span<const std::byte> bytes) {
+      if (!buffer_) {
+        buffer_.reset(static_cast<std::byte*>(::operator new(buffer_bytes, std::align_val_t{block})));
+      }
+      const std::size_t taken = std::min(bytes.size(), buffer_bytes - filled_);
+      std::memcpy(buffer_.get() + filled_, bytes.data(), taken);
+      filled_ += taken;
+      if (filled_ == buffer_bytes) {
+        filled_ = 0;
+        write_through({buffer_.get(), buffer_bytes});
+      }
+      return taken;
+    }
+
+    void write_rest() {
+      end_direct();
+      write_through({buffer_.get(), std::exchange(filled_, 0)});
+    }
+
+    void end_direct() {
+      const int flags = ::fcntl(file_.number(), F_GETFL);
+      if (flags == -1 || ::fcntl(file_.number(), F_SETFL, flags & ~O_DIRECT) == -1) {
+        throw_io_error(errno, "fcntl", file_.path(), written_, 0);
+      }
+      is_direct_ = false;
+    }
+
+    void write_through(std::span<const std::byte> bytes) {
+      while (!bytes.empty()) {
         const ::ssize_t moved = ::write(file_.number(), bytes.data(), bytes.size());
         if (moved == -1 && errno == EINTR) continue;
+        if (moved == -1 && errno == EINVAL && is_direct_) {  // the disk demands more than that, or a write fell short
+          end_direct();
+          continue;
+        }
         if (moved <= 0) throw_io_error(moved == 0 ? EIO : errno, "write", file_.path(), written_, bytes.size());
         bytes = bytes.subspan(static_cast<std::size_t>(moved));
         written_ += static_cast<std::uint64_t>(moved);
       }
     }
-    void sync() override { file_.sync(); }
 
-   private:
     Descriptor file_;
+    bool is_direct_;
+    std::unique_ptr<std::byte, FreeBuffer> buffer_;
+    std::size_t filled_ = 0;
     std::uint64_t written_ = 0;
   };
 
