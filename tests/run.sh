@@ -22,10 +22,36 @@ done
 choose_clang
 install_packages g++ "clang-$clang_version" "libclang-rt-$clang_version-dev" "llvm-$clang_version" cmake ninja-build \
   doctest-dev libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev \
-  libeigen3-dev libdlpack-dev libtorch-dev openmpi-bin libopenmpi-dev iproute2 doxygen
+  libeigen3-dev libdlpack-dev libtorch-dev openmpi-bin libopenmpi-dev iproute2 doxygen python3-venv
 
 # Debian's clang looks for a symbolizer without a version in its name.
 export ASAN_SYMBOLIZER_PATH="/usr/lib/llvm-$clang_version/bin/llvm-symbolizer"
+
+# prepare_python: makes a Python with the packages that tests compare with, and names it by ZEROSPAN_PYTHON, unless that
+# names one already. Where there is none to be had, it says so in one line, and these tests are skipped.
+prepare_python() {
+  [[ -z "${ZEROSPAN_PYTHON:-}" ]] || return 0
+  local directory="$PWD/build/python" options=() packages=(numpy "safetensors>=0.8")
+  local modules="import numpy; from safetensors import TensorSpec"
+  if [[ "$long" == yes ]]; then  # Debian's torch is the CPU's; beside it its numpy, and a transformers that takes it
+    install_packages python3-torch || return 0
+    directory+=_long
+    options=(--system-site-packages)
+    packages=("safetensors>=0.8" "transformers<4.48")
+    modules+="; import torch, transformers"
+  fi
+  if ! "$directory/bin/python" -c "$modules" 2>/dev/null; then
+    if ! /usr/bin/python3 -m venv "${options[@]}" "$directory" >/dev/null ||
+      ! timeout 300 "$directory/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
+        --timeout 10 --retries 1 "${packages[@]}" >"$directory/pip.log" 2>&1; then
+      echo "PyPI cannot be reached, or lacks ${packages[*]}: what compares with Python packages is skipped"
+      return 0
+    fi
+  fi
+  export ZEROSPAN_PYTHON="$directory/bin/python"
+}
+mkdir -p build
+prepare_python
 
 # CUDA where there is nvcc: what it compiles is compiled; what needs a GPU is skipped without one, and then kernels alone
 # are compiled for one.
@@ -73,7 +99,6 @@ test_configuration() {
   failed=$((failed + all - run - not_applicable))
 }
 
-mkdir -p build
 fast=(-LE '^long')
 if [[ "$long" == yes ]]; then
   test_configuration release g++

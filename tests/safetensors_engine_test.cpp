@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -26,8 +27,12 @@
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/child_process.hpp"
+#include "support/own_mounts.hpp"
+#include "support/safetensors.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
+#include "support/scripted_files.hpp"
 #include "support/toy_rank.hpp"
 #include "support/training_run.hpp"
 
@@ -40,6 +45,7 @@ using zerospan::export_safetensors;
 using zerospan::import_safetensors;
 using zerospan::ImportedSafetensors;
 using zerospan::InterchangeError;
+using zerospan::SafetensorsExportOptions;
 using zerospan::SafetensorsMatch;
 using zerospan::SafetensorsModel;
 using zerospan::SafetensorsPlace;
@@ -51,9 +57,11 @@ using zerospan_test::AnyEngine;
 using zerospan_test::Array;
 using zerospan_test::Configuration;
 using zerospan_test::everything_on;
+using zerospan_test::FileScript;
 using zerospan_test::on_toy_ranks;
 using zerospan_test::Place;
 using zerospan_test::ScratchDirectory;
+using zerospan_test::ScriptedFiles;
 using zerospan_test::ways;
 
 constexpr Bytes small_buffer{std::size_t{48} << 10};  // 4096 elements of AdamW's
@@ -483,6 +491,151 @@ TEST_CASE("an export that fails on one rank fails on all of them alike, leaves n
   CHECK(heard(path, false) == Said{});
   CHECK(heard(path, false) == Said{});  // in place of the one before
   CHECK(std::filesystem::exists(path));
+}
+
+/// Names and contents of all that is in a directory.
+std::map<std::string, std::string> snapshot(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator{directory}) {
+    files[entry.path().filename().string()] = zerospan_test::content(entry.path().string());
+  }
+  return files;
+}
+
+/// Exports by calls of the system that fail as the script says.
+Said said_of_export(AnyEngine& engine, const std::string& path, const SafetensorsExportOptions& options,
+                    FileScript& script) {
+  const auto store = engine.store();
+  zerospan::detail::Engine& inner = zerospan::detail::engine_of(*store, "an export");
+  return said([&] {
+    zerospan::detail::BasicSafetensorsExporter<ScriptedFiles>{inner, path, options, ScriptedFiles{script}}.write();
+  });
+}
+
+/// Two ranks export again and again, and train in between; of each rank every call of the system fails once.
+/// @param is_there Whether an export of the same name is there before.
+void check_full_disks(const Configuration& c, const SafetensorsExportOptions& options, bool is_there) {
+  const ScratchDirectory scratch;
+  std::barrier both{2};
+  std::vector<Said> heard(2);
+  std::vector<std::size_t> calls(2);
+  std::int64_t steps = 0;
+  const auto export_again_and_again = [&](auto& rank) {
+    const auto number = static_cast<std::size_t>(rank.rank().value);
+    FileScript sound;
+    CHECK(said_of_export(rank.engine(), scratch.path() + "/before.safetensors", options, sound) == Said{});
+    calls[number] = sound.calls.size();
+    both.arrive_and_wait();
+    std::int64_t step = 0;
+    for (std::size_t culprit = 0; culprit < 2; ++culprit) {
+      for (std::size_t call = 0; call < calls[culprit]; ++call, ++step) {
+        const std::string directory = scratch.path() + "/" + std::to_string(culprit) + "-" + std::to_string(call);
+        const std::string path = directory + "/model.safetensors";
+        if (number == 0) std::filesystem::create_directory(directory);
+        if (number == 0 && is_there) std::filesystem::copy(scratch.path() + "/before.safetensors", path);
+        rank.train(step, step + 1);
+        both.arrive_and_wait();
+        const auto before = snapshot(directory);
+        FileScript script{.failing = number == culprit ? static_cast<int>(call) : -1, .error_number = ENOSPC};
+        both.arrive_and_wait();
+        heard[number] = said_of_export(rank.engine(), path, options, script);
+        both.arrive_and_wait();
+        CAPTURE(culprit);
+        CAPTURE(call);
+        const auto& [words, file, tensor, error_number] = heard[number];
+        CAPTURE(words);
+        CHECK(heard[0] == heard[1]);
+        CHECK(words.starts_with("rank " + std::to_string(culprit) + ": "));
+        CHECK(words.find(file) != std::string::npos);
+        CHECK(file.starts_with(directory));
+        CHECK(error_number == ENOSPC);
+        const bool has_name = culprit == 0 && call + 2 >= calls[0];  // the directory alone is not synchronized
+        CHECK((snapshot(directory) == before) == !has_name);
+      }
+    }
+    if (number == 0) steps = step;
+    return rank.hash();
+  };
+  const auto hashes = on_toy_ranks(c, export_again_and_again);
+  CHECK(steps > 30);
+  const auto train_alone = [&](auto& rank) {
+    rank.train(0, steps);
+    return rank.hash();
+  };
+  CHECK(hashes == on_toy_ranks(c, train_alone));
+}
+
+TEST_CASE("a disk that is full at any call of an export is told on all ranks, and what was there stays") {
+  check_full_disks(everything_on(Place::nvme, 2), {.buffer = small_buffer}, true);
+  check_full_disks(everything_on(Place::host, 2), {.file_limit = Bytes{50000}, .buffer = small_buffer}, false);
+}
+
+/// Leaves so many bytes on a disk, a multiple of its blocks'. @return The file that takes the rest.
+std::string fill(const std::string& directory, std::size_t free) {
+  std::string path = directory + "/filler";
+  std::ofstream file{path};
+  const std::string block(4096, 'x');
+  std::size_t written = 0;
+  while (file.write(block.data(), static_cast<std::streamsize>(block.size())).flush()) written += block.size();
+  file.close();
+  std::filesystem::resize_file(path, written - free);
+  return path;
+}
+
+/// What becomes of an export onto a disk that has room for one and a half.
+std::string said_of_full_disk(const std::string& directory) {
+  const std::string path = directory + "/model.safetensors";
+  on_ranks(1, 1, [&](AnyEngine& engine, int) { return export_safetensors(engine, path).tensors.size(); });
+  const std::string old = zerospan_test::content(path);
+  const std::string filler = fill(directory, old.size() / 2 / 4096 * 4096);
+  std::barrier both{2};
+  const auto heard = on_ranks(2, 2, [&](AnyEngine& engine, int rank) {
+    const auto [words, file, tensor, error_number] =
+        said([&] { export_safetensors(engine, path, {.buffer = small_buffer}); });
+    const bool is_intact = zerospan_test::content(path) == old && !std::filesystem::exists(path + ".partial");
+    both.arrive_and_wait();
+    if (rank == 0) std::filesystem::remove(filler);
+    both.arrive_and_wait();
+    engine.step();
+    export_safetensors(engine, path, {.buffer = small_buffer});
+    return std::to_string(error_number) + " of " + file + (is_intact ? ", intact" : ", lost");
+  });
+  return heard[0] == heard[1] && zerospan_test::content(path) != old ? heard[0] : heard[0] + ", not alike or not new";
+}
+
+/// @param said_on_mount Mounts a disk at the directory, and says what becomes of an export onto it.
+void check_full_disk(const std::function<std::string(const std::string& directory)>& said_on_mount) {
+  const ScratchDirectory scratch;
+  const std::string said = zerospan_test::in_child([&]() -> std::string {
+    try {
+      zerospan_test::enter_own_mounts();
+      return said_on_mount(scratch.path());
+    } catch (const zerospan_test::NotPermitted& error) {
+      return std::string{"not permitted: "} + error.what();
+    }
+  });
+  if (said.starts_with("not permitted")) {
+    MESSAGE("left out: ", said);
+  } else {
+    CHECK(said == std::to_string(ENOSPC) + " of " + scratch.path() + "/model.safetensors.partial, intact");
+  }
+}
+
+TEST_CASE("a disk without room for a file is told on all ranks, and the file before it stays") {
+  check_full_disk([](const std::string& directory) {
+    const zerospan_test::Mount disk{directory, {.data = "size=1m"}};
+    return said_of_full_disk(directory);
+  });
+}
+
+TEST_CASE("a disk that becomes full in a write is told on all ranks, and the file before it stays") {
+  const ScratchDirectory backing;
+  check_full_disk([&](const std::string& directory) {
+    const zerospan_test::LoopDisk blocks{backing.path() + "/blocks", 4 << 20, 512};
+    zerospan_test::make_ext4(blocks, "^has_journal,^extent,^64bit");
+    const zerospan_test::Mount disk{directory, {.source = blocks.path(), .type = "ext4"}};
+    return said_of_full_disk(directory);
+  });
 }
 
 }  // namespace

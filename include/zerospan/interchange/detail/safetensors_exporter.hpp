@@ -18,6 +18,7 @@
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/interchange/detail/interchange_outcome.hpp>
+#include <zerospan/interchange/detail/posix_files.hpp>
 #include <zerospan/interchange/detail/safetensors_layout.hpp>
 #include <zerospan/interchange/detail/safetensors_region.hpp>
 #include <zerospan/interchange/safetensors_options.hpp>
@@ -28,12 +29,16 @@ namespace zerospan::inline v0::detail {
 
 /// Exports one model. Rank 0 creates the files, the others join; each writes its ranges, and when all of them are
 /// durable, rank 0 gives the files their names.
-class SafetensorsExporter {
+/// @tparam Files The system's calls.
+template <class Files = PosixFiles>
+class BasicSafetensorsExporter {
  public:
-  SafetensorsExporter(Engine& engine, const std::string& path, const SafetensorsExportOptions& options)
+  BasicSafetensorsExporter(Engine& engine, const std::string& path, const SafetensorsExportOptions& options,
+                           Files files = {})
       : engine_{engine},
         path_{path},
         options_{options},
+        files_{std::move(files)},
         model_{engine.describe()},
         ranks_{engine, model_.place, model_.places} {}
 
@@ -41,7 +46,7 @@ class SafetensorsExporter {
     plan();
     const bool is_first = model_.place == 0;
     const auto open = [&](SafetensorsRole role) {
-      writer_.emplace(path_, tensors_, SafetensorsOptions{options_.file_limit, options_.metadata}, role);
+      writer_.emplace(path_, tensors_, SafetensorsOptions{options_.file_limit, options_.metadata}, role, files_);
     };
     ranks_.together([&] {
       if (is_first) open(SafetensorsRole::creates);
@@ -124,11 +129,14 @@ class SafetensorsExporter {
   Engine& engine_;
   const std::string& path_;
   const SafetensorsExportOptions& options_;
+  Files files_;
   EngineDescription model_;
   InterchangeOutcome ranks_;
   std::vector<std::optional<SafetensorsRegion>> regions_;  ///< Of each parameter, if it is written.
   std::vector<SafetensorsTensor> tensors_;
-  std::optional<SafetensorsWriter> writer_;
+  std::optional<BasicSafetensorsWriter<Files>> writer_;
 };
+
+using SafetensorsExporter = BasicSafetensorsExporter<>;
 
 }  // namespace zerospan::inline v0::detail
