@@ -57,9 +57,6 @@ class CheckpointFiles {
 
     virtual std::uint64_t size() const = 0;
 
-    /// Says what will be read soon, which may be fetched ahead.
-    virtual void will_read([[maybe_unused]] std::uint64_t offset, [[maybe_unused]] std::uint64_t bytes) {}
-
     /// Reads all of `bytes`, from `offset` on.
     virtual void read(std::uint64_t offset, std::span<std::byte> bytes) = 0;
   };
@@ -336,9 +333,6 @@ class FileSystem final : public CheckpointFiles {
     }
 
     std::uint64_t size() const override { return size_; }
-    void will_read(std::uint64_t offset, std::uint64_t bytes) override {
-      ::posix_fadvise(file_.number(), static_cast<::off_t>(offset), static_cast<::off_t>(bytes), POSIX_FADV_WILLNEED);
-    }
     void read(std::uint64_t offset, std::span<std::byte> bytes) override {
       while (!bytes.empty()) {
         const ::ssize_t moved = ::pread(file_.number(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));

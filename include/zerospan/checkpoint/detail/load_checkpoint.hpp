@@ -14,7 +14,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -418,57 +417,30 @@ class CheckpointReader {
     }
   }
 
-  /// Bytes that are to be compared with their checksum, and the component of a parameter that they are of.
-  struct ToCompare {
-    std::size_t rank;
-    std::uint64_t file;
-    CheckedBytes expected;
-    std::size_t parameter;
-    std::size_t component;
-  };
-
-  /// Reads every extent that is needed, whole; of linked files, every piece. In the order of the files, which the file
-  /// system is told to read ahead.
+  /// Reads every extent that is needed, whole; of linked files, every piece.
   void verify() {
-    constexpr std::uint64_t ahead = std::uint64_t{16} << 20;
-    const std::vector<ToCompare> all = all_to_compare();
     DataReader data{files_, directory_, name_};
     std::vector<std::byte> memory(std::clamp(options_.buffer.count, std::size_t{4096}, std::size_t{1} << 20));
-    std::size_t told = 0;
-    for (const ToCompare& next : all) {
-      for (told = std::max(told, static_cast<std::size_t>(&next - all.data())); told < all.size(); ++told) {
-        const auto& [rank, file, bytes, parameter, component] = all[told];
-        if (rank != next.rank || file != next.file || bytes.offset > next.expected.offset + ahead) break;
-        for_parameter(model_.parameters[parameter].name,
-                      [&] { data.of(rank, file).will_read(bytes.offset, bytes.bytes); });
-      }
-      compare(next, data, memory);
-    }
-  }
-
-  void compare(const ToCompare& one, DataReader& data, std::span<std::byte> memory) const {
     struct Free {
       void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
     };
-    const auto& [rank, file, expected, parameter, component] = one;
-    const std::string& name = model_.parameters[parameter].name;
     const std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
-    XXH3_64bits_reset(state.get());
-    for (std::uint64_t done = 0; done < expected.bytes;) {
-      const auto piece = memory.first(std::min<std::uint64_t>(memory.size(), expected.bytes - done));
-      for_parameter(name, [&, rank = rank, file = file, offset = expected.offset + done] {
-        data.of(rank, file).read(offset, piece);
+    const auto compare = [&](std::size_t p, std::size_t c, std::size_t rank, std::uint64_t file,
+                             const CheckedBytes& expected) {
+      const std::string& name = model_.parameters[p].name;
+      XXH3_64bits_reset(state.get());
+      for_parameter(name, [&] {
+        for (std::uint64_t done = 0; done < expected.bytes;) {
+          const auto piece = std::span{memory}.first(std::min<std::uint64_t>(memory.size(), expected.bytes - done));
+          data.of(rank, file).read(expected.offset + done, piece);
+          XXH3_64bits_update(state.get(), piece.data(), piece.size());
+          done += piece.size();
+        }
       });
-      XXH3_64bits_update(state.get(), piece.data(), piece.size());
-      done += piece.size();
-    }
-    if (XXH3_64bits_digest(state.get()) == expected.checksum) return;
-    const std::string what = component == 0 ? "its values" : "its " + manifest_.states[component - 1].name;
-    refuse_bits(what, expected.offset, expected.bytes, data.path_of(rank, file), name);
-  }
-
-  std::vector<ToCompare> all_to_compare() {
-    std::vector<ToCompare> all_of_files;
+      if (XXH3_64bits_digest(state.get()) == expected.checksum) return;
+      const std::string what = c == 0 ? "its values" : "its " + manifest_.states[c - 1].name;
+      refuse_bits(what, expected.offset, expected.bytes, data.path_of(rank, file), name);
+    };
     for (std::size_t p = 0; p < needed_.size(); ++p) {
       for (std::size_t c = 0; c < needed_[p].size(); ++c) {
         const std::size_t width = width_of(*matches_[p].taken, c);
@@ -476,21 +448,15 @@ class CheckpointReader {
           const StoredExtent& extent = needed.extent;
           const std::size_t rank = needed.rank;
           const CheckedBytes all{extent.offset, extent.elements * width, extent.checksum};
-          const auto add = [&](const CheckedBytes& bytes) {
-            all_of_files.push_back({rank, extent.file, bytes, p, c});
-          };
           if (extent.file == 0) {
-            add(all);
+            compare(p, c, rank, 0, all);
           } else {
-            linked_[rank][extent.file - 1].check_each(all.offset, all.bytes, add);
+            linked_[rank][extent.file - 1].check_each(
+                all.offset, all.bytes, [&](const CheckedBytes& piece) { compare(p, c, rank, extent.file, piece); });
           }
         }
       }
     }
-    std::ranges::sort(all_of_files, {}, [](const ToCompare& one) {
-      return std::tuple{one.rank, one.file, one.expected.offset};
-    });
-    return all_of_files;
   }
 
   /// Fills a piece of a parameter.
