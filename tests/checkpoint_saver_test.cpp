@@ -3,15 +3,11 @@
 
 #include <atomic>
 #include <cerrno>
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -24,6 +20,7 @@
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/gated_files.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
 #include "support/small_rank.hpp"
@@ -32,7 +29,6 @@
 
 namespace {
 
-using zerospan::Bytes;
 using zerospan::CheckpointError;
 using zerospan::CheckpointSaver;
 using zerospan::ElementType;
@@ -43,11 +39,11 @@ using zerospan::detail::BackgroundWork;
 using zerospan::detail::StatesBeingRead;
 using zerospan_test::Configuration;
 using zerospan_test::Declared;
+using zerospan_test::GatedFiles;
 using zerospan_test::on_small_ranks;
 using zerospan_test::on_toy_ranks;
 using zerospan_test::ScratchDirectory;
 using zerospan_test::SmallRank;
-using zerospan_test::SmallRankOptions;
 using zerospan_test::VolatileFiles;
 using zerospan_test::ways;
 
@@ -141,58 +137,6 @@ TEST_CASE("what is saved is one moment, and what is trained meanwhile is what it
     }
   }
 }
-
-/// A file system in memory whose data files are not written before the gate is opened, or something has changed that
-/// must not have.
-class GatedFiles final : public zerospan::CheckpointFiles {
- public:
-  void open_gate() {
-    {
-      const std::scoped_lock lock{mutex_};
-      is_open_ = true;
-    }
-    changed_.notify_all();
-  }
-
-  std::unique_ptr<Writer> create(const std::string& path) override {
-    auto writer = files_.create(path);
-    if (!path.ends_with(".data")) return writer;
-    return std::make_unique<GatedWriter>(*this, std::move(writer));
-  }
-  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
-  void make_directory(const std::string& path) override { files_.make_directory(path); }
-  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
-  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
-  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
-  void remove(const std::string& path) override { files_.remove(path); }
-  std::unique_ptr<Lock> lock(const std::string& path) override { return files_.lock(path); }
-
-  VolatileFiles& files() { return files_; }
-
- private:
-  class GatedWriter final : public Writer {
-   public:
-    GatedWriter(GatedFiles& files, std::unique_ptr<Writer> writer) : files_{files}, writer_{std::move(writer)} {}
-
-    void write(std::span<const std::byte> bytes) override {
-      {
-        std::unique_lock lock{files_.mutex_};
-        files_.changed_.wait(lock, [&] { return files_.is_open_; });
-      }
-      writer_->write(bytes);
-    }
-    void sync() override { writer_->sync(); }
-
-   private:
-    GatedFiles& files_;
-    std::unique_ptr<Writer> writer_;
-  };
-
-  VolatileFiles files_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool is_open_ = false;
-};
 
 /// Two parameters in sub-groups of their own.
 const std::vector<Declared> apart{{"a", {8192}}, {"b", {8192}}};

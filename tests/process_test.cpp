@@ -49,6 +49,11 @@
 #if defined(ZEROSPAN_HAS_XXHASH)
 #include <zerospan/tier/checked_tier.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+#include <zerospan/checkpoint/checkpoint.hpp>
+
+#include "support/gated_files.hpp"
+#endif
 
 namespace {
 
@@ -355,5 +360,64 @@ TEST_CASE("whatever is under way, a child destroys its copies of tiers at once")
   CHECK_NOTHROW(first.wait());
   CHECK_NOTHROW(second.wait());
 }
+
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+
+/// A training of one rank, and its saver.
+struct Saving {
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier tier{device};
+  zerospan::SelfCommunicator self;
+  std::optional<zerospan::ZeroEngine<zerospan::Stage3, zerospan::SelfCommunicator, zerospan::HostDevice,
+                                     zerospan::AdamW>>
+      engine{std::in_place, zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier}, zerospan::AdamW{}};
+  zerospan::PartitionedParameter<Values> weight{*engine, "weight", zerospan::Shape{5000}, zerospan::init::ones()};
+  std::optional<zerospan::CheckpointSaver> saver{std::in_place, *engine, "/run"};
+};
+
+TEST_CASE("a child process is told that a save is its parent's, which goes on, whatever the child destroys") {
+  zerospan_test::GatedFiles files;
+  Saving training;
+  training.saver->start({.files = &files});
+  const std::string who = of_parent("a save");
+  CHECK(refusal_in_child([&] { training.saver->poll(); }).starts_with(who));
+  CHECK(refusal_in_child([&] { training.saver->wait(); }).starts_with(who));
+  CHECK(in_child([&]() -> std::string {
+          training.engine.reset();
+          training.saver.reset();
+          return "done";
+        }) == "done");
+  files.open_gate();
+  CHECK(training.saver->wait().size() == 1);
+  CHECK(zerospan::find_checkpoint(*training.engine, "/run", {.files = &files}) == 0);
+}
+
+TEST_CASE("a save for which there is no thread fails, and training goes on") {
+  const std::string text = in_child([]() -> std::string {
+    zerospan_test::VolatileFiles files;
+    Saving training;
+    training.engine->step();
+    constexpr ::uid_t somebody = 61234;  // root has no limit
+    if (::geteuid() == 0 && ::setuid(somebody) != 0) return "skipped";
+    std::string said = "nothing was thrown";
+    {
+      const ProcessLimit limit{RLIMIT_NPROC, 0};
+      training.saver->start({.files = &files});
+      try {
+        training.saver->wait();
+      } catch (const zerospan::CheckpointError& error) {
+        said = error.what();
+      }
+      training.engine->step();
+    }
+    if (training.saver->is_saving() || zerospan::find_checkpoint(*training.engine, "/run", {.files = &files})) {
+      said += "; it is saved";
+    }
+    return said;
+  });
+  check_refusal(text, "/run/step-1: the thread that writes a checkpoint");
+}
+
+#endif
 
 }  // namespace

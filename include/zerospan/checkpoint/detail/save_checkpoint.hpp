@@ -21,6 +21,7 @@
 #include <zerospan/checkpoint/options.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/detail/background_work.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
@@ -79,6 +80,7 @@ class CheckpointSave {
 
   /// Whether all ranks have done what `advance` would wait for.
   bool is_done() {
+    process_.check("a save");
     std::int64_t busy = work_.is_done() ? 0 : 1;
     engine_.sum_over_ranks({&busy, 1}, "ranks that still save");
     return busy == 0;
@@ -86,6 +88,7 @@ class CheckpointSave {
 
   /// Waits for what has been begun: first every rank's part, then the checkpoint. @return Nothing after the first.
   std::optional<SavedCheckpoint> advance() {
+    process_.check("a save");
     if (!are_parts_written_) {
       ranks_.together([&] {
         if (failure_) throw CheckpointError{*failure_};
@@ -189,6 +192,7 @@ class CheckpointSave {
   /// Ends this rank's work, and on rank 0 removes what was written, as far as the file system lets it: the next save
   /// removes the rest.
   void give_up() noexcept {
+    if (!process_.is_this()) return;  // it goes on in its own
     reading_->stop();
     try {
       work_.wait();
@@ -208,6 +212,7 @@ class CheckpointSave {
     ~Reading() { states.give_up(); }
   };
 
+  OwnProcess process_;
   Engine& engine_;
   CheckpointFiles& files_;
   SaveOptions options_;

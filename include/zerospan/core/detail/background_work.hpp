@@ -9,11 +9,12 @@
 #include <utility>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/detail/start_thread.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// One piece of work at a time. Its end waits for the work.
+/// One piece of work at a time. Its end waits for the work; not in a child process, which has no such thread.
 class BackgroundWork {
  public:
   BackgroundWork() = default;
@@ -36,17 +37,20 @@ class BackgroundWork {
     return !outcome_.valid() || outcome_.wait_for(std::chrono::seconds{0}) == std::future_status::ready;
   }
 
-  /// Waits for its end, if one was begun. @throws what it has thrown, once.
+  /// Waits for its end, if one was begun. @throws what it has thrown, once; ConfigurationError in a child process.
   void wait() {
+    process_.check("a thread");
     join();
     if (outcome_.valid()) outcome_.get();
   }
 
  private:
   void join() {
-    if (thread_.joinable()) thread_.join();
+    if (!thread_.joinable()) return;
+    process_.is_this() ? thread_.join() : thread_.detach();
   }
 
+  OwnProcess process_;
   std::thread thread_;
   std::future<void> outcome_;
 };

@@ -8,11 +8,12 @@
 #include <mutex>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// Between whoever reads states where they rest, on a thread of its own, and the engine, which changes them sub-group
-/// after sub-group, and waits for each of them first.
+/// after sub-group, and waits for each of them first. In a child process, where nobody reads, nothing is waited for.
 class StatesBeingRead {
  public:
   /// A sub-group; nothing but its address is used.
@@ -43,6 +44,7 @@ class StatesBeingRead {
 
   /// For the reader: it reads no more, whatever it was to read.
   void give_up() noexcept {
+    if (!process_.is_this()) return;
     {
       const std::scoped_lock lock{mutex_};
       expected_.clear();
@@ -64,6 +66,7 @@ class StatesBeingRead {
 
   /// For the engine: nothing is read any more when it returns. At most one piece is waited for.
   void stop() noexcept {
+    if (!process_.is_this()) return;
     std::unique_lock lock{mutex_};
     is_stopped_ = true;
     changed_.wait(lock, [&] { return !is_reading_; });
@@ -86,6 +89,7 @@ class StatesBeingRead {
     changed_.notify_all();
   }
 
+  OwnProcess process_;
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   std::map<Group, std::size_t> expected_;  ///< Pieces to be read.
