@@ -198,4 +198,8 @@ void BasicThreadCommunicator<E>::all_to_all(Collective what, const SliceExchange
   });
 }
 
+#if defined(ZEROSPAN_COMPILED)  // by the target zerospan::compiled, which has it
+extern template class BasicThreadCommunicator<detail::HostExecution>;
+#endif
+
 }  // namespace zerospan::inline v0

@@ -155,4 +155,8 @@ using ThreadedIoEngine = BasicThreadedIoEngine<>;
 
 static_assert(IoEngine<ThreadedIoEngine>);
 
+#if defined(ZEROSPAN_COMPILED)  // by the target zerospan::compiled, which has it
+extern template class BasicThreadedIoEngine<PosixTransfers>;
+#endif
+
 }  // namespace zerospan::inline v0

@@ -588,4 +588,9 @@ class NvmeTier final : public LinkableExtents {
 
 static_assert(OffloadTier<NvmeTier<ThreadedIoEngine>>);
 
+#if defined(ZEROSPAN_COMPILED)  // by the target zerospan::compiled, which has them
+extern template class detail::NvmeTransfer<ThreadedIoEngine>;
+extern template class NvmeTier<ThreadedIoEngine>;
+#endif
+
 }  // namespace zerospan::inline v0
