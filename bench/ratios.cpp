@@ -10,6 +10,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <fmt/core.h>
@@ -126,12 +127,12 @@ void write_json(const std::string& path, const std::vector<Ratio>& ratios) {
 
 int main(int argc, char** argv) try {
   std::vector<std::string> reports;
-  std::vector<std::string> training;
+  std::vector<std::tuple<std::string, std::string, std::string>> trainings;
   std::string output;
   CLI::App app{"The ratios of benchmarks to their raw baselines."};
   app.add_option("reports", reports, "Reports of Google Benchmark, in JSON")->check(CLI::ExistingFile);
-  app.add_option("--training", training, "A name, its metrics and the metrics of its baseline, of two training runs")
-      ->expected(3);
+  app.add_option("--training", trainings,
+                 "A name, its metrics and the metrics of its baseline, of two training runs; several times");
   app.add_option("--output", output, "The JSON file to write")->required();
   CLI11_PARSE(app, argc, argv);
 
@@ -141,9 +142,9 @@ int main(int argc, char** argv) try {
     if (pairs.empty()) fmt::print(stderr, "{}: no benchmark has a baseline\n", report);
     ratios.insert(ratios.end(), pairs.begin(), pairs.end());
   }
-  if (!training.empty()) {
-    ratios.push_back({training[0], "tokens_per_second", median_tokens_per_second(training[1]),
-                      median_tokens_per_second(training[2])});
+  for (const auto& [name, ours, baseline] : trainings) {
+    ratios.push_back(
+        {name, "tokens_per_second", median_tokens_per_second(ours), median_tokens_per_second(baseline)});
   }
   print_table(ratios);
   write_json(output, ratios);

@@ -40,14 +40,19 @@ train() {
   rm "$results/run.jsonl"
 }
 
-# The same model with parameters and optimizer states on disk, and with everything in memory, in turns.
+# The same model with parameters and optimizer states on disk, without checkpoints and with one after each step, and with
+# everything in memory, in turns.
+on_disk=(--stage 3 --parameters nvme --gradients host --optimizer nvme --nvme-path "$results" --device-budget 256MiB
+  --host-budget 256MiB)
 for _ in 1 2 3; do
-  train stage3_nvme --stage 3 --parameters nvme --gradients host --optimizer nvme --nvme-path "$results" \
-    --device-budget 256MiB --host-budget 256MiB
+  train stage3_nvme "${on_disk[@]}"
+  rm -rf "$results/checkpoints"
+  train saving "${on_disk[@]}" --checkpoint "$results/checkpoints" --save-every 1 --keep 1
   train stage0 --stage 0 --parameters device --gradients device --optimizer device --device-budget 4GiB
 done
 
 echo
 "$binaries/bench/ratios" "${reports[@]}" \
   --training train_gpt/stage3_nvme "$results/stage3_nvme.jsonl" "$results/stage0.jsonl" \
+  --training train_gpt/saving "$results/saving.jsonl" "$results/stage3_nvme.jsonl" \
   --output "$results/ratios.json"

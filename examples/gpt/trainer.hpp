@@ -76,9 +76,14 @@ class Trainer {
         metrics.validation_loss = validate(rounds_of(estimate_tokens), "estimating the validation loss");
         before_ = figures();  // the estimate's transfers are no step's
       }
+      if (saver_) {
+        const auto begin = Clock::now();
+        const bool is_due = options_.save_every > 0 && steps_ % options_.save_every == 0;
+        is_due || is_over() ? save() : note(saver_->poll());
+        metrics.seconds += seconds_since(begin);
+        metrics.tokens_per_second = static_cast<double>(options_.tokens_a_step()) / metrics.seconds;
+      }
       if (reports_) reports_->step(metrics);
-      const bool is_due = options_.save_every > 0 && steps_ % options_.save_every == 0;
-      if (saver_) is_due || is_over() ? save() : note(saver_->poll());
     }
     if (saver_) note(saver_->wait());
     steps_here_ = steps_ - first;
@@ -127,6 +132,10 @@ class Trainer {
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  static double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
 
   /// What the loss is estimated on while training goes on.
   static constexpr std::size_t estimate_tokens = 16384;
@@ -185,8 +194,7 @@ class Trainer {
     const StepReport report{model_.take_loss(), saves_.is_interrupted() ? 1.0 : 0.0, own_figures()};
     const auto ranks = exchange(communicator_, "step report", report);
     is_interrupted_ = saves_.is_on() && total(ranks, &StepReport::interrupted) > 0;
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    return summarize(step, ranks, outcome, learning_rate, seconds);
+    return summarize(step, ranks, outcome, learning_rate, seconds_since(begin));
   }
 
   StepMetrics summarize(std::size_t step, const std::vector<StepReport>& reports, const zerospan::StepOutcome& outcome,
