@@ -49,6 +49,10 @@ class Engine : public ParameterStore {
   /// have none. @throws as `describe`.
   virtual std::vector<StatesPlace> places_of_states() = 0;
 
+  /// Where this rank's shards rest of what was declared frozen and is partitioned. What changes them there is followed
+  /// by a call of `edit_states`: what was prefetched is stale. @throws as `describe`.
+  virtual std::vector<FrozenPlace> places_of_frozen() = 0;
+
   /// Sums integers over ranks, exactly; a collective.
   /// @param name A literal.
   virtual void sum_over_ranks(std::span<std::int64_t> integers, const char* name) = 0;

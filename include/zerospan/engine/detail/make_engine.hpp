@@ -237,6 +237,13 @@ class EngineOfDevice final : public Engine {
     return training.access().places_of_own(arrays);
   }
 
+  std::vector<FrozenPlace> places_of_frozen() override {
+    const Call call{*this, "an import"};
+    const TrainingModel<D>& training = model();
+    training.check_between_steps("an import");
+    return training.access().places_of_frozen();
+  }
+
   void sum_over_ranks(std::span<std::int64_t> integers, const char* name) override {
     const Call call{*this, "a checkpoint"};
     core_.sum_over_ranks(integers, name);
