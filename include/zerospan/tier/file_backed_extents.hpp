@@ -19,7 +19,7 @@
 
 namespace zerospan::inline v0 {
 
-/// What of a file changes when it is written.
+/// What of a file changes when it is written; a moment later, as fine as the file system's clock is.
 struct FileVersion {
   std::uint64_t bytes = 0;
   std::int64_t modified = 0;  ///< In nanoseconds, as the file system has it.
