@@ -30,9 +30,9 @@ enum class SafetensorsMatch : std::uint8_t {
 enum class FrozenValues : std::uint8_t {
   copied,  ///< On the parameters' tier, as those of all others.
 
-  /// In the model's files, where they can be: nothing is written, and gathers read there. They can if the parameter is
-  /// partitioned, on a tier that lets extents rest in files (`NvmeTier`; `tier/file_backed_extents.hpp`), and has the
-  /// file's element type and order. What cannot is copied.
+  /// In the model's files, where they can be: nothing is written, gathers read there, and the space that was reserved
+  /// for them is given back. They can if the parameter is partitioned, on a tier that lets extents rest in files
+  /// (`NvmeTier`; `tier/file_backed_extents.hpp`), and has the file's element type and order. What cannot is copied.
   left_in_files,
 };
 
