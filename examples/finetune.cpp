@@ -1,6 +1,6 @@
 // Fine-tuning a model that never fits: a safetensors model of 260 MiB is imported by two ranks, whose budgets are a tenth
-// of it together. All layers but the last are frozen: they have no gradients and no optimizer states. What was trained is
-// exported with them, as a safetensors model again.
+// of it together. All layers but the last are frozen: they have no gradients and no optimizer states, and rest in the
+// file that they came from, where they are read. What was trained is exported with them, as a safetensors model again.
 //
 //   finetune [DIRECTORY]   makes the model there, as somebody else's program would have; without one, in /var/tmp
 #include <algorithm>
@@ -46,12 +46,15 @@ constexpr int steps = 12;
 constexpr std::size_t layers = 65;
 constexpr std::size_t width = 1024;
 constexpr std::size_t batch = 4;  // of a rank
-constexpr Bytes model_bytes{layers * width * width * sizeof(float)};
+constexpr Bytes layer_bytes{width * width * sizeof(float)};
+constexpr Bytes model_bytes{layers * layer_bytes.count};
 constexpr Bytes device_budget = 8_MiB;  // of a rank; a layer is 4 MiB
 constexpr Bytes host_budget = 5_MiB;
 static_assert(rank_count * (device_budget.count + host_budget.count) * 10 <= model_bytes.count);
 
 constexpr Bytes beside_budgets = 160_MiB;  // the program, its libraries, and buffers that files pass through
+
+std::size_t mebibytes(Bytes bytes) { return bytes.count >> 20; }
 
 std::string name_of(std::size_t layer) { return "layers." + std::to_string(layer) + ".weight"; }
 
@@ -136,7 +139,7 @@ Rows random_rows(unsigned seed) {
   return rows;
 }
 
-/// @return Whether what is wrong has become less than half.
+/// @return Whether what is wrong has become less than half, and no frozen layer was copied.
 int tune(ThreadCommunicator ranks, const std::string& directory) {
   HostDevice device{{.device_budget = device_budget, .host_budget = host_budget}};
   ThreadedIoEngine io;
@@ -144,7 +147,13 @@ int tune(ThreadCommunicator ranks, const std::string& directory) {
   ZeroEngine engine{Stage3{}, ranks, device, Placement{disk, disk, disk}, AdamW{.learning_rate = 0.0005F},
                     EngineOptions{.sub_group_elements = 64 * 1024}};
   const Model model{engine};
-  const ImportedSafetensors imported = import_safetensors(engine, directory + "/model.safetensors", {.buffer = 1_MiB});
+  const ImportedSafetensors imported = import_safetensors(
+      engine, directory + "/model.safetensors", {.frozen = FrozenValues::left_in_files, .buffer = 1_MiB});
+  const Bytes left{rank_count * imported.left_in_files.count};  // ranks hold equal parts
+  if (ranks.rank().value == 0) {
+    std::printf("%zu MiB rest in the file, %zu were copied\n", mebibytes(left),
+                mebibytes(Bytes{rank_count * imported.copied.count}));
+  }
 
   const auto seed = static_cast<unsigned>(ranks.rank().value);
   const Rows inputs = random_rows(2 * seed);
@@ -158,7 +167,8 @@ int tune(ThreadCommunicator ranks, const std::string& directory) {
     if (ranks.rank().value == 0) std::printf("step %2d: loss %.4f\n", step + 1, static_cast<double>(last));
   }
   export_safetensors(engine, directory + "/tuned.safetensors", {.buffer = 1_MiB});
-  return imported.taken.size() == layers && last < first / 2 ? 1 : 0;
+  const bool is_in_file = left.count == (layers - 1) * layer_bytes.count;
+  return imported.taken.size() == layers && is_in_file && last < first / 2 ? 1 : 0;
 }
 
 /// What was frozen is what it was; the last layer is not.
@@ -187,8 +197,6 @@ Bytes peak_memory() {
   throw std::runtime_error{"/proc/self/status has no VmHWM"};
 }
 
-std::size_t mebibytes(Bytes bytes) { return bytes.count >> 20; }
-
 int run(const std::string& directory) {
   make_model(directory + "/model.safetensors");
   const Bytes budgets{rank_count * (device_budget.count + host_budget.count)};
@@ -204,7 +212,8 @@ int run(const std::string& directory) {
     std::printf("but %s\n", otherwise);
     ++mistakes;
   };
-  expect(std::ranges::count(is_well, 0) == 0, "the loss has not become half of what it was");
+  expect(std::ranges::count(is_well, 0) == 0,
+         "the loss has not become half of what it was, or frozen layers were copied");
   expect(peak.count <= budgets.count + beside_budgets.count, "that is more than was allowed");
   expect(is_tuned(directory), "what was frozen has changed, or what was trained has not");
   return mistakes == 0 ? 0 : 1;

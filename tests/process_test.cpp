@@ -259,6 +259,8 @@ void check_engine_in_child(const std::string& who) {
   CHECK(refusal_in_child([&] { tier->place(page); }).starts_with(of_parent(name)));
   CHECK(refusal_in_child([&] { tier->read(extent, 0, read.data(), page); }).starts_with(of_parent(name)));
   CHECK(refusal_in_child([&] { tier->write(extent, 0, read.data(), page); }).starts_with(of_parent(name)));
+  CHECK(refusal_in_child([&] { tier->back(extent, 0, page, {}); }).starts_with(of_parent(name)));
+  CHECK(refusal_in_child([&] { tier->clear(extent, 0, page); }).starts_with(of_parent(name)));
 
   // What it destroys of its parent's does not wait for threads that are not there, and its own serve it.
   const std::string text = in_child([&]() -> std::string {

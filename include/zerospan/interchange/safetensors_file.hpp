@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -23,6 +24,7 @@
 #include <zerospan/interchange/detail/safetensors_header.hpp>
 #include <zerospan/interchange/safetensors_tensor.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/tier/file_backed_extents.hpp>
 
 namespace zerospan::inline v0 {
 
@@ -67,6 +69,7 @@ class BasicSafetensorsFile {
   explicit BasicSafetensorsFile(std::string path, Files files = {})
       : file_{detail::open_regular(detail::checked_path(path, "file", "a SafetensorsFile"), std::move(files),
                                    "opening a safetensors file")},
+        status_{file_.status()},
         header_{read_header()} {}
 
   const std::string& path() const noexcept { return file_.path(); }
@@ -123,9 +126,15 @@ class BasicSafetensorsFile {
     detail::read_whole(file_, out, stored.offset + first, stored.name);
   }
 
+  /// The file for a tier whose extents may rest in it: as this knows it, and open for as long as it is wanted.
+  /// @throws IoError
+  std::shared_ptr<const BackingFile> backing() const {
+    return std::make_shared<const BackingFile>(path(), file_.descriptor(), status_.version);
+  }
+
  private:
   detail::SafetensorsHeader read_header() const {
-    const std::uint64_t bytes = file_.status().bytes;
+    const std::uint64_t bytes = status_.bytes;
     std::array<std::byte, detail::safetensors_prefix> prefix{};
     if (bytes < prefix.size()) {
       throw_format_error(path(), {},
@@ -178,6 +187,7 @@ class BasicSafetensorsFile {
   }
 
   detail::OpenFile<Files> file_;
+  detail::FileStatus status_;  ///< Before anything was read.
   detail::SafetensorsHeader header_;
 };
 

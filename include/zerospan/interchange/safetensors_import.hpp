@@ -31,6 +31,11 @@ namespace zerospan::inline v0 {
 /// at the first gather. All ranks see the same files. Each reads the ranges of what it holds, through one buffer: the
 /// model is whole nowhere. Of a transposed tensor these are short, a few rows of each column: a piece of `buffer` bytes
 /// takes as many reads as the matrix has columns.
+///
+/// What was declared frozen may rest in the files (`FrozenValues::left_in_files`): they are to stay as they are for as
+/// long as the engine lasts. Training goes on if they lose their names. A gather fails with an IoError if one has been
+/// changed (ESTALE), has become shorter or cannot be read. Checkpoints have such values as any others, and who loads
+/// one, or leases such a parameter for writing, has its values on its tier from then on.
 /// @param path As SafetensorsModel takes it.
 /// @throws InterchangeError on all ranks alike, before anything is changed: a file cannot be read or is not as the
 /// format wants it, a tensor's elements are no floats; with `SafetensorsMatch::strict`, tensors or shapes are not the

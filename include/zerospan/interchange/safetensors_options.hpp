@@ -26,6 +26,16 @@ enum class SafetensorsMatch : std::uint8_t {
   partial,  ///< What has the name and the shape of a parameter is taken; everything else stays as it is.
 };
 
+/// Where the values of parameters are that were declared frozen.
+enum class FrozenValues : std::uint8_t {
+  copied,  ///< On the parameters' tier, as those of all others.
+
+  /// In the model's files, where they can be: nothing is written, gathers read there, and the space that was reserved
+  /// for them is given back. They can if the parameter is partitioned, on a tier that lets extents rest in files
+  /// (`NvmeTier`; `tier/file_backed_extents.hpp`), and has the file's element type and order. What cannot is copied.
+  left_in_files,
+};
+
 struct SafetensorsImportOptions {
   /// Where a parameter is in the model; nothing: nowhere, it stays as it is. Without this, each is the tensor of its
   /// name. The same on every rank.
@@ -36,11 +46,13 @@ struct SafetensorsImportOptions {
 
   SafetensorsMatch match = SafetensorsMatch::strict;
 
+  FrozenValues frozen = FrozenValues::copied;
+
   /// Host memory that states pass through; no budget holds it.
   Bytes buffer = 4_MiB;
 };
 
-/// What was imported; the same on every rank.
+/// What was imported; the same on every rank, but for the bytes.
 struct ImportedSafetensors {
   std::string path;                   ///< Of the file, or of the index.
   std::vector<std::string> taken;     ///< Parameters, in declaration order.
@@ -48,6 +60,8 @@ struct ImportedSafetensors {
   std::vector<std::string> reshaped;  ///< Not taken: the tensor has another shape.
   std::vector<std::string> missing;   ///< Not taken: there is no tensor.
   std::vector<std::string> extra;     ///< Tensors that are no parameter's.
+  Bytes left_in_files;                ///< Of parameters, as this rank holds them: what rests in the model's files.
+  Bytes copied;                       ///< Likewise: what does not.
 };
 
 struct SafetensorsExportOptions {

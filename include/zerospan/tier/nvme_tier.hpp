@@ -32,9 +32,11 @@
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/detail/arena_file.hpp>
+#include <zerospan/tier/detail/backed_ranges.hpp>
 #include <zerospan/tier/detail/extents.hpp>
 #include <zerospan/tier/detail/file_ranges.hpp>
 #include <zerospan/tier/detail/transfer_gate.hpp>
+#include <zerospan/tier/file_backed_extents.hpp>
 #include <zerospan/tier/linkable_extents.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -71,6 +73,7 @@ struct NvmeStore : TransferGate {
 struct FileRequest {
   IoRequest request;
   std::shared_ptr<ArenaFile> file;  ///< Stays open as long as this is there.
+  std::shared_ptr<const BackingFile> backing{};  ///< The same, where it is a file of others, and `file` is none.
 };
 
 /// Every callback that the engine holds keeps the transfer alive; if the engine drops one uncalled, the promise fails.
@@ -102,7 +105,8 @@ class NvmeTransfer {
   /// What is left of one block. It has one request under way at a time.
   struct Block {
     IoRequest request;
-    int stalls = 0;  ///< Requests in a row that moved nothing.
+    const BackingFile* backing = nullptr;  ///< The file, where it is one of others.
+    int stalls = 0;                        ///< Requests in a row that moved nothing.
   };
 
   static constexpr int most_stalls = 64;
@@ -116,14 +120,14 @@ class NvmeTransfer {
     for (const FileRequest& each : requests) bytes += each.request.bytes;
     const IoRequest& first = requests.front().request;
     return operation(first) + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(first.offset) +
-           " of " + path;
+           " of " + (requests.front().backing ? requests.front().backing->path() : path);
   }
 
   static std::vector<Block> cut(std::span<const FileRequest> requests, std::size_t block) {
     std::vector<Block> blocks;
-    for (const auto& [whole, file] : requests) {
+    for (const auto& [whole, file, backing] : requests) {
       for (std::size_t done = 0; done < whole.bytes; done += block) {
-        blocks.push_back({advanced(whole, done), 0});
+        blocks.push_back({advanced(whole, done), backing.get()});
         blocks.back().request.bytes = std::min(block, whole.bytes - done);
       }
     }
@@ -158,7 +162,7 @@ class NvmeTransfer {
     (is_read ? self->store_->read : self->store_->written) += moved;
     if (moved == block.request.bytes) return self->end_block();
     if (moved > block.request.bytes) return self->fail_block(block, EIO, " (more was moved than asked for)");
-    const std::size_t progress = moved - moved % self->store_->alignment;
+    const std::size_t progress = block.backing ? moved : moved - moved % self->store_->alignment;
     block.stalls = progress > 0 ? 0 : block.stalls + 1;
     if (block.stalls > most_stalls) {
       return self->fail_block(block, is_transient ? static_cast<int>(-result) : EIO, " (no progress)");
@@ -168,9 +172,10 @@ class NvmeTransfer {
   }
 
   void fail_block(const Block& block, int error_number, const std::string& detail) {
-    fail_block(
-        std::make_exception_ptr(IoError{error_number, operation(block.request) + detail, store_->path,
-                                        block.request.offset, block.request.bytes, std::source_location::current()}));
+    fail_block(std::make_exception_ptr(IoError{error_number, operation(block.request) + detail,
+                                               block.backing ? block.backing->path() : store_->path,
+                                               block.request.offset, block.request.bytes,
+                                               std::source_location::current()}));
   }
 
   void fail_block(std::exception_ptr error) {
@@ -180,8 +185,20 @@ class NvmeTransfer {
 
   void end_block() {
     if (--pending_ > 0) return;
+    if (!error_) error_ = change();
     if (error_) return promise_.fail(error_);
     promise_.succeed();
+  }
+
+  /// The error of what was read in a file of others that is not any more what it was; nullptr if there is none.
+  std::exception_ptr change() const {
+    for (const auto& [request, file, backing] : requests_) {
+      if (!backing || backing->is_unchanged()) continue;
+      return std::make_exception_ptr(IoError{ESTALE, "read (the file has been changed)",
+                                             backing->path(), request.offset, request.bytes,
+                                             std::source_location::current()});
+    }
+    return nullptr;
   }
 
   E* engine_;
@@ -207,10 +224,12 @@ class NvmeTransfer {
 /// much space as it needs. A file is read for as long as something in it has not been written again, and then closed.
 /// What has been linked once is in files apart from all else.
 ///
+/// Extents can rest in files of others, which are read through the page cache, at whatever offset.
+///
 /// The engine outlives the tier. A tier that is destroyed waits for its transfers, but not for ever; one that ends
 /// later still does so safely, and the files are closed after the last.
 template <IoEngine E>
-class NvmeTier final : public LinkableExtents {
+class NvmeTier final : public LinkableExtents, public FileBackedExtents {
  public:
   /// @throws ConfigurationError if no directory was given or the options contradict the disk, IoError if no file can be
   /// made in the directory.
@@ -264,7 +283,7 @@ class NvmeTier final : public LinkableExtents {
       refuse("an extent", Bytes{rounded}, Bytes{capacity_ - std::min<std::size_t>(capacity_, extent.offset)});
     }
     file_->grow(extent.offset + rounded, "an extent");
-    if (linked_file_) file_->allocate(extent.offset, rounded, "an extent");
+    if (linked_file_ || has_holes_) file_->allocate(extent.offset, rounded, "an extent");
     const std::scoped_lock lock{mutex_};
     ranges_.assign(extent.offset, extent.offset + rounded, file_);
     extents_.insert(extent, {});
@@ -279,6 +298,7 @@ class NvmeTier final : public LinkableExtents {
     if (!taken) return;
     if (taken->value.is_linked && linked_file_) linked_file_->punch(extent.offset, extent.bytes);
     ranges_.assign(extent.offset, extent.offset + extent.bytes, file_);  // nothing is read of it any more
+    backed_.erase(extent.offset, extent.offset + extent.bytes);
     extents_.erase(*taken);
   }
 
@@ -318,6 +338,33 @@ class NvmeTier final : public LinkableExtents {
     return linked;
   }
 
+  FileBackedExtents* file_backed() noexcept { return this; }
+
+  void back(const Extent& extent, std::size_t offset, std::size_t bytes, BackedBytes backing) override {
+    if (backing.bytes > bytes || (backing.bytes > 0 && !backing.file)) {
+      throw_configuration_error(std::to_string(backing.bytes) + " bytes of " +
+                                (backing.file ? backing.file->path() : "no file") + " are no range of " +
+                                std::to_string(bytes) + " bytes of the " + name_);
+    }
+    process_.check(name_);
+    const std::scoped_lock lock{mutex_};
+    const auto* const taken = taken_range({"backing", extent, offset, bytes, name_});
+    if (bytes == 0) return;
+    const std::uint64_t begin = extent.offset + offset;
+    const File& file = taken->value.is_linked ? linked_file_ : file_;
+    backed_.assign(begin, begin + bytes, std::move(backing));
+    ranges_.assign(begin, begin + bytes, file);  // where it is written, if ever
+    has_holes_ = true;
+    file->punch(begin, bytes);
+  }
+
+  void clear(const Extent& extent, std::size_t offset, std::size_t bytes) override {
+    process_.check(name_);
+    const std::scoped_lock lock{mutex_};
+    taken_range({"clearing", extent, offset, bytes, name_});
+    if (bytes > 0) backed_.assign(extent.offset + offset, extent.offset + offset + bytes, {});
+  }
+
   TierCounters counters() const {
     const std::scoped_lock lock{mutex_};
     return {.used = extents_.used(), .peak = extents_.peak(), .read = Bytes{store_->read},
@@ -344,7 +391,8 @@ class NvmeTier final : public LinkableExtents {
   /// What is to be done for a transfer.
   struct Plan {
     std::vector<detail::FileRequest> requests;
-    ByteChecksum checksum = nullptr;  ///< Of what is written, where it is to be known.
+    std::vector<std::span<std::byte>> zeros;  ///< Memory for what is in no file.
+    ByteChecksum checksum = nullptr;          ///< Of what is written, where it is to be known.
   };
 
   /// Whatever the process's directory becomes.
@@ -365,7 +413,8 @@ class NvmeTier final : public LinkableExtents {
     const std::uint64_t begin = extent.offset + offset;
     const char* const operation = direction == IoDirection::read ? "read" : "write";
     Plan plan = this->plan(direction, {operation, extent, offset, bytes, name_}, data);
-    if (bytes == 0) return {};
+    for (const std::span<std::byte> zeros : plan.zeros) std::ranges::fill(zeros, std::byte{0});
+    if (plan.requests.empty()) return {};
     if (!plan.checksum) return detail::NvmeTransfer<E>::start(*engine_, store_, std::move(plan.requests), block_);
     const File file = plan.requests.front().file;
     const Completion end = detail::NvmeTransfer<E>::start(*engine_, store_, std::move(plan.requests), block_);
@@ -373,13 +422,20 @@ class NvmeTier final : public LinkableExtents {
     return end;
   }
 
-  Plan plan(IoDirection direction, const detail::TransferName& transfer, std::byte* data) {
+  /// The extent of a range that may be transferred; nullptr if it is empty. The mutex is held.
+  /// @throws ConfigurationError if the range is none.
+  const typename detail::ExtentMap<Kind>::Taken* taken_range(const detail::TransferName& transfer) const {
     transfer.check_inside();
-    const std::uint64_t address = std::bit_cast<std::uintptr_t>(data);
-    transfer.check_aligned(transfer.extent.offset | transfer.offset | transfer.bytes | address, alignment());
-    const std::scoped_lock lock{mutex_};
+    transfer.check_aligned(transfer.extent.offset | transfer.offset | transfer.bytes, alignment());
     const auto* const taken = transfer.extent.bytes != 0 ? extents_.holder(transfer.extent) : nullptr;
     if (transfer.extent.bytes != 0 && !taken) transfer.refuse_unplaced();
+    return taken;
+  }
+
+  Plan plan(IoDirection direction, const detail::TransferName& transfer, std::byte* data) {
+    const std::scoped_lock lock{mutex_};
+    const auto* const taken = taken_range(transfer);
+    transfer.check_aligned(std::bit_cast<std::uintptr_t>(data), alignment());
     if (transfer.bytes == 0) return {};
     Plan plan;
     const std::uint64_t begin = transfer.extent.offset + transfer.offset;
@@ -387,17 +443,36 @@ class NvmeTier final : public LinkableExtents {
       const File& file = taken->value.is_linked ? linked_file_ : file_;
       if (taken->value.is_linked) plan.checksum = checksum_;
       ranges_.assign(begin, begin + transfer.bytes, file);
+      backed_.erase(begin, begin + transfer.bytes);
     }
-    ranges_.visit(begin, begin + transfer.bytes, [&](std::uint64_t from, std::uint64_t to, const auto& run) {
+    const auto add_own = [&](std::uint64_t from, std::uint64_t to, const auto& run) {
       const auto run_bytes = static_cast<std::size_t>(to - from);
-      if (!plan.requests.empty() && plan.requests.back().file == run.file) {
+      if (!plan.requests.empty() && plan.requests.back().file == run.file &&
+          plan.requests.back().request.offset + plan.requests.back().request.bytes == from) {
         plan.requests.back().request.bytes += run_bytes;
       } else {
         const IoRequest request{direction, run.file->descriptor(), from, data + (from - begin), run_bytes};
         plan.requests.push_back({request, run.file});
       }
-    });
+    };
+    backed_.visit(
+        begin, begin + transfer.bytes,
+        [&](std::uint64_t from, std::uint64_t to, const BackedBytes& backing) {
+          const std::span range{data + (from - begin), static_cast<std::size_t>(to - from)};
+          if (backing.bytes < range.size()) plan.zeros.push_back(range.subspan(backing.bytes));
+          if (backing.bytes == 0) return;
+          const IoRequest request{direction, backing.file->descriptor(), backing.offset, range.data(), backing.bytes};
+          plan.requests.push_back({request, nullptr, backing.file});
+        },
+        [&](std::uint64_t from, std::uint64_t to) { ranges_.visit(from, to, add_own); });
     return plan;
+  }
+
+  /// Calls `f(from, to, run)` for each run of a range, as far as it is in the tier's own files.
+  template <class F>
+  void visit_own(std::uint64_t begin, std::uint64_t end, F f) const {
+    const auto ignore = [](std::uint64_t, std::uint64_t, const BackedBytes&) {};
+    backed_.visit(begin, end, ignore, [&](std::uint64_t from, std::uint64_t to) { ranges_.visit(from, to, f); });
   }
 
   void keep_checksums(std::uint64_t begin, std::span<const std::byte> bytes, const File& file, ByteChecksum checksum) {
@@ -414,7 +489,7 @@ class NvmeTier final : public LinkableExtents {
     std::vector<File> files;
     const std::scoped_lock lock{mutex_};
     for (const Extent& extent : extents) {
-      ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t, std::uint64_t, const auto& run) {
+      visit_own(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t, std::uint64_t, const auto& run) {
         if (std::ranges::find(files, run.file) == files.end()) files.push_back(run.file);
       });
     }
@@ -428,8 +503,8 @@ class NvmeTier final : public LinkableExtents {
     {
       const std::scoped_lock lock{mutex_};
       for (const Extent& extent : extents) {
-        ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
-                                                                       const auto& run) {
+        visit_own(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
+                                                                   const auto& run) {
           if (run.checksum || std::ranges::find(files, run.file) == files.end()) return;
           for (; from < to; from += std::min<std::uint64_t>(piece_bytes, to - from)) {
             const auto bytes = static_cast<std::size_t>(std::min<std::uint64_t>(piece_bytes, to - from));
@@ -474,8 +549,17 @@ class NvmeTier final : public LinkableExtents {
     std::vector<Extent> others;
     std::vector<Extent> joined;
     std::uint64_t end = 0;
+    const auto add_others = [&](std::uint64_t begin, std::uint64_t before) {
+      const auto add = [&](std::uint64_t from, std::uint64_t to) {
+        others.push_back({from, static_cast<std::size_t>(to - from)});
+      };
+      const auto add_zeros = [&](std::uint64_t from, std::uint64_t to, const BackedBytes& backing) {
+        if (!backing.file) add(from, to);
+      };
+      backed_.visit(begin, before, add_zeros, add);
+    };
     for (const Extent& extent : linked) {
-      if (extent.offset > end) others.push_back({end, static_cast<std::size_t>(extent.offset - end)});
+      if (extent.offset > end) add_others(end, extent.offset);
       if (!joined.empty() && extent.offset <= end) {
         joined.back().bytes = std::max<std::uint64_t>(end, extent.offset + extent.bytes) - joined.back().offset;
       } else {
@@ -483,7 +567,7 @@ class NvmeTier final : public LinkableExtents {
       }
       end = std::max<std::uint64_t>(end, extent.offset + extent.bytes);
     }
-    if (end < file_->size()) others.push_back({end, static_cast<std::size_t>(file_->size() - end)});
+    if (end < file_->size()) add_others(end, file_->size());
     next.linked = make_file(joined);
     if (next.linked && is_among(file_)) next.others = make_file(others);
     if (!next.linked || (is_among(file_) && !next.others)) return std::nullopt;
@@ -522,6 +606,10 @@ class NvmeTier final : public LinkableExtents {
       if (begin < end) ranges_.assign(begin, end, file_);
       return false;
     });
+    backed_.visit(
+        0, most_bytes,
+        [&](std::uint64_t begin, std::uint64_t end, const BackedBytes&) { ranges_.assign(begin, end, file_); },
+        [](std::uint64_t, std::uint64_t) {});
   }
 
   /// Lists what is in a file of the extents.
@@ -529,8 +617,8 @@ class NvmeTier final : public LinkableExtents {
     LinkedFile listed{file->size(), {}};
     const std::scoped_lock lock{mutex_};
     for (const Extent& extent : extents) {
-      ranges_.visit(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
-                                                                     const auto& run) {
+      visit_own(extent.offset, extent.offset + extent.bytes, [&](std::uint64_t from, std::uint64_t to,
+                                                                 const auto& run) {
         if (run.file != file) return;
         const auto bytes = static_cast<std::size_t>(to - from);
         listed.pieces.push_back({from, bytes, run.checksum.value()});
@@ -578,9 +666,11 @@ class NvmeTier final : public LinkableExtents {
   std::size_t capacity_;
   std::chrono::milliseconds drain_timeout_;
   std::string name_;
-  mutable std::mutex mutex_;  // of what follows, and of the files; of all but ranges_, the engine's caller changes it
+  mutable std::mutex mutex_;  // of what follows, and of the files; the engine's caller changes all but the ranges
   detail::ExtentMap<Kind> extents_;
   detail::FileRanges ranges_;
+  detail::BackedRanges backed_;  ///< What is not read where `ranges_` has it.
+  bool has_holes_ = false;       ///< Space was given back that is dealt out again.
   ByteChecksum checksum_ = nullptr;
   std::vector<std::weak_ptr<detail::ArenaFile>> named_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.

@@ -14,6 +14,7 @@
 namespace zerospan::inline v0 {
 
 class Arena;
+class FileBackedExtents;
 class LinkableExtents;
 
 /// A range of bytes at rest on a tier. Its meaning is the tier's own.
@@ -54,7 +55,8 @@ struct TierCounters {
 /// - `tier.arena()`, which a tier may lack, is the arena that `view` points into, nullptr where there is none. It tells
 ///   whose memory an addressable tier is in: an engine uses the memory of its own device alone;
 /// - `tier.linkable()`, which a tier may lack, gives names to the files that its extents are in, nullptr where they are
-///   in none.
+///   in none;
+/// - `tier.file_backed()`, which a tier may lack, has extents rest in files of others, nullptr where they cannot.
 ///
 /// Tiers outlive the engines that use them.
 template <class T>
@@ -113,6 +115,9 @@ class TierRef {
   /// What gives names to the files that the extents are in; nullptr where there is none, or the tier does not tell.
   LinkableExtents* linkable() const { return calls_->linkable(tier_); }
 
+  /// What has extents rest in files of others; nullptr where they cannot, or the tier does not tell.
+  FileBackedExtents* file_backed() const { return calls_->file_backed(tier_); }
+
   /// The identity of the tier: equal for references to the same one.
   const void* identity() const noexcept { return tier_; }
 
@@ -131,6 +136,7 @@ class TierRef {
     TierCounters (*counters)(const void*);
     const Arena* (*arena)(const void*);
     LinkableExtents* (*linkable)(void*);
+    FileBackedExtents* (*file_backed)(void*);
   };
 
   template <class T>
@@ -160,6 +166,13 @@ class TierRef {
       []([[maybe_unused]] void* t) -> LinkableExtents* {
         if constexpr (requires(T& tier) { tier.linkable(); }) {
           return static_cast<T*>(t)->linkable();
+        } else {
+          return nullptr;
+        }
+      },
+      []([[maybe_unused]] void* t) -> FileBackedExtents* {
+        if constexpr (requires(T& tier) { tier.file_backed(); }) {
+          return static_cast<T*>(t)->file_backed();
         } else {
           return nullptr;
         }

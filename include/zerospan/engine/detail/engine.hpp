@@ -50,6 +50,10 @@ class Engine : public ParameterStore {
   /// have none. @throws as `describe`.
   virtual std::vector<StatesPlace> places_of_states() = 0;
 
+  /// Where this rank's shards rest of what was declared frozen and is partitioned. What changes them there is followed
+  /// by a call of `edit_states`: what was prefetched is stale. @throws as `describe`.
+  virtual std::vector<FrozenPlace> places_of_frozen() = 0;
+
   /// From now on somebody reads states where they rest: before any change, it is waited for.
   virtual void let_read(std::shared_ptr<StatesBeingRead> reader) = 0;
 

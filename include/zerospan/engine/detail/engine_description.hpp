@@ -57,4 +57,14 @@ struct StatesPlace {
   StatesBeingRead::Group group;        ///< Which is changed at once.
 };
 
+/// Where this rank's shard of a parameter that was declared frozen rests: in one range of the parameters' tier.
+struct FrozenPlace {
+  std::size_t parameter;  ///< Its index.
+  StatesRange range;      ///< What the rank holds of it.
+  TierRef tier;
+  Extent extent;
+  std::size_t offset;  ///< In the extent; of whole transfers, as the bytes are.
+  std::size_t bytes;   ///< With what is behind the last element.
+};
+
 }  // namespace zerospan::inline v0::detail

@@ -238,6 +238,13 @@ class EngineOfDevice final : public Engine {
     return training.access().places_of_own(arrays);
   }
 
+  std::vector<FrozenPlace> places_of_frozen() override {
+    const Call call{*this, "an import"};
+    const TrainingModel<D>& training = model();
+    training.check_between_steps("an import");
+    return training.access().places_of_frozen();
+  }
+
   void let_read(std::shared_ptr<StatesBeingRead> reader) override {
     const Call call{*this, "a checkpoint"};
     std::erase_if(core_.readers, [](const auto& each) { return each->is_over(); });

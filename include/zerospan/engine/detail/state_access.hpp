@@ -137,6 +137,20 @@ class StateAccess {
     return result;
   }
 
+  /// Where this rank's shards rest of what has no states and is partitioned.
+  std::vector<FrozenPlace> places_of_frozen() const {
+    std::vector<FrozenPlace> result;
+    for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
+      const ParameterRecord& parameter = core_.states.parameters[p];
+      const StatesRange range = held(parameter);
+      if (parameter.has_states() || parameter.residence != Residence::partitioned || range.elements == 0) continue;
+      const Operand shard = core_.parameter_shard(parameter);
+      result.push_back({p, range, shard.tier, shard.extent, shard.offset,
+                        round_up(shard.bytes, shard.tier.alignment())});
+    }
+    return result;
+  }
+
   /// Has an editor change what this rank holds, in declaration order, and publishes it (a collective).
   void edit_own(const PieceMemory& memory, WriteContent content, const StatesEditor& editor) {
     core_.await_readers();

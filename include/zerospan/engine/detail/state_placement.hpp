@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -11,12 +12,14 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/initializer.hpp>
 #include <zerospan/engine/detail/declaring_model.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/tier/file_backed_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -60,6 +63,7 @@ class StatePlacement {
   std::vector<Completion> fill() {
     std::vector<Completion> ends{clear_norms()};
     for (const SubGroup& group : core_.states.groups) {
+      if (clear_group(group)) continue;
       const PostedWork posted = fill_group(group);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
     }
@@ -134,6 +138,22 @@ class StatePlacement {
       use.gradient.extent =
           space_.place(StateKind::gradients, sizes_.gradient_bytes(use.gradient.elements, parameter.type));
     }
+  }
+
+  /// What is frozen and begins as zeros needs not be written, where the tier can do without: it will be imported.
+  /// @return Whether that is so of the whole sub-group.
+  bool clear_group(const SubGroup& group) {
+    const ShardSpace& space = core_.states.spaces[group.space];
+    FileBackedExtents* const tier = core_.placement.parameters.file_backed();
+    const bool is_left = !tier || space.training != Training::frozen || space.residence != Residence::partitioned;
+    const auto is_zero = [&](const ShardRun& run) {
+      const auto* values = core_.states.parameters[run.parameter].initializer.template target<ConstantValues>();
+      return values && std::bit_cast<std::uint32_t>(values->value) == 0;
+    };
+    if (is_left || !std::ranges::all_of(group.runs, is_zero)) return false;
+    const std::size_t width = element_bytes(space.type);
+    tier->clear(space.parameters, group.first * width, group.elements * width);
+    return true;
   }
 
   PostedWork fill_group(const SubGroup& group) {

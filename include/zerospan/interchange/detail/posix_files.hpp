@@ -18,6 +18,7 @@
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/tier/file_backed_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -26,6 +27,7 @@ struct FileStatus {
   enum class Kind : std::uint8_t { regular, directory, other };
   Kind kind = Kind::other;
   std::uint64_t bytes = 0;
+  FileVersion version{};
   std::pair<std::uint64_t, std::uint64_t> identity{};  ///< Equal for two names of one file.
 };
 
@@ -82,6 +84,7 @@ struct PosixFiles {
     if (S_ISREG(status.st_mode)) known.kind = FileStatus::Kind::regular;
     if (S_ISDIR(status.st_mode)) known.kind = FileStatus::Kind::directory;
     known.bytes = static_cast<std::uint64_t>(status.st_size);
+    known.version = FileVersion::of(status);
     known.identity = {status.st_dev, status.st_ino};
     return known;
   }
@@ -114,6 +117,7 @@ class OpenFile {
   }
 
   const std::string& path() const noexcept { return path_; }
+  int descriptor() const noexcept { return descriptor_; }
   const Files& files() const noexcept { return files_; }
 
   /// @throws IoError

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
@@ -23,15 +27,17 @@
 #include <zerospan/interchange/safetensors_options.hpp>
 #include <zerospan/interchange/safetensors_tensor.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/tier/file_backed_extents.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// Imports one model. First every rank looks whether it is the engine's; when all have found it so, each reads the
-/// ranges that it holds.
+/// ranges that it holds, but for those that are to rest in the files.
 class SafetensorsImporter {
  public:
   SafetensorsImporter(Engine& engine, const std::string& path, const SafetensorsImportOptions& options)
-      : path_{path},
+      : engine_{engine},
+        path_{path},
         options_{options},
         model_{engine.describe()},
         ranks_{engine, model_.place, model_.places} {}
@@ -40,12 +46,15 @@ class SafetensorsImporter {
     ranks_.together([&] {
       source_.emplace(path_);
       match();
+      if (options_.frozen == FrozenValues::left_in_files) find_resting();
     });
+    leave_in_files();
     ranks_.edit_states(model_, {.content = WriteContent::undefined, .buffer = options_.buffer},
                        "; the model is imported in part", [&](std::size_t parameter, const StatesEdit& edit) {
                          std::optional<SafetensorsRegion>& region = regions_[parameter];
-                         if (!region) return EditOutcome::unchanged;
+                         if (!region || is_resting_[parameter]) return EditOutcome::unchanged;
                          for_tensor(region->tensor(), [&] { read(*region, edit); });
+                         imported_.copied.count += edit.master.size() * element_bytes(edit.type);
                          return EditOutcome::changed;
                        });
     imported_.path = source_->path();
@@ -53,6 +62,12 @@ class SafetensorsImporter {
   }
 
  private:
+  /// A shard that is to rest in a file.
+  struct Resting {
+    FrozenPlace place;
+    BackedBytes backing;
+  };
+
   /// Compares the engine's model with what there is. @throws FormatError if it is to be the same and is not.
   void match() {
     std::set<std::string_view> wanted;
@@ -108,6 +123,32 @@ class SafetensorsImporter {
     return region;
   }
 
+  /// Lists what can stay where it is, and opens the files for that.
+  void find_resting() {
+    std::map<const SafetensorsFile*, std::shared_ptr<const BackingFile>> opened;
+    for (const FrozenPlace& place : engine_.places_of_frozen()) {
+      const std::optional<SafetensorsRegion>& region = regions_[place.parameter];
+      if (!region || !place.tier.file_backed()) continue;
+      const SafetensorsFile& file = source_->file(region->tensor());
+      const StoredSafetensorsTensor& stored = file.tensor(region->tensor());
+      const ElementType type = model_.parameters[place.parameter].type;
+      const std::optional<std::uint64_t> first = region->in_tensor(place.range.first);
+      if (!first || element_type(stored.type) != type) continue;
+      std::shared_ptr<const BackingFile>& backing = opened[&file];
+      if (!backing) backing = for_tensor(region->tensor(), [&] { return file.backing(); });
+      const std::size_t width = element_bytes(type);
+      resting_.push_back({place, {backing, stored.offset + *first * width, place.range.elements * width}});
+    }
+  }
+
+  void leave_in_files() {
+    for (auto& [place, backing] : resting_) {
+      is_resting_[place.parameter] = true;
+      imported_.left_in_files.count += backing.bytes;
+      place.tier.file_backed()->back(place.extent, place.offset, place.bytes, std::move(backing));
+    }
+  }
+
   void read(SafetensorsRegion& region, const StatesEdit& edit) const {
     region.read(edit.first, edit.master, [&](std::uint64_t first, std::span<float> elements) {
       source_->read(region.tensor(), first, elements);
@@ -116,6 +157,7 @@ class SafetensorsImporter {
     edit.updates = 0;
   }
 
+  Engine& engine_;
   const std::string& path_;
   const SafetensorsImportOptions& options_;
   EngineDescription model_;
@@ -123,6 +165,8 @@ class SafetensorsImporter {
   std::optional<SafetensorsModel> source_;
   std::vector<std::optional<SafetensorsRegion>> regions_;  ///< Of each parameter, if it is taken.
   std::set<std::string, std::less<>> reshaped_;            ///< Tensors of another shape.
+  std::vector<Resting> resting_;
+  std::vector<bool> is_resting_ = std::vector<bool>(model_.parameters.size());  ///< Each parameter's shard.
   ImportedSafetensors imported_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -50,6 +51,12 @@ class SafetensorsRegion {
   std::uint64_t end_row() const noexcept { return place_.first_row + own_rows_; }
   std::uint64_t rows() const noexcept { return rows_; }
 
+  /// Where an element of the parameter is in the tensor, if those after it follow it there; otherwise nothing.
+  std::optional<std::uint64_t> in_tensor(std::uint64_t element) const noexcept {
+    if (!is_same_order()) return std::nullopt;
+    return place_.first_row * columns_ + element;
+  }
+
   /// Of the tensor, as it is stored.
   const std::vector<std::uint64_t>& shape() const noexcept { return shape_; }
 
@@ -75,13 +82,14 @@ class SafetensorsRegion {
  private:
   static constexpr std::size_t most_gathered = std::size_t{1} << 14;  // stays in a core's cache
 
+  bool is_same_order() const noexcept { return place_.order == StoredOrder::as_it_is || columns_ == 1 || rows_ == 1; }
+
   /// @param transfer_column Called with the first element in the tensor, memory for some of a column, and where the
   /// first of them is in the piece; the others follow a row apart.
   template <class E, class Transfer, class TransferColumn>
   void walk(std::uint64_t first, std::span<E> piece, Transfer& transfer, TransferColumn transfer_column) {
     if (piece.empty()) return;
-    const bool is_same_order = place_.order == StoredOrder::as_it_is || columns_ == 1 || rows_ == 1;
-    if (is_same_order) return transfer(place_.first_row * columns_ + first, piece);
+    if (const auto begin = in_tensor(first)) return transfer(*begin, piece);
     const std::uint64_t last = first + piece.size() - 1;
     for (std::uint64_t column = 0; column < columns_; ++column) {
       std::uint64_t row = first / columns_ + (column < first % columns_ ? 1 : 0);
