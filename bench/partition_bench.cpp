@@ -72,7 +72,9 @@ class Model {
   void pass() {
     engine_.begin(zerospan::Pass::evaluation);
     for (const auto& parameter : parameters_) {
-      benchmark::DoNotOptimize(parameter.gather(zerospan::calling_thread)->data);
+      const auto full = parameter.gather(zerospan::calling_thread);
+      auto* data = full->data;
+      benchmark::DoNotOptimize(data);
     }
   }
 
