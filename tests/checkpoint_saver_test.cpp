@@ -47,6 +47,41 @@ using zerospan_test::SmallRank;
 using zerospan_test::VolatileFiles;
 using zerospan_test::ways;
 
+/// A file system in memory that tells of operations: of what is made before it is, of what is removed afterwards.
+class ToldFiles final : public zerospan::CheckpointFiles {
+ public:
+  enum class Operation : std::uint8_t { create, remove, lock };
+
+  explicit ToldFiles(std::function<void(Operation, const std::string&)> tell) : tell_{std::move(tell)} {}
+
+  std::unique_ptr<Writer> create(const std::string& path) override {
+    tell_(Operation::create, path);
+    return files_.create(path);
+  }
+  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
+  void make_directory(const std::string& path) override { files_.make_directory(path); }
+  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
+  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
+  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
+  void remove(const std::string& path) override {
+    files_.remove(path);
+    tell_(Operation::remove, path);
+  }
+  std::unique_ptr<Lock> lock(const std::string& path) override {
+    tell_(Operation::lock, path);
+    return files_.lock(path);
+  }
+
+ private:
+  VolatileFiles files_;
+  std::function<void(Operation, const std::string&)> tell_;
+};
+
+/// Gives other threads time until something has happened, which may never be.
+void await_a_while(const std::atomic<bool>& has_happened) {
+  for (int i = 0; i < 10'000 && !has_happened; ++i) std::this_thread::yield();
+}
+
 // What it is made of.
 
 TEST_CASE("background work tells what has become of it, once") {
@@ -156,7 +191,7 @@ void check_change(const std::function<void(SmallRank&)>& change) {
         std::atomic<bool> is_changed = false;
         bool was_changed = false;
         std::thread opens{[&] {
-          for (int i = 0; i < 10'000 && !is_changed; ++i) std::this_thread::yield();
+          await_a_while(is_changed);
           was_changed = is_changed;
           files.open_gate();
         }};
@@ -388,6 +423,37 @@ TEST_CASE("of two saves under way one fails, whichever operation it is, and the 
     REQUIRE(operation < 300);
   }
   CHECK(failed > 5);
+}
+
+TEST_CASE("a checkpoint that is complete is told, though the call that learns of it throws what is of another") {
+  enum class Ask : std::uint8_t { wait, start, start_elsewhere };
+  for (const Ask ask : {Ask::wait, Ask::start, Ask::start_elsewhere}) {
+    CAPTURE(static_cast<int>(ask));
+    ToldFiles files{[](ToldFiles::Operation, const std::string& path) {
+      if (path == "/run/step-2/rank-0.json") zerospan::throw_io_error(ENOSPC, "making a file", path, 0, 0);
+    }};
+    VolatileFiles others;
+    on_small_ranks(1, [&](SmallRank& rank, auto&) {
+      CheckpointSaver saver{rank.engine(), "/run"};
+      for (int i = 0; i < 2; ++i) {
+        rank.step();
+        CHECK(saver.start({.files = &files}).empty());
+      }
+      rank.step();
+      const auto learn = [&] {
+        if (ask == Ask::wait) saver.wait();
+        if (ask == Ask::start) saver.start({.files = &files});
+        if (ask == Ask::start_elsewhere) saver.start({.files = &others});
+      };
+      CHECK_THROWS_AS(learn(), CheckpointError);
+      CHECK(!saver.is_saving());
+      const std::vector<SavedCheckpoint> saved = saver.poll();
+      REQUIRE(saved.size() == 1);
+      CHECK(saved[0].step == 1);
+      CHECK(saver.poll().empty());
+      return 0;
+    });
+  }
 }
 
 TEST_CASE("a saver that ends gives up what it has begun, and the next one removes it") {
