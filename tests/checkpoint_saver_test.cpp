@@ -456,6 +456,23 @@ TEST_CASE("a checkpoint that is complete is told, though the call that learns of
   }
 }
 
+TEST_CASE("a save that cannot begin begins on no rank, whichever is first to know") {
+  std::atomic<bool> is_removed = false;
+  ToldFiles files{[&](ToldFiles::Operation operation, const std::string& path) {
+    if (operation == ToldFiles::Operation::remove && path == "/run/step-1") is_removed = true;
+    if (operation == ToldFiles::Operation::create && path.ends_with("rank-1.data")) await_a_while(is_removed);
+  }};
+  on_small_ranks(2, [&](SmallRank& rank, auto&) {
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    CHECK_THROWS_AS(saver.start({.buffer = zerospan::Bytes{1000}, .files = &files}), zerospan::ConfigurationError);
+    CHECK(!saver.is_saving());
+    saver.start({.files = &files});
+    CHECK(saver.wait().back().step == 1);
+    return 0;
+  });
+}
+
 TEST_CASE("a saver that ends gives up what it has begun, and the next one removes it") {
   GatedFiles files;
   on_small_ranks(1, [&](SmallRank& rank, auto&) {
@@ -474,6 +491,36 @@ TEST_CASE("a saver that ends gives up what it has begun, and the next one remove
     CHECK(saver.wait().back().step == 2);
     return 0;
   });
+}
+
+TEST_CASE("nothing is removed of what was given up before every rank has given it up") {
+  std::atomic<bool> has_begun_again = false;
+  std::atomic<bool> is_late = false;
+  std::atomic<bool> was_awaited = false;
+  int locks = 0;
+  ToldFiles files{[&](ToldFiles::Operation operation, const std::string& path) {
+    if (operation == ToldFiles::Operation::lock && ++locks == 2) {
+      was_awaited = is_late.load();
+      has_begun_again = true;
+    }
+    // The first save begins late on rank 1.
+    if (operation == ToldFiles::Operation::create && path.ends_with("rank-1.data") && !is_late) {
+      await_a_while(has_begun_again);
+      is_late = true;
+    }
+  }};
+  on_small_ranks(2, [&](SmallRank& rank, auto&) {
+    rank.step();
+    const std::uint64_t hash = rank.hash();
+    CheckpointSaver{rank.engine(), "/run"}.start({.files = &files});
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    CHECK(saver.wait().back().step == 1);
+    zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
+    CHECK(rank.hash() == hash);
+    return 0;
+  });
+  CHECK(was_awaited);
 }
 
 TEST_CASE("an engine that ends is not read any more, and its save fails") {
