@@ -42,7 +42,8 @@ namespace zerospan::inline v0 {
 /// complete, in order, each once. An error of a save (CheckpointError, which names its file) is thrown on all ranks
 /// alike by the first of them that learns of it, and ends that save, and no other; training can go on, and save again.
 /// They throw whatever the engine throws, besides. What has become complete when one throws is returned by the next.
-/// The end of a saver is no collective: what is not complete is given up, and the next save in the directory removes it.
+/// The end of a saver is no collective: what is not complete is given up, and the next save in the directory removes
+/// it.
 ///
 /// A load from the directory comes after `wait`: a save that becomes complete may remove what is loaded.
 class CheckpointSaver {
