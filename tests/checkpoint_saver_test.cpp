@@ -47,6 +47,41 @@ using zerospan_test::SmallRank;
 using zerospan_test::VolatileFiles;
 using zerospan_test::ways;
 
+/// A file system in memory that tells of operations: of what is made before it is, of what is removed afterwards.
+class ToldFiles final : public zerospan::CheckpointFiles {
+ public:
+  enum class Operation : std::uint8_t { create, remove, lock };
+
+  explicit ToldFiles(std::function<void(Operation, const std::string&)> tell) : tell_{std::move(tell)} {}
+
+  std::unique_ptr<Writer> create(const std::string& path) override {
+    tell_(Operation::create, path);
+    return files_.create(path);
+  }
+  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
+  void make_directory(const std::string& path) override { files_.make_directory(path); }
+  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
+  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
+  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
+  void remove(const std::string& path) override {
+    files_.remove(path);
+    tell_(Operation::remove, path);
+  }
+  std::unique_ptr<Lock> lock(const std::string& path) override {
+    tell_(Operation::lock, path);
+    return files_.lock(path);
+  }
+
+ private:
+  VolatileFiles files_;
+  std::function<void(Operation, const std::string&)> tell_;
+};
+
+/// Gives other threads time until something has happened, which may never be.
+void await_a_while(const std::atomic<bool>& has_happened) {
+  for (int i = 0; i < 10'000 && !has_happened; ++i) std::this_thread::yield();
+}
+
 // What it is made of.
 
 TEST_CASE("background work tells what has become of it, once") {
@@ -156,7 +191,7 @@ void check_change(const std::function<void(SmallRank&)>& change) {
         std::atomic<bool> is_changed = false;
         bool was_changed = false;
         std::thread opens{[&] {
-          for (int i = 0; i < 10'000 && !is_changed; ++i) std::this_thread::yield();
+          await_a_while(is_changed);
           was_changed = is_changed;
           files.open_gate();
         }};
@@ -390,6 +425,54 @@ TEST_CASE("of two saves under way one fails, whichever operation it is, and the 
   CHECK(failed > 5);
 }
 
+TEST_CASE("a checkpoint that is complete is told, though the call that learns of it throws what is of another") {
+  enum class Ask : std::uint8_t { wait, start, start_elsewhere };
+  for (const Ask ask : {Ask::wait, Ask::start, Ask::start_elsewhere}) {
+    CAPTURE(static_cast<int>(ask));
+    ToldFiles files{[](ToldFiles::Operation, const std::string& path) {
+      if (path == "/run/step-2/rank-0.json") zerospan::throw_io_error(ENOSPC, "making a file", path, 0, 0);
+    }};
+    VolatileFiles others;
+    on_small_ranks(1, [&](SmallRank& rank, auto&) {
+      CheckpointSaver saver{rank.engine(), "/run"};
+      for (int i = 0; i < 2; ++i) {
+        rank.step();
+        CHECK(saver.start({.files = &files}).empty());
+      }
+      rank.step();
+      const auto learn = [&] {
+        if (ask == Ask::wait) saver.wait();
+        if (ask == Ask::start) saver.start({.files = &files});
+        if (ask == Ask::start_elsewhere) saver.start({.files = &others});
+      };
+      CHECK_THROWS_AS(learn(), CheckpointError);
+      CHECK(!saver.is_saving());
+      const std::vector<SavedCheckpoint> saved = saver.poll();
+      REQUIRE(saved.size() == 1);
+      CHECK(saved[0].step == 1);
+      CHECK(saver.poll().empty());
+      return 0;
+    });
+  }
+}
+
+TEST_CASE("a save that cannot begin begins on no rank, whichever is first to know") {
+  std::atomic<bool> is_removed = false;
+  ToldFiles files{[&](ToldFiles::Operation operation, const std::string& path) {
+    if (operation == ToldFiles::Operation::remove && path == "/run/step-1") is_removed = true;
+    if (operation == ToldFiles::Operation::create && path.ends_with("rank-1.data")) await_a_while(is_removed);
+  }};
+  on_small_ranks(2, [&](SmallRank& rank, auto&) {
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    CHECK_THROWS_AS(saver.start({.buffer = zerospan::Bytes{1000}, .files = &files}), zerospan::ConfigurationError);
+    CHECK(!saver.is_saving());
+    saver.start({.files = &files});
+    CHECK(saver.wait().back().step == 1);
+    return 0;
+  });
+}
+
 TEST_CASE("a saver that ends gives up what it has begun, and the next one removes it") {
   GatedFiles files;
   on_small_ranks(1, [&](SmallRank& rank, auto&) {
@@ -408,6 +491,36 @@ TEST_CASE("a saver that ends gives up what it has begun, and the next one remove
     CHECK(saver.wait().back().step == 2);
     return 0;
   });
+}
+
+TEST_CASE("nothing is removed of what was given up before every rank has given it up") {
+  std::atomic<bool> has_begun_again = false;
+  std::atomic<bool> is_late = false;
+  std::atomic<bool> was_awaited = false;
+  int locks = 0;
+  ToldFiles files{[&](ToldFiles::Operation operation, const std::string& path) {
+    if (operation == ToldFiles::Operation::lock && ++locks == 2) {
+      was_awaited = is_late.load();
+      has_begun_again = true;
+    }
+    // The first save begins late on rank 1.
+    if (operation == ToldFiles::Operation::create && path.ends_with("rank-1.data") && !is_late) {
+      await_a_while(has_begun_again);
+      is_late = true;
+    }
+  }};
+  on_small_ranks(2, [&](SmallRank& rank, auto&) {
+    rank.step();
+    const std::uint64_t hash = rank.hash();
+    CheckpointSaver{rank.engine(), "/run"}.start({.files = &files});
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    CHECK(saver.wait().back().step == 1);
+    zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
+    CHECK(rank.hash() == hash);
+    return 0;
+  });
+  CHECK(was_awaited);
 }
 
 TEST_CASE("an engine that ends is not read any more, and its save fails") {

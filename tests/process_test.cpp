@@ -3,8 +3,10 @@
 
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -392,6 +394,30 @@ TEST_CASE("a child process is told that a save is its parent's, which goes on, w
   files.open_gate();
   CHECK(training.saver->wait().size() == 1);
   CHECK(zerospan::find_checkpoint(*training.engine, "/run", {.files = &files}) == 0);
+}
+
+TEST_CASE("a child process that lives on keeps nobody from saving") {
+  const ScratchDirectory directory;
+  Saving training;
+  zerospan::CheckpointSaver saver{*training.engine, directory.path()};
+  saver.start();
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe(ends.data()) == 0);
+  const ::pid_t child = ::fork();
+  REQUIRE(child != -1);
+  if (child == 0) {
+    ::close(ends[1]);
+    char end = 0;
+    ::_exit(static_cast<int>(::read(ends[0], &end, 1)));
+  }
+  ::close(ends[0]);
+  CHECK(saver.wait().size() == 1);
+  CHECK_NOTHROW(saver.start());
+  CHECK(saver.wait().size() == 1);
+  ::close(ends[1]);
+  int status = 0;
+  CHECK(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
 }
 
 TEST_CASE("a save for which there is no thread fails, and training goes on") {

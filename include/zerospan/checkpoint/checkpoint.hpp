@@ -22,8 +22,8 @@
 /// before. Checkpoints are ordered by their steps; no clock is asked. A directory is one training's: two that save into
 /// it at once are told, by a lock on `DIR/lock`.
 ///
-/// **What it costs.** `save_checkpoint` blocks: every rank streams what it holds from its tiers to its file, through one
-/// buffer at most, and nothing is trained meanwhile. A `CheckpointSaver` saves while training goes on. What several
+/// **What it costs.** `save_checkpoint` blocks: every rank streams what it holds from its tiers to its file, through
+/// one buffer at most, and nothing is trained meanwhile. A `CheckpointSaver` saves while training goes on. What several
 /// ranks hold alike is written by one of them. A load reads twice what a rank holds: once to compare checksums, before
 /// anything is changed, and once to take it.
 ///

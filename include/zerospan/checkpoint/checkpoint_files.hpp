@@ -24,6 +24,7 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/detail/own_process.hpp>
 #include <zerospan/core/error.hpp>
 
 namespace zerospan::inline v0 {
@@ -115,7 +116,9 @@ class CheckpointFiles {
 };
 
 /// The file system of this host. Files are written by direct I/O where it allows that: what nobody reads again for a
-/// while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their process, however it ends.
+/// while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their
+/// process, however it ends. Of one that is killed, children that it had forked meanwhile still hold them, until they
+/// end or execute another program.
 class FileSystem final : public CheckpointFiles {
  public:
   std::unique_ptr<Writer> create(const std::string& path) override {
@@ -348,11 +351,16 @@ class FileSystem final : public CheckpointFiles {
     std::uint64_t size_ = 0;
   };
 
+  /// Its end unlocks the file, which a child process may still have open. The child's copy does not.
   class FileLock final : public Lock {
    public:
     explicit FileLock(Descriptor file) : file_{std::move(file)} {}
+    ~FileLock() override {
+      if (process_.is_this()) ::flock(file_.number(), LOCK_UN);
+    }
 
    private:
+    detail::OwnProcess process_;
     Descriptor file_;
   };
 };

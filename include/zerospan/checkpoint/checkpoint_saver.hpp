@@ -33,16 +33,19 @@ namespace zerospan::inline v0 {
 ///
 /// `start` returns when files have been linked and everything else that is not in the host's memory has been written
 /// (states on a tier that cannot be linked, in memory of a device, and frozen parameters). States in the host's memory
-/// are written from where they are, on a thread of its own; a step waits, sub-group by sub-group, until those that it is
-/// about to change have been. Everything is made durable on that thread. When every rank's is, rank 0 completes the
+/// are written from where they are, on a thread of its own; a step waits, sub-group by sub-group, until those that it
+/// is about to change have been. Everything is made durable on that thread. When every rank's is, rank 0 completes the
 /// checkpoint and removes older ones, on a thread too: the next save may begin meanwhile. So there may be two more
 /// checkpoints for a while than are kept.
 ///
 /// Its members are collectives: every rank calls them in the same order. They return the checkpoints that have become
-/// complete, in order, each once. An error of a save (CheckpointError, which names its file) is thrown on all ranks alike
-/// by the first of them that learns of it, and ends that save, and no other; training can go on, and save again. They
-/// throw whatever the engine throws, besides. The end of a saver is no collective: what is not complete is given up, and
-/// the next save in the directory removes it.
+/// complete, in order, each once. An error of a save (CheckpointError, which names its file) is thrown on all ranks
+/// alike by the first of them that learns of it, and ends that save, and no other; training can go on, and save again.
+/// They throw whatever the engine throws, besides. What has become complete when one throws is returned by the next.
+/// The end of a saver is no collective: what is not complete is given up, and the next save in the directory removes
+/// it.
+///
+/// A load from the directory comes after `wait`: a save that becomes complete may remove what is loaded.
 class CheckpointSaver {
  public:
   template <ParameterHost E>
@@ -56,36 +59,30 @@ class CheckpointSaver {
   ~CheckpointSaver() = default;
 
   /// Begins to save the training as it is now, between two steps, and first waits until every rank has written what the
-  /// save before it began.
+  /// save before it began, and the one before that is complete.
   /// @param options `host_bytes` are copied; `files` outlive the save.
   /// @throws as `save_checkpoint`. If a save before it has failed, that is thrown, and none is begun.
   std::vector<SavedCheckpoint> start(const SaveOptions& options = {}) {
     CheckpointFiles& files = options.files ? *options.files : files_;
-    std::vector<SavedCheckpoint> complete;
-    if (&files != files_of_saves_) complete = wait();
-    if (writing_ && completing_) complete.push_back(finish());
+    if (&files != files_of_saves_) finish_all();
+    if (writing_ && completing_) finish();
     if (writing_) hand_over();
     files_of_saves_ = &files;
     writing_ = std::make_unique<detail::CheckpointSave>(engine_, files, directory_, options, completing_.get());
-    return complete;
+    return take_complete();
   }
 
   /// Waits for nothing but what ranks tell each other.
   std::vector<SavedCheckpoint> poll() {
-    std::vector<SavedCheckpoint> complete;
-    if (completing_ && guarded(completing_, [&] { return completing_->is_done(); })) complete.push_back(finish());
+    if (completing_ && guarded(completing_, [&] { return completing_->is_done(); })) finish();
     if (!completing_ && writing_ && guarded(writing_, [&] { return writing_->is_done(); })) hand_over();
-    return complete;
+    return take_complete();
   }
 
   /// Waits for everything that has been begun.
   std::vector<SavedCheckpoint> wait() {
-    std::vector<SavedCheckpoint> complete;
-    while (is_saving()) {
-      if (completing_) complete.push_back(finish());
-      if (writing_) hand_over();
-    }
-    return complete;
+    finish_all();
+    return take_complete();
   }
 
   /// Whether a save has been begun that is neither complete nor has failed. Not a collective; the same on all ranks.
@@ -100,11 +97,20 @@ class CheckpointSaver {
     completing_ = std::move(writing_);
   }
 
-  SavedCheckpoint finish() {
-    SavedCheckpoint saved = guarded(completing_, [&] { return completing_->advance().value(); });
+  /// Waits until the checkpoint is complete.
+  void finish() {
+    complete_.push_back(guarded(completing_, [&] { return completing_->advance().value(); }));
     completing_.reset();
-    return saved;
   }
+
+  void finish_all() {
+    while (is_saving()) {
+      if (completing_) finish();
+      if (writing_) hand_over();
+    }
+  }
+
+  std::vector<SavedCheckpoint> take_complete() { return std::exchange(complete_, {}); }
 
   /// What fails ends the save.
   template <class F>
@@ -124,6 +130,7 @@ class CheckpointSaver {
   const CheckpointFiles* files_of_saves_ = nullptr;
   Save completing_;
   Save writing_;
+  std::vector<SavedCheckpoint> complete_;  ///< Not told yet.
 };
 
 }  // namespace zerospan::inline v0

@@ -121,10 +121,14 @@ class CheckpointDirectory {
     for (const CheckpointName& name : names(false)) remove(name);
   }
 
-  /// A name for a checkpoint of that step that no complete one has. @throws IoError
+  /// A name for a checkpoint of that step that none has, complete or not. @throws IoError
   CheckpointName next_name(std::int64_t step) const {
-    const std::optional<CheckpointName> last = of_step(step);
-    return {step, last ? last->copy + 1 : 0};
+    CheckpointName next{step, 0};
+    for (const std::string& entry : files_.list(path_)) {
+      const std::optional<CheckpointName> taken = CheckpointName::parse(entry);
+      if (taken && taken->step == step) next.copy = std::max(next.copy, taken->copy + 1);
+    }
+    return next;
   }
 
   /// Makes a small file, or replaces it at once. @param directory In which it is.

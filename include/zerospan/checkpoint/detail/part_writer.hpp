@@ -57,8 +57,8 @@ class DataWriter {
   std::uint64_t bytes_ = 0;
 };
 
-/// Writes one rank's data of a checkpoint, and its part, which lists the data and the files that were linked. It knows no
-/// engine: the last of it is done on a thread of its own, while the engine trains.
+/// Writes one rank's data of a checkpoint, and its part, which lists the data and the files that were linked. It knows
+/// no engine: the last of it is done on a thread of its own, while the engine trains.
 class PartWriter {
  public:
   /// @param model Like all the others, outlives it.

@@ -2,7 +2,6 @@
 /// CheckpointSave: saves the states of an engine, while it trains.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -30,14 +29,15 @@
 namespace zerospan::inline v0::detail {
 
 /// One checkpoint, from its begin until it is complete or has failed. Each rank links the files that its states are in,
-/// and writes the rest of its data, and its part, which lists all of it: what is in memory on a thread of its own, before
-/// the engine changes it. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint complete,
-/// names it the latest, and removes older ones, on such a thread too.
+/// and writes the rest of its data, and its part, which lists all of it: what is in memory on a thread of its own,
+/// before the engine changes it. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint
+/// complete, names it the latest, and removes older ones, on such a thread too.
 ///
 /// Its members but `is_done` are collectives. An error is told on all ranks, and ends it.
 class CheckpointSave {
  public:
-  /// Begins: the engine may train as soon as this has returned. An error of this rank's files alone is told by `advance`.
+  /// Begins: the engine may train as soon as this has returned. An error of this rank's files alone is told by
+  /// `advance`.
   /// @param before A save into the same directory of which the parts are written, and which may not be complete; or
   /// nullptr.
   CheckpointSave(Engine& engine, CheckpointFiles& files, const std::string& directory, const SaveOptions& options,
@@ -50,6 +50,7 @@ class CheckpointSave {
         ranks_{engine, model_.place, model_.places},
         directory_{files, directory} {
     name_.step = model_.progress.step;
+    if (!before) ranks_.together([] {});  // no rank writes any more to what was given up, and is removed now
     const auto copy = ranks_.by_first(1, [&] {
       if (before) {
         lock_ = before->lock_;
@@ -59,7 +60,6 @@ class CheckpointSave {
         directory_.remove_incomplete();
       }
       name_ = directory_.next_name(name_.step);
-      if (before && before->name_.step == name_.step) name_.copy = std::max(name_.copy, before->name_.copy + 1);
       files_.make_directory(directory_.path_of(name_));
       return std::vector<std::int64_t>{name_.copy};
     });
@@ -67,6 +67,7 @@ class CheckpointSave {
     try {
       begin_part();
     } catch (...) {
+      lock_.reset();  // nothing is removed: other ranks may be about to begin, and are to see for themselves
       give_up();
       throw;
     }
@@ -95,8 +96,8 @@ class CheckpointSave {
         work_.wait();
       });
       are_parts_written_ = true;
-      const std::vector<std::int64_t> parts =
-          ranks_.of_all(std::array{static_cast<std::int64_t>(stored_.bytes), static_cast<std::int64_t>(stored_.checksum)});
+      const std::vector<std::int64_t> parts = ranks_.of_all(
+          std::array{static_cast<std::int64_t>(stored_.bytes), static_cast<std::int64_t>(stored_.checksum)});
       ranks_.together([&] {
         if (model_.place != 0) return;
         begin_work("the thread that completes a checkpoint", [this, parts] {
