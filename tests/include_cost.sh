@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prints what including the facade costs a compiler over an empty file, and beside it what the standard headers that it
-# needs cost alone. Fails if it has more preprocessed lines than <most lines>: times are the machine's, lines are not.
+# needs cost alone. Fails if it has more than <most lines> preprocessed lines beside theirs: times are the machine's, and
+# the standard headers the compiler's.
 # Usage: include_cost.sh <compiler> <include directory> <most lines>
 set -euo pipefail
 compiler="$1" include="$2" most="$3"
@@ -29,8 +30,9 @@ milliseconds() {
 empty="$(milliseconds "$scratch/empty.cpp")"
 facade="$(lines "$scratch/facade.cpp")"
 echo "zerospan.hpp: $facade lines, $(($(milliseconds "$scratch/facade.cpp") - empty)) ms over an empty file"
-echo "its standard headers alone: $(lines "$scratch/standard.cpp") lines, $(($(milliseconds "$scratch/standard.cpp") - empty)) ms"
-if ((facade > most)); then
-  echo "more than $most lines" >&2
+standard="$(lines "$scratch/standard.cpp")"
+echo "its standard headers alone: $standard lines, $(($(milliseconds "$scratch/standard.cpp") - empty)) ms"
+if ((facade - standard > most)); then
+  echo "more than $most lines of its own" >&2
   exit 1
 fi

@@ -10,9 +10,9 @@ fail() {
   exit 1
 }
 
-# expect <pattern>: the output has such a line.
+# expect <pattern>: the output has such words, on however many lines.
 expect() {
-  grep -Eq "$1" <<<"$output" || fail "nowhere '$1' in: $output"
+  tr '\n' ' ' <<<"$output" | grep -Eq "$1" || fail "nowhere '$1' in: $output"
 }
 
 status=0

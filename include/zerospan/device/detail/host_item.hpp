@@ -47,11 +47,11 @@ struct HostItem {
     }
     work = nullptr;
     const std::uint64_t transfer = started.done() ? 0 : monitor->transfer_begins(promise->completion().label());
-    const auto finish = [monitor, promise = promise, operation = operation, name = std::move(name), lane, begin,
-                         transfer](const std::exception_ptr& failure) {
+    const auto finish = [monitor, end = promise, kind = operation.kind, bytes = operation.bytes, of = std::move(name),
+                         lane, begin, transfer](const std::exception_ptr& failure) {
       monitor->transfer_ended(transfer);
-      monitor->finish_item(*promise, lane_names[static_cast<std::size_t>(lane)],
-                           {operation.kind, name, operation.bytes}, begin, LaneMonitor::Clock::now(), failure);
+      monitor->finish_item(*end, lane_names[static_cast<std::size_t>(lane)], {kind, of, bytes}, begin,
+                           LaneMonitor::Clock::now(), failure);
     };
     if (error) {
       finish(error);
