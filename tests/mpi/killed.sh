@@ -56,7 +56,7 @@ for ((round = 1; round <= rounds; ++round)); do
   # Open MPI's mpirun waits so long before it passes SIGTERM on, and once more before it kills.
   patience=1
   if [[ "$to" == launcher ]]; then patience=3; fi
-  export OMPI_MCA_odls_base_sigkill_timeout="$patience"
+  export OMPI_MCA_odls_base_sigkill_timeout="$patience" PRTE_MCA_odls_base_sigkill_timeout="$patience"
   train --save-every "$save_every" --parameters "$place" --gradients "$place" --optimizer "$place"
 
   # Where it begins nobody is told, if it is killed before.
@@ -64,7 +64,7 @@ for ((round = 1; round <= rounds; ++round)); do
   last="${saved:-${begun:-$last}}"
   case "$to:$signal" in
     *:KILL)
-      if ((status == 0)) || ! grep -q "on signal 9" "$directory/output"; then fail "it ended with $status"; fi
+      if ((status == 0)) || ! tr '\n' ' ' <"$directory/output" | grep -q "on signal 9"; then fail "it ended with $status"; fi
       ;;
     rank:TERM) if ((status != 0)); then fail "it ended with $status"; fi ;;
   esac
