@@ -33,6 +33,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/faulty_io_engine.hpp"
+#include "support/forwarded_files.hpp"
 #include "support/own_mounts.hpp"
 #include "support/process_limits.hpp"
 #include "support/scratch.hpp"
@@ -646,31 +647,19 @@ TEST_CASE("what is frozen for a while stays in its file, which each checkpoint h
 }
 
 /// The file system of the host, whose links are refused or fail.
-class NoLinks final : public zerospan::CheckpointFiles {
+class NoLinks final : public zerospan_test::ForwardedFiles<zerospan::FileSystem> {
  public:
   enum class Link : std::uint8_t { works, other_file_system, refused, fails };
 
   std::atomic<Link> link_is{Link::works};
 
-  std::unique_ptr<Writer> create(const std::string& path) override { return files_.create(path); }
-  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
-  void make_directory(const std::string& path) override { files_.make_directory(path); }
-  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
-  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
-  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
-  void remove(const std::string& path) override { files_.remove(path); }
-  std::unique_ptr<Lock> lock(const std::string& path) override { return files_.lock(path); }
   bool can_link(int descriptor, const std::string& directory) override {
-    return link_is != Link::other_file_system && files_.can_link(descriptor, directory);
+    return link_is != Link::other_file_system && ForwardedFiles::can_link(descriptor, directory);
   }
-  void sync_file(const std::string& path) override { files_.sync_file(path); }
   bool link(int descriptor, const std::string& path) override {
     if (link_is == Link::fails) zerospan::throw_io_error(EIO, "linking a file", path, 0, 0);
-    return link_is == Link::works && files_.link(descriptor, path);
+    return link_is == Link::works && ForwardedFiles::link(descriptor, path);
   }
-
- private:
-  zerospan::FileSystem files_;
 };
 
 TEST_CASE("where nothing can be linked it is copied, which is said") {

@@ -307,7 +307,8 @@ struct zerospan::TensorTraits<Values> {
 
 namespace {
 
-TEST_CASE("a child process is told that an engine is its parent's, and destroys its copy of it at once") {
+/// A training of one rank.
+struct OneRank {
   zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
   zerospan::HostTier tier{device};
   zerospan::SelfCommunicator self;
@@ -316,6 +317,12 @@ TEST_CASE("a child process is told that an engine is its parent's, and destroys 
       engine{std::in_place, zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier}, zerospan::AdamW{}};
   std::optional<zerospan::PartitionedParameter<Values>> weight{std::in_place, *engine, "weight", zerospan::Shape{5000},
                                                                zerospan::init::ones()};
+};
+
+TEST_CASE("a child process is told that an engine is its parent's, and destroys its copy of it at once") {
+  OneRank rank;
+  auto& engine = rank.engine;
+  auto& weight = rank.weight;
   static_cast<void>(weight->gather(zerospan::calling_thread));
   const std::string who = of_parent("what was made on a HostDevice");
   CHECK(refusal_in_child([&] { static_cast<void>(weight->gather(zerospan::calling_thread)); }).starts_with(who));
@@ -367,15 +374,8 @@ TEST_CASE("whatever is under way, a child destroys its copies of tiers at once")
 
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
 
-/// A training of one rank, and its saver.
-struct Saving {
-  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
-  zerospan::HostTier tier{device};
-  zerospan::SelfCommunicator self;
-  std::optional<zerospan::ZeroEngine<zerospan::Stage3, zerospan::SelfCommunicator, zerospan::HostDevice,
-                                     zerospan::AdamW>>
-      engine{std::in_place, zerospan::Stage3{}, self, device, zerospan::Placement{tier, tier, tier}, zerospan::AdamW{}};
-  zerospan::PartitionedParameter<Values> weight{*engine, "weight", zerospan::Shape{5000}, zerospan::init::ones()};
+/// The same, and its saver.
+struct Saving : OneRank {
   std::optional<zerospan::CheckpointSaver> saver{std::in_place, *engine, "/run"};
 };
 

@@ -20,6 +20,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/forwarded_files.hpp"
 #include "support/mpi_world.hpp"
 #include "support/scratch.hpp"
 #include "support/toy_model.hpp"
@@ -91,20 +92,14 @@ class SharedDirectory {
 };
 
 /// The file system of this host, on a disk that is full once it is said to be.
-class FullDisk final : public zerospan::CheckpointFiles {
+class FullDisk final : public zerospan_test::ForwardedFiles<zerospan::FileSystem> {
  public:
   bool is_full = false;
 
   std::unique_ptr<Writer> create(const std::string& path) override {
-    return std::make_unique<FullWriter>(is_full, path, files_.create(path));
+    return std::make_unique<FullWriter>(is_full, path, ForwardedFiles::create(path));
   }
-  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
-  void make_directory(const std::string& path) override { files_.make_directory(path); }
-  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
-  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
-  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
-  void remove(const std::string& path) override { files_.remove(path); }
-  std::unique_ptr<Lock> lock(const std::string& path) override { return files_.lock(path); }
+  bool can_link(int, const std::string&) override { return false; }  // everything is written
 
  private:
   class FullWriter final : public Writer {
@@ -122,8 +117,6 @@ class FullDisk final : public zerospan::CheckpointFiles {
     std::string path_;
     std::unique_ptr<Writer> writer_;
   };
-
-  zerospan::FileSystem files_;
 };
 
 /// The hash after each of two steps, the first of which is saved.

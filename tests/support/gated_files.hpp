@@ -9,16 +9,14 @@
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include <zerospan/checkpoint/checkpoint_files.hpp>
-
+#include "forwarded_files.hpp"
 #include "volatile_files.hpp"
 
 namespace zerospan_test {
 
 /// A file system in memory whose data files are not written before the gate is opened.
-class GatedFiles final : public zerospan::CheckpointFiles {
+class GatedFiles final : public ForwardedFiles<VolatileFiles> {
  public:
   void open_gate() {
     {
@@ -29,19 +27,10 @@ class GatedFiles final : public zerospan::CheckpointFiles {
   }
 
   std::unique_ptr<Writer> create(const std::string& path) override {
-    auto writer = files_.create(path);
+    auto writer = ForwardedFiles::create(path);
     if (!path.ends_with(".data")) return writer;
     return std::make_unique<GatedWriter>(*this, std::move(writer));
   }
-  std::unique_ptr<Reader> open(const std::string& path) override { return files_.open(path); }
-  void make_directory(const std::string& path) override { files_.make_directory(path); }
-  std::vector<std::string> list(const std::string& path) override { return files_.list(path); }
-  void rename(const std::string& from, const std::string& to) override { files_.rename(from, to); }
-  void sync_directory(const std::string& path) override { files_.sync_directory(path); }
-  void remove(const std::string& path) override { files_.remove(path); }
-  std::unique_ptr<Lock> lock(const std::string& path) override { return files_.lock(path); }
-
-  VolatileFiles& files() { return files_; }
 
  private:
   class GatedWriter final : public Writer {
@@ -62,7 +51,6 @@ class GatedFiles final : public zerospan::CheckpointFiles {
     std::unique_ptr<Writer> writer_;
   };
 
-  VolatileFiles files_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool is_open_ = false;
