@@ -167,7 +167,7 @@ void checkpoint_save_raw(benchmark::State& state) {
   report_bytes(state);
 }
 
-void checkpoint_load(benchmark::State& state) {
+void load(benchmark::State& state, CheckpointCheck check) {
   const Directory directory;
   InMemory model;
   save_checkpoint(model.training.engine(), directory.path());
@@ -175,12 +175,12 @@ void checkpoint_load(benchmark::State& state) {
     state.PauseTiming();
     drop_from_memory(directory.path());
     state.ResumeTiming();
-    load_checkpoint(model.training.engine(), directory.path());
+    load_checkpoint(model.training.engine(), directory.path(), {.check = check});
   }
   report_bytes(state);
 }
 
-void checkpoint_load_raw(benchmark::State& state) {
+void load_raw(benchmark::State& state) {
   const Directory directory;
   write_raw(directory.path() + "/raw");
   std::vector<char> memory(block);
@@ -227,8 +227,10 @@ void train_in_memory(benchmark::State& state, std::optional<SaveBy> by) { train<
 
 BENCHMARK(checkpoint_save)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_save_raw)->Iterations(2)->UseRealTime();
-BENCHMARK(checkpoint_load)->Iterations(2)->UseRealTime();
-BENCHMARK(checkpoint_load_raw)->Iterations(2)->UseRealTime();
+BENCHMARK_CAPTURE(load, twice, CheckpointCheck::before_changes)->Name("checkpoint_load")->Iterations(2)->UseRealTime();
+BENCHMARK_CAPTURE(load, once, CheckpointCheck::while_loading)->Name("checkpoint_load/once")->Iterations(2)->UseRealTime();
+BENCHMARK(load_raw)->Name("checkpoint_load_raw")->Iterations(2)->UseRealTime();
+BENCHMARK(load_raw)->Name("checkpoint_load_raw/once")->Iterations(2)->UseRealTime();
 
 void every_and_tenth(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgName("every")->Arg(1)->Arg(10)->Iterations(1)->UseRealTime();

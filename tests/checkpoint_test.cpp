@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -33,6 +34,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/child_process.hpp"
+#include "support/forwarded_files.hpp"
 #include "support/own_mounts.hpp"
 #include "support/process_limits.hpp"
 #include "support/sample.hpp"
@@ -45,6 +47,7 @@
 namespace {
 
 using zerospan::Bytes;
+using zerospan::CheckpointCheck;
 using zerospan::CheckpointError;
 using zerospan::CheckpointMatch;
 using zerospan::ElementType;
@@ -79,11 +82,14 @@ std::pair<std::uint64_t, std::vector<SavedCheckpoint>> save_after(const Configur
   return {ranks[0].first, saved};
 }
 
-/// The hashes of a training that goes on from a checkpoint: at once, and after the steps up to `last`.
+/// The hashes of a training that goes on from a checkpoint: at once, and after the steps up to `last`. Checksums are
+/// compared before or meanwhile, by the stage.
 std::pair<std::uint64_t, std::uint64_t> resumed(const Configuration& c, const std::string& directory,
                                                 std::int64_t last) {
   return on_toy_ranks(c, [&](auto& rank) {
-    const LoadedCheckpoint loaded = zerospan::load_checkpoint(rank.engine(), directory, {.buffer = small_buffer});
+    const auto check = c.stage % 2 == 0 ? CheckpointCheck::before_changes : CheckpointCheck::while_loading;
+    const LoadedCheckpoint loaded =
+        zerospan::load_checkpoint(rank.engine(), directory, {.check = check, .buffer = small_buffer});
     const std::uint64_t at_once = rank.hash();
     rank.train(loaded.step, last);
     return std::pair{at_once, rank.hash()};
@@ -616,6 +622,103 @@ TEST_CASE("the error of a bit that has changed in a parameter names the paramete
   CHECK(
       std::string_view{error.what()}.find("rank-0.data: parameter large: its exp_avg at offset 12288, 12288 bytes, are "
                                           "not those that were saved") != std::string_view::npos);
+}
+
+/// Counts what is read of data.
+class CountedReads final : public zerospan_test::ForwardedFiles<VolatileFiles> {
+ public:
+  std::unique_ptr<Reader> open(const std::string& path) override {
+    std::unique_ptr<Reader> reader = files().open(path);
+    if (!reader || !path.ends_with(".data")) return reader;
+    return std::make_unique<Counted>(std::move(reader), bytes_);
+  }
+
+  std::uint64_t take_bytes() { return bytes_.exchange(0); }
+
+ private:
+  class Counted final : public Reader {
+   public:
+    Counted(std::unique_ptr<Reader> reader, std::atomic<std::uint64_t>& bytes)
+        : reader_{std::move(reader)}, bytes_{bytes} {}
+
+    std::uint64_t size() const override { return reader_->size(); }
+    void expect_one_reading() override { reader_->expect_one_reading(); }
+    void read(std::uint64_t offset, std::span<std::byte> bytes) override {
+      bytes_ += bytes.size();
+      reader_->read(offset, bytes);
+    }
+
+   private:
+    std::unique_ptr<Reader> reader_;
+    std::atomic<std::uint64_t>& bytes_;
+  };
+
+  std::atomic<std::uint64_t> bytes_ = 0;
+};
+
+TEST_CASE("checksums that are compared while loading cost no second read") {
+  CountedReads files;
+  zerospan::SelfCommunicator alone;
+  SmallRank rank{alone};
+  rank.step();
+  zerospan::save_checkpoint(rank.engine(), "/run", {.files = &files});
+  const std::uint64_t saved = rank.hash();
+  const std::uint64_t size = files.files().bytes_of("/run/step-1/rank-0.data").size();
+  for (const auto& [check, times] :
+       {std::pair{CheckpointCheck::before_changes, 2}, std::pair{CheckpointCheck::while_loading, 1}}) {
+    rank.step();
+    files.take_bytes();
+    zerospan::load_checkpoint(rank.engine(), "/run", {.check = check, .buffer = small_buffer, .files = &files});
+    CHECK(files.take_bytes() == static_cast<std::uint64_t>(times) * size);
+    CHECK(rank.hash() == saved);
+  }
+}
+
+TEST_CASE("a bit that has changed is found while loading, is told alike, and a sound checkpoint mends what was loaded") {
+  Saved saved;
+  const auto load = [&](int ranks, bool is_damaged) {
+    const auto told = zerospan::run_ranks(ranks, [&](zerospan::ThreadCommunicator communicator) -> std::string {
+      SmallRank rank{communicator};
+      const zerospan::LoadOptions options{
+          .check = CheckpointCheck::while_loading, .buffer = small_buffer, .files = &saved.files};
+      if (is_damaged) {
+        const CheckpointError error = error_of([&] { zerospan::load_checkpoint(rank.engine(), "/run", options); });
+        CHECK(error.file().starts_with(saved.path + "/rank-"));
+        CHECK_FALSE(error.parameter().empty());
+        return error.what();
+      }
+      zerospan::load_checkpoint(rank.engine(), "/run", options);
+      return std::to_string(rank.hash());
+    });
+    for (const std::string& each : told) CHECK(each == told[0]);
+    return told[0];
+  };
+  const std::string sound = load(2, false);
+  CHECK(load(3, false) == sound);
+  for (const std::string file : {"rank-0.data", "rank-1.data"}) {
+    auto& bytes = saved.files.bytes_of(saved.path + "/" + file);
+    for (std::size_t i = 0; i < 6; ++i) {
+      const std::size_t at = (bytes.size() - 20) * i / 5;  // the host's bytes are the last
+      CAPTURE(file);
+      CAPTURE(at);
+      bytes[at] ^= std::byte{4};
+      CHECK(load(2, true).ends_with("; the model is loaded in part"));
+      load(3, true);
+      bytes[at] ^= std::byte{4};
+    }
+  }
+
+  auto& bytes = saved.files.bytes_of(saved.path + "/rank-0.data");
+  zerospan::SelfCommunicator alone;
+  SmallRank rank{alone};
+  const auto load_again = [&] {
+    zerospan::load_checkpoint(rank.engine(), "/run", {.check = CheckpointCheck::while_loading, .files = &saved.files});
+  };
+  bytes[0] ^= std::byte{4};
+  CHECK_THROWS_AS(load_again(), CheckpointError);
+  bytes[0] ^= std::byte{4};
+  CHECK_NOTHROW(load_again());
+  CHECK(std::to_string(rank.hash()) == sound);
 }
 
 TEST_CASE("a manifest that is no manifest of this version is refused") {

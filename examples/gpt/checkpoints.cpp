@@ -110,7 +110,9 @@ std::optional<Position> Checkpoints::resume(std::shared_ptr<zerospan::ParameterS
                     "empty directory",
                     directory, *found));
   }
-  const zerospan::LoadedCheckpoint loaded = zerospan::load_checkpoint(engine, directory);
+  // The model is as it was made: there is nothing to lose if a file is damaged.
+  const zerospan::LoadedCheckpoint loaded =
+      zerospan::load_checkpoint(engine, directory, {.check = zerospan::CheckpointCheck::while_loading});
   if (loaded.seed != options_.seed) {
     zerospan::throw_configuration_error(
         fmt::format("--seed is {}, and {} in {}: it draws the batches", options_.seed, loaded.seed, loaded.path));

@@ -25,7 +25,7 @@
 /// **What it costs.** `save_checkpoint` blocks: every rank streams what it holds from its tiers to its file, through
 /// one buffer at most, and nothing is trained meanwhile. A `CheckpointSaver` saves while training goes on. What several
 /// ranks hold alike is written by one of them. A load reads twice what a rank holds: once to compare checksums, before
-/// anything is changed, and once to take it.
+/// anything is changed, and once to take it; with `CheckpointCheck::while_loading` once.
 ///
 /// **What it costs not.** States on an NvmeTier are rewritten by every step anyway. Where the checkpoint is on the
 /// tier's file system, their files become the checkpoint's by a link, and the next step writes to new ones: no byte of
@@ -98,8 +98,9 @@ template <ParameterHost E>
 /// equal to the bit, and where the number of ranks is the same, so is all that follows. Each rank reads what it holds.
 /// @throws CheckpointError on all ranks alike, before anything is changed: there is no checkpoint; its version is
 /// newer; a file is missing, truncated or damaged; with `CheckpointMatch::strict`, parameters, shapes or the
-/// optimizer's states are not the model's. If a file fails that was read before, the model is loaded in part, and the
-/// error says so. Otherwise as `save_checkpoint`.
+/// optimizer's states are not the model's. If a file fails that was read before, or is found damaged
+/// only then (`CheckpointCheck::while_loading`), the model is loaded in part, and the error says so. Otherwise as
+/// `save_checkpoint`.
 template <ParameterHost E>
 LoadedCheckpoint load_checkpoint(E& engine, const std::string& directory, const LoadOptions& options = {}) {
   const std::shared_ptr<ParameterStore> store = engine.store();

@@ -18,6 +18,7 @@
 #include <iterator>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -57,6 +58,9 @@ class CheckpointFiles {
     virtual ~Reader() = default;
 
     virtual std::uint64_t size() const = 0;
+
+    /// What is read from now on will not be read again: nobody needs to keep it.
+    virtual void expect_one_reading() {}
 
     /// Reads all of `bytes`, from `offset` on.
     virtual void read(std::uint64_t offset, std::span<std::byte> bytes) = 0;
@@ -115,8 +119,8 @@ class CheckpointFiles {
   virtual std::unique_ptr<Lock> lock(const std::string& path) = 0;
 };
 
-/// The file system of this host. Files are written by direct I/O where it allows that: what nobody reads again for a
-/// while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their
+/// The file system of this host. Files are written, and what is read once is read, by direct I/O where it allows that:
+/// what nobody reads again for a while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their
 /// process, however it ends. Of one that is killed, children that it had forked meanwhile still hold them, until they
 /// end or execute another program.
 class FileSystem final : public CheckpointFiles {
@@ -245,6 +249,10 @@ class FileSystem final : public CheckpointFiles {
     int number_ = -1;
   };
 
+  static constexpr std::size_t block = 4096;  ///< Of direct I/O: a multiple of what disks demand.
+
+  static bool is_aligned(const std::byte* data) noexcept { return std::bit_cast<std::uintptr_t>(data) % block == 0; }
+
   /// Writes whole blocks by direct I/O, from where they are if they are aligned there, else from a buffer, in which the
   /// rest waits for `sync`, and is written through the page cache.
   class FileWriter final : public Writer {
@@ -255,7 +263,7 @@ class FileSystem final : public CheckpointFiles {
       while (!bytes.empty()) {
         if (!is_direct_) return write_through(bytes);
         std::size_t taken = bytes.size() / block * block;
-        if (filled_ == 0 && taken > 0 && std::bit_cast<std::uintptr_t>(bytes.data()) % block == 0) {
+        if (filled_ == 0 && taken > 0 && is_aligned(bytes.data())) {
           write_through(bytes.first(taken));
         } else {
           taken = fill(bytes);
@@ -270,7 +278,6 @@ class FileSystem final : public CheckpointFiles {
     }
 
    private:
-    static constexpr std::size_t block = 4096;  ///< A multiple of what disks demand.
     static constexpr std::size_t buffer_bytes = std::size_t{1} << 20;
 
     struct FreeBuffer {
@@ -326,6 +333,8 @@ class FileSystem final : public CheckpointFiles {
     std::uint64_t written_ = 0;
   };
 
+  /// Where one reading is expected, reads whole blocks by direct I/O, if they are aligned in the file and in memory;
+  /// everything else through the page cache.
   class FileReader final : public Reader {
    public:
     explicit FileReader(Descriptor file) : file_{std::move(file)} {
@@ -336,10 +345,26 @@ class FileSystem final : public CheckpointFiles {
     }
 
     std::uint64_t size() const override { return size_; }
+
+    void expect_one_reading() override {
+      try {
+        direct_.emplace(file_.path(), O_RDONLY | O_DIRECT, "opening a file");
+      } catch (const IoError& error) {
+        if (error.code().value() != EINVAL) throw;
+      }
+    }
+
     void read(std::uint64_t offset, std::span<std::byte> bytes) override {
       while (!bytes.empty()) {
-        const ::ssize_t moved = ::pread(file_.number(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
+        const bool is_direct = direct_ && bytes.size() >= block && offset % block == 0 && is_aligned(bytes.data());
+        const std::size_t wanted = is_direct ? bytes.size() / block * block : bytes.size();
+        const ::ssize_t moved =
+            ::pread((is_direct ? *direct_ : file_).number(), bytes.data(), wanted, static_cast<::off_t>(offset));
         if (moved == -1 && errno == EINTR) continue;
+        if (moved == -1 && errno == EINVAL && is_direct) {  // the disk demands more than that
+          direct_.reset();
+          continue;
+        }
         if (moved <= 0) throw_io_error(moved == 0 ? EIO : errno, "read", file_.path(), offset, bytes.size());
         bytes = bytes.subspan(static_cast<std::size_t>(moved));
         offset += static_cast<std::uint64_t>(moved);
@@ -348,6 +373,7 @@ class FileSystem final : public CheckpointFiles {
 
    private:
     Descriptor file_;
+    std::optional<Descriptor> direct_;  ///< The same file, where the file system has direct I/O.
     std::uint64_t size_ = 0;
   };
 

@@ -60,11 +60,22 @@ enum class CheckpointMatch : std::uint8_t {
             ///< parameter stays as it is.
 };
 
+/// When a load compares checksums.
+enum class CheckpointCheck : std::uint8_t {
+  before_changes,  ///< Before anything is changed: what is damaged leaves the model as it is. All that a rank takes is
+                   ///< read twice.
+  while_loading,   ///< As it is taken, and so most of it is read once: what is damaged leaves the model loaded in part,
+                   ///< and the error says so. For a model that has nothing to lose. What lies in linked files, or is
+                   ///< cut into other shards now, is compared before all the same.
+};
+
 struct LoadOptions {
   /// Of that step; none: the latest.
   std::optional<std::int64_t> step = std::nullopt;
 
   CheckpointMatch match = CheckpointMatch::strict;
+
+  CheckpointCheck check = CheckpointCheck::before_changes;
 
   /// Host memory that states pass through; no budget holds it.
   Bytes buffer = 4_MiB;

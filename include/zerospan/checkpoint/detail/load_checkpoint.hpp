@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -30,6 +31,7 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/kernels/convert.hpp>
@@ -40,8 +42,9 @@ namespace zerospan::inline v0::detail {
 /// The data of all ranks that have saved, one file open at a time.
 class DataReader {
  public:
-  DataReader(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& name)
-      : files_{files}, directory_{directory}, name_{name} {}
+  DataReader(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& name,
+             CheckpointCheck check)
+      : files_{files}, directory_{directory}, name_{name}, check_{check} {}
 
   /// @param file 0: what the rank has written; from 1 on: what it has linked.
   std::string path_of(std::size_t rank, std::uint64_t file) const {
@@ -54,6 +57,7 @@ class DataReader {
       rank_ = rank;
       number_ = file;
       if (!file_) throw_checkpoint_error("the file is missing", path_of(rank, file));
+      if (check_ == CheckpointCheck::while_loading) file_->expect_one_reading();
     }
     return *file_;
   }
@@ -62,9 +66,30 @@ class DataReader {
   CheckpointFiles& files_;
   const CheckpointDirectory& directory_;
   CheckpointName name_;
+  CheckpointCheck check_;
   std::unique_ptr<CheckpointFiles::Reader> file_;
   std::size_t rank_ = 0;
   std::uint64_t number_ = 0;
+};
+
+/// The checksum of what comes piece by piece.
+class RunningChecksum {
+ public:
+  RunningChecksum() : state_{XXH3_createState()} {
+    if (!state_) throw std::bad_alloc{};
+    restart();
+  }
+
+  void restart() noexcept { XXH3_64bits_reset(state_.get()); }
+  void add(std::span<const std::byte> bytes) noexcept { XXH3_64bits_update(state_.get(), bytes.data(), bytes.size()); }
+  std::uint64_t value() const noexcept { return XXH3_64bits_digest(state_.get()); }
+
+ private:
+  struct Free {
+    void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
+  };
+
+  std::unique_ptr<XXH3_state_t, Free> state_;
 };
 
 /// The bytes of a linked file of which there are checksums, and which of them were looked at.
@@ -115,7 +140,8 @@ class LinkedPieces {
 
 /// Loads one checkpoint. First every rank looks at all that it will need of it: manifest, parts, and each extent in
 /// which there is something of what it holds, with its checksum. When all ranks have found all of it sound, each reads
-/// the ranges that it holds.
+/// the ranges that it holds. Extents that it takes whole may have their checksums compared only then
+/// (`CheckpointCheck::while_loading`).
 class CheckpointReader {
  public:
   CheckpointReader(Engine& engine, CheckpointFiles& files, const std::string& directory, const LoadOptions& options)
@@ -143,7 +169,8 @@ class CheckpointReader {
       check_coverage();
       verify();
     });
-    DataReader data{files_, directory_, name_};
+    sums_.resize(1 + manifest_.states.size());
+    DataReader data{files_, directory_, name_, options_.check};
     ranks_.edit_states(model_,
                        {.content = WriteContent::undefined, .progress = manifest_.progress, .buffer = options_.buffer},
                        "; the model is loaded in part", [&](std::size_t parameter, const StatesEdit& edit) {
@@ -310,7 +337,7 @@ class CheckpointReader {
       needed_[p].resize(components_of(matches_[p]));
       index.emplace(model_.parameters[p].name, p);
     }
-    DataReader data{files_, directory_, name_};
+    DataReader data{files_, directory_, name_, options_.check};
     for (std::size_t rank = 0; rank < manifest_.parts.size(); ++rank) {
       const std::string path = directory_.part_of(name_, rank);
       const std::string text = text_of(path);
@@ -417,29 +444,39 @@ class CheckpointReader {
     }
   }
 
+  /// Whether an extent's checksum is compared when it is taken: all of it is, one piece after the other.
+  bool is_checked_while_loading(std::size_t p, const StoredExtent& extent) const {
+    const ParameterDescription& parameter = model_.parameters[p];
+    return options_.check == CheckpointCheck::while_loading && extent.file == 0 && extent.first >= parameter.first &&
+           extent.first + extent.elements <= parameter.first + parameter.elements;
+  }
+
+  /// @throws CheckpointError if a component of a parameter has another checksum.
+  void check(const RunningChecksum& sum, const CheckedBytes& expected, std::size_t p, std::size_t c,
+             const std::string& path) const {
+    if (sum.value() == expected.checksum) return;
+    refuse_bits(c == 0 ? "its values" : "its " + manifest_.states[c - 1].name, expected.offset, expected.bytes, path,
+                model_.parameters[p].name);
+  }
+
   /// Reads every extent that is needed, whole; of linked files, every piece.
   void verify() {
-    DataReader data{files_, directory_, name_};
-    std::vector<std::byte> memory(std::clamp(options_.buffer.count, std::size_t{4096}, std::size_t{1} << 20));
-    struct Free {
-      void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
-    };
-    const std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
+    DataReader data{files_, directory_, name_, options_.check};
+    const Bytes size{std::clamp(options_.buffer.count, std::size_t{4096}, std::size_t{1} << 20)};
+    const std::shared_ptr<std::byte> memory = transfer_memory(size);
+    RunningChecksum sum;
     const auto compare = [&](std::size_t p, std::size_t c, std::size_t rank, std::uint64_t file,
                              const CheckedBytes& expected) {
-      const std::string& name = model_.parameters[p].name;
-      XXH3_64bits_reset(state.get());
-      for_parameter(name, [&] {
+      sum.restart();
+      for_parameter(model_.parameters[p].name, [&] {
         for (std::uint64_t done = 0; done < expected.bytes;) {
-          const auto piece = std::span{memory}.first(std::min<std::uint64_t>(memory.size(), expected.bytes - done));
+          const std::span piece{memory.get(), std::min<std::uint64_t>(size.count, expected.bytes - done)};
           data.of(rank, file).read(expected.offset + done, piece);
-          XXH3_64bits_update(state.get(), piece.data(), piece.size());
+          sum.add(piece);
           done += piece.size();
         }
       });
-      if (XXH3_64bits_digest(state.get()) == expected.checksum) return;
-      const std::string what = c == 0 ? "its values" : "its " + manifest_.states[c - 1].name;
-      refuse_bits(what, expected.offset, expected.bytes, data.path_of(rank, file), name);
+      check(sum, expected, p, c, data.path_of(rank, file));
     };
     for (std::size_t p = 0; p < needed_.size(); ++p) {
       for (std::size_t c = 0; c < needed_[p].size(); ++c) {
@@ -448,6 +485,7 @@ class CheckpointReader {
           const StoredExtent& extent = needed.extent;
           const std::size_t rank = needed.rank;
           const CheckedBytes all{extent.offset, extent.elements * width, extent.checksum};
+          if (is_checked_while_loading(p, extent)) continue;
           if (extent.file == 0) {
             compare(p, c, rank, 0, all);
           } else {
@@ -460,16 +498,16 @@ class CheckpointReader {
   }
 
   /// Fills a piece of a parameter.
-  void read(std::size_t p, const StatesEdit& edit, DataReader& data) const {
+  void read(std::size_t p, const StatesEdit& edit, DataReader& data) {
     const Match& match = matches_[p];
     edit.updates = match.has_states ? match.taken->updates : 0;
     const std::uint64_t count = edit.master.size();
     const std::span<std::byte> values = std::as_writable_bytes(edit.master);
     if (const std::size_t width = width_of(*match.taken, 0); width == sizeof(float)) {
-      read_range(needed_[p][0], width, edit.first, values, data);
+      read_range(p, 0, edit.first, values, data);
     } else {  // values of 16 bits: into the upper half of their place, then widened from below
       const std::span<std::byte> narrow = values.last(count * width);
-      read_range(needed_[p][0], width, edit.first, narrow, data);
+      read_range(p, 0, edit.first, narrow, data);
       std::array<std::byte, 2 * block_elements> block;
       for (std::size_t done = 0; done < count; done += block_elements) {
         const std::size_t here = std::min<std::size_t>(block_elements, count - done);
@@ -479,24 +517,35 @@ class CheckpointReader {
     }
     for (std::size_t s = 0; s < edit.states.size(); ++s) {
       if (match.has_states) {
-        read_range(needed_[p][1 + s], width_of(*match.taken, 1 + s), edit.first, edit.states[s], data);
+        read_range(p, 1 + s, edit.first, edit.states[s], data);
       } else {
         std::ranges::fill(edit.states[s], std::byte{0});
       }
     }
   }
 
-  /// Reads elements from `first` on, as many as `to` has room for.
-  static void read_range(const std::vector<NeededExtent>& extents, std::size_t width, std::uint64_t first,
-                         std::span<std::byte> to, DataReader& data) {
+  /// Reads elements of a component from `first` on, as many as `to` has room for. What is read of an extent goes on
+  /// where the last piece of it ended.
+  void read_range(std::size_t p, std::size_t c, std::uint64_t first, std::span<std::byte> to, DataReader& data) {
+    const std::size_t width = width_of(*matches_[p].taken, c);
+    const std::vector<NeededExtent>& extents = needed_[p][c];
     const std::uint64_t end = first + to.size() / width;
     auto next = std::ranges::upper_bound(extents, first, {}, [](const NeededExtent& n) { return n.extent.first; });
     for (--next; first < end; ++next) {
       const StoredExtent& extent = next->extent;
-      const std::uint64_t count = std::min(end, extent.first + extent.elements) - first;
-      const std::size_t bytes = static_cast<std::size_t>(count) * width;
-      data.of(next->rank, extent.file).read(extent.offset + (first - extent.first) * width, to.first(bytes));
-      to = to.subspan(bytes);
+      const std::uint64_t last = extent.first + extent.elements;
+      const std::uint64_t count = std::min(end, last) - first;
+      const std::span piece = to.first(static_cast<std::size_t>(count) * width);
+      data.of(next->rank, extent.file).read(extent.offset + (first - extent.first) * width, piece);
+      if (is_checked_while_loading(p, extent)) {
+        RunningChecksum& sum = sums_[c];
+        if (first == extent.first) sum.restart();
+        sum.add(piece);
+        if (first + count == last) {
+          check(sum, {extent.offset, extent.elements * width, extent.checksum}, p, c, data.path_of(next->rank, 0));
+        }
+      }
+      to = to.subspan(piece.size());
       first += count;
     }
   }
@@ -512,6 +561,7 @@ class CheckpointReader {
   std::vector<Match> matches_;                                  ///< Of each parameter.
   std::vector<std::vector<LinkedPieces>> linked_;               ///< Of each rank that saved: of its linked files.
   std::vector<std::vector<std::vector<NeededExtent>>> needed_;  ///< Of each parameter and component, in order.
+  std::vector<RunningChecksum> sums_;                           ///< Of the extent of each component that is taken now.
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <string>
 
 #include <zerospan/core/config.hpp>
@@ -34,6 +35,16 @@ inline std::shared_ptr<std::byte> map_huge_pages(Bytes wanted) {
   std::align(huge_page, bytes - huge_page, aligned, space);
   ::madvise(aligned, bytes - huge_page, MADV_HUGEPAGE);  // advice: refusing it changes speed alone
   return {owner, static_cast<std::byte*>(aligned)};
+}
+
+/// Memory that transfers pass through, aligned for direct I/O; on huge pages if there is enough of it for one.
+/// @throws ConfigurationError, std::bad_alloc if it cannot be had.
+inline std::shared_ptr<std::byte> transfer_memory(Bytes wanted) {
+  constexpr std::size_t large = std::size_t{2} << 20;
+  constexpr std::align_val_t page{4096};
+  if (wanted.count >= large) return map_huge_pages(wanted);
+  return {static_cast<std::byte*>(::operator new(wanted.count, page)),
+          [](std::byte* memory) { ::operator delete(memory, page); }};
 }
 
 }  // namespace zerospan::inline v0::detail

@@ -17,6 +17,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/outcome.hpp>
@@ -43,7 +44,7 @@ class PieceMemory {
                                 std::to_string(unit) + " elements with their states; it must have " +
                                 std::to_string(unit * width));
     }
-    memory_ = std::make_unique_for_overwrite<std::byte[]>(elements_ * width);
+    memory_ = transfer_memory(Bytes{elements_ * width});
   }
 
   std::span<const StateArray> arrays() const noexcept { return arrays_; }
@@ -68,7 +69,7 @@ class PieceMemory {
  private:
   std::span<const StateArray> arrays_;
   std::size_t elements_;
-  std::unique_ptr<std::byte[]> memory_;
+  std::shared_ptr<std::byte> memory_;
 };
 
 /// Reads and replaces master weights and states outside of a step. Memory is bounded by one buffer, whatever the model.
