@@ -169,6 +169,7 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
         }
         static_cast<void>(weights[0].gather(calling_thread));
         engine.step();
+        engine.synchronize();
         for (int step = 0; step < 3; ++step) {
           const zerospan::Statistics before = engine.statistics();
           const zerospan::TierCounters tier_before = memory.on_nvme.counters();
@@ -181,6 +182,7 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
             }
           }
           engine.step();
+          engine.synchronize();
           const zerospan::Statistics after = engine.statistics();
           const zerospan::TierCounters tier_after = memory.on_nvme.counters();
           // Read: parameters for each gather; accumulators from the second micro-batch on, and for the update; states.

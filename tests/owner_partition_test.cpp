@@ -150,6 +150,7 @@ TEST_CASE_TEMPLATE("a step moves exactly the bytes of what a rank holds, and not
               }
             }
             engine.step();
+            engine.synchronize();
             const zerospan::TierCounters after = memory.on_nvme.counters();
             CHECK(after.read.count - before.read.count ==
                   elements * (micro_batches * sizeof(E) + micro_batches * gradient + 12));

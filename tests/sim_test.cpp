@@ -44,7 +44,9 @@ struct Program {
   zerospan::Bytes prefetch;
   int steps;
   bool swapped_backward = false;
-  std::string_view layers = "ab";  ///< Their names.
+  std::string_view layers = "ab";     ///< Their names.
+  std::size_t sub_group = 2 * elements;  ///< Elements; that of a layer is half of one's.
+  bool waits = true;                     ///< For the updates, at the end of each step.
 };
 
 void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program) {
@@ -58,7 +60,9 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
       device,
       zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
       zerospan::AdamW{},
-      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0}, .prefetch = program.prefetch}};
+      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0},
+                              .prefetch = program.prefetch,
+                              .sub_group_elements = program.sub_group}};
   using Parameter = zerospan::PartitionedParameter<Ghost>;
   std::vector<Parameter> model;
   for (const char name : program.layers) {
@@ -86,6 +90,8 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
     }
     device.compute("backward ends", 0);
     engine.step();
+    device.compute("step ends", 0);
+    if (program.waits) engine.synchronize();
   }
   device.compute("end", 0);
 }
@@ -139,6 +145,23 @@ TEST_CASE("with prefetch transfers hide behind compute: the makespan is exact") 
   const double update = 4096.0 * 12 / 32768.0;
   const double write = 4096.0 * 4 / 8192.0;
   CHECK(begin[3] - end[2] == 2.0 + 0.25 + norm + update + write);
+}
+
+TEST_CASE("updates hide behind the next forward pass: a gather waits for its own parameter's, and the makespan is exact") {
+  // A layer's shard has 2048 elements: its update takes 0.75 s, and its new values are written in 1 s.
+  for (const std::size_t layers : {4U, 8U, 12U}) {
+    const std::string names = std::string{"abcdefghijkl"}.substr(0, layers);
+    Program program{.prefetch = 1_MiB, .steps = 4, .layers = names, .sub_group = elements / 2};
+    const auto forward = [&] {
+      const auto events = run(program);
+      return begins(events, 0, "forward")[3 * layers - 1] + 2.0 - begins(events, 0, "step ends")[1];
+    };
+    const auto compute = 2.0 * static_cast<double>(layers);
+    program.waits = true;
+    CHECK(forward() == 0.75 + static_cast<double>(layers) * 1.0 + compute);
+    program.waits = false;
+    CHECK(forward() == 0.75 + 1.0 + 3.0 + compute);
+  }
 }
 
 TEST_CASE("in steady state three lanes work on three different parameters") {

@@ -22,6 +22,7 @@ class EngineInterface {
 
   virtual zerospan::StepOutcome step(const zerospan::StepOptions& options) = 0;
   virtual void abandon() = 0;
+  virtual void synchronize() = 0;
   virtual void begin(zerospan::Pass pass) = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const zerospan::MasterVisitor& visitor) = 0;
@@ -41,6 +42,7 @@ class EngineModel final : public EngineInterface {
 
   zerospan::StepOutcome step(const zerospan::StepOptions& options) override { return engine_.step(options); }
   void abandon() override { engine_.abandon(); }
+  void synchronize() override { engine_.synchronize(); }
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }
   float loss_scale() const override { return engine_.loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) override { engine_.for_each_master(visitor); }
@@ -90,6 +92,7 @@ class AnyEngine {
 
   zerospan::StepOutcome step(const zerospan::StepOptions& options = {}) { return engine_->step(options); }
   void abandon() { engine_->abandon(); }
+  void synchronize() { engine_->synchronize(); }
   void begin(zerospan::Pass pass) { engine_->begin(pass); }
   float loss_scale() const { return engine_->loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) { engine_->for_each_master(visitor); }

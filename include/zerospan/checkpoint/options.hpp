@@ -77,8 +77,8 @@ struct LoadOptions {
 
   CheckpointCheck check = CheckpointCheck::before_changes;
 
-  /// Host memory that states pass through; no budget holds it.
-  Bytes buffer = 4_MiB;
+  /// Host memory that states pass through; no budget holds it. A read is of what it has room for of one array.
+  Bytes buffer = 12_MiB;
 
   /// nullptr: the file system of this host.
   CheckpointFiles* files = nullptr;

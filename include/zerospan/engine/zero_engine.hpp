@@ -57,8 +57,11 @@ class ZeroEngine {
   ~ZeroEngine() { engine_->close(std::uncaught_exceptions() > exceptions_); }
 
   /// Updates every parameter whose gradient was committed since the last step: clips by the global norm, updates each
-  /// shard on its tier, publishes. A collective; it ends when everything is at rest again. If a gradient is infinite or
-  /// NaN on any rank, all ranks skip the step: but for its number and the loss scale, it was never made.
+  /// shard on its tier, publishes. A collective; it ends when the norm is known, and with it what becomes of the step.
+  /// The updates themselves are made behind the next forward pass, in the order in which the parameters are gathered:
+  /// a gather waits for the update of what it gathers, and whatever looks at the model as a whole (a checkpoint, an
+  /// export, a write) for all of them. If a gradient is infinite or NaN on any rank, all ranks skip the step: but for
+  /// its number and the loss scale, it was never made.
   /// @throws LeaseError while leases are held, or after a gradient lease that ended without `commit()` or `discard()`;
   /// ConfigurationError, on every rank, if the optimizer's settings have no sense or differ between ranks, and nothing
   /// has changed then; any asynchronous error so far.
@@ -73,6 +76,10 @@ class ZeroEngine {
   /// Gives up the batch: drops the gradients that were committed since the last step, and ends all leases; those who
   /// hold one may still release it. Every rank that was to make the step calls it, after the same gathers and commits.
   void abandon() { engine_->abandon(); }
+
+  /// Waits until everything is at rest that steps have begun, and throws what of it has failed. Nothing needs it but who
+  /// measures: counters and tiers are then those of whole steps.
+  void synchronize() { engine_->synchronize(); }
 
   /// What the host multiplies its loss by, until the next step; 1 without loss scaling. The same on every rank.
   float loss_scale() const { return engine_->loss_scale(); }

@@ -119,7 +119,7 @@ class StateSizes {
     const std::size_t unit_bytes = staged_bytes(unit);
     const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
     if (unit_bytes == 0) return wanted * unit;
-    return std::clamp(core_.staging.capacity() / 3 / unit_bytes, std::size_t{1}, wanted) * unit;
+    return std::clamp(core_.staging.capacity() / 12 / unit_bytes, std::size_t{1}, wanted) * unit;
   }
 
   /// Bytes of staging memory that the update of so many elements passes through.

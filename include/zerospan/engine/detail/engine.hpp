@@ -30,6 +30,7 @@ class Engine : public ParameterStore {
   virtual StepOutcome step(const StepOptions& options) = 0;
   virtual void begin(Pass pass) = 0;
   virtual void abandon() = 0;
+  virtual void synchronize() = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const MasterVisitor& visitor) = 0;
 

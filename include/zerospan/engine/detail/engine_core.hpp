@@ -121,8 +121,12 @@ struct EngineCore {
 
   /// Where this rank's shard of a partitioned parameter rests; to be read.
   Operand parameter_shard(const ParameterRecord& parameter) const {
-    return {placement.parameters, states.spaces[parameter.space].parameters,
-            parameter.linear * element_bytes(parameter.type), parameter.shard_bytes(), Operand::Access::read};
+    return {placement.parameters,
+            states.spaces[parameter.space].parameters,
+            parameter.linear * element_bytes(parameter.type),
+            parameter.shard_bytes(),
+            Operand::Access::read,
+            parameter.ready};
   }
 
   /// Posts a collective: `call(stream, communicator, collective)` on the communication lane.

@@ -16,6 +16,7 @@
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/group_updates.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/pipeline/detail/trace.hpp>
 #include <zerospan/pipeline/detail/working_memory.hpp>
@@ -36,7 +37,7 @@ enum class GatherFor : std::uint8_t { reading, writing };
 template <Device D>
 class GatherPath {
  public:
-  explicit GatherPath(EngineCore<D>& core) : core_{core} {}
+  GatherPath(EngineCore<D>& core, GroupUpdates<D>& updates) : core_{core}, updates_{updates} {}
 
   /// The key of a group of partitioned parameters; equal for equal groups.
   UseKey key_of(std::vector<std::size_t> parameters) {
@@ -64,6 +65,7 @@ class GatherPath {
     std::vector<Target> sliced;
     std::vector<Target> owned;
     for (std::size_t i = 0; i < g.parameters.size(); ++i) {
+      updates_.bring(g.parameters[i]);
       ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
       (parameter.partition.owner ? owned : sliced).push_back({&parameter, data + g.offsets[i]});
     }
@@ -214,6 +216,7 @@ class GatherPath {
   }
 
   EngineCore<D>& core_;
+  GroupUpdates<D>& updates_;
   std::deque<Group> groups_;  // names are stable
   std::map<std::vector<std::size_t>, UseKey> keys_;
 };

@@ -14,6 +14,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/group_updates.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/gradient_operations.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
@@ -26,11 +27,12 @@ namespace zerospan::inline v0::detail {
 template <Device D>
 class GradientPath {
  public:
-  explicit GradientPath(EngineCore<D>& core) : core_{core} {}
+  GradientPath(EngineCore<D>& core, GroupUpdates<D>& updates) : core_{core}, updates_{updates} {}
 
   /// Posts the reduction and accumulation of the gradient in `data`, which `after` have written.
   /// @return The last uses of `data`.
   std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
+    updates_.bring(use.parameter);
     const ParameterRecord& parameter = core_.states.parameters[use.parameter];
     Summand sum{data, parameter.type};
     std::size_t padding_from = parameter.partition.elements;
@@ -123,27 +125,28 @@ class GradientPath {
           return posted.ends;
         },
         addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
+    if (!read.empty()) gradient.summed = read.back();  // the lane's work ends in order
     return read;
   }
 
   void join(ParameterUse& target, ParameterUse& use, Addition addition, const ParameterRecord& parameter) {
     const ElementType type = core_.accumulator_type(parameter.type);
     const auto [norm_begin, norm_end] = owned(target, parameter);
-    std::vector<Completion> ends;
     for_each_piece(
         target.gradient, type,
         [&](std::size_t begin, std::size_t elements, const Operand& accumulator) {
           const std::array operands{accumulator, operand(use.gradient, begin * element_bytes(type), accumulator.bytes,
                                                          Operand::Access::read)};
-          return core_.staging
-              .run(Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, operands, {},
-                   [=, digits = target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
-                     if (begin == 0) clear(stream, digits);
-                     add_gradient(stream,
-                                  {type, pointers[0], type, pointers[1], elements, addition,
-                                   within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
-                   })
-              .ends;
+          PostedWork posted = core_.staging.run(
+              Lane::update, {OperationKind::accumulate, use.name, accumulator.bytes}, operands, {},
+              [=, digits = target.gradient.square_norm](auto& stream, std::span<std::byte* const> pointers) {
+                if (begin == 0) clear(stream, digits);
+                add_gradient(stream,
+                             {type, pointers[0], type, pointers[1], elements, addition,
+                              within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
+              });
+          target.gradient.summed = posted.work;
+          return std::move(posted.ends);
         },
         addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
   }
@@ -187,6 +190,7 @@ class GradientPath {
   }
 
   EngineCore<D>& core_;
+  GroupUpdates<D>& updates_;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -43,13 +43,22 @@ class GroupOperands {
   /// The accumulated gradients; to be read.
   RunOperands add_gradients() {
     const std::size_t width = element_bytes(core_.accumulator_type(space_.type));
+    const auto accumulator = [&](std::size_t parameter) -> const GradientAccumulator& {
+      return core_.states.uses[core_.states.parameters[parameter].uses.front()].gradient;
+    };
     if (space_.gradients.bytes > 0) {
-      return add_together(core_.placement.gradients, space_.gradients, width, Operand::Access::read);
+      const RunOperands runs = add_together(core_.placement.gradients, space_.gradients, width, Operand::Access::read);
+      for (const ShardRun& run : group_.runs) {
+        const std::vector<Completion>& ready = accumulator(run.parameter).ready;
+        list_.back().ready.insert(list_.back().ready.end(), ready.begin(), ready.end());
+      }
+      return runs;
     }
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
-      const Extent& whole = core_.states.uses[parameter.uses.front()].gradient.extent;
+      const GradientAccumulator& gradient = accumulator(run.parameter);
       const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
-      return Operand{core_.placement.gradients, whole, first * width, bytes, Operand::Access::read};
+      return Operand{core_.placement.gradients, gradient.extent,       first * width, bytes,
+                     Operand::Access::read,     gradient.ready};
     });
   }
 

@@ -175,6 +175,11 @@ class EngineOfDevice final : public Engine {
     ++abandoned_;
   }
 
+  void synchronize() override {
+    const Call call{*this, "synchronize()"};
+    model().synchronize();
+  }
+
   float loss_scale() const noexcept override {
     if (training_) return training_->loss_scale();
     return core_.options.loss_scale ? core_.options.loss_scale->initial : 1.0F;
@@ -233,15 +238,17 @@ class EngineOfDevice final : public Engine {
   std::vector<StatesPlace> places_of_states() override {
     const Call call{*this, "a checkpoint"};
     const std::vector<StateArray> arrays = state_arrays();
-    const TrainingModel<D>& training = model();
+    TrainingModel<D>& training = model();
     training.check_between_steps("a checkpoint");
+    training.synchronize();
     return training.access().places_of_own(arrays);
   }
 
   std::vector<FrozenPlace> places_of_frozen() override {
     const Call call{*this, "an import"};
-    const TrainingModel<D>& training = model();
+    TrainingModel<D>& training = model();
     training.check_between_steps("an import");
+    training.synchronize();
     return training.access().places_of_frozen();
   }
 

@@ -35,7 +35,9 @@ struct GradientAccumulator {
   std::size_t elements = 0;             ///< A shard, or all of the gathered buffer where gradients are not partitioned.
   std::size_t commits = 0;              ///< Micro-batches that were committed in this step.
   bool has_sum = false;                 ///< There is something in it, of this step.
-  std::vector<Completion> ready;        ///< The ends of the last addition.
+  std::vector<Completion> ready;        ///< What the next access waits for: the ends of the last addition, and of the
+                                        ///< updates that have read it.
+  Completion summed;                    ///< The last addition has been made, and its norm taken.
   std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
                                         ///< addition.
 
@@ -79,6 +81,7 @@ struct ParameterRecord {
   std::int64_t updates = 0;
   bool is_frozen = false;  ///< For now; what was declared frozen is so for ever.
   GroupCopy copy{};
+  std::vector<Completion> ready{};  ///< The ends of the last update, of its shard or of the replica.
 
   /// Whether it has master weights and optimizer states.
   bool has_states() const noexcept { return options.training == Training::trainable; }

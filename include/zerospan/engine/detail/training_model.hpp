@@ -40,10 +40,11 @@ class TrainingModel {
   /// @throws BudgetError if a parameter, or its gradient, does not fit alone.
   TrainingModel(EngineCore<D>& core, Allocation working_memory)
       : core_{core},
-        gathers_{core},
-        path_{core},
+        updates_{core},
+        gathers_{core, updates_},
+        path_{core, updates_},
         access_{core},
-        step_{core, path_, core.options.loss_scale},
+        step_{core, path_, updates_, core.options.loss_scale},
         leases_{core.states},
         readers_(core.states.parameters.size()),
         pipeline_{WorkingMemory{std::move(working_memory)}, core.options.prefetch,
@@ -75,8 +76,13 @@ class TrainingModel {
       const std::size_t p = core_.states.use(ids[i]).parameter;
       Readers& readers = readers_[p];
       ++readers.count;
-      if (readers.data) ++buffers_.at(readers.offset).readers;
-      data[i] = readers.data ? readers.data : core_.replica_of(core_.states.parameters[p]);
+      if (readers.data) {
+        ++buffers_.at(readers.offset).readers;
+        data[i] = readers.data;
+      } else {
+        await_update(stream, core_.states.parameters[p]);
+        data[i] = core_.replica_of(core_.states.parameters[p]);
+      }
       leases[i] = leases_.add({LeaseRecord::Kind::read, ids[i], stream, {}});
     }
   }
@@ -105,6 +111,7 @@ class TrainingModel {
     if (source.value < 0 || source.value >= core_.communicator.size()) {
       throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
     }
+    updates_.finish();
     await_replica_uses();
     access_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source, core_.lanes.record(lease.stream));
     end(lease);
@@ -235,12 +242,19 @@ class TrainingModel {
 
   float loss_scale() const noexcept { return step_.loss_scale(); }
 
-  void visit_masters(const MasterVisitor& visitor) { access_.visit(visitor); }
+  /// Waits until everything is at rest that steps have posted.
+  void synchronize() { updates_.finish(); }
+
+  void visit_masters(const MasterVisitor& visitor) {
+    updates_.finish();
+    access_.visit(visitor);
+  }
 
   /// Shows this rank's part of the model's states. @throws LeaseError if this is not between steps.
   void visit_states(std::span<const StateArray> arrays, Bytes buffer,
                     std::span<const std::vector<StatesRange>> left_out, const StatesVisitor& visitor) {
     check_between_steps("for_each_state()");
+    updates_.finish();
     access_.visit_own(PieceMemory{arrays, buffer}, left_out, visitor);
   }
 
@@ -248,6 +262,7 @@ class TrainingModel {
   void edit_states(std::span<const StateArray> arrays, const StatesEditor& editor, const EditOptions& options) {
     check_between_steps("edit_states()");
     const PieceMemory memory{arrays, options.buffer};
+    updates_.finish();
     await_replica_uses();
     const std::uint8_t pass = pipeline_.pass();
     pipeline_.end_pass();  // what was prefetched is about to change
@@ -356,6 +371,14 @@ class TrainingModel {
     replica_uses_.clear();
   }
 
+  /// The replica that a stream will read is the one that the last step has made.
+  void await_update(StreamRef stream, ParameterRecord& parameter) {
+    for (const Completion& end : parameter.ready) {
+      core_.lanes.wait(stream, end, {OperationKind::update, parameter.name});
+    }
+    if (std::ranges::all_of(parameter.ready, &Completion::done)) parameter.ready.clear();
+  }
+
   /// Posts the copy of a parameter into `data`.
   Completion copy_of(std::size_t index, std::byte* data, std::vector<Completion> after) {
     const ParameterRecord& parameter = core_.states.parameters[index];
@@ -363,6 +386,7 @@ class TrainingModel {
       return gathers_.fetch(gathers_.key_of({index}), GatherFor::writing, pass(), data, after);
     }
     const std::size_t bytes = parameter.gathered_bytes();
+    after.insert(after.end(), parameter.ready.begin(), parameter.ready.end());
     return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
                             [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
                               copy_bytes(stream, data, from, bytes);
@@ -427,6 +451,7 @@ class TrainingModel {
   }
 
   EngineCore<D>& core_;
+  GroupUpdates<D> updates_;
   GatherPath<D> gathers_;
   GradientPath<D> path_;
   StateAccess<D> access_;

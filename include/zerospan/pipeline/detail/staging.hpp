@@ -39,6 +39,7 @@ struct Operand {
 struct PostedWork {
   Completion work;
   std::vector<Completion> ends;
+  Completion last_operand;  ///< When the last of the operands is as the work leaves it, on its tier.
 };
 
 /// Whose processors do a piece of work. The device's address host memory too, the host's not always the device's.
@@ -133,10 +134,12 @@ class Staging {
 
     PostedWork posted;
     posted.work = post(pointers, std::move(after));
+    posted.last_operand = posted.work;
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
       if (passes(o.tier, site) && o.access != Operand::Access::read) {
         posted.ends.push_back(post_write(operation.name, o, pointers[i], posted.work));
+        if (i + 1 == operands.size()) posted.last_operand = posted.ends.back();
       }
     }
     if (posted.ends.empty()) posted.ends.push_back(posted.work);

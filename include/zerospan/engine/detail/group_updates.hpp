@@ -1,0 +1,296 @@
+/// @file
+/// GroupUpdates: the updates of sub-groups that a step has decided on, posted in the order in which they are needed.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/completion.hpp>
+#include <zerospan/core/config.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/optimizer/detail/any_optimizer.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// Updates sub-group after sub-group: while one is updated, the next one's states are read and the last one's are
+/// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone. States that
+/// rest in device memory are updated by the device, if the optimizer has an update for it; others by the host.
+///
+/// A step ends before its updates do. What is partitioned is updated in the order in which the last pass brought it,
+/// behind the next forward pass: whoever is about to read a parameter calls `bring`, which posts the updates up to its
+/// own, and as many more as the staging memory holds, so that transfers go on. What is replicated is published by
+/// collectives, whose order is the same on every rank: all of its updates are posted at once. `ParameterRecord::ready`
+/// and `GradientAccumulator::ready` say when what an update writes may be read, and what it reads may be written.
+template <Device D>
+class GroupUpdates {
+ public:
+  using AnyOptimizer = OptimizerInterface<typename EngineCore<D>::stream_type>;
+
+  explicit GroupUpdates(EngineCore<D>& core) : core_{core}, needs_(core.states.parameters.size()) {
+    for (const SubGroup& group : core_.states.groups) {
+      const ShardSpace& space = core_.states.spaces[group.space];
+      if (space.training == Training::trainable && space.residence == Residence::partitioned) {
+        queue_.push_back({&group, {}});
+      }
+    }
+    next_ = queue_.size();
+    ahead_ = groups_in_staging();
+    number();
+  }
+
+  /// Posts the updates of every parameter with a committed gradient, or leaves them to be posted by `bring`. Those of
+  /// the step before have ended (`finish`).
+  /// @param optimizer With the settings of this step. It lives on until all that is posted has ended.
+  /// @param gradient_scale The factor from accumulated to effective gradients.
+  void begin(std::shared_ptr<const AnyOptimizer> optimizer, float gradient_scale) {
+    optimizer_ = std::move(optimizer);
+    gradient_scale_ = gradient_scale;
+    std::vector<ParameterRecord*> owned;  // replicated ones that have owners
+    for (ParameterRecord& parameter : core_.states.parameters) {
+      parameter.ready.clear();
+      if (!has_gradient(parameter)) continue;
+      ++parameter.updates;
+      parameter.copy.is_current = false;
+      if (parameter.residence == Residence::replicated && parameter.partition.owner) owned.push_back(&parameter);
+    }
+    update_replicated(owned);
+    order();
+    for (Update& update : queue_) prepare(*update.group, update.runs);
+    next_ = 0;
+    ++steps_;
+    brought_ = 0;
+    post_until(ahead_);
+  }
+
+  /// For whoever is about to read a parameter, or to write its gradient: posts its update, if that is still to come.
+  void bring(std::size_t parameter) {
+    Need& need = needs_[parameter];
+    if (need.step != steps_) need = {steps_, brought_++, need.last};
+    if (need.last >= next_) post_until(need.last + 1 + ahead_);
+  }
+
+  /// Posts what is left, and waits until everything is at rest.
+  void finish() {
+    post_until(queue_.size());
+    for (const Completion& end : ends_) {
+      core_.lanes.wait(calling_thread, end, {OperationKind::update, "the last step"});
+    }
+    ends_.clear();
+    optimizer_.reset();
+  }
+
+ private:
+  /// A run as the lane sees it: nothing in it changes until the update is over.
+  struct RunUpdate {
+    ShardRun run;
+    std::int64_t step;
+    ParameterGroup group;
+    bool has_gradient;
+  };
+
+  /// A sub-group that waits for its update.
+  struct Update {
+    const SubGroup* group;
+    std::vector<RunUpdate> runs;  ///< None if it has none in this step.
+  };
+
+  /// When a parameter was needed.
+  struct Need {
+    std::uint64_t step = 0;   ///< After which it was brought for the last time.
+    std::uint64_t place = 0;  ///< Among those that were brought then.
+    std::size_t last = 0;     ///< The last of the queue's sub-groups that have something of it.
+  };
+
+  static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
+
+  /// How many sub-groups the staging memory holds at once, less the one that is waited for; all, where none passes
+  /// through it.
+  std::size_t groups_in_staging() const {
+    std::size_t largest = 0;
+    for (const Update& update : queue_) {
+      GroupOperands operands{core_, *update.group};
+      operands.add_states(Operand::Access::change);
+      operands.add_gradients();
+      operands.add_parameters();
+      std::size_t bytes = 0;
+      for (const Operand& operand : operands.list()) {
+        bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(*update.group));
+      }
+      largest = std::max(largest, bytes);
+    }
+    if (largest == 0) return queue_.size();
+    return std::min<std::size_t>(3, std::max<std::size_t>(1, core_.staging.capacity() / largest) - 1);
+  }
+
+  /// Who updates a sub-group, if the optimizer has updates for either.
+  Site site_of(const SubGroup& group) const {
+    const bool is_on_device = core_.placement.tier(group.states_on).addressable() == Addressable::on_device;
+    return device_has_own_memory && is_on_device ? Site::device : Site::host;
+  }
+
+  bool has_gradient(const ParameterRecord& parameter) const {
+    return core_.states.uses[parameter.uses.front()].gradient.has_sum;
+  }
+
+  /// The order in which the last pass brought what is in the sub-groups; that of the declaration before the first pass.
+  void order() {
+    const auto first_need = [this](const Update& update) {
+      std::uint64_t first = std::numeric_limits<std::uint64_t>::max();
+      for (const ShardRun& run : update.group->runs) {
+        const Need& need = needs_[run.parameter];
+        if (need.step == steps_) first = std::min(first, need.place);
+      }
+      return first;
+    };
+    if (std::ranges::is_sorted(queue_, {}, first_need)) return;
+    std::ranges::stable_sort(queue_, {}, first_need);
+    number();
+  }
+
+  void number() {
+    for (std::size_t i = 0; i < queue_.size(); ++i) {
+      for (const ShardRun& run : queue_[i].group->runs) needs_[run.parameter].last = i;
+    }
+  }
+
+  void prepare(const SubGroup& group, std::vector<RunUpdate>& runs) const {
+    runs.clear();
+    const auto trains = [this](const ShardRun& run) { return has_gradient(core_.states.parameters[run.parameter]); };
+    if (std::ranges::none_of(group.runs, trains)) return;
+    for (const ShardRun& run : group.runs) {
+      const ParameterRecord& parameter = core_.states.parameters[run.parameter];
+      runs.push_back({run, parameter.updates, parameter.options.group, has_gradient(parameter)});
+    }
+  }
+
+  /// Posts the updates of the first `count` sub-groups of the queue, if they are still to come.
+  void post_until(std::size_t count) {
+    for (const std::size_t end = std::min(count, queue_.size()); next_ < end; ++next_) {
+      const auto& [group, runs] = queue_[next_];
+      if (runs.empty()) continue;
+      const PostedWork posted = post(*group, runs);
+      for (const RunUpdate& update : runs) {
+        core_.states.parameters[update.run.parameter].ready.push_back(posted.last_operand);
+      }
+    }
+  }
+
+  /// Posts the updates of what is replicated, and its publication.
+  void update_replicated(std::span<ParameterRecord* const> owned) {
+    std::vector<Completion> owned_written;
+    std::vector<RunUpdate> runs;
+    for (const SubGroup& group : core_.states.groups) {
+      const ShardSpace& space = core_.states.spaces[group.space];
+      if (space.training == Training::frozen || space.residence == Residence::partitioned) continue;
+      prepare(group, runs);
+      if (runs.empty()) continue;
+      const PostedWork posted = post(group, runs);
+      // Replicas are written in place, or, by the host to a device of its own, after the work.
+      const std::vector<Completion> written = device_has_own_memory ? posted.ends : std::vector{posted.work};
+      if (space.is_owned) {
+        owned_written.insert(owned_written.end(), written.begin(), written.end());
+      } else {
+        publish(runs, written);
+      }
+    }
+    if (owned.empty()) return;
+    const std::vector<const ParameterRecord*> parameters{owned.begin(), owned.end()};
+    const Completion end = core_.broadcast_replicas(parameters, "updated parameters", std::move(owned_written));
+    for (ParameterRecord* parameter : owned) parameter->ready = {end};
+    ends_.push_back(end);
+  }
+
+  /// Gathers the slices whose last run is among `runs`.
+  void publish(std::span<const RunUpdate> runs, const std::vector<Completion>& written) {
+    std::vector<GatherPart> slices;
+    for (const RunUpdate& update : runs) {
+      ParameterRecord& parameter = core_.states.parameters[update.run.parameter];
+      parameter.ready.insert(parameter.ready.end(), written.begin(), written.end());
+      const bool is_last = update.run.first_in_shard + update.run.elements == parameter.shard_elements();
+      if (is_last && parameter.partition.shards > 1 && update.has_gradient) {
+        slices.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
+      }
+    }
+    if (slices.empty()) return;
+    const Completion end = core_.all_gather(std::move(slices), "updated parameters", written);
+    for (const RunUpdate& update : runs) core_.states.parameters[update.run.parameter].ready.push_back(end);
+    ends_.push_back(end);
+  }
+
+  /// Posts the update of a sub-group, once nobody reads its states any more. The gradients that it reads may be written
+  /// when it has read them.
+  PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs) {
+    core_.await_readers(group);
+    PostedWork posted = update(group, runs);
+    ends_.insert(ends_.end(), posted.ends.begin(), posted.ends.end());
+    for (const RunUpdate& update : runs) {
+      if (!update.has_gradient) continue;
+      const ParameterRecord& parameter = core_.states.parameters[update.run.parameter];
+      core_.states.uses[parameter.uses.front()].gradient.ready.push_back(posted.work);
+    }
+    return posted;
+  }
+
+  PostedWork update(const SubGroup& group, const std::vector<RunUpdate>& runs) {
+    const ElementType type = core_.states.spaces[group.space].type;
+    GroupOperands operands{core_, group};
+    operands.add_states(Operand::Access::change);
+    const RunOperands gradients = operands.add_gradients();
+    const RunOperands parameters = operands.add_parameters();
+    const Operation operation{OperationKind::update, group.name, group.states.bytes};
+    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type),
+                             capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
+      auto* const master = reinterpret_cast<float*>(pointers[0]);
+      std::vector<ShardUpdate> updates;
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        const ShardRun& run = runs[i].run;
+        std::byte* const parameter = parameters(pointers, i, run);
+        if (runs[i].has_gradient) {
+          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
+                             gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
+                             runs[i].group});
+        } else {
+          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
+        }
+      }
+      return updates;
+    };
+    if constexpr (device_has_own_memory) {
+      if (optimizer_->updates_on_device() && site_of(group) == Site::device) {
+        return core_.staging.run(Lane::update, operation, operands.list(), {},
+                                 [optimizer = optimizer_, updates_of](auto& stream,
+                                                                      std::span<std::byte* const> pointers) {
+                                   optimizer->update(stream, updates_of(stream, pointers));
+                                 });
+      }
+    }
+    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {},
+                                     [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
+                                       StreamRef host = calling_thread;
+                                       optimizer->update(updates_of(host, pointers));
+                                     });
+  }
+
+  EngineCore<D>& core_;
+  std::shared_ptr<const AnyOptimizer> optimizer_;
+  float gradient_scale_ = 1.0F;
+  std::vector<Update> queue_;    ///< What is partitioned and trains, in the order of its updates.
+  std::size_t next_ = 0;         ///< The first of the queue whose update is not posted.
+  std::size_t ahead_ = 0;        ///< How many more are posted than are asked for.
+  std::vector<Completion> ends_;  ///< Of all that was posted.
+  std::vector<Need> needs_;      ///< Of each parameter.
+  std::uint64_t steps_ = 1;
+  std::uint64_t brought_ = 0;  ///< Parameters that were brought since the last step.
+};
+
+}  // namespace zerospan::inline v0::detail
