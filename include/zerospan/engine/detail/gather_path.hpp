@@ -67,7 +67,7 @@ class GatherPath {
     for (std::size_t i = 0; i < g.parameters.size(); ++i) {
       updates_.bring(g.parameters[i]);
       ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
-      (parameter.partition.owner ? owned : sliced).push_back({&parameter, data + g.offsets[i]});
+      (parameter.partition.owner ? owned : sliced).push_back({g.parameters[i], &parameter, data + g.offsets[i]});
     }
     Completion end;  // of the last collective, and so of all: the lane's work ends in order
     if (!owned.empty()) end = broadcast(owned, name, after);
@@ -89,6 +89,7 @@ class GatherPath {
 
   /// A parameter, and the buffer that it is gathered into.
   struct Target {
+    std::size_t index;
     ParameterRecord* parameter;
     std::byte* data;
   };
@@ -110,9 +111,9 @@ class GatherPath {
   Completion broadcast(std::span<const Target> targets, std::string_view name, const std::vector<Completion>& after) {
     std::vector<typename EngineCore<D>::BroadcastPart> parts;
     std::vector<Completion> ready = after;
-    for (const auto& [parameter, data] : targets) {
+    for (const auto& [index, parameter, data] : targets) {
       parts.push_back({{data, parameter->gathered_bytes()}, *parameter->partition.owner});
-      if (core_.holds(*parameter)) ready.push_back(read_shard(*parameter, data, after));
+      if (core_.holds(*parameter)) ready.push_back(read_shard(index, data, after));
     }
     return core_.broadcast(std::move(parts), name, std::move(ready));
   }
@@ -120,7 +121,7 @@ class GatherPath {
   Completion gather(std::span<const Target> targets, GatherFor purpose, std::string_view name,
                     const std::vector<Completion>& after) {
     std::vector<Completion> ready = after;
-    for (const auto& [parameter, data] : targets) ready.push_back(read_shard(*parameter, data, after));
+    for (const auto& [index, parameter, data] : targets) ready.push_back(read_shard(index, data, after));
     if (core_.ranks() == 1) return ready.back();  // copies end in order
     return core_.all_gather(parts_of(targets, purpose), name, std::move(ready));
   }
@@ -131,27 +132,66 @@ class GatherPath {
     std::vector<GatherPart> parts = parts_of(targets, GatherFor::reading);
     std::vector<Completion> ready = after;
     if (std::ranges::all_of(targets, [](const Target& target) { return target.parameter->copy.is_current; })) {
-      for (const auto& [parameter, data] : targets) ready.push_back(read_copy(*parameter, data, after));
+      for (const auto& [index, parameter, data] : targets) ready.push_back(read_copy(*parameter, data, after));
     } else {
-      for (const auto& [parameter, data] : targets) ready.push_back(read_shard(*parameter, data, after));
+      for (const auto& [index, parameter, data] : targets) ready.push_back(read_shard(index, data, after));
       ready = {core_.gather_across(parts, name, std::move(ready))};
       const std::vector<Completion> across = ready;
-      for (const auto& [parameter, data] : targets) ready.push_back(write_copy(*parameter, data, across));
+      for (const auto& [index, parameter, data] : targets) ready.push_back(write_copy(*parameter, data, across));
     }
     return core_.gather_within(std::move(parts), name, std::move(ready));
   }
 
   static std::vector<GatherPart> parts_of(std::span<const Target> targets, GatherFor purpose) {
     std::vector<GatherPart> parts;
-    for (const auto& [parameter, data] : targets) {
+    for (const auto& [index, parameter, data] : targets) {
       parts.push_back({data, parameter->shard_bytes()});
       if (purpose == GatherFor::reading) parts.back().approximable = parameter->type;
     }
     return parts;
   }
 
-  Completion read_shard(const ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
-    return read(parameter.name, core_.parameter_shard(parameter), core_.shard_in(parameter, data), after);
+  /// Brings this rank's shard into the gathered buffer: what an update has just left in staging memory from there, and
+  /// the rest from its tier.
+  Completion read_shard(std::size_t index, std::byte* data, const std::vector<Completion>& after) {
+    const ParameterRecord& parameter = core_.states.parameters[index];
+    const Operand shard = core_.parameter_shard(parameter);
+    std::byte* const to = core_.shard_in(parameter, data);
+    if (!EngineCore<D>::staging_type::passes(shard.tier, Site::device)) return read(parameter.name, shard, to, after);
+    const std::size_t width = element_bytes(parameter.type);
+    Completion end;  // of the copy that is posted last: copies end in order
+    std::vector<Operand> rest;
+    std::size_t begin = 0;  // of what is not in staging memory, in bytes of the shard
+    const auto rest_until = [&](std::size_t bytes) {
+      if (bytes == begin) return;
+      rest.push_back(shard);
+      rest.back().offset += begin;
+      rest.back().bytes = bytes - begin;
+    };
+    core_.states.for_each_run(index, [&](const SubGroup& group, const ShardRun& run) {
+      const auto values = updates_.values_in_staging(group);
+      if (!values) return;
+      const std::size_t first = run.first_in_shard * width;
+      rest_until(first);
+      end = copy_values(parameter.name, *values, run.first_in_group * width, to + first, run.elements * width, after);
+      begin = first + run.elements * width;
+    });
+    rest_until(shard.bytes);
+    // Now: reads pass through staging memory, and take the place of what is there.
+    for (const Operand& part : rest) end = read(parameter.name, part, to + (part.offset - shard.offset), after);
+    return end;
+  }
+
+  Completion copy_values(std::string_view name, const typename GroupUpdates<D>::Values& values, std::size_t offset,
+                         std::byte* to, std::size_t bytes, std::vector<Completion> after) {
+    after.push_back(values.work);
+    Completion end = core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, name, bytes},
+                                      [to, from = values.data + offset, bytes](auto& stream) -> Completion {
+                                        copy_bytes(stream, to, from, bytes);
+                                        return {};
+                                      });
+    core_.staging.record_use(values.slot, end);
+    return end;
   }
 
   /// The group's copy of a parameter: the shards of all ranks at this rank's place.

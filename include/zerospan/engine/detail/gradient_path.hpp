@@ -33,6 +33,7 @@ class GradientPath {
   /// @return The last uses of `data`.
   std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
     updates_.bring(use.parameter);
+    updates_.read_ahead();
     const ParameterRecord& parameter = core_.states.parameters[use.parameter];
     Summand sum{data, parameter.type};
     std::size_t padding_from = parameter.partition.elements;

@@ -40,6 +40,11 @@ class GroupOperands {
     list_.push_back({core_.placement.tier(group_.states_on), group_.states, 0, group_.states.bytes, access});
   }
 
+  /// The states are read after those.
+  void await_states(const std::vector<Completion>& written) {
+    list_.front().ready.insert(list_.front().ready.end(), written.begin(), written.end());
+  }
+
   /// The accumulated gradients; to be read.
   RunOperands add_gradients() {
     const std::size_t width = element_bytes(core_.accumulator_type(space_.type));

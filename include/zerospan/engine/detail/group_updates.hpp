@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,7 +29,9 @@ namespace zerospan::inline v0::detail {
 ///
 /// A step ends before its updates do. What is partitioned is updated in the order in which the last pass brought it,
 /// behind the next forward pass: whoever is about to read a parameter calls `bring`, which posts the updates up to its
-/// own, and as many more as the staging memory holds, so that transfers go on. What is replicated is published by
+/// own, and a few more, so that transfers go on; and which finds the new values in staging memory, if it comes soon.
+/// During the backward pass, when staging memory is idle, the states of the first sub-groups are read ahead. What is
+/// replicated is published by
 /// collectives, whose order is the same on every rank: all of its updates are posted at once. `ParameterRecord::ready`
 /// and `GradientAccumulator::ready` say when what an update writes may be read, and what it reads may be written.
 template <Device D>
@@ -39,12 +42,12 @@ class GroupUpdates {
   explicit GroupUpdates(EngineCore<D>& core) : core_{core}, needs_(core.states.parameters.size()) {
     for (const SubGroup& group : core_.states.groups) {
       const ShardSpace& space = core_.states.spaces[group.space];
-      if (space.training == Training::trainable && space.residence == Residence::partitioned) {
-        queue_.push_back({&group, {}});
-      }
+      if (space.training == Training::frozen) continue;
+      (space.residence == Residence::partitioned ? queue_ : replicated_).push_back({&group});
     }
     next_ = queue_.size();
-    ahead_ = groups_in_staging();
+    largest_ = largest();
+    ahead_ = groups_ahead();
     number();
   }
 
@@ -65,7 +68,8 @@ class GroupUpdates {
     }
     update_replicated(owned);
     order();
-    for (Update& update : queue_) prepare(*update.group, update.runs);
+    for (Update& update : queue_) prepare(update);
+    has_read_ahead_ = false;
     next_ = 0;
     ++steps_;
     brought_ = 0;
@@ -77,6 +81,41 @@ class GroupUpdates {
     Need& need = needs_[parameter];
     if (need.step != steps_) need = {steps_, brought_++, need.last};
     if (need.last >= next_) post_until(need.last + 1 + ahead_);
+  }
+
+  /// For whoever has written a gradient: the states of the sub-groups that will be updated first are read, once a step.
+  void read_ahead() {
+    if (next_ < queue_.size() || std::exchange(has_read_ahead_, true)) return;
+    for (std::size_t i = 0; i < std::min(ahead_ + 1, replicated_.size()); ++i) read_ahead(replicated_[i]);
+    for (std::size_t i = 0; i < std::min(ahead_ + 1, queue_.size()); ++i) read_ahead(queue_[i]);
+  }
+
+  /// The new values of a sub-group's parameters, in staging memory, after `work`.
+  struct Values {
+    const std::byte* data;
+    Completion work;
+    StagingSlot slot;
+  };
+
+  /// @return Nothing where they are not, or not any more.
+  std::optional<Values> values_in_staging(const SubGroup& group) const {
+    const auto place = places_.find(&group);
+    if (place == places_.end()) return std::nullopt;
+    const std::optional<Values>& values = queue_[place->second].values;
+    if (!values || place->second >= next_ || !core_.staging.holds(values->slot)) return std::nullopt;
+    return values;
+  }
+
+  /// Before states and parameters change in another way: what is in staging memory of them is void.
+  void settle() {
+    finish();
+    for (std::vector<Update>* const updates : {&replicated_, &queue_}) {
+      for (Update& update : *updates) {
+        drop(update);
+        update.values.reset();
+      }
+    }
+    has_read_ahead_ = false;
   }
 
   /// Posts what is left, and waits until everything is at rest.
@@ -101,7 +140,10 @@ class GroupUpdates {
   /// A sub-group that waits for its update.
   struct Update {
     const SubGroup* group;
-    std::vector<RunUpdate> runs;  ///< None if it has none in this step.
+    std::vector<RunUpdate> runs{};             ///< None if it has none in this step.
+    std::optional<BegunWork> begun{};          ///< Its states were read ahead.
+    std::optional<Values> values{};            ///< What the last update has left in staging memory.
+    std::vector<Completion> states_written{};  ///< The ends of the last update.
   };
 
   /// When a parameter was needed.
@@ -113,23 +155,49 @@ class GroupUpdates {
 
   static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
 
-  /// How many sub-groups the staging memory holds at once, less the one that is waited for; all, where none passes
-  /// through it.
-  std::size_t groups_in_staging() const {
-    std::size_t largest = 0;
-    for (const Update& update : queue_) {
-      GroupOperands operands{core_, *update.group};
-      operands.add_states(Operand::Access::change);
-      operands.add_gradients();
-      operands.add_parameters();
-      std::size_t bytes = 0;
-      for (const Operand& operand : operands.list()) {
-        bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(*update.group));
+  /// Bytes of staging memory that the largest sub-group takes.
+  std::size_t largest() {
+    std::size_t result = 0;
+    for (const std::vector<Update>* const updates : {&replicated_, &queue_}) {
+      for (const Update& update : *updates) {
+        const GroupOperands<D> operands = operands_of(*update.group);
+        std::size_t bytes = 0;
+        for (const Operand& operand : operands.list()) {
+          bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(*update.group));
+        }
+        result = std::max(result, bytes);
       }
-      largest = std::max(largest, bytes);
     }
-    if (largest == 0) return queue_.size();
-    return std::min<std::size_t>(3, std::max<std::size_t>(1, core_.staging.capacity() / largest) - 1);
+    return result;
+  }
+
+  /// How many more sub-groups than are asked for are under way, so that one is read, one updated and one written
+  /// meanwhile: fewer where the staging memory has no room for them, all where none passes through it.
+  std::size_t groups_ahead() const {
+    constexpr std::size_t most = 3;
+    if (largest_ == 0) return queue_.size();
+    return std::min(most, std::max<std::size_t>(1, core_.staging.capacity() / largest_) - 1);
+  }
+
+  /// States, gradients, parameters.
+  GroupOperands<D> operands_of(const SubGroup& group) {
+    GroupOperands<D> operands{core_, group};
+    operands.add_states(Operand::Access::change);
+    operands.add_gradients();
+    operands.add_parameters();
+    return operands;
+  }
+
+  /// Reads the states of a sub-group, if they are not addressable and there is room.
+  void read_ahead(Update& update) {
+    if (core_.placement.tier(update.group->states_on).addressable() != Addressable::nowhere) return;
+    GroupOperands<D> operands = operands_of(*update.group);
+    operands.await_states(update.states_written);
+    update.begun = core_.staging.begin(update.group->name, operands.list(), largest_);
+  }
+
+  void drop(Update& update) {
+    if (update.begun) core_.staging.drop(*std::exchange(update.begun, std::nullopt));
   }
 
   /// Who updates a sub-group, if the optimizer has updates for either.
@@ -159,48 +227,49 @@ class GroupUpdates {
 
   void number() {
     for (std::size_t i = 0; i < queue_.size(); ++i) {
+      places_[queue_[i].group] = i;
       for (const ShardRun& run : queue_[i].group->runs) needs_[run.parameter].last = i;
     }
   }
 
-  void prepare(const SubGroup& group, std::vector<RunUpdate>& runs) const {
-    runs.clear();
+  /// Takes down what the update of a sub-group is in this step.
+  void prepare(Update& update) {
+    update.runs.clear();
+    update.values.reset();
     const auto trains = [this](const ShardRun& run) { return has_gradient(core_.states.parameters[run.parameter]); };
-    if (std::ranges::none_of(group.runs, trains)) return;
-    for (const ShardRun& run : group.runs) {
+    if (std::ranges::none_of(update.group->runs, trains)) return drop(update);
+    for (const ShardRun& run : update.group->runs) {
       const ParameterRecord& parameter = core_.states.parameters[run.parameter];
-      runs.push_back({run, parameter.updates, parameter.options.group, has_gradient(parameter)});
+      update.runs.push_back({run, parameter.updates, parameter.options.group, has_gradient(parameter)});
     }
   }
 
   /// Posts the updates of the first `count` sub-groups of the queue, if they are still to come.
   void post_until(std::size_t count) {
     for (const std::size_t end = std::min(count, queue_.size()); next_ < end; ++next_) {
-      const auto& [group, runs] = queue_[next_];
-      if (runs.empty()) continue;
-      const PostedWork posted = post(*group, runs);
-      for (const RunUpdate& update : runs) {
-        core_.states.parameters[update.run.parameter].ready.push_back(posted.last_operand);
+      Update& update = queue_[next_];
+      if (update.runs.empty()) continue;
+      const PostedWork posted = post(update);
+      for (const RunUpdate& run : update.runs) {
+        core_.states.parameters[run.run.parameter].ready.push_back(posted.last_end);
       }
+      if (posted.last) update.values = Values{posted.last, posted.work, posted.slot};
     }
   }
 
   /// Posts the updates of what is replicated, and its publication.
   void update_replicated(std::span<ParameterRecord* const> owned) {
     std::vector<Completion> owned_written;
-    std::vector<RunUpdate> runs;
-    for (const SubGroup& group : core_.states.groups) {
-      const ShardSpace& space = core_.states.spaces[group.space];
-      if (space.training == Training::frozen || space.residence == Residence::partitioned) continue;
-      prepare(group, runs);
-      if (runs.empty()) continue;
-      const PostedWork posted = post(group, runs);
+    for (Update& update : replicated_) {
+      prepare(update);
+      if (update.runs.empty()) continue;
+      const PostedWork posted = post(update);
       // Replicas are written in place, or, by the host to a device of its own, after the work.
       const std::vector<Completion> written = device_has_own_memory ? posted.ends : std::vector{posted.work};
-      if (space.is_owned) {
+      if (core_.states.spaces[update.group->space].is_owned) {
         owned_written.insert(owned_written.end(), written.begin(), written.end());
       } else {
-        publish(runs, written);
+        publish(update.runs, written);
       }
     }
     if (owned.empty()) return;
@@ -229,19 +298,20 @@ class GroupUpdates {
 
   /// Posts the update of a sub-group, once nobody reads its states any more. The gradients that it reads may be written
   /// when it has read them.
-  PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs) {
-    core_.await_readers(group);
-    PostedWork posted = update(group, runs);
+  PostedWork post(Update& update) {
+    core_.await_readers(*update.group);
+    PostedWork posted = post(*update.group, update.runs, std::exchange(update.begun, std::nullopt));
     ends_.insert(ends_.end(), posted.ends.begin(), posted.ends.end());
-    for (const RunUpdate& update : runs) {
-      if (!update.has_gradient) continue;
-      const ParameterRecord& parameter = core_.states.parameters[update.run.parameter];
+    update.states_written = posted.ends;
+    for (const RunUpdate& run : update.runs) {
+      if (!run.has_gradient) continue;
+      const ParameterRecord& parameter = core_.states.parameters[run.run.parameter];
       core_.states.uses[parameter.uses.front()].gradient.ready.push_back(posted.work);
     }
     return posted;
   }
 
-  PostedWork update(const SubGroup& group, const std::vector<RunUpdate>& runs) {
+  PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
     const ElementType type = core_.states.spaces[group.space].type;
     GroupOperands operands{core_, group};
     operands.add_states(Operand::Access::change);
@@ -274,21 +344,28 @@ class GroupUpdates {
                                  });
       }
     }
-    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {},
-                                     [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
-                                       StreamRef host = calling_thread;
-                                       optimizer->update(updates_of(host, pointers));
-                                     });
+    const auto work = [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
+      StreamRef host = calling_thread;
+      optimizer->update(updates_of(host, pointers));
+    };
+    if (begun) {
+      return core_.staging.run_on_host(Lane::update, operation, operands.list(), *std::move(begun), {}, work);
+    }
+    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {}, work);
   }
 
   EngineCore<D>& core_;
   std::shared_ptr<const AnyOptimizer> optimizer_;
   float gradient_scale_ = 1.0F;
+  std::vector<Update> replicated_;  ///< What is replicated and trains.
   std::vector<Update> queue_;    ///< What is partitioned and trains, in the order of its updates.
   std::size_t next_ = 0;         ///< The first of the queue whose update is not posted.
+  std::size_t largest_ = 0;
   std::size_t ahead_ = 0;        ///< How many more are posted than are asked for.
+  bool has_read_ahead_ = false;
   std::vector<Completion> ends_;  ///< Of all that was posted.
-  std::vector<Need> needs_;      ///< Of each parameter.
+  std::vector<Need> needs_;       ///< Of each parameter.
+  std::unordered_map<const SubGroup*, std::size_t> places_;  ///< In the queue.
   std::uint64_t steps_ = 1;
   std::uint64_t brought_ = 0;  ///< Parameters that were brought since the last step.
 };

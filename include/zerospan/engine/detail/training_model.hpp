@@ -111,7 +111,7 @@ class TrainingModel {
     if (source.value < 0 || source.value >= core_.communicator.size()) {
       throw_configuration_error("there is no rank " + std::to_string(source.value) + " to publish from");
     }
-    updates_.finish();
+    updates_.settle();
     await_replica_uses();
     access_.replace(core_.states.use(lease.use).parameter, lease.buffer.data, source, core_.lanes.record(lease.stream));
     end(lease);
@@ -242,11 +242,11 @@ class TrainingModel {
 
   float loss_scale() const noexcept { return step_.loss_scale(); }
 
-  /// Waits until everything is at rest that steps have posted.
-  void synchronize() { updates_.finish(); }
+  /// Waits until everything is at rest that steps have posted, and nothing of it is in staging memory.
+  void synchronize() { updates_.settle(); }
 
   void visit_masters(const MasterVisitor& visitor) {
-    updates_.finish();
+    updates_.settle();
     access_.visit(visitor);
   }
 
@@ -254,7 +254,7 @@ class TrainingModel {
   void visit_states(std::span<const StateArray> arrays, Bytes buffer,
                     std::span<const std::vector<StatesRange>> left_out, const StatesVisitor& visitor) {
     check_between_steps("for_each_state()");
-    updates_.finish();
+    updates_.settle();
     access_.visit_own(PieceMemory{arrays, buffer}, left_out, visitor);
   }
 
@@ -262,7 +262,7 @@ class TrainingModel {
   void edit_states(std::span<const StateArray> arrays, const StatesEditor& editor, const EditOptions& options) {
     check_between_steps("edit_states()");
     const PieceMemory memory{arrays, options.buffer};
-    updates_.finish();
+    updates_.settle();
     await_replica_uses();
     const std::uint8_t pass = pipeline_.pass();
     pipeline_.end_pass();  // what was prefetched is about to change

@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
+#include <map>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -35,11 +38,29 @@ struct Operand {
   std::vector<Completion> ready{};  ///< The ends of the last transfers of the range.
 };
 
+/// A range of the ring that a piece of work was given.
+struct StagingSlot {
+  std::size_t begin = 0;
+  std::size_t bytes = 0;
+  std::uint64_t number = 0;  ///< Of those that were given; 0: none.
+};
+
 /// Work that was posted: the end of the work itself, and the ends of all that follows from it.
 struct PostedWork {
   Completion work;
   std::vector<Completion> ends;
-  Completion last_operand;  ///< When the last of the operands is as the work leaves it, on its tier.
+
+  Completion last_end;              ///< When the last operand is as the work leaves it, on its tier.
+  const std::byte* last = nullptr;  ///< Where it is in the ring, while that holds the slot; nullptr: it is addressable.
+  StagingSlot slot;
+};
+
+/// Work that has its slot, and whose first operand is read, before it can be posted.
+struct BegunWork {
+  StagingSlot slot;
+  std::vector<Completion> free;  ///< The ends of those who had the slot.
+  Completion read;
+  bool is_reserved = false;  ///< The slot was taken before the work is posted, and the first operand is read.
 };
 
 /// Whose processors do a piece of work. The device's address host memory too, the host's not always the device's.
@@ -48,6 +69,9 @@ enum class Site : std::uint8_t { device, host };
 /// Posts work on operands. Where all of them are addressable, it is one item on its lane. Otherwise those that are not
 /// get a slot of the ring: reads are posted before the work, writes after it; while one piece of work runs, the next
 /// one's reads and the last one's writes go on. For work on the host, memory of a device of its own is such a tier.
+///
+/// What work has left in its slot stays there until the slot is given to others: whoever finds it there needs not read
+/// it from the tier.
 template <DeviceLanes Lanes>
 class Staging {
  public:
@@ -83,7 +107,7 @@ class Staging {
   template <class Work>
   PostedWork run(Lane lane, const Operation& operation, std::span<const Operand> operands,
                  std::vector<Completion> after, Work work) {
-    return bring(Site::device, operation, operands, std::move(after),
+    return bring(Site::device, operation, operands, take_for(Site::device, operation.name, operands), std::move(after),
                  [&](std::vector<std::byte*> pointers, std::vector<Completion> ready) {
                    return lanes_->post(lane, std::move(ready), operation,
                                        [pointers, work = std::move(work)](stream_type& stream) -> Completion {
@@ -98,7 +122,15 @@ class Staging {
   template <class Work>
   PostedWork run_on_host(Lane lane, const Operation& operation, std::span<const Operand> operands,
                          std::vector<Completion> after, Work work) {
-    return bring(Site::host, operation, operands, std::move(after),
+    return run_on_host(lane, operation, operands, take_for(Site::host, operation.name, operands), std::move(after),
+                       std::move(work));
+  }
+
+  /// The same for work that was begun.
+  template <class Work>
+  PostedWork run_on_host(Lane lane, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
+                         std::vector<Completion> after, Work work) {
+    return bring(Site::host, operation, operands, std::move(begun), std::move(after),
                  [&](std::vector<std::byte*> pointers, std::vector<Completion> ready) {
                    return lanes_->post_host(lane, std::move(ready), operation,
                                             [pointers, work = std::move(work)]() -> Completion {
@@ -108,55 +140,102 @@ class Staging {
                  });
   }
 
+  /// Takes memory for work on the host that will be posted later, and reads its first operand now, which is not
+  /// addressable. Nobody else gets that memory meanwhile.
+  /// @param others Bytes of the largest piece of work that will be posted before this one.
+  /// @return Nothing, where that would leave less than half of the ring, or no room for the others.
+  std::optional<BegunWork> begin(std::string_view name, std::span<const Operand> operands, std::size_t others) {
+    std::size_t bytes = 0;
+    for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, Site::host);
+    if (reserved_ + bytes + std::max(capacity() / 2, others) > capacity()) return std::nullopt;
+    BegunWork begun = give(std::exchange(reserved_, reserved_ + bytes), bytes);
+    cursor_ = std::max(cursor_, reserved_);
+    ++begun_;
+    begun.is_reserved = true;
+    begun.read = post_read(name, operands.front(), memory_.data() + begun.slot.begin, begun.free);
+    return begun;
+  }
+
+  /// Work that was begun will not be posted.
+  void drop(const BegunWork& begun) {
+    former_.record(begun.slot.begin, begun.slot.bytes, begun.read);
+    end_reservation();
+  }
+
+  /// Whether what was left in a slot is still there.
+  bool holds(const StagingSlot& slot) const {
+    const auto owner = owners_.find(slot.begin);
+    return owner != owners_.end() && owner->second.number == slot.number && owner->second.bytes == slot.bytes;
+  }
+
+  /// Whoever gets the memory of a slot that is held waits for `use` too.
+  void record_use(const StagingSlot& slot, const Completion& use) { former_.record(slot.begin, slot.bytes, use); }
+
  private:
   /// @param post Called as `post(pointers, after)`; returns the end of the work.
   template <class Post>
-  PostedWork bring(Site site, const Operation& operation, std::span<const Operand> operands,
+  PostedWork bring(Site site, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
                    std::vector<Completion> after, Post post) {
-    std::size_t slots = 0;
-    for (const Operand& o : operands) slots += slot_bytes(o.tier, o.bytes, site);
-    auto [slot, slot_free] = take(slots, operation.name);
-
+    const bool was_begun = begun.is_reserved;
     std::vector<std::byte*> pointers(operands.size());
-    std::size_t next = slot;
+    std::size_t next = begun.slot.begin;
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
       if (passes(o.tier, site)) {
         pointers[i] = memory_.data() + next;
         next += slot_bytes(o.tier, o.bytes, site);
-        if (o.access != Operand::Access::write) after.push_back(post_read(operation.name, o, pointers[i], slot_free));
+        if (o.access == Operand::Access::write) continue;
+        after.push_back(i == 0 && was_begun ? begun.read : post_read(operation.name, o, pointers[i], begun.free));
       } else {
         pointers[i] = o.tier.view(o.extent) + o.offset;
         after.insert(after.end(), o.ready.begin(), o.ready.end());
       }
     }
-    after.insert(after.end(), slot_free.begin(), slot_free.end());
+    after.insert(after.end(), begun.free.begin(), begun.free.end());
 
     PostedWork posted;
     posted.work = post(pointers, std::move(after));
-    posted.last_operand = posted.work;
+    posted.last_end = posted.work;
+    posted.slot = begun.slot;
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
-      if (passes(o.tier, site) && o.access != Operand::Access::read) {
+      if (!passes(o.tier, site)) continue;
+      if (o.access != Operand::Access::read) {
         posted.ends.push_back(post_write(operation.name, o, pointers[i], posted.work));
-        if (i + 1 == operands.size()) posted.last_operand = posted.ends.back();
       }
+      if (i + 1 < operands.size()) continue;
+      posted.last = pointers[i];
+      if (o.access != Operand::Access::read) posted.last_end = posted.ends.back();
     }
     if (posted.ends.empty()) posted.ends.push_back(posted.work);
-    if (slots > 0) {
-      for (const Completion& end : posted.ends) former_.record(slot, slots, end);
-    }
+    for (const Completion& end : posted.ends) former_.record(begun.slot.begin, begun.slot.bytes, end);
+    if (was_begun) end_reservation();
     return posted;
   }
 
-  std::pair<std::size_t, std::vector<Completion>> take(std::size_t bytes, std::string_view what) {
+  /// The next slot of the ring, for all of the operands that pass through it.
+  BegunWork take_for(Site site, std::string_view what, std::span<const Operand> operands) {
+    std::size_t bytes = 0;
+    for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, site);
     if (bytes == 0) return {};
-    if (bytes > capacity()) {
-      throw_budget_error("staging " + std::string{what}, Bytes{bytes}, Bytes{capacity()}, "raise the host budget");
+    if (const std::size_t room = capacity() - reserved_; bytes > room) {
+      throw_budget_error("staging " + std::string{what}, Bytes{bytes}, Bytes{room}, "raise the host budget");
     }
-    if (cursor_ + bytes > capacity()) cursor_ = 0;
-    const std::size_t slot = std::exchange(cursor_, cursor_ + bytes);
-    return {slot, former_.overwrite(slot, bytes)};
+    if (cursor_ + bytes > capacity()) cursor_ = reserved_;
+    return give(std::exchange(cursor_, cursor_ + bytes), bytes);
+  }
+
+  BegunWork give(std::size_t begin, std::size_t bytes) {
+    auto owner = owners_.lower_bound(begin);
+    if (owner != owners_.begin() && std::prev(owner)->first + std::prev(owner)->second.bytes > begin) --owner;
+    while (owner != owners_.end() && owner->first < begin + bytes) owner = owners_.erase(owner);
+    owners_.emplace(begin, Owner{bytes, ++given_});
+    return {{begin, bytes, given_}, former_.overwrite(begin, bytes), {}, false};
+  }
+
+  /// Of work that was begun; the memory is everybody's again when it was the last.
+  void end_reservation() {
+    if (--begun_ == 0) reserved_ = 0;
   }
 
   Completion post_read(std::string_view name, const Operand& o, std::byte* data, std::vector<Completion> after) {
@@ -189,10 +268,19 @@ class Staging {
                         });
   }
 
+  struct Owner {
+    std::size_t bytes;
+    std::uint64_t number;
+  };
+
   Lanes* lanes_;
   Allocation memory_;
   std::size_t cursor_ = 0;
+  std::size_t reserved_ = 0;  ///< Bytes at the begin of the ring that are kept for work that was begun.
+  std::size_t begun_ = 0;     ///< Pieces of such work.
+  std::uint64_t given_ = 0;   ///< Slots so far.
   FormerUses former_;
+  std::map<std::size_t, Owner> owners_;  ///< By where a slot begins: who was given it last.
 };
 
 }  // namespace zerospan::inline v0::detail
