@@ -48,6 +48,7 @@ struct Program {
   std::size_t sub_group = 2 * elements;  ///< Elements; that of a layer is half of one's.
   bool waits = true;                     ///< For the updates, at the end of each step.
   int evaluations = 0;                   ///< Forward passes, after the steps.
+  bool is_reversed = false;              ///< The last layer comes first.
 };
 
 void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program) {
@@ -83,7 +84,11 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
   engine.begin(zerospan::Pass::training);  // ends declaration: parameters are born here
   for (int step = 0; step < program.steps; ++step) {
     device.compute("step begins", 0);
-    std::ranges::for_each(model, forward);
+    if (program.is_reversed) {
+      std::for_each(model.rbegin(), model.rend(), forward);
+    } else {
+      std::ranges::for_each(model, forward);
+    }
     if (program.swapped_backward && rank.value == 1) {
       std::ranges::for_each(model, backward);
     } else {
@@ -167,6 +172,25 @@ TEST_CASE("updates hide behind the next forward pass: a gather waits for its own
     CHECK(forward() == 0.75 + static_cast<double>(layers) * 1.0 + compute);
     program.waits = false;
     CHECK(forward() == 0.75 + 2.0 + compute);  // the new values are copied from staging memory, and gathered
+  }
+}
+
+TEST_CASE("sub-groups are updated in the order in which the pass before has gathered them") {
+  for (const bool is_reversed : {false, true}) {
+    CAPTURE(is_reversed);
+    const auto events =
+        run({.prefetch = 1_MiB, .steps = 3, .layers = "abcd", .sub_group = elements / 2, .is_reversed = is_reversed});
+    std::vector<std::string> updates;
+    for (const sim::Event& e : events) {
+      if (e.rank.value == 0 && e.kind == OperationKind::update) updates.emplace_back(1, e.name.back());
+    }
+    const std::vector<std::string> forward{"0", "1", "2", "3"};
+    const std::vector<std::string> backward{"3", "2", "1", "0"};
+    REQUIRE(updates.size() == 12);
+    for (std::size_t step = 0; step < 3; ++step) {
+      const auto first = updates.begin() + static_cast<std::ptrdiff_t>(4 * step);
+      CHECK((std::vector(first, first + 4) == (is_reversed ? backward : forward)));
+    }
   }
 }
 

@@ -297,6 +297,87 @@ TEST_CASE("a written operand reaches its tier") {
   CHECK(rig.lanes->counters()[OperationKind::update].count == 1);
 }
 
+TEST_CASE("work that was begun is read ahead, and its slot is nobody else's until it is posted") {
+  Rig rig{12};
+  const Extent ahead = rig.slow.place(4 * page);
+  const Extent other = rig.slow.place(2 * page);
+  std::ranges::fill(rig.slow.storage(ahead), std::byte{5});
+  const std::array operands{Operand{rig.slow, ahead, 0, ahead.bytes, Access::change}};
+  auto begun = rig.staging->begin("ahead", operands, 2 * page);
+  REQUIRE(begun);
+  rig.wait(begun->read);
+  for (int i = 0; i < 20; ++i) rig.wait(rig.add(other, 1).ends);
+  CHECK(all_are(rig.slow.storage(other), 20));
+  const std::size_t reads = rig.lanes->counters()[OperationKind::read].count;
+  const PostedWork posted = rig.staging->run_on_host(
+      Lane::update, {OperationKind::update, "w", 1}, operands, *std::move(begun), {}, [&](Pointers p) {
+        for (std::byte& b : std::span{p[0], ahead.bytes}) b = static_cast<std::byte>(std::to_integer<unsigned>(b) + 1U);
+      });
+  rig.wait(posted.ends);
+  CHECK(all_are(rig.slow.storage(ahead), 6));
+  CHECK(rig.lanes->counters()[OperationKind::read].count == reads);  // not once more
+}
+
+TEST_CASE("work is begun where it leaves half of the ring, and room for others; no more than fits beside it is posted") {
+  Rig rig{12};
+  const Extent extent = rig.slow.place(12 * page);
+  const auto begin = [&](std::size_t pages, std::size_t others) {
+    const std::array operands{Operand{rig.slow, extent, 0, pages * page, Access::change}};
+    return rig.staging->begin("ahead", operands, others * page);
+  };
+  CHECK(!begin(7, 0));
+  CHECK(!begin(5, 8));
+  const auto first = begin(4, 8);
+  REQUIRE(first);
+  CHECK(!begin(3, 0));
+  const auto second = begin(2, 6);
+  REQUIRE(second);
+  const auto change = [&](std::size_t pages) {
+    return rig.run({{rig.slow, extent, 0, pages * page, Access::write}},
+                   [&](auto&, Pointers p) { std::memset(p[0], 1, pages * page); });
+  };
+  CHECK_THROWS_AS(change(7), zerospan::BudgetError);
+  rig.wait(change(6).ends);
+  rig.staging->drop(*first);
+  CHECK_THROWS_AS(change(7), zerospan::BudgetError);
+  rig.staging->drop(*second);
+  rig.wait(change(12).ends);
+}
+
+TEST_CASE("what work leaves in its slot is there until the slot is given to others, who wait for its uses") {
+  Rig rig{8};
+  const Extent extent = rig.slow.place(8 * page);
+  const auto fill = [&](std::size_t pages, std::uint8_t value) {
+    return rig.run({{rig.slow, extent, 0, pages * page, Access::write}},
+                   [pages, value](auto&, Pointers p) { std::memset(p[0], value, pages * page); });
+  };
+  const PostedWork first = fill(3, 7);
+  const PostedWork second = fill(2, 8);
+  CHECK(rig.staging->holds(first.slot));
+  CHECK(rig.staging->holds(second.slot));
+  rig.wait(first.ends);
+  CHECK(all_are(std::span{first.last, 3 * page}, 7));
+
+  Promise use{"a use"};
+  rig.staging->record_use(first.slot, use.completion());
+  const PostedWork third = fill(4, 9);  // at the begin of the ring again
+  CHECK(!rig.staging->holds(first.slot));
+  CHECK(!rig.staging->holds(second.slot));
+  rig.wait(second.ends);
+  CHECK(!third.work.done());
+  CHECK(all_are(std::span{first.last, 3 * page}, 7));
+  use.succeed();
+  rig.wait(third.ends);
+  CHECK(all_are(std::span{first.last, 3 * page}, 9));
+  CHECK(first.last == third.last);
+  CHECK(third.last_end.done());
+
+  const Extent in_memory = rig.memory.place(page);
+  const PostedWork addressable = rig.run({{rig.memory, in_memory, 0, page, Access::write}}, [](auto&, Pointers) {});
+  CHECK(addressable.last == nullptr);
+  rig.wait(addressable.ends);
+}
+
 TEST_CASE("a read operand comes from its tier, and nothing is written") {
   Rig rig{4};
   const Extent extent = rig.slow.place(1024);

@@ -46,7 +46,7 @@ struct EngineOptions {
   Bytes staging = 64_MiB;
 
   /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a
-  /// third of the staging memory holds.
+  /// twelfth of the staging memory holds, or a third of it if that is less than 4 MiB.
   std::size_t sub_group_elements = std::size_t{8} << 20;
 
   /// How long a transfer may take before it is an error. Collectives have the deadline of their communicator.

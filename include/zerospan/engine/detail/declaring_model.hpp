@@ -102,7 +102,9 @@ class StateSizes {
     return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);
   }
 
-  /// Elements of the largest sub-group of which three fit into the staging memory: one read, one updated, one written.
+  /// Elements of the largest sub-group of which twelve fit into the staging memory, so that gathers wait for little and
+  /// new values stay there for a while; or three, one read, one updated, one written, where twelfths would be less than
+  /// disks like.
   /// @throws BudgetError if not even one does.
   std::size_t largest_group() const {
     const std::size_t unit_bytes = staged_bytes(alignment());
@@ -119,7 +121,10 @@ class StateSizes {
     const std::size_t unit_bytes = staged_bytes(unit);
     const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
     if (unit_bytes == 0) return wanted * unit;
-    return std::clamp(core_.staging.capacity() / 12 / unit_bytes, std::size_t{1}, wanted) * unit;
+    constexpr std::size_t large = std::size_t{4} << 20;
+    const std::size_t capacity = core_.staging.capacity();
+    const std::size_t most = std::max(capacity / 12, std::min(capacity / 3, large));
+    return std::clamp(most / unit_bytes, std::size_t{1}, wanted) * unit;
   }
 
   /// Bytes of staging memory that the update of so many elements passes through.
