@@ -140,13 +140,14 @@ inline std::string marks(const Row& row) {
 inline std::string in_text(const std::vector<Row>& rows) {
   std::size_t width = std::string_view{"benchmark"}.size();
   for (const Row& row : rows) width = std::max(width, row.name.size());
-  std::string text = fmt::format("{:{}}  {:>10}  {:>10}  {:>6}  {:>14}  {:>9}  {:>7}  {}\n", "benchmark", width, "ours",
-                                 "baseline", "ratio", "goal", "predicted", "change", "");
+  std::string text = fmt::format("{:{}}  {:>10}  {:>10}  {:>6}  {:>14}  {:>9}  {:>7}\n", "benchmark", width, "ours",
+                                 "baseline", "ratio", "goal", "predicted", "change");
   for (const Row& row : rows) {
     const auto change = row.change();
-    text += fmt::format("{:{}}  {:>10.4g}  {:>10.4g}  {:>6.3f}  {:>14}  {:>9.2f}  {:>7}  {}\n", row.name, width,
+    const std::string words = marks(row);
+    text += fmt::format("{:{}}  {:>10.4g}  {:>10.4g}  {:>6.3f}  {:>14}  {:>9.2f}  {:>7}{}{}\n", row.name, width,
                         row.ours, row.baseline, row.ratio, goal_in_words(row), row.prediction,
-                        change ? fmt::format("{:+.1f}%", 100 * *change) : "", marks(row));
+                        change ? fmt::format("{:+.1f}%", 100 * *change) : "-", words.empty() ? "" : "  ", words);
   }
   const auto missed = std::ranges::count_if(rows, [](const Row& row) { return !row.is_met(); });
   const auto lost = std::ranges::count_if(rows, &Row::is_lost);
