@@ -86,13 +86,15 @@ void triad(benchmark::State& state) {
 }
 
 /// What an update does to memory and nothing else: three arrays changed in place, one read, one written. The bound.
+/// @tparam E As wide as an element of gradients and parameters.
+template <class E>
 void in_place(benchmark::State& state) {
   Arrays arrays{share(state)};
   float* const __restrict m = reinterpret_cast<float*>(arrays.states.data());
   float* const __restrict v = m + arrays.n;
   float* const __restrict p = arrays.master.data();
-  const std::uint16_t* const __restrict g = reinterpret_cast<const std::uint16_t*>(arrays.gradient.data());
-  std::uint16_t* const __restrict out = reinterpret_cast<std::uint16_t*>(arrays.parameter.data());
+  const E* const __restrict g = reinterpret_cast<const E*>(arrays.gradient.data());
+  E* const __restrict out = reinterpret_cast<E*>(arrays.parameter.data());
   for (auto _ : state) {
     for (std::size_t i = 0; i < arrays.n; ++i) {
       m[i] += 0.5F;
@@ -102,12 +104,13 @@ void in_place(benchmark::State& state) {
     }
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 28);
+  report(state, arrays.n, 24 + 2 * sizeof(E));
 }
 
 BENCHMARK_CAPTURE(fused_adamw, bf16, ElementType::bfloat16)->Threads(1)->Threads(2)->UseRealTime();
-BENCHMARK(in_place)->Name("fused_adamw_raw/bf16")->Threads(1)->Threads(2)->UseRealTime();
+BENCHMARK_TEMPLATE(in_place, std::uint16_t)->Name("fused_adamw_raw/bf16")->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK_CAPTURE(fused_adamw, fp32, ElementType::float32)->Threads(1)->Threads(2)->UseRealTime();
+BENCHMARK_TEMPLATE(in_place, std::uint32_t)->Name("fused_adamw_raw/fp32")->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(copy)->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(triad)->Threads(1)->Threads(2)->UseRealTime();
 

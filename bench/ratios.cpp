@@ -1,154 +1,60 @@
-/// Prints how fast each benchmark is beside its raw baseline, as a table and as JSON.
+/// Prints how fast each benchmark is beside its raw baseline, its goal and the table before, and writes that as JSON.
 ///
 /// A benchmark `topic/...` is paired with `topic_raw/...` of the same arguments. Both are measured alternately in one
 /// run, so that the ratio of their medians means something on a noisy machine where neither median does.
-#include <algorithm>
-#include <cstddef>
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <map>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
-namespace {
-
-using nlohmann::json;
-
-/// The median of one benchmark's repetitions. More is better.
-struct Speed {
-  std::string unit;
-  double value;
-};
-
-/// How fast ours is beside the baseline: 1 is as fast.
-struct Ratio {
-  std::string name;
-  std::string unit;
-  double ours;
-  double baseline;
-
-  double value() const { return ours / baseline; }
-};
-
-/// The speed that the aggregate `entry` tells: bytes a second, else items a second, else runs per unit of real time.
-Speed speed_of(const json& entry) {
-  for (const std::string unit : {"bytes_per_second", "items_per_second"}) {
-    if (entry.contains(unit)) return {unit, entry.at(unit).get<double>()};
-  }
-  return {"runs_per_" + entry.at("time_unit").get<std::string>(), 1.0 / entry.at("real_time").get<double>()};
-}
-
-json read_json(const std::string& path) {
-  std::ifstream file{path};
-  try {
-    return json::parse(file);
-  } catch (const json::parse_error& error) {
-    throw std::runtime_error{path + " is not JSON: " + error.what()};
-  }
-}
-
-/// The medians in a Google Benchmark JSON report, by the name of the run.
-std::map<std::string, Speed> read_medians(const std::string& path) {
-  const auto report = read_json(path);
-  std::map<std::string, Speed> medians;
-  for (const auto& entry : report.at("benchmarks")) {
-    const auto name = entry.at("run_name").get<std::string>();
-    if (entry.value("error_occurred", false)) {
-      throw std::runtime_error{name + " failed: " + entry.value("error_message", "")};
-    }
-    if (entry.value("aggregate_name", "") == "median") medians.emplace(name, speed_of(entry));
-  }
-  return medians;
-}
-
-/// The name of the baseline of `name`: the part before the first '/' followed by "_raw".
-std::string baseline_of(const std::string& name) {
-  const auto end = std::min(name.find('/'), name.size());
-  return name.substr(0, end) + "_raw" + name.substr(end);
-}
-
-std::vector<Ratio> pair_with_baselines(const std::map<std::string, Speed>& medians) {
-  std::vector<Ratio> ratios;
-  for (const auto& [name, ours] : medians) {
-    const auto baseline = medians.find(baseline_of(name));
-    if (baseline == medians.end()) continue;
-    if (baseline->second.unit != ours.unit) throw std::runtime_error{name + " and its baseline differ in their unit"};
-    ratios.push_back({name, ours.unit, ours.value, baseline->second.value});
-  }
-  return ratios;
-}
-
-/// The median tokens a second in the metrics that a training run wrote: one JSON object a line.
-double median_tokens_per_second(const std::string& path) {
-  std::ifstream file{path};
-  std::vector<double> rates;
-  for (std::string line; std::getline(file, line);) {
-    const auto metrics = json::parse(line);
-    if (metrics.contains("tokens_per_second")) rates.push_back(metrics.at("tokens_per_second").get<double>());
-  }
-  if (rates.empty()) throw std::runtime_error{path + " tells no tokens_per_second"};
-  const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
-  std::nth_element(rates.begin(), middle, rates.end());
-  return *middle;
-}
-
-void print_table(const std::vector<Ratio>& ratios) {
-  std::size_t width = 9;
-  for (const auto& ratio : ratios) width = std::max(width, ratio.name.size());
-  fmt::print("{:{}}  {:>12}  {:>12}  {:>6}  {}\n", "benchmark", width, "ours", "baseline", "ratio", "unit");
-  for (const auto& ratio : ratios) {
-    fmt::print("{:{}}  {:>12.4g}  {:>12.4g}  {:>6.3f}  {}\n", ratio.name, width, ratio.ours, ratio.baseline,
-               ratio.value(), ratio.unit);
-  }
-}
-
-void write_json(const std::string& path, const std::vector<Ratio>& ratios) {
-  auto list = json::array();
-  for (const auto& ratio : ratios) {
-    list.push_back({{"name", ratio.name},
-                    {"unit", ratio.unit},
-                    {"ours", ratio.ours},
-                    {"baseline", ratio.baseline},
-                    {"ratio", ratio.value()}});
-  }
-  std::ofstream file{path};
-  file << json{{"ratios", list}}.dump(2) << '\n';
-  if (!file) throw std::runtime_error{"cannot write " + path};
-}
-
-}  // namespace
+#include "report/json_files.hpp"
+#include "report/table.hpp"
 
 int main(int argc, char** argv) try {
   std::vector<std::string> reports;
+  std::vector<std::string> lists;
   std::vector<std::tuple<std::string, std::string, std::string>> trainings;
+  std::string goals;
+  std::string previous;
   std::string output;
-  CLI::App app{"The ratios of benchmarks to their raw baselines."};
-  app.add_option("reports", reports, "Reports of Google Benchmark, in JSON")->check(CLI::ExistingFile);
+  CLI::App app{"The ratios of benchmarks to their raw baselines, beside their goals."};
+  app.add_option("reports", reports, "Reports of Google Benchmark, in JSON");
+  app.add_option("--measurements", lists, "Lists of name, unit, ours and baseline, in JSON; several times");
   app.add_option("--training", trainings,
                  "A name, its metrics and the metrics of its baseline, of two training runs; several times");
-  app.add_option("--output", output, "The JSON file to write")->required();
+  app.add_option("--goals", goals, "The goals, in JSON")->required();
+  app.add_option("--previous", previous, "The table before, to compare with");
+  app.add_option("--output", output, "The JSON file to write; without it, goals and the table before are read alone");
   CLI11_PARSE(app, argc, argv);
 
-  std::vector<Ratio> ratios;
+  const auto wanted = bench::read_goals(goals);
+  const auto before = previous.empty() ? std::vector<bench::Row>{} : bench::read_table(previous);
+  if (output.empty()) return 0;
+
+  std::vector<bench::Measurement> measurements;
+  const auto add = [&](const std::vector<bench::Measurement>& more) {
+    measurements.insert(measurements.end(), more.begin(), more.end());
+  };
   for (const auto& report : reports) {
-    const auto pairs = pair_with_baselines(read_medians(report));
+    const auto pairs = bench::read_report(report);
     if (pairs.empty()) fmt::print(stderr, "{}: no benchmark has a baseline\n", report);
-    ratios.insert(ratios.end(), pairs.begin(), pairs.end());
+    add(pairs);
   }
+  for (const auto& list : lists) add(bench::read_measurements(list));
   for (const auto& [name, ours, baseline] : trainings) {
-    ratios.push_back(
-        {name, "tokens_per_second", median_tokens_per_second(ours), median_tokens_per_second(baseline)});
+    add({{name, "tokens_per_second", bench::median_tokens_per_second(ours),
+          bench::median_tokens_per_second(baseline)}});
   }
-  print_table(ratios);
-  write_json(output, ratios);
-  return 0;
+  const auto table = bench::make_table(measurements, wanted, before);
+  fmt::print("{}", bench::in_text(table.rows));
+  bench::write_table(output, table.rows);
+  const std::string complaints = bench::complaints(table);
+  fmt::print(stderr, "{}", complaints);
+  return complaints.empty() ? 0 : 1;
 } catch (const std::exception& error) {
   fmt::print(stderr, "ratios: {}\n", error.what());
   return 1;

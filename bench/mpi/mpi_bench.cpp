@@ -1,11 +1,15 @@
-/// MpiCommunicator with two ranks beside raw MPI, in turns: to be started by mpirun -n 2.
+/// MpiCommunicator with two ranks beside raw MPI, in turns: to be started by mpirun -n 2. With an argument, rank 0
+/// writes what it measured to that file, too: the list of measurements that `ratios` reads.
 #include <mpi.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,10 +48,34 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+/// What rank 0 has measured.
+class Measurements {
+ public:
+  /// @param unit "bytes" or "calls", a second.
+  void add(const std::string& name, const char* unit, double ours, double raw) {
+    std::array<char, 256> entry{};
+    std::snprintf(entry.data(), entry.size(),
+                  R"({"name": "mpi/%s", "unit": "%s_per_second", "ours": %g, "baseline": %g})", name.c_str(), unit,
+                  ours, raw);
+    list_ += (list_.empty() ? "[\n" : ",\n") + std::string{entry.data()};
+  }
+
+  /// @return Whether the file was written.
+  bool write(const char* path) const {
+    std::ofstream file{path};
+    file << list_ << "\n]\n";
+    file.close();
+    return !file.fail();
+  }
+
+ private:
+  std::string list_;
+};
+
 /// Prints the bandwidth of either side, and ours as a part of raw MPI's: medians of measurements in turns.
 /// @param calls Of each, in one measurement.
 template <class Ours, class Raw>
-void compare(const std::string& name, std::size_t bytes, int calls, Ours ours, Raw raw) {
+void compare(Measurements& measurements, const std::string& name, std::size_t bytes, int calls, Ours ours, Raw raw) {
   constexpr int repetitions = 15;
   std::vector<double> of_ours;
   std::vector<double> of_raw;
@@ -72,19 +100,22 @@ void compare(const std::string& name, std::size_t bytes, int calls, Ours ours, R
   if (bytes == 0) {
     std::printf("%-28s | %9.2f us | %9.2f us | %5.2f\n", name.c_str(), 1e6 * our_time, 1e6 * raw_time,
                 raw_time / our_time);
+    measurements.add(name, "calls", 1 / our_time, 1 / raw_time);
   } else {
-    const auto gigabytes = static_cast<double>(bytes) * 1e-9;
-    std::printf("%-28s | %7.2f GB/s | %7.2f GB/s | %5.2f\n", name.c_str(), gigabytes / our_time, gigabytes / raw_time,
+    const double ours_a_second = static_cast<double>(bytes) / our_time;
+    const double raw_a_second = static_cast<double>(bytes) / raw_time;
+    std::printf("%-28s | %7.2f GB/s | %7.2f GB/s | %5.2f\n", name.c_str(), 1e-9 * ours_a_second, 1e-9 * raw_a_second,
                 raw_time / our_time);
+    measurements.add(name, "bytes", ours_a_second, raw_a_second);
   }
   std::fflush(stdout);
 }
 
-void compare_all_gather(zerospan::MpiCommunicator& communicator, std::size_t mebibytes) {
+void compare_all_gather(Measurements& measurements, zerospan::MpiCommunicator& communicator, std::size_t mebibytes) {
   Buffers buffers{mebibytes << 20};
   const std::size_t shard = buffers.input.size() / static_cast<std::size_t>(communicator.size());
   compare(
-      "all-gather " + std::to_string(mebibytes) + " MiB", buffers.input.size(), mebibytes < 16 ? 16 : 1,
+      measurements, "all_gather/" + std::to_string(mebibytes) + "MiB", buffers.input.size(), mebibytes < 16 ? 16 : 1,
       [&] {
         const zerospan::GatherPart part{buffers.input.data(), shard};
         communicator.all_gather({calling_thread, "weights"}, {&part, 1});
@@ -95,11 +126,13 @@ void compare_all_gather(zerospan::MpiCommunicator& communicator, std::size_t meb
       });
 }
 
-void compare_reduce_scatter(zerospan::MpiCommunicator& communicator, std::size_t mebibytes) {
+void compare_reduce_scatter(Measurements& measurements, zerospan::MpiCommunicator& communicator,
+                            std::size_t mebibytes) {
   Buffers buffers{mebibytes << 20};
   const std::size_t elements = buffers.input.size() / sizeof(float) / static_cast<std::size_t>(communicator.size());
   compare(
-      "reduce-scatter " + std::to_string(mebibytes) + " MiB fp32", buffers.input.size(), mebibytes < 16 ? 4 : 1,
+      measurements, "reduce_scatter/fp32_" + std::to_string(mebibytes) + "MiB", buffers.input.size(),
+      mebibytes < 16 ? 4 : 1,
       [&] {
         communicator.reduce_scatter(
             {calling_thread, "gradients"},
@@ -111,11 +144,12 @@ void compare_reduce_scatter(zerospan::MpiCommunicator& communicator, std::size_t
       });
 }
 
-void compare_all_reduce(zerospan::MpiCommunicator& communicator, std::size_t mebibytes) {
+void compare_all_reduce(Measurements& measurements, zerospan::MpiCommunicator& communicator, std::size_t mebibytes) {
   Buffers buffers{mebibytes << 20};
   const std::size_t elements = buffers.input.size() / sizeof(float);
   compare(
-      "all-reduce " + std::to_string(mebibytes) + " MiB fp32", buffers.input.size(), mebibytes < 16 ? 4 : 1,
+      measurements, "all_reduce/fp32_" + std::to_string(mebibytes) + "MiB", buffers.input.size(),
+      mebibytes < 16 ? 4 : 1,
       [&] {
         communicator.all_reduce({calling_thread, "gradients"}, {ElementType::float32, buffers.input.data(),
                                                                 ElementType::float32, buffers.output.data(), elements});
@@ -126,17 +160,17 @@ void compare_all_reduce(zerospan::MpiCommunicator& communicator, std::size_t meb
       });
 }
 
-void compare_small(zerospan::MpiCommunicator& communicator) {
+void compare_small(Measurements& measurements, zerospan::MpiCommunicator& communicator) {
   constexpr int calls = 2000;
   std::vector<std::int64_t> integers(70, 1);
   compare(
-      "barrier", 0, calls,
+      measurements, "barrier", 0, calls,
       [&] {
         communicator.barrier({calling_thread, "step"});
       },
       [] { MPI_Barrier(MPI_COMM_WORLD); });
   compare(
-      "all-reduce of 70 integers", 0, calls,
+      measurements, "all_reduce/70_integers", 0, calls,
       [&] {
         communicator.all_reduce({calling_thread, "norm"}, std::span{integers});
       },
@@ -151,13 +185,19 @@ void compare_small(zerospan::MpiCommunicator& communicator) {
 int main(int argc, char** argv) {
   int provided = MPI_THREAD_SINGLE;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+  bool is_written = true;
   {
+    Measurements all;
     zerospan::MpiCommunicator communicator{MPI_COMM_WORLD};
-    if (communicator.rank().value == 0) std::printf("%-28s | %12s | %12s | ratio\n", "name", "ours", "raw");
-    compare_small(communicator);
-    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_all_gather(communicator, mebibytes);
-    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_reduce_scatter(communicator, mebibytes);
-    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_all_reduce(communicator, mebibytes);
+    const bool reports = communicator.rank().value == 0;
+    if (reports) std::printf("%-28s | %12s | %12s | ratio\n", "name", "ours", "raw");
+    compare_small(all, communicator);
+    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_all_gather(all, communicator, mebibytes);
+    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_reduce_scatter(all, communicator, mebibytes);
+    for (const std::size_t mebibytes : {1U, 16U, 128U}) compare_all_reduce(all, communicator, mebibytes);
+    if (reports && argc > 1) is_written = all.write(argv[1]);
   }
   MPI_Finalize();
+  if (!is_written) std::fprintf(stderr, "mpi_bench: cannot write %s\n", argv[1]);
+  return is_written ? 0 : 1;
 }
