@@ -227,8 +227,10 @@ void train_in_memory(benchmark::State& state, std::optional<SaveBy> by) { train<
 
 BENCHMARK(checkpoint_save)->Iterations(2)->UseRealTime();
 BENCHMARK(checkpoint_save_raw)->Iterations(2)->UseRealTime();
-BENCHMARK_CAPTURE(load, twice, CheckpointCheck::before_changes)->Name("checkpoint_load")->Iterations(2)->UseRealTime();
-BENCHMARK_CAPTURE(load, once, CheckpointCheck::while_loading)->Name("checkpoint_load/once")->Iterations(2)->UseRealTime();
+constexpr auto twice = CheckpointCheck::before_changes;
+constexpr auto once = CheckpointCheck::while_loading;
+BENCHMARK_CAPTURE(load, twice, twice)->Name("checkpoint_load")->Iterations(2)->UseRealTime();
+BENCHMARK_CAPTURE(load, once, once)->Name("checkpoint_load/once")->Iterations(2)->UseRealTime();
 BENCHMARK(load_raw)->Name("checkpoint_load_raw")->Iterations(2)->UseRealTime();
 BENCHMARK(load_raw)->Name("checkpoint_load_raw/once")->Iterations(2)->UseRealTime();
 

@@ -674,7 +674,7 @@ TEST_CASE("checksums that are compared while loading cost no second read") {
   }
 }
 
-TEST_CASE("a bit that has changed is found while loading, is told alike, and a sound checkpoint mends what was loaded") {
+TEST_CASE("a bit that has changed is found while loading, and a sound checkpoint mends what was loaded in part") {
   Saved saved;
   const auto load = [&](int ranks, bool is_damaged) {
     const auto told = zerospan::run_ranks(ranks, [&](zerospan::ThreadCommunicator communicator) -> std::string {

@@ -67,7 +67,8 @@ class RandomProgram {
                                 .sub_group_elements = 4096});
     const std::size_t sizes[]{5000, 100, 20000, 9000, 64, 12000, 200, 3000};
     for (const std::size_t size : sizes) {
-      parameters_.emplace_back(*engine_, "p" + std::to_string(size), zerospan::Shape{size}, zerospan::init::normal(1.0F));
+      parameters_.emplace_back(*engine_, "p" + std::to_string(size), zerospan::Shape{size},
+                               zerospan::init::normal(1.0F));
     }
   }
 
@@ -167,7 +168,8 @@ class RandomProgram {
   zerospan::HostDevice device_{{.device_budget = Bytes{2 << 20}, .host_budget = Bytes{4 << 20}}};
   zerospan::DeviceTier memory_{device_};
   zerospan::ThreadedIoEngine io_;
-  zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk_{io_, {.directory = std::filesystem::temp_directory_path().string()}};
+  zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk_{io_,
+                                                       {.directory = std::filesystem::temp_directory_path().string()}};
   std::unique_ptr<AnyEngine> engine_;
   std::vector<zerospan::PartitionedParameter<Array<float>>> parameters_;
 };

@@ -159,6 +159,7 @@ std::size_t bytes_read_there_and_back(zerospan::Bytes device_budget, int steps) 
         gradient.commit();
       }
       engine.step();
+      engine.synchronize();  // of the new values nothing stays in staging memory
     }
   }
   return memory.on_nvme.counters().read.count;
@@ -167,13 +168,13 @@ std::size_t bytes_read_there_and_back(zerospan::Bytes device_budget, int steps) 
 TEST_CASE("what memory holds is read once a step, and not twice") {
   constexpr std::size_t layer = 16384 * sizeof(float);
   constexpr std::size_t all = 6 * layer;
-  constexpr std::size_t ahead = 128 << 10;  // read for a step that does not come
+  constexpr std::size_t ahead = 128 << 10;  // what is gathered while the step before ends, from staging memory
   // The first step records; from then on what stays is chosen.
-  CHECK(bytes_read_there_and_back(4_MiB, 1) == 2 * all + ahead);
-  CHECK(bytes_read_there_and_back(4_MiB, 4) == 2 * all + 3 * all + ahead);
+  CHECK(bytes_read_there_and_back(4_MiB, 1) == 2 * all);
+  CHECK(bytes_read_there_and_back(4_MiB, 4) == 2 * all + 3 * (all - ahead));
   // Besides the two ahead: one in use and the last four of forward, then two gradients and what is left of them.
-  CHECK(bytes_read_there_and_back(zerospan::Bytes{7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer) + ahead);
-  CHECK(bytes_read_there_and_back(zerospan::Bytes{4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer) + ahead);
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{7 * layer}, 4) == 2 * all + 3 * (2 * all - 5 * layer - ahead));
+  CHECK(bytes_read_there_and_back(zerospan::Bytes{4 * layer}, 4) == 2 * all + 3 * (2 * all - 2 * layer - ahead));
 }
 
 TEST_CASE("two alternating paths are each prefetched along their own") {

@@ -44,7 +44,7 @@ struct Program {
   zerospan::Bytes prefetch;
   int steps;
   bool swapped_backward = false;
-  std::string_view layers = "ab";     ///< Their names.
+  std::string_view layers = "ab";        ///< Their names.
   std::size_t sub_group = 2 * elements;  ///< Elements; that of a layer is half of one's.
   bool waits = true;                     ///< For the updates, at the end of each step.
   int evaluations = 0;                   ///< Forward passes, after the steps.
@@ -158,7 +158,7 @@ TEST_CASE("with prefetch transfers hide behind compute: the makespan is exact") 
   CHECK(begin[3] - end[2] == 2.0 + 0.25 + norm + update + write);
 }
 
-TEST_CASE("updates hide behind the next forward pass: a gather waits for its own parameter's, and the makespan is exact") {
+TEST_CASE("updates hide behind the next forward pass, a gather waits for its own alone: the makespan is exact") {
   // A layer's shard has 2048 elements: its update takes 0.75 s, and its new values are written in 1 s.
   for (const std::size_t layers : {4U, 8U, 12U}) {
     const std::string names = std::string{"abcdefghijkl"}.substr(0, layers);

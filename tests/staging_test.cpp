@@ -318,7 +318,7 @@ TEST_CASE("work that was begun is read ahead, and its slot is nobody else's unti
   CHECK(rig.lanes->counters()[OperationKind::read].count == reads);  // not once more
 }
 
-TEST_CASE("work is begun where it leaves half of the ring, and room for others; no more than fits beside it is posted") {
+TEST_CASE("work is begun where it leaves half of the ring, and room for others; what does not fit beside it is told") {
   Rig rig{12};
   const Extent extent = rig.slow.place(12 * page);
   const auto begin = [&](std::size_t pages, std::size_t others) {

@@ -120,9 +120,9 @@ class CheckpointFiles {
 };
 
 /// The file system of this host. Files are written, and what is read once is read, by direct I/O where it allows that:
-/// what nobody reads again for a while has no place in the page cache, and does not pass through it. Locks are those of flock(2): they end with their
-/// process, however it ends. Of one that is killed, children that it had forked meanwhile still hold them, until they
-/// end or execute another program.
+/// what nobody reads again for a while has no place in the page cache, and does not pass through it. Locks are those of
+/// flock(2): they end with their process, however it ends. Of one that is killed, children that it had forked meanwhile
+/// still hold them, until they end or execute another program.
 class FileSystem final : public CheckpointFiles {
  public:
   std::unique_ptr<Writer> create(const std::string& path) override {

@@ -62,7 +62,7 @@ class GroupOperands {
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
       const GradientAccumulator& gradient = accumulator(run.parameter);
       const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
-      return Operand{core_.placement.gradients, gradient.extent,       first * width, bytes,
+      return Operand{core_.placement.gradients, gradient.extent, first * width, bytes,
                      Operand::Access::read,     gradient.ready};
     });
   }

@@ -27,13 +27,13 @@ namespace zerospan::inline v0::detail {
 /// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone. States that
 /// rest in device memory are updated by the device, if the optimizer has an update for it; others by the host.
 ///
-/// A step ends before its updates do. What is partitioned is updated in the order in which the last pass brought it,
-/// behind the next forward pass: whoever is about to read a parameter calls `bring`, which posts the updates up to its
-/// own, and a few more, so that transfers go on; and which finds the new values in staging memory, if it comes soon.
-/// During the backward pass, when staging memory is idle, the states of the first sub-groups are read ahead. What is
-/// replicated is published by
-/// collectives, whose order is the same on every rank: all of its updates are posted at once. `ParameterRecord::ready`
-/// and `GradientAccumulator::ready` say when what an update writes may be read, and what it reads may be written.
+/// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in which
+/// the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its own,
+/// and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. During the
+/// backward pass, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
+/// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
+/// `ParameterRecord::ready` and `GradientAccumulator::ready` say when what an update writes may be read, and what it
+/// reads may be written.
 template <Device D>
 class GroupUpdates {
  public:
@@ -337,11 +337,11 @@ class GroupUpdates {
     };
     if constexpr (device_has_own_memory) {
       if (optimizer_->updates_on_device() && site_of(group) == Site::device) {
-        return core_.staging.run(Lane::update, operation, operands.list(), {},
-                                 [optimizer = optimizer_, updates_of](auto& stream,
-                                                                      std::span<std::byte* const> pointers) {
-                                   optimizer->update(stream, updates_of(stream, pointers));
-                                 });
+        return core_.staging.run(
+            Lane::update, operation, operands.list(), {},
+            [optimizer = optimizer_, updates_of](auto& stream, std::span<std::byte* const> pointers) {
+              optimizer->update(stream, updates_of(stream, pointers));
+            });
       }
     }
     const auto work = [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
@@ -358,13 +358,13 @@ class GroupUpdates {
   std::shared_ptr<const AnyOptimizer> optimizer_;
   float gradient_scale_ = 1.0F;
   std::vector<Update> replicated_;  ///< What is replicated and trains.
-  std::vector<Update> queue_;    ///< What is partitioned and trains, in the order of its updates.
-  std::size_t next_ = 0;         ///< The first of the queue whose update is not posted.
+  std::vector<Update> queue_;       ///< What is partitioned and trains, in the order of its updates.
+  std::size_t next_ = 0;            ///< The first of the queue whose update is not posted.
   std::size_t largest_ = 0;
-  std::size_t ahead_ = 0;        ///< How many more are posted than are asked for.
+  std::size_t ahead_ = 0;  ///< How many more are posted than are asked for.
   bool has_read_ahead_ = false;
-  std::vector<Completion> ends_;  ///< Of all that was posted.
-  std::vector<Need> needs_;       ///< Of each parameter.
+  std::vector<Completion> ends_;                             ///< Of all that was posted.
+  std::vector<Need> needs_;                                  ///< Of each parameter.
   std::unordered_map<const SubGroup*, std::size_t> places_;  ///< In the queue.
   std::uint64_t steps_ = 1;
   std::uint64_t brought_ = 0;  ///< Parameters that were brought since the last step.
