@@ -258,6 +258,7 @@ TEST_CASE("ranks that diverge in one group are named, to all, as the whole names
   run_on_fake_nccl(4, patient, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     Told told{c};
+    static_cast<void>(end_of([&] { c.barrier({place.stream(), "all have split"}); }));
     static_cast<void>(end_of([&] { gather(part, place, place.buffer(), c.rank() == Rank{3} ? "mine" : "ours"); }));
     CHECK(words_of(told) ==
           "divergence of rank 3: ranks diverge: rank 1: all-gather 'ours' of 16 bytes a rank (#0); rank 3: "
@@ -288,6 +289,7 @@ TEST_CASE("a rank that does not come to its group is named to all when time is u
   run_on_fake_nccl(4, hasty, [](auto& c, StreamPlace& place) {
     auto part = c.split(strided.place(c.rank()));
     Told told{c};
+    static_cast<void>(end_of([&] { c.barrier({place.stream(), "all have split"}); }));
     if (c.rank() != Rank{3}) static_cast<void>(end_of([&] { gather(part, place, place.buffer(), "w"); }));
     const std::string text = words_of(told);
     CHECK(text ==
