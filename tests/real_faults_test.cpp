@@ -36,6 +36,9 @@
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <zerospan/io/uring_engine.hpp>
+#endif
 #if defined(ZEROSPAN_HAS_XXHASH)
 #include <zerospan/tier/checked_tier.hpp>
 #endif
@@ -386,6 +389,9 @@ TEST_CASE("whatever befalls the machine: the bits of the training in memory, or 
     check_fault<zerospan::ThreadedIoEngine>(fault, expected, table);
 #if defined(ZEROSPAN_HAS_LIBAIO)
     if (zerospan::LibaioEngine::available()) check_fault<zerospan::LibaioEngine>(fault, expected, table);
+#endif
+#if defined(ZEROSPAN_HAS_URING)
+    if (zerospan::UringEngine::available()) check_fault<zerospan::UringEngine>(fault, expected, table);
 #endif
   }
   MESSAGE(table.rows);
