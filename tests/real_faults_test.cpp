@@ -352,7 +352,7 @@ struct Table {
 
   void add(std::string_view fault, std::string_view engine, const Seen& seen) {
     std::ostringstream row;
-    row << "\n" << std::left << std::setw(43) << fault << "| " << std::setw(8) << engine << "| " << seen.text;
+    row << "\n" << std::left << std::setw(43) << fault << "| " << std::setw(9) << engine << "| " << seen.text;
     rows += row.str();
     if (seen.is_skipped) skipped += row.str();
   }

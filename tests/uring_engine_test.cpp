@@ -1,11 +1,16 @@
 #include <doctest/doctest.h>
 
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -25,7 +30,9 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/host_device.hpp>
+#include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/io/io_engine.hpp>
+#include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/io/uring_engine.hpp>
 
 #include "support/io_engine_conformance.hpp"
@@ -286,6 +293,37 @@ TEST_CASE("a ring that the kernel refuses is a typed error that says why, and no
         "engine");
   CHECK_THROWS_AS(UringEngine{{.queue_depth = 1 << 20}}, ConfigurationError);
   CHECK(zerospan_test::open_descriptors() == before);
+}
+
+/// The calling thread, and the threads that it starts, may not make rings, as in a sandbox. @return false if it may not
+/// be told so.
+bool forbid_rings() {
+  std::array<sock_filter, 4> rules{{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                                    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+                                    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                                    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)}};
+  const sock_fprog filter{rules.size(), rules.data()};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST_CASE("in a sandbox that forbids io_uring another engine serves") {
+  std::jthread{[] {
+    if (!forbid_rings()) {
+      MESSAGE("skipped: this thread may not have a filter");
+      return;
+    }
+    CHECK_FALSE(UringEngine::available());
+    CHECK_THROWS_WITH_AS(UringEngine{{.queue_depth = 16}},
+                         "io_uring for 16 requests failed: Operation not permitted; allow it (kernel.io_uring_disabled, "
+                         "the sandbox's seccomp filter), or use another engine",
+                         ConfigurationError);
+    auto io = zerospan::AnyIoEngine::first_of<UringEngine, zerospan::ThreadedIoEngine>();
+    CHECK(io.name() == "threads");
+  }}.join();
+  if (UringEngine::available()) {
+    auto io = zerospan::AnyIoEngine::first_of<UringEngine, zerospan::ThreadedIoEngine>();
+    CHECK(io.name() == "io_uring");
+  }
 }
 
 #if !defined(ZEROSPAN_SANITIZED)
