@@ -277,11 +277,11 @@ TEST_CASE("a ring that the kernel refuses is a typed error that says why, and no
         "io_uring for 16 requests failed: Operation not permitted; allow it (kernel.io_uring_disabled, the sandbox's "
         "seccomp filter), or use another engine");
   CHECK(refusal_of(ENOSYS) ==
-        "io_uring for 16 requests failed: Function not implemented; allow it in the sandbox if the kernel has it (5.6 or "
-        "later), or use another engine");
+        "io_uring for 16 requests failed: Function not implemented; allow it in the sandbox if the kernel has it (5.6 "
+        "or later), or use another engine");
   CHECK(refusal_of(ENOMEM) ==
-        "io_uring for 16 requests failed: Cannot allocate memory; lower the queue depth, raise the limit of locked memory "
-        "(ulimit -l), or use another engine");
+        "io_uring for 16 requests failed: Cannot allocate memory; lower the queue depth, raise the limit of locked "
+        "memory (ulimit -l), or use another engine");
   CHECK(refusal_of(EINVAL) ==
         "io_uring for 16 requests failed: Invalid argument; lower the queue depth, or use another engine");
   CHECK_THROWS_AS(UringEngine{{.queue_depth = 0}}, ConfigurationError);
@@ -289,8 +289,8 @@ TEST_CASE("a ring that the kernel refuses is a typed error that says why, and no
   CHECK(!BasicUringEngine<ForbiddingCalls>::available());
   if (!is_offered<UringRig>()) return;
   CHECK(refusal_of(0) ==
-        "io_uring for 16 requests failed: Too many open files; raise the limit of descriptors (ulimit -n), or use another "
-        "engine");
+        "io_uring for 16 requests failed: Too many open files; raise the limit of descriptors (ulimit -n), or use "
+        "another engine");
   CHECK_THROWS_AS(UringEngine{{.queue_depth = 1 << 20}}, ConfigurationError);
   CHECK(zerospan_test::open_descriptors() == before);
 }
@@ -314,8 +314,8 @@ TEST_CASE("in a sandbox that forbids io_uring another engine serves") {
     }
     CHECK_FALSE(UringEngine::available());
     CHECK_THROWS_WITH_AS(UringEngine{{.queue_depth = 16}},
-                         "io_uring for 16 requests failed: Operation not permitted; allow it (kernel.io_uring_disabled, "
-                         "the sandbox's seccomp filter), or use another engine",
+                         "io_uring for 16 requests failed: Operation not permitted; allow it "
+                         "(kernel.io_uring_disabled, the sandbox's seccomp filter), or use another engine",
                          ConfigurationError);
     auto io = zerospan::AnyIoEngine::first_of<UringEngine, zerospan::ThreadedIoEngine>();
     CHECK(io.name() == "threads");
@@ -408,26 +408,31 @@ TEST_CASE("the kernel keeps what is registered, and transfers there") {
   CHECK(first_byte_of_unmapped_page(false) == std::byte{0});
 }
 
-/// Registers nothing, and tells what it should.
+/// Registers nothing, and tells what would be registered.
 struct RecordingCalls : UringCalls {
   int register_memory(io_uring*, const iovec* ranges, unsigned count) const noexcept {
     for (const iovec& range : std::span{ranges, count}) pieces->push_back(range.iov_len);
     return 0;
   }
+  int unregister_memory(io_uring*) const noexcept {
+    pieces->clear();
+    return 0;
+  }
   std::shared_ptr<std::vector<std::size_t>> pieces = std::make_shared<std::vector<std::size_t>>();
 };
 
-TEST_CASE("memory is registered in pieces that the kernel takes") {
+TEST_CASE("memory is registered in pieces that the kernel takes, until the engine ends") {
   if (!is_offered<UringRig>()) return;
   constexpr std::size_t bytes = (std::size_t{5} << 29) + 4096;
   void* const addresses = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   REQUIRE(addresses != MAP_FAILED);
+  const RecordingCalls calls;
   {
-    const RecordingCalls calls;
     BasicUringEngine<RecordingCalls> engine{{.memory = {{static_cast<std::byte*>(addresses), bytes}}}, calls};
     CHECK(*calls.pieces == std::vector<std::size_t>{1 << 30, 1 << 30, (1 << 29) + 4096});
     CHECK(engine.registered_memory() == Bytes{bytes});
   }
+  CHECK(calls.pieces->empty());
   ::munmap(addresses, bytes);
 }
 

@@ -89,16 +89,16 @@ struct UringCalls {
   }
 };
 
-/// An engine over one ring. Whoever submits queues its requests; one thread hands them to the kernel, for which requests
-/// belong to the thread that did so and end with it, and calls back. It sleeps while there is nothing to do, and nothing
+/// An engine over one ring. Whoever submits queues its requests; one thread hands them to the kernel, which ends what a
+/// thread has handed over when that thread ends, and calls back. It sleeps while there is nothing to do, and nothing
 /// ever polls, the kernel included.
 ///
-/// A write is a call to the kernel of its own: those of one call are merged into larger requests, which cost 13% on some
-/// disks and bring nothing on others. Reads share calls, which takes a quarter less CPU.
+/// A write is a call to the kernel of its own: those of one call are merged into larger requests, which cost 13% on
+/// some disks and bring nothing on others. Reads share calls, which takes a quarter less CPU.
 ///
 /// Transfers in registered memory are as fast as others and cost less CPU. Of what reading 2.4 GB/s in blocks of 1 MiB
-/// takes of a core, a quarter less where pages are huge (1.4 instead of 1.9%), two thirds less where they are ordinary
-/// (4 instead of 10%). Registered files save nothing measurable on top of it, and there are none.
+/// takes of a core, a quarter less where pages are huge (1.3 instead of 1.7%), two thirds less where they are ordinary
+/// (3 instead of 10%). Registered files save nothing measurable on top of it, and there are none.
 ///
 /// What the kernel does not take at once is handed over again when something completes; if nothing is under way, its
 /// errno goes to the callback.
