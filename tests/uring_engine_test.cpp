@@ -387,25 +387,30 @@ TEST_CASE("registered memory makes no difference to what is transferred") {
   check_transfers(engine, slots);
 }
 
-/// The first byte that a write takes from a page that is no longer mapped where it was registered.
-std::byte first_byte_of_unmapped_page(bool is_registered) {
-  const Slots slots{1};
+/// Writes two pieces of memory that are no longer where they were when the engine was made. @return the first bytes of
+/// what was written.
+std::array<std::byte, 2> written_after_unmapping(bool is_registered) {
+  const Slots slots{2};
   const std::span<std::byte> memory = slots.buffer.bytes();
-  UringEngine engine{{.memory = {is_registered ? memory : std::span<std::byte>{}}}};
-  CHECK(engine.registered_memory() == Bytes{is_registered ? memory.size() : 0});
-  memory.front() = std::byte{7};
+  const std::size_t registered = is_registered ? Slots::bytes : 0;
+  UringEngine engine{{.memory = {memory.subspan(Slots::bytes, registered), memory.first(registered)}}};
+  CHECK(engine.registered_memory() == Bytes{2 * registered});
+  memory[0] = std::byte{7};
+  memory[Slots::bytes] = std::byte{8};
   REQUIRE(::madvise(memory.data(), memory.size(), MADV_DONTNEED) == 0);
-  CHECK(memory.front() == std::byte{0});
-  CHECK(outcome_of(engine, slots.request(IoDirection::write, 0)) == Slots::bytes);
+  CHECK(memory[0] == std::byte{0});
   UringEngine other;
-  CHECK(outcome_of(other, slots.request(IoDirection::read, 0)) == Slots::bytes);
-  return memory.front();
+  for (const std::size_t slot : {0U, 1U}) {
+    CHECK(outcome_of(engine, slots.request(IoDirection::write, slot)) == Slots::bytes);
+    CHECK(outcome_of(other, slots.request(IoDirection::read, slot)) == Slots::bytes);
+  }
+  return {memory[0], memory[Slots::bytes]};
 }
 
 TEST_CASE("the kernel keeps what is registered, and transfers there") {
   if (!can_register()) return;
-  CHECK(first_byte_of_unmapped_page(true) == std::byte{7});
-  CHECK(first_byte_of_unmapped_page(false) == std::byte{0});
+  CHECK((written_after_unmapping(true) == std::array{std::byte{7}, std::byte{8}}));
+  CHECK((written_after_unmapping(false) == std::array{std::byte{0}, std::byte{0}}));
 }
 
 /// Registers nothing, and tells what would be registered.
