@@ -28,6 +28,12 @@
 
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <liburing.h>
+#include <sys/uio.h>
+
+#include <zerospan/io/uring_engine.hpp>
+#endif
 
 namespace {
 
@@ -38,7 +44,7 @@ constexpr std::size_t total = std::size_t{512} << 20;
 constexpr std::size_t transfer = std::size_t{16} << 20;  // an extent of the tier
 constexpr std::size_t slots = 4;                         // transfers under way
 constexpr std::size_t block = std::size_t{1} << 20;      // a request to the system
-constexpr std::size_t depth = 32;                        // requests under way (libaio)
+constexpr std::size_t depth = 32;                        // requests under way (libaio, io_uring)
 constexpr std::size_t threads = 4;                       // requests under way (blocking)
 
 /// Memory that is transferred: huge pages, touched once.
@@ -54,6 +60,18 @@ struct Buffers {
 void report(benchmark::State& state) {
   state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * static_cast<std::int64_t>(total));
 }
+
+template <zerospan::IoEngine E>
+E make_engine(const Buffers&) {
+  return E{};
+}
+
+#if defined(ZEROSPAN_HAS_URING)
+template <>
+zerospan::UringEngine make_engine(const Buffers& buffers) {
+  return zerospan::UringEngine{{.memory = {{buffers.memory.data(), buffers.memory.bytes()}}}};
+}
+#endif
 
 template <zerospan::IoEngine E>
 class TierTraffic {
@@ -79,7 +97,7 @@ class TierTraffic {
 
  private:
   Buffers buffers_;
-  E engine_{};
+  E engine_ = make_engine<E>(buffers_);
   zerospan::NvmeTier<E> tier_{engine_, {.directory = ".", .block = zerospan::Bytes{block}}};
   std::vector<zerospan::Extent> extents_;
 };
@@ -177,6 +195,51 @@ class AioTraffic {
 };
 #endif
 
+#if defined(ZEROSPAN_HAS_URING)
+/// One loop that keeps the ring of the kernel full, from memory that it has registered if it may.
+class UringTraffic {
+ public:
+  UringTraffic() {
+    if (::io_uring_queue_init(static_cast<unsigned>(depth), &ring_, 0) != 0) throw std::runtime_error{"no io_uring"};
+    const iovec memory{buffers_.memory.data(), buffers_.memory.bytes()};
+    is_registered_ = ::io_uring_register_buffers(&ring_, &memory, 1) == 0;
+  }
+  UringTraffic(const UringTraffic&) = delete;
+  UringTraffic& operator=(const UringTraffic&) = delete;
+  ~UringTraffic() { ::io_uring_queue_exit(&ring_); }
+
+  void move_all(IoDirection direction) {
+    std::size_t next = 0;
+    std::size_t done = 0;
+    while (next < depth) submit(direction, next++);
+    while (done < total / block) {
+      io_uring_cqe* ended = nullptr;
+      if (::io_uring_wait_cqe(&ring_, &ended) != 0) continue;
+      if (ended->res != static_cast<int>(block)) throw std::runtime_error{"a transfer failed or fell short"};
+      ::io_uring_cqe_seen(&ring_, ended);
+      ++done;
+      if (next < total / block) submit(direction, next++);
+    }
+  }
+
+ private:
+  void submit(IoDirection direction, std::size_t n) {
+    const bool is_read = direction == IoDirection::read;
+    const int operation = is_registered_ ? (is_read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED)
+                                         : (is_read ? IORING_OP_READ : IORING_OP_WRITE);
+    ::io_uring_prep_rw(operation, ::io_uring_get_sqe(&ring_), file_.descriptor(),
+                       buffers_.memory.data() + n * block % buffers_.memory.bytes(), static_cast<unsigned>(block),
+                       n * block);
+    if (::io_uring_submit(&ring_) != 1) throw std::runtime_error{"io_uring_submit failed"};
+  }
+
+  Buffers buffers_;
+  RawFile file_;
+  io_uring ring_{};
+  bool is_registered_ = false;
+};
+#endif
+
 /// Everything is written once before: the first write of a range costs more.
 template <class Traffic>
 void measure(benchmark::State& state, IoDirection direction) {
@@ -207,6 +270,14 @@ BENCHMARK_TEMPLATE(nvme_read, Aio)->Name("nvme_read/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_read, AioTraffic)->Name("nvme_read_raw/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, Aio)->Name("nvme_write/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, AioTraffic)->Name("nvme_write_raw/libaio")->UseRealTime();
+#endif
+
+#if defined(ZEROSPAN_HAS_URING)
+using Uring = TierTraffic<zerospan::UringEngine>;
+BENCHMARK_TEMPLATE(nvme_read, Uring)->Name("nvme_read/io_uring")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_read, UringTraffic)->Name("nvme_read_raw/io_uring")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, Uring)->Name("nvme_write/io_uring")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_write, UringTraffic)->Name("nvme_write_raw/io_uring")->UseRealTime();
 #endif
 
 }  // namespace

@@ -29,6 +29,7 @@ install(
     cmake/Findcufile.cmake
     cmake/Finddlpack.cmake
     cmake/Findlibaio.cmake
+    cmake/Findliburing.cmake
     cmake/Findnccl.cmake
     cmake/Findxxhash.cmake
     cmake/nvidia_python_packages.cmake

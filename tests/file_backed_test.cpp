@@ -30,6 +30,9 @@
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <zerospan/io/uring_engine.hpp>
+#endif
 
 #include "support/faulty_io_engine.hpp"
 #include "support/process_limits.hpp"
@@ -393,13 +396,12 @@ TEST_CASE("a file that cannot be opened again is an error") {
   ::close(descriptor);
 }
 
-#if defined(ZEROSPAN_HAS_LIBAIO)
-
-TEST_CASE("an engine for direct I/O reads files of others as well") {
-  if (!zerospan::LibaioEngine::available()) return;
+template <class Io>
+void check_files_of_others() {
+  if (!Io::available()) return;
   const ScratchDirectory directory;
   const Others others{Rig::bytes};
-  zerospan::LibaioEngine io;
+  Io io;
   zerospan::NvmeTier tier{io, {.directory = directory.path()}};
   const Extent extent = tier.place(Rig::bytes);
   tier.back(extent, 0, Rig::bytes, {others.open(), 13, Rig::bytes - 13});
@@ -408,7 +410,14 @@ TEST_CASE("an engine for direct I/O reads files of others as well") {
   CHECK(std::ranges::equal(buffer.bytes(), with_zeros(others, 13, Rig::bytes - 13, Rig::bytes)));
 }
 
+TEST_CASE("an engine for direct I/O reads files of others as well") {
+#if defined(ZEROSPAN_HAS_LIBAIO)
+  check_files_of_others<zerospan::LibaioEngine>();
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+  check_files_of_others<zerospan::UringEngine>();
+#endif
+}
 
 /// Gives files names in a directory.
 class Names final : public zerospan::FileNaming {

@@ -52,6 +52,7 @@ configure() {
     options+=(-DZEROSPAN_BUILD_TESTS=OFF)
   fi
   has_header libaio.h || missing "libaio: other engines serve"
+  has_header liburing.h || missing "liburing: other engines serve"
   part configure 90 cmake --fresh -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release --compile-no-warning-as-error \
     -DZEROSPAN_WITH_CUDA=ON -DZEROSPAN_WITH_TORCH=OFF -DCMAKE_CUDA_ARCHITECTURES="$architectures" "${options[@]}"
   grep -E '^-- .* (is|are) left out' "$results/configure.log" || true

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -15,10 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/core/completion.hpp>
+#include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/io/io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
-#include <zerospan/tier/nvme_tier.hpp>
 
 #include "support/faulty_io_engine.hpp"
 #include "support/io_engine_conformance.hpp"
@@ -73,6 +71,10 @@ struct ThreadedRig {
   ThreadedIoEngine engine{{.threads = 3}};
 };
 
+struct AnyRig {
+  zerospan::AnyIoEngine engine{std::in_place_type<ThreadedIoEngine>, zerospan::ThreadedIoOptions{.threads = 3}};
+};
+
 template <class Rig>
 struct FaultyRig {
   Rig rig;
@@ -81,7 +83,7 @@ struct FaultyRig {
 
 }  // namespace
 
-ZEROSPAN_TEST_IO_ENGINES(ThreadedRig, FaultyRig<ThreadedRig>);
+ZEROSPAN_TEST_IO_ENGINES(ThreadedRig, AnyRig, FaultyRig<ThreadedRig>);
 
 namespace {
 
@@ -89,6 +91,23 @@ TEST_CASE("an engine without threads is refused") {
   CHECK_THROWS_WITH_AS(ThreadedIoEngine{{.threads = 0}}, "a ThreadedIoEngine needs at least one thread",
                        ConfigurationError);
   CHECK(ThreadedIoEngine{{.threads = 2}}.queue_depth() == 2);
+}
+
+/// Is refused.
+template <int number>
+struct RefusedEngine : ThreadedIoEngine {
+  RefusedEngine() { zerospan::throw_configuration_error("engine " + std::to_string(number) + " is refused"); }
+};
+
+TEST_CASE("of several engines the first is taken that the system does not refuse") {
+  using zerospan::AnyIoEngine;
+  AnyIoEngine threads = AnyIoEngine::first_of<RefusedEngine<1>, RefusedEngine<2>, ThreadedIoEngine, RefusedEngine<3>>();
+  CHECK(threads.name() == "threads");
+  CHECK(threads.queue_depth() == 4);
+  const Slots slots{1};
+  CHECK(outcome_of(threads, slots.request(IoDirection::write, 0)) == Slots::bytes);
+  CHECK_THROWS_WITH_AS((AnyIoEngine::first_of<RefusedEngine<1>, RefusedEngine<2>>()), "engine 2 is refused",
+                       ConfigurationError);
 }
 
 TEST_CASE("a faulty engine does what its plan says") {
@@ -292,32 +311,7 @@ struct HoardingCalls : zerospan::LibaioCalls {
 
 TEST_CASE("a completion that never comes holds up nobody but the end of the engine") {
   const HoardingCalls calls;
-  const zerospan_test::ScratchDirectory directory;
-  const AlignedBuffer lost{4096};
-  const AlignedBuffer buffer{4096};
-  lost.fill(1);
-  zerospan::Completion never;
-  {
-    BasicLibaioEngine<HoardingCalls> engine{{.queue_depth = 4}, calls};
-    {
-      zerospan::NvmeTier tier{engine, {.directory = directory.path(), .drain_timeout = std::chrono::milliseconds{1}}};
-      const zerospan::Extent first = tier.place(4096);
-      const zerospan::Extent second = tier.place(4096);
-      never = tier.write(first, 0, lost.data(), 4096);
-      for (std::uint64_t seed = 2; seed < 12; ++seed) {
-        const AlignedBuffer written{4096};
-        written.fill(seed);
-        tier.write(second, 0, written.data(), 4096).wait();
-        tier.read(second, 0, buffer.data(), 4096).wait();
-        CHECK((buffer == written));
-      }
-      CHECK_FALSE(never.done());
-    }
-    CHECK_FALSE(never.done());
-    calls.state->release();
-  }
-  CHECK(never.done());
-  CHECK_NOTHROW(never.wait());
+  zerospan_test::check_lost_completion<BasicLibaioEngine<HoardingCalls>>(calls, [&] { calls.state->release(); });
 }
 
 /// Has no contexts left.

@@ -48,6 +48,9 @@
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <zerospan/io/uring_engine.hpp>
+#endif
 #if defined(ZEROSPAN_HAS_XXHASH)
 #include <zerospan/tier/checked_tier.hpp>
 #endif
@@ -132,17 +135,23 @@ TEST_CASE("threads that the system refuses are a ConfigurationError that says wh
                 }),
                 "the thread of a link to host memory");
 #if defined(ZEROSPAN_HAS_LIBAIO)
-  if (!zerospan::LibaioEngine::available()) return;
-  check_refusal(without_threads([] {
-                  const CountedCalls calls;
-                  try {
-                    zerospan::BasicLibaioEngine<CountedCalls>{{}, calls};
-                  } catch (...) {
-                    if (*calls.contexts != 0) throw std::logic_error{"a context is left"};
-                    throw;
-                  }
-                }),
-                "the thread of a LibaioEngine");
+  if (zerospan::LibaioEngine::available()) {
+    check_refusal(without_threads([] {
+                    const CountedCalls calls;
+                    try {
+                      zerospan::BasicLibaioEngine<CountedCalls>{{}, calls};
+                    } catch (...) {
+                      if (*calls.contexts != 0) throw std::logic_error{"a context is left"};
+                      throw;
+                    }
+                  }),
+                  "the thread of a LibaioEngine");
+  }
+#endif
+#if defined(ZEROSPAN_HAS_URING)
+  if (zerospan::UringEngine::available()) {
+    check_refusal(without_threads([] { zerospan::UringEngine{}; }), "the thread of a UringEngine");
+  }
 #endif
 }
 
@@ -288,6 +297,9 @@ TEST_CASE("a child process is told that engines and tiers are its parent's; its 
   check_engine_in_child<ThreadedIoEngine>("a ThreadedIoEngine");
 #if defined(ZEROSPAN_HAS_LIBAIO)
   if (zerospan::LibaioEngine::available()) check_engine_in_child<zerospan::LibaioEngine>("a LibaioEngine");
+#endif
+#if defined(ZEROSPAN_HAS_URING)
+  if (zerospan::UringEngine::available()) check_engine_in_child<zerospan::UringEngine>("a UringEngine");
 #endif
 }
 

@@ -36,6 +36,9 @@
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <zerospan/io/uring_engine.hpp>
+#endif
 #if defined(ZEROSPAN_HAS_XXHASH)
 #include <zerospan/tier/checked_tier.hpp>
 #endif
@@ -349,7 +352,7 @@ struct Table {
 
   void add(std::string_view fault, std::string_view engine, const Seen& seen) {
     std::ostringstream row;
-    row << "\n" << std::left << std::setw(43) << fault << "| " << std::setw(8) << engine << "| " << seen.text;
+    row << "\n" << std::left << std::setw(43) << fault << "| " << std::setw(9) << engine << "| " << seen.text;
     rows += row.str();
     if (seen.is_skipped) skipped += row.str();
   }
@@ -386,6 +389,9 @@ TEST_CASE("whatever befalls the machine: the bits of the training in memory, or 
     check_fault<zerospan::ThreadedIoEngine>(fault, expected, table);
 #if defined(ZEROSPAN_HAS_LIBAIO)
     if (zerospan::LibaioEngine::available()) check_fault<zerospan::LibaioEngine>(fault, expected, table);
+#endif
+#if defined(ZEROSPAN_HAS_URING)
+    if (zerospan::UringEngine::available()) check_fault<zerospan::UringEngine>(fault, expected, table);
 #endif
   }
   MESSAGE(table.rows);

@@ -40,10 +40,16 @@
 #ifdef ZEROSPAN_HAS_LIBAIO
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#ifdef ZEROSPAN_HAS_URING
+#include <zerospan/io/uring_engine.hpp>
+#endif
 
 ZEROSPAN_TEST_TIERS(DeviceRig, HostRig, NvmeRig<zerospan::ThreadedIoEngine>);
 #ifdef ZEROSPAN_HAS_LIBAIO
 ZEROSPAN_TEST_TIERS(NvmeRig<zerospan::LibaioEngine>);
+#endif
+#ifdef ZEROSPAN_HAS_URING
+ZEROSPAN_TEST_TIERS(NvmeRig<zerospan::UringEngine>);
 #endif
 
 namespace {

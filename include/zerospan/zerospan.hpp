@@ -21,6 +21,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/engine/zero_engine.hpp>
+#include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/lion.hpp>

@@ -10,8 +10,8 @@ pack() {
   (
     cd "$work" || exit
     apt-get -qq -o APT::Sandbox::User=root download doctest-dev libcli11-dev nlohmann-json3-dev libfmt-dev libfmt9 \
-      libxxhash-dev libxxhash0 libaio-dev libaio1 libbenchmark-dev libbenchmark1debian libopenblas-pthread-dev \
-      libopenblas0-pthread libgfortran5 libquadmath0
+      libxxhash-dev libxxhash0 libaio-dev libaio1 liburing-dev liburing2 libbenchmark-dev libbenchmark1debian \
+      libopenblas-pthread-dev libopenblas0-pthread libgfortran5 libquadmath0
     for package in *.deb; do dpkg -x "$package" root; done
     cd root/usr || exit
     rm -rf share/doc share/man share/lintian

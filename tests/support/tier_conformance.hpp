@@ -24,6 +24,7 @@
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 
+#include "offered.hpp"
 #include "scratch.hpp"
 
 namespace zerospan_test {
@@ -66,6 +67,11 @@ struct HostRig {
 
 template <class Engine>
 struct NvmeRig {
+  static bool available()
+    requires requires { Engine::available(); }
+  {
+    return Engine::available();
+  }
   static constexpr Transfers transfers = Transfers::counted;
   ScratchDirectory directory;
   Engine engine;
@@ -193,11 +199,13 @@ class RandomUse {
 };
 
 TEST_CASE_TEMPLATE_DEFINE("extents keep what is written, and are counted exactly", Rig, random_use) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   RandomUse<Rig>{rig}.run(400);
 }
 
 TEST_CASE_TEMPLATE_DEFINE("what was reserved can be placed", Rig, reservation) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   rig.tier.reserve(100_KiB, "two extents");
   rig.tier.reserve(Bytes{capacity.count - (100_KiB).count}, "the rest");
@@ -234,6 +242,7 @@ TEST_CASE_TEMPLATE_DEFINE("what was reserved can be placed", Rig, reservation) {
 }
 
 TEST_CASE_TEMPLATE_DEFINE("requests that can never fit are refused and change nothing", Rig, refusal) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
   CHECK_THROWS_AS(rig.tier.reserve(Bytes{everything}, "everything"), BudgetError);
@@ -245,6 +254,7 @@ TEST_CASE_TEMPLATE_DEFINE("requests that can never fit are refused and change no
 }
 
 TEST_CASE_TEMPLATE_DEFINE("space is dealt out first fit", Rig, first_fit) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   std::vector<Extent> extents;
   for (const std::size_t pages : {2U, 3U, 4U, 5U}) extents.push_back(rig.tier.place(pages * page));
@@ -256,6 +266,7 @@ TEST_CASE_TEMPLATE_DEFINE("space is dealt out first fit", Rig, first_fit) {
 }
 
 TEST_CASE_TEMPLATE_DEFINE("misuse is refused at once", Rig, misuse) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   const Extent extent = rig.tier.place(2 * page);
   const AlignedBuffer buffer{4 * page};
@@ -278,6 +289,7 @@ TEST_CASE_TEMPLATE_DEFINE("misuse is refused at once", Rig, misuse) {
 }
 
 TEST_CASE_TEMPLATE_DEFINE("nothing takes nothing", Rig, nothing) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   rig.tier.reserve(Bytes{0}, "nothing");
   const Extent empty = rig.tier.place(0);
@@ -293,6 +305,7 @@ TEST_CASE_TEMPLATE_DEFINE("nothing takes nothing", Rig, nothing) {
 }
 
 TEST_CASE_TEMPLATE_DEFINE("a TierRef is the tier", Rig, by_reference) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   const TierRef tier = rig.tier;
   CHECK(tier.name() == rig.tier.name());
@@ -315,6 +328,7 @@ TEST_CASE_TEMPLATE_DEFINE("a TierRef is the tier", Rig, by_reference) {
 }
 
 TEST_CASE_TEMPLATE_DEFINE("transfers may be started from any thread", Rig, threads) {
+  if (!is_offered<Rig>()) return;
   Rig rig;
   constexpr std::size_t count = 4;
   std::vector<Extent> extents;

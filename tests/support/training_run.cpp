@@ -18,6 +18,9 @@
 #if defined(ZEROSPAN_HAS_LIBAIO)
 #include <zerospan/io/libaio_engine.hpp>
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+#include <zerospan/io/uring_engine.hpp>
+#endif
 
 #include "any_engine.hpp"
 #include "replicated_training.hpp"
@@ -235,6 +238,9 @@ TrainingResult train(const Configuration& c) { return train_with<zerospan::Threa
 
 #if defined(ZEROSPAN_HAS_LIBAIO)
 TrainingResult train_with_libaio(const Configuration& c) { return train_with<zerospan::LibaioEngine>(c); }
+#endif
+#if defined(ZEROSPAN_HAS_URING)
+TrainingResult train_with_uring(const Configuration& c) { return train_with<zerospan::UringEngine>(c); }
 #endif
 
 TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps) {

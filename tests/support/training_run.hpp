@@ -241,6 +241,9 @@ TrainingResult train(const Configuration& c);
 /// With another I/O engine.
 TrainingResult train_with_libaio(const Configuration& c);
 #endif
+#if defined(ZEROSPAN_HAS_URING)
+TrainingResult train_with_uring(const Configuration& c);
+#endif
 
 /// The same training, written down without an engine.
 TrainingResult train_replicated(const TrainingOptions& options, zerospan::ElementType type, int steps);
