@@ -1,4 +1,5 @@
-/// Prints how fast each benchmark is beside its raw baseline, as a table and as JSON.
+/// Prints how fast each benchmark is beside its raw baseline, as a table and as JSON, and what has computed the matrix
+/// products of training runs.
 ///
 /// A benchmark `topic/...` is paired with `topic_raw/...` of the same arguments. Both are measured alternately in one
 /// run, so that the ratio of their medians means something on a noisy machine where neither median does.
@@ -99,6 +100,26 @@ double median_tokens_per_second(const std::string& path) {
   return *middle;
 }
 
+/// What has computed the matrix products of a training run, by its first metrics; null if they do not tell.
+json matrix_products(const std::string& path) {
+  std::ifstream file{path};
+  std::string line;
+  std::getline(file, line);
+  const auto metrics = json::parse(line);
+  json products;
+  for (const std::string key : {"matrix_library", "matrix_kernels", "matrix_threads", "matrix_gflops"}) {
+    if (metrics.contains(key)) products[key.substr(key.find('_') + 1)] = metrics.at(key);
+  }
+  return products;
+}
+
+void print_products(const std::string& name, const json& products) {
+  if (products.is_null()) return;
+  fmt::print("{}: matrix products by {} with its kernels for {}, {} threads: {:.1f} GFLOP/s\n", name,
+             products.value("library", "?"), products.value("kernels", "?"), products.value("threads", 1),
+             products.value("gflops", 0.0));
+}
+
 void print_table(const std::vector<Ratio>& ratios) {
   std::size_t width = 9;
   for (const auto& ratio : ratios) width = std::max(width, ratio.name.size());
@@ -109,7 +130,7 @@ void print_table(const std::vector<Ratio>& ratios) {
   }
 }
 
-void write_json(const std::string& path, const std::vector<Ratio>& ratios) {
+void write_json(const std::string& path, const std::vector<Ratio>& ratios, const json& products) {
   auto list = json::array();
   for (const auto& ratio : ratios) {
     list.push_back({{"name", ratio.name},
@@ -119,7 +140,7 @@ void write_json(const std::string& path, const std::vector<Ratio>& ratios) {
                     {"ratio", ratio.value()}});
   }
   std::ofstream file{path};
-  file << json{{"ratios", list}}.dump(2) << '\n';
+  file << json{{"ratios", list}, {"matrix_products", products}}.dump(2) << '\n';
   if (!file) throw std::runtime_error{"cannot write " + path};
 }
 
@@ -142,12 +163,15 @@ int main(int argc, char** argv) try {
     if (pairs.empty()) fmt::print(stderr, "{}: no benchmark has a baseline\n", report);
     ratios.insert(ratios.end(), pairs.begin(), pairs.end());
   }
+  json products = json::object();
   for (const auto& [name, ours, baseline] : trainings) {
     ratios.push_back(
         {name, "tokens_per_second", median_tokens_per_second(ours), median_tokens_per_second(baseline)});
+    products[name] = matrix_products(ours);
+    print_products(name, products[name]);
   }
   print_table(ratios);
-  write_json(output, ratios);
+  write_json(output, ratios, products);
   return 0;
 } catch (const std::exception& error) {
   fmt::print(stderr, "ratios: {}\n", error.what());

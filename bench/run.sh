@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures zerospan beside raw baselines on this machine: prints a table of ratios and writes it to
-# build/bench/results/ratios.json.
+# Measures zerospan beside raw baselines on this machine: prints a table of ratios, and which kernels have computed the
+# matrix products of train_gpt at which rate, and writes both to build/bench/results/ratios.json.
 # Usage: bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

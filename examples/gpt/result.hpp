@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "figures.hpp"
+#include "matrix_products.hpp"
 
 namespace gpt {
 
@@ -25,6 +26,7 @@ struct Summary {
   std::size_t steps_here;  ///< Made by this run.
   std::size_t skipped_steps;
   std::vector<Figures> ranks;   ///< After training, before validation.
+  MatrixProducts products;      ///< Of rank 0.
   std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
 };
 

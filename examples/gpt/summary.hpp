@@ -13,6 +13,7 @@
 
 #include "announcement.hpp"
 #include "figures.hpp"
+#include "matrix_products.hpp"
 #include "options.hpp"
 #include "progress.hpp"
 #include "result.hpp"
@@ -63,6 +64,8 @@ inline std::string describe(const Summary& s, const Options& o) {
   text +=
       fmt::format("traces: {:.0f} passes mended, {:.0f} prefetches dropped; {:.1f}% of the transfer time was hidden\n",
                   total(s.ranks, &Figures::passes_mended), total(s.ranks, &Figures::prefetch_dropped), 100 * share);
+  text += fmt::format("matrix products of a rank: {}\n", describe(s.products));
+  if (!s.products.remark.empty()) text += "  " + s.products.remark + "\n";
   text += "time of rank 0 (what runs on different lanes overlaps):\n";
   for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
   text += fmt::format("timeline of the last steps: {} (open it in ui.perfetto.dev or chrome://tracing)\n",

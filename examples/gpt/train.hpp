@@ -59,7 +59,7 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
           {statistics.parameters, validation_loss, seconds, trainer.steps(), trainer.steps_here(),
-           trainer.skipped_steps(), std::move(figures), detail::time_spent(statistics.operations)}};
+           trainer.skipped_steps(), std::move(figures), {}, detail::time_spent(statistics.operations)}};
 }
 
 }  // namespace gpt
