@@ -130,6 +130,15 @@ TEST_CASE("the final validation is bounded, and whole where that is asked for") 
   CHECK(validate({"--validation-tokens", "1000000"}) == all);
 }
 
+TEST_CASE("nothing is validated where that is not wanted") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto lines = train_small(scratch, {"--skip-validation"});
+  REQUIRE(lines.size() == 5);
+  CHECK(!lines.back().contains("validation_loss"));
+  CHECK(!lines.back().contains("parameter_hash"));
+  CHECK(lines.back()["parameters"] > 0);
+}
+
 TEST_CASE("an impossible budget is refused: what, how many bytes short, what would help") {
   const zerospan_test::ScratchDirectory scratch;
   const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device-budget", "100KiB", "--steps", "1"});
@@ -167,6 +176,15 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
     CHECK(half[step]["gradient_norm"].get<double>() ==
           doctest::Approx(oracle[step]["gradient_norm"].get<double>()).epsilon(0.05));
   }
+}
+
+TEST_CASE("the first step's figures are a step's: initial values are written before it") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto steps = train_small(scratch, {"--ranks", "1", "--prefetch-bytes", "0"});
+  REQUIRE(steps.size() == 5);
+  CHECK(steps[0]["bytes_written"] > 0);
+  CHECK(steps[0]["bytes_written"] == steps[1]["bytes_written"]);
+  CHECK(steps[0]["bytes_read"] == steps[1]["bytes_read"]);
 }
 
 /// Runs a small training, with variables in its environment.

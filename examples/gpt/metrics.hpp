@@ -53,9 +53,11 @@ class MetricsWriter {
   }
 
   void write(const FinalMetrics& m) {
-    write(nlohmann::ordered_json{{"parameter_hash", fmt::format("{:016x}", m.parameter_hash)},
-                                 {"validation_loss", m.validation_loss},
-                                 {"parameters", m.parameters}});
+    nlohmann::ordered_json line;
+    if (m.parameter_hash) line["parameter_hash"] = fmt::format("{:016x}", *m.parameter_hash);
+    if (m.validation_loss) line["validation_loss"] = *m.validation_loss;
+    line["parameters"] = m.parameters;
+    write(line);
   }
 
  private:

@@ -37,8 +37,8 @@ struct StepMetrics {
 
 /// The whole run.
 struct FinalMetrics {
-  std::uint64_t parameter_hash;
-  double validation_loss;
+  std::optional<std::uint64_t> parameter_hash;
+  std::optional<double> validation_loss;
   std::size_t parameters;
 };
 

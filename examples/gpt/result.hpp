@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,7 @@ struct TimeSpent {
 
 struct Summary {
   std::size_t parameters;
-  double validation_loss;
+  std::optional<double> validation_loss;
   double training_seconds;
   std::size_t steps;       ///< Made so far, by the runs before this one too.
   std::size_t steps_here;  ///< Made by this run.

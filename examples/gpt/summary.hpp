@@ -37,9 +37,10 @@ inline std::string describe(const Summary& s, const Options& o) {
   const double share =
       hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
   std::string text;
-  text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps ({} skipped) in {}\n",
-                      s.parameters, o.ranks, o.stage, s.validation_loss, s.steps, s.skipped_steps,
-                      describe_seconds(s.training_seconds));
+  const std::string loss =
+      s.validation_loss ? fmt::format("validation loss {:.4f}", *s.validation_loss) : "not validated";
+  text += fmt::format("{} parameters, {} ranks, stage {}; {} after {} steps ({} skipped) in {}\n", s.parameters,
+                      o.ranks, o.stage, loss, s.steps, s.skipped_steps, describe_seconds(s.training_seconds));
   text += fmt::format("states {}, trained in {}: {} times the memory (device and host budgets of all ranks)\n",
                       describe_bytes(state_bytes(o)), describe_bytes(budget_bytes(o)), describe_ratio(o));
   text += "memory of the rank that needs most:\n";
