@@ -115,7 +115,7 @@ json matrix_products(const std::string& path) {
 
 void print_products(const std::string& name, const json& products) {
   if (products.is_null()) return;
-  fmt::print("{}: matrix products by {} with its kernels for {}, {} threads: {:.1f} GFLOP/s\n", name,
+  fmt::print("{}: matrix products by {} with its kernels for {}, threads {}: {:.1f} GFLOP/s\n", name,
              products.value("library", "?"), products.value("kernels", "?"), products.value("threads", 1),
              products.value("gflops", 0.0));
 }
