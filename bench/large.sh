@@ -3,16 +3,17 @@
 # memory: bf16 parameters and gradients, fp32 master weights and two moments, all on disk, 16 bytes a parameter.
 # Before, it measures disk and processor by themselves and predicts how long a step takes. Each part of a step takes as
 # long as the slower of its lanes; one begins when the other has ended, for the optimizer is not hidden behind the passes:
-#   forward   max(2 P / read,  2 n P / products)                 P parameters, n tokens
-#   backward  max(2 P / mixed, 4 n P / products)                 reads parameters while it writes gradients
-#   step      max(14 P / mixed, P / updates)                     reads states and gradients, writes states and parameters
+#   forward   max(2 P / read,   2 n P / products + 2 P / copies)            P parameters, n tokens
+#   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)  reads parameters while it writes gradients
+#   step      max(14 P / mixed, P / updates)          reads states and gradients while it writes states and parameters
 # `read` and `mixed` are bytes a second of plain requests to a file of a quarter of the states, `mixed` each way while both
-# go on; `products` is operations a second of one tile's matrix products, bf16 weights widened before and gradients
-# rounded after; `updates` is what AdamW updates in memory. seconds_per_step is the mean of all steps but the first.
+# go on; `products` is operations a second of one tile's matrix products on all cores, bf16 weights widened before and
+# gradients rounded after; one thread copies `copies` bytes, writes `sums` gradients with their norm, and updates `updates`
+# parameters by AdamW. seconds_per_step is the mean of all steps but the first.
 #
 # 4 GB of the disk stay free. Where there is too little room for the rest, the model has fewer layers: it prints SCALED,
 # and the exit code is 3. Files of states have no name: they are gone when the program is, however it ends. The last line
-# is a JSON object; metrics and timeline are in build/bench/results.
+# is a JSON object; metrics and timeline are in build/bench/results, where the states rest too by default.
 # Usage: bench/large.sh [--parameters 50e6] [--directory DIRECTORY] [--disk BYTES] [--steps N]
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -27,4 +28,5 @@ source "$root/cmake/packages.sh"
   mkdir -p build/bench/results
   cd "$OLDPWD"
 } >&2
-exec "$root/build/bench/bench/large/large" --results "$root/build/bench/results" "$@"
+exec "$root/build/bench/bench/large/large" --results "$root/build/bench/results" --directory "$root/build/bench/results" \
+  "$@"

@@ -65,15 +65,21 @@ TEST_CASE("each part of a step takes as long as its slowest lane") {
   constexpr double slow = 1e9;
   constexpr double fast = 1e18;
   const auto near = [](double value) { return doctest::Approx(value).epsilon(0.01); };
-  const large::Prediction disk = large::predict(o, {slow, slow, fast, fast, fast});
+  const large::Prediction disk = large::predict(o, {slow, slow, fast, fast, fast, fast, fast});
   CHECK(disk.forward == near(2 * p / slow));
   CHECK(disk.backward == near(2 * p / slow));
   CHECK(disk.step == near(14 * p / slow));
-  const large::Prediction products = large::predict(o, {fast, fast, slow, slow, fast});
+  const large::Prediction products = large::predict(o, {fast, fast, slow, slow, fast, fast, fast});
   CHECK(products.forward == near(2 * 64 * p / slow));
   CHECK(products.backward == near(4 * 64 * p / slow));
   CHECK(products.step < 1);
-  CHECK(large::predict(o, {fast, fast, fast, fast, slow}).seconds() == near(p / slow));
+  const large::Prediction copies = large::predict(o, {fast, fast, fast, fast, slow, fast, fast});
+  CHECK(copies.forward == near(2 * p / slow));
+  CHECK(copies.backward == near(2 * p / slow));
+  CHECK(large::predict(o, {fast, fast, fast, fast, fast, slow, fast}).backward == near(p / slow));
+  CHECK(large::predict(o, {fast, fast, fast, fast, fast, fast, slow}).seconds() == near(p / slow));
+  const large::Rates even{slow, slow, slow, slow, slow, slow, slow};
+  CHECK(large::predict(o, even).backward == near(4 * 64 * p / slow + 2 * p / slow + p / slow));
 }
 
 #if defined(LARGE)

@@ -1,16 +1,20 @@
 /// @file
-/// What the processor does by itself: the products of a tile, and the optimizer's update.
+/// What the processor does by itself: the products of a tile, copies, sums of gradients, and the optimizer's update.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include <cblas.h>
 
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/stream.hpp>
+#include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/gradient_operations.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
 #include "gpt/blas.hpp"
@@ -78,6 +82,39 @@ class TileProducts {
   std::vector<float> y_;
   std::size_t turn_ = 0;
 };
+
+/// Bytes a second that one thread copies: what was read, in pieces, to where it is gathered.
+inline double measure_copies() {
+  constexpr std::size_t piece = std::size_t{8} << 20;
+  constexpr std::size_t pieces = 8;
+  const std::vector<std::byte> from(pieces * piece, std::byte{1});
+  std::vector<std::byte> to(pieces * piece);
+  std::size_t n = 0;
+  return static_cast<double>(piece) * measure([&] {
+           std::memcpy(to.data() + n * piece, from.data() + n * piece, piece);
+           n = (n + 1) % pieces;
+         });
+}
+
+/// Elements a second of a bf16 gradient that one thread writes to its sum, with their norm.
+inline double measure_sums() {
+  constexpr std::size_t elements = std::size_t{4} << 20;
+  const std::vector<std::byte> gradient(2 * elements, std::byte{0x3c});
+  std::vector<std::byte> sum(2 * elements);
+  std::array<std::int64_t, zerospan::detail::ExactSum::limb_count> limbs{};
+  return static_cast<double>(elements) * measure([&] {
+           limbs.fill(0);
+           zerospan::add_gradient(zerospan::calling_thread, {.type = zerospan::ElementType::bfloat16,
+                                                             .target = sum.data(),
+                                                             .source_type = zerospan::ElementType::bfloat16,
+                                                             .source = gradient.data(),
+                                                             .elements = elements,
+                                                             .addition = zerospan::Addition::replace,
+                                                             .norm_begin = 0,
+                                                             .norm_end = elements,
+                                                             .limbs = limbs.data()});
+         });
+}
 
 /// Elements a second that AdamW updates on one thread: a sub-group of bf16 parameters.
 inline double measure_updates() {

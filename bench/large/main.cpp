@@ -1,8 +1,8 @@
 /// @file
 /// Trains billions of parameters in two gigabytes of memory, and says beforehand how long a step will take.
 ///
-/// Disk and processor are measured first, by themselves: a file is read and written by plain requests, one tile's
-/// matrix products and one sub-group's updates are computed. The prediction is made of these rates before train_gpt is
+/// Disk and processor are measured first, by themselves: a file is read and written by plain requests, what a training
+/// computes is computed for a moment each. The prediction is made of these rates before train_gpt is
 /// started: see prediction.hpp. The last line is a JSON object.
 #include <algorithm>
 #include <cstdint>
@@ -45,6 +45,7 @@ struct Wishes {
 
 Wishes parse(CLI::App& app, int argc, char** argv) {
   Wishes w;
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--parameters", w.parameters, "Parameters, at the least")->check(CLI::Range(1.0, 1e12));
   app.add_option("--steps", w.steps, "Steps")->check(CLI::Range(1, 1000));
   app.add_option("--tokens", w.tokens, "Tokens of a step")->check(CLI::Range(8, 4096));
@@ -76,6 +77,8 @@ large::Rates measure(const gpt::Options& o) {
           .mixed_bytes = mixed,
           .forward_flops = products.forward_flops(),
           .backward_flops = products.backward_flops(),
+          .copied_bytes = large::measure_copies(),
+          .sums = large::measure_sums(),
           .updates = large::measure_updates()};
 }
 
@@ -83,9 +86,10 @@ void say(const large::Rates& r, const large::Prediction& p) {
   const gpt::openblas::Kernels kernels = gpt::openblas::kernels();
   fmt::print(
       "measured  disk: {:.2f} GB/s read, {:.2f} GB/s each way while both; products with OpenBLAS's kernels for {}: "
-      "{:.1f} GFLOP/s forward, {:.1f} backward; AdamW: {:.2f} G parameters/s\n",
+      "{:.1f} GFLOP/s forward, {:.1f} backward; copies: {:.1f} GB/s, sums: {:.2f} G gradients/s, AdamW: {:.2f} G "
+      "parameters/s\n",
       r.read_bytes / 1e9, r.mixed_bytes / 1e9, kernels.core, r.forward_flops / 1e9, r.backward_flops / 1e9,
-      r.updates / 1e9);
+      r.copied_bytes / 1e9, r.sums / 1e9, r.updates / 1e9);
   if (!kernels.remark.empty()) fmt::print("          {}\n", kernels.remark);
   fmt::print("predicted {:.2f} s a step: forward {:.2f}, backward {:.2f}, optimizer {:.2f}\n", p.seconds(), p.forward,
              p.backward, p.step);

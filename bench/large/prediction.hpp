@@ -15,6 +15,8 @@ struct Rates {
   double mixed_bytes;     ///< A second, each way, while as much is read as is written.
   double forward_flops;   ///< A second, of a tile's product, its weight widened from bf16.
   double backward_flops;  ///< Of the two products of a tile, its weight widened and its gradient rounded.
+  double copied_bytes;    ///< A second, on one thread.
+  double sums;            ///< Elements a second of a gradient that are written to its sum, with their norm.
   double updates;         ///< Elements a second that AdamW updates in memory.
 };
 
@@ -27,7 +29,8 @@ struct Prediction {
 };
 
 /// Each of the three parts takes as long as its slowest lane; one begins when the other has ended, for the optimizer's
-/// step is not hidden behind the passes.
+/// step is not hidden behind the passes. The processor is one lane: products take all of its cores, so what else it
+/// does in a pass comes on top.
 inline Prediction predict(const gpt::Options& o, const Rates& rates) {
   const StepTraffic traffic = traffic_of(o);
   const auto disk = [&](const Traffic& t) {
@@ -38,8 +41,10 @@ inline Prediction predict(const gpt::Options& o, const Rates& rates) {
   };
   const auto elements = static_cast<double>(elements_of(o).all);
   const double flops = 2 * static_cast<double>(o.tokens_a_step()) * elements;
-  return {std::max(disk(traffic.forward), flops / rates.forward_flops),
-          std::max(disk(traffic.backward), 2 * flops / rates.backward_flops),
+  const auto copies = [&](const Traffic& t) { return static_cast<double>(t.read) / rates.copied_bytes; };
+  return {std::max(disk(traffic.forward), flops / rates.forward_flops + copies(traffic.forward)),
+          std::max(disk(traffic.backward),
+                   2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums),
           std::max(disk(traffic.step), elements / rates.updates)};
 }
 
