@@ -49,6 +49,11 @@ int main(int argc, char** argv) try {
     add({{name, "tokens_per_second", bench::median_tokens_per_second(ours),
           bench::median_tokens_per_second(baseline)}});
   }
+  for (const auto& [name, ours, baseline] : trainings) {
+    if (const std::string products = bench::matrix_products(ours); !products.empty()) {
+      fmt::print("{}: matrix products by {}\n", name, products);
+    }
+  }
   const auto table = bench::make_table(measurements, wanted, before);
   fmt::print("{}", bench::in_text(table.rows));
   bench::write_table(output, table.rows);

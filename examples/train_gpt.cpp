@@ -19,6 +19,7 @@
 #include "gpt/hugging_face.hpp"
 #include "gpt/job.hpp"
 #include "gpt/mpi/run_on_mpi.hpp"
+#include "gpt/openblas.hpp"
 #include "gpt/run_on_cpu.hpp"
 #include "gpt/sample.hpp"
 #include "gpt/summary.hpp"
@@ -85,6 +86,7 @@ int run(int argc, char** argv, std::optional<gpt::MpiProcess>& mpi) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  gpt::openblas::choose_kernels(argv);
   std::optional<gpt::MpiProcess> mpi;
   const int code = run(argc, argv, mpi);
   if (mpi && code != 0) mpi->abort(code);

@@ -276,6 +276,10 @@ TEST_CASE("metrics of a training give its rate and its losses") {
 {"parameter_hash": "0", "validation_loss": 4}
 )");
   CHECK(bench::median_tokens_per_second(path) == 20);
+  CHECK(bench::matrix_products(path).empty());
+  CHECK(bench::matrix_products(write(scratch, "products", R"({"step": 1, "matrix_library": "OpenBLAS", "matrix_kernels": )"
+                                                          R"("Zen", "matrix_threads": 2, "matrix_gflops": 150.25})")) ==
+        "OpenBLAS with its kernels for Zen, threads 2: 150.2 GFLOP/s");
   const auto read = bench::read_losses("stage 3", path);
   CHECK(read.name == "stage 3");
   CHECK(read.losses == std::vector<bench::Loss>{{1, 5.5}, {2, 4.5}, {3, 4.25}});

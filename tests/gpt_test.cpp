@@ -25,6 +25,7 @@
 #include "gpt/exchange.hpp"
 #include "gpt/figures.hpp"
 #include "gpt/model.hpp"
+#include "gpt/openblas.hpp"
 #include "gpt/plain_parameter.hpp"
 #include "gpt/sample.hpp"
 #include "gpt/schedule.hpp"
@@ -345,6 +346,44 @@ TEST_CASE("sums and maxima take every element once, whatever their number") {
           static_cast<float>(count * (count - 1) / 2));
     CHECK(gpt::maximum(values.data(), count) == 5.0F);
   }
+}
+
+TEST_CASE("kernels that are older than the processor are replaced, and others never") {
+  using gpt::openblas::better_core;
+  using gpt::openblas::VectorUnits;
+  constexpr VectorUnits none{};
+  constexpr VectorUnits avx2{.avx2 = true};
+  constexpr VectorUnits avx512{.avx2 = true, .avx512 = true};
+  for (const char* old : {"Prescott", "Core2", "Nehalem", "Sandybridge", "Generic", "Unknown"}) {
+    CAPTURE(std::string{old});
+    CHECK(better_core(avx512, old) == "SkylakeX");
+    CHECK(better_core(avx2, old) == "Haswell");
+    CHECK(!better_core(none, old));
+    CHECK(better_core(avx512, old, "SkylakeX") == "Haswell");  // the library has none for AVX-512
+    CHECK(!better_core(avx512, old, "Haswell"));
+    CHECK(!better_core(avx2, old, "Haswell"));
+  }
+  CHECK(better_core(avx512, "Haswell") == "SkylakeX");
+  CHECK(!better_core(avx512, "Haswell", "SkylakeX"));
+  CHECK(!better_core(avx2, "Haswell"));
+  for (const char* right : {"Zen", "SkylakeX", "Cooperlake", "SapphireRapids", "whatever comes next"}) {
+    CAPTURE(std::string{right});
+    CHECK(!better_core(avx2, right));
+    CHECK(!better_core(avx512, right));
+  }
+}
+
+TEST_CASE("who has chosen the kernels is said, and what would be faster") {
+  constexpr gpt::openblas::VectorUnits avx2{.avx2 = true};
+  const auto remark = [&](const char* core, const char* asked, const char* former) {
+    return gpt::openblas::describe_kernels(avx2, core, asked, former).remark;
+  };
+  CHECK(remark("Zen", "", "").empty());
+  CHECK(remark("Zen", "Zen", "") == "OPENBLAS_CORETYPE=Zen is set");
+  CHECK(remark("Haswell", "Haswell", "Prescott").starts_with("by itself it takes those for Prescott"));
+  CHECK(remark("Prescott", "Prescott", "").starts_with("WARNING: OPENBLAS_CORETYPE=Prescott is set"));
+  CHECK(remark("Prescott", "", "").starts_with("WARNING: it does not know this processor, which has AVX2"));
+  CHECK(remark("Prescott", "Haswell", "Prescott").starts_with("WARNING: it does not know this processor"));
 }
 
 TEST_CASE("products take transposes, strides and an old value") {

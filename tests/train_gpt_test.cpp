@@ -6,7 +6,9 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -14,6 +16,8 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+
+#include <zerospan/kernels/cpu.hpp>
 
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
@@ -126,6 +130,15 @@ TEST_CASE("the final validation is bounded, and whole where that is asked for") 
   CHECK(validate({"--validation-tokens", "1000000"}) == all);
 }
 
+TEST_CASE("nothing is validated where that is not wanted") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto lines = train_small(scratch, {"--skip-validation"});
+  REQUIRE(lines.size() == 5);
+  CHECK(!lines.back().contains("validation_loss"));
+  CHECK(!lines.back().contains("parameter_hash"));
+  CHECK(lines.back()["parameters"] > 0);
+}
+
 TEST_CASE("an impossible budget is refused: what, how many bytes short, what would help") {
   const zerospan_test::ScratchDirectory scratch;
   const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--device-budget", "100KiB", "--steps", "1"});
@@ -164,6 +177,75 @@ TEST_CASE("stages agree, and the metrics, the sample and the timeline are there"
           doctest::Approx(oracle[step]["gradient_norm"].get<double>()).epsilon(0.05));
   }
 }
+
+TEST_CASE("the first step's figures are a step's: initial values are written before it") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto steps = train_small(scratch, {"--ranks", "1", "--prefetch-bytes", "0"});
+  REQUIRE(steps.size() == 5);
+  CHECK(steps[0]["bytes_written"] > 0);
+  CHECK(steps[0]["bytes_written"] == steps[1]["bytes_written"]);
+  CHECK(steps[0]["bytes_read"] == steps[1]["bytes_read"]);
+}
+
+/// Runs a small training, with variables in its environment.
+Run train_in(const zerospan_test::ScratchDirectory& scratch, const std::map<std::string, std::string>& variables) {
+  for (const auto& [name, value] : variables) ::setenv(name.c_str(), value.c_str(), 1);
+  const Run run = train_gpt(scratch, {"--text", write_text(scratch), "--ranks", "1", "--layers", "1", "--width", "32",
+                                      "--heads", "2", "--context", "8", "--batch", "1", "--steps", "1", "--threads",
+                                      "2", "--sample", "0", "--eval-every", "0", "--metrics",
+                                      scratch.path() + "/metrics", "--trace", scratch.path() + "/trace"});
+  for (const auto& [name, value] : variables) ::unsetenv(name.c_str());
+  INFO(run.errors);
+  REQUIRE(run.exit_code == 0);
+  return run;
+}
+
+bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
+
+TEST_CASE("the matrix kernels, their threads and their rate are in the summary and in the metrics") {
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_in(scratch, {});
+  const auto step = lines(scratch.path() + "/metrics").front();
+  CHECK(step["matrix_library"] == "OpenBLAS");
+  CHECK(step["matrix_threads"] == 2);
+  CHECK(step["matrix_gflops"] > 0);
+  const auto kernels = step["matrix_kernels"].get<std::string>();
+  CHECK(says(run.errors, "products  OpenBLAS with its kernels for " + kernels + ", 2 threads: "));
+  CHECK(says(run.output, "matrix products of a rank: OpenBLAS with its kernels for " + kernels + ", 2 threads: "));
+  CHECK(!says(run.output, "WARNING"));
+}
+
+TEST_CASE("what somebody has set for OpenBLAS stays, and kernels that are too old for the processor are warned of") {
+  if (zerospan::best_instruction_set() == zerospan::InstructionSet::scalar) return;
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_in(scratch, {{"OPENBLAS_CORETYPE", "Prescott"}});
+  CHECK(lines(scratch.path() + "/metrics").front()["matrix_kernels"] == "Prescott");
+  for (const std::string& text : {run.errors, run.output}) {
+    CHECK(says(text, "OpenBLAS with its kernels for Prescott, 2 threads: "));
+    CHECK(says(text, "WARNING: OPENBLAS_CORETYPE=Prescott is set, and this processor has AVX"));
+  }
+}
+
+#if defined(OLD_OPENBLAS)
+TEST_CASE("where OpenBLAS does not know the processor, the program starts again with the kernels that serve it") {
+  if (zerospan::best_instruction_set() == zerospan::InstructionSet::scalar) return;
+  const zerospan_test::ScratchDirectory scratch;
+  const Run run = train_in(scratch, {{"LD_PRELOAD", OLD_OPENBLAS}});
+  const auto kernels = lines(scratch.path() + "/metrics").front()["matrix_kernels"].get<std::string>();
+  CHECK((kernels == "Haswell" || kernels == "SkylakeX"));
+  CHECK(says(run.output, "by itself it takes those for Prescott: it does not know this processor"));
+  CHECK(!says(run.output, "WARNING"));
+
+  // What stays old whatever it is asked for is asked twice at the most.
+  const Run stubborn = train_in(scratch, {{"LD_PRELOAD", OLD_OPENBLAS}, {"OLD_OPENBLAS_STAYS", "1"}});
+  CHECK(says(stubborn.output, "OpenBLAS with its kernels for Prescott"));
+  CHECK(says(stubborn.output, "WARNING: it does not know this processor"));
+
+  // Who has set the variable is not overruled.
+  const Run asked = train_in(scratch, {{"LD_PRELOAD", OLD_OPENBLAS}, {"OPENBLAS_CORETYPE", "Nehalem"}});
+  CHECK(says(asked.output, "WARNING: OPENBLAS_CORETYPE=Nehalem is set"));
+}
+#endif
 
 TEST_CASE("linear layers in tiles train alike, within what the order of additions changes, and repeatably") {
   const zerospan_test::ScratchDirectory scratch;

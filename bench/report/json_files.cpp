@@ -194,6 +194,16 @@ double median_tokens_per_second(const std::string& path) {
   return *middle;
 }
 
+std::string matrix_products(const std::string& path) {
+  const auto told = read_lines(path, [](const json& metrics) -> std::string {
+    if (!metrics.contains("matrix_library")) return {};
+    return fmt::format("{} with its kernels for {}, threads {}: {:.1f} GFLOP/s",
+                       metrics.at("matrix_library").get<std::string>(), metrics.value("matrix_kernels", "?"),
+                       metrics.value("matrix_threads", 1), metrics.value("matrix_gflops", 0.0));
+  });
+  return told.empty() ? std::string{} : told.front();
+}
+
 LossCurve read_losses(const std::string& name, const std::string& path) {
   const auto told = read_lines(path, [](const json& metrics) -> std::optional<Loss> {
     if (!metrics.contains("step")) return std::nullopt;  // the last line is of the whole run

@@ -28,6 +28,9 @@ std::vector<Measurement> read_report(const std::string& path);
 /// The median tokens a second in the metrics of training runs: one JSON object a line.
 double median_tokens_per_second(const std::string& path);
 
+/// What has computed the matrix products of a training run, and how fast, by its metrics; empty if they do not tell.
+std::string matrix_products(const std::string& path);
+
 /// A table that write_table() wrote.
 std::vector<Row> read_table(const std::string& path);
 

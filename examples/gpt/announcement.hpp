@@ -2,14 +2,18 @@
 /// What is printed before anything is done: what is going to be.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include <fmt/format.h>
 
+#include "matrix_products.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 #include "states.hpp"
 #include "text.hpp"
 
@@ -41,8 +45,16 @@ constexpr std::string_view to_string(Precision precision) {
   return precision == Precision::fp32 ? "fp32" : precision == Precision::bf16 ? "bf16" : "fp16";
 }
 
-/// @param products What computes the matrix products.
-inline std::string announce(const Options& o, const Text& text, std::string_view products) {
+/// "; those of all steps take 2 min 10 s or more", if they take long enough; ranks share the cores.
+inline std::string describe_time(const MatrixProducts& products, const Options& o) {
+  if (products.flops_per_second <= 0) return "";
+  const double cores = std::max(std::thread::hardware_concurrency(), 1U);
+  const double busy = static_cast<double>(o.ranks * products.threads);
+  const double seconds = flops_of_products(o) / products.flops_per_second * std::max(busy / cores, 1.0);
+  return seconds >= 1 ? fmt::format("; those of all steps take {} or more", describe_seconds(seconds)) : "";
+}
+
+inline std::string announce(const Options& o, const Text& text, const MatrixProducts& products) {
   std::string disks;
   for (const auto& path : o.nvme_path) disks += (disks.empty() ? "" : ", ") + path.string();
   std::string lines;
@@ -57,7 +69,8 @@ inline std::string announce(const Options& o, const Text& text, std::string_view
                        describe_bytes(o.host_budget));
   lines += fmt::format("training  stage {}, {} steps of {} tokens, over {} bytes of text\n", o.stage, o.schedule.steps,
                        o.tokens_a_step(), text.train().size());
-  lines += fmt::format("products  {}\n", products);
+  lines += fmt::format("products  {}{}\n", describe(products), describe_time(products, o));
+  if (!products.remark.empty()) lines += "          " + products.remark + "\n";
   return lines;
 }
 

@@ -214,6 +214,8 @@ inline void add_run(CLI::App& app, Options& o) {
                  "Tokens that the final validation is made on, spread evenly over the validation split; 0: all")
       ->check(not_negative())
       ->default_str("65536, or a tenth of those trained on if that is less");
+  app.add_flag("--skip-validation", o.skip_validation,
+               "Ends without the final validation, and without the hash over all parameters: both read all of them");
   app.add_option("--sample", o.sample, "Bytes of text to generate in the end; 0: none")
       ->check(not_negative())
       ->capture_default_str();

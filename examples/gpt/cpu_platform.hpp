@@ -2,7 +2,6 @@
 /// What a rank computes on that has no GPU.
 #pragma once
 
-#include <string>
 #include <utility>
 
 #include <zerospan/comm/any_communicator.hpp>
@@ -11,6 +10,7 @@
 #include "engine.hpp"
 #include "job.hpp"
 #include "levels.hpp"
+#include "matrix_products.hpp"
 #include "options.hpp"
 #include "result.hpp"
 #include "storage.hpp"
@@ -32,8 +32,8 @@ class CpuPlatform {
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
-  /// Takes a moment: it tries them. @return What computes the matrix products, and how long those of all steps take.
-  static std::string products(const Options& options);
+  /// Takes a moment: it tries them.
+  static MatrixProducts products(const Options& options);
 
   Result train(Engine& engine, const Job& job);
 

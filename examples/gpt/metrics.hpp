@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "matrix_products.hpp"
 #include "reports.hpp"
 
 namespace gpt {
@@ -25,6 +26,9 @@ class MetricsWriter {
     stream_.open(path_);
     check();
   }
+
+  /// Says in each step's line what computes its products.
+  void name(const MatrixProducts& products) { products_ = products; }
 
   void write(const StepMetrics& m) {
     nlohmann::ordered_json line{{"step", m.step},
@@ -40,14 +44,20 @@ class MetricsWriter {
                                 {"hidden_transfer_share", m.hidden_transfer_share},
                                 {"peak_device_bytes", static_cast<std::uint64_t>(m.peak_device_bytes)},
                                 {"peak_host_bytes", static_cast<std::uint64_t>(m.peak_host_bytes)}};
+    line["matrix_library"] = products_.library;
+    if (!products_.kernels.empty()) line["matrix_kernels"] = products_.kernels;
+    if (products_.threads > 0) line["matrix_threads"] = products_.threads;
+    if (products_.flops_per_second > 0) line["matrix_gflops"] = products_.flops_per_second / 1e9;
     if (m.validation_loss) line["validation_loss_estimate"] = *m.validation_loss;
     write(line);
   }
 
   void write(const FinalMetrics& m) {
-    write(nlohmann::ordered_json{{"parameter_hash", fmt::format("{:016x}", m.parameter_hash)},
-                                 {"validation_loss", m.validation_loss},
-                                 {"parameters", m.parameters}});
+    nlohmann::ordered_json line;
+    if (m.parameter_hash) line["parameter_hash"] = fmt::format("{:016x}", *m.parameter_hash);
+    if (m.validation_loss) line["validation_loss"] = *m.validation_loss;
+    line["parameters"] = m.parameters;
+    write(line);
   }
 
  private:
@@ -62,6 +72,7 @@ class MetricsWriter {
 
   std::filesystem::path path_;
   std::ofstream stream_;
+  MatrixProducts products_;
 };
 
 }  // namespace gpt

@@ -92,6 +92,7 @@ struct Options {
 
   std::size_t eval_every = 200;
   std::optional<std::size_t> validation_tokens;  ///< Of the final validation. 0: all there are.
+  bool skip_validation = false;                  ///< In the end, and the hash over all parameters with it.
   std::size_t sample = 500;
   std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
   std::filesystem::path metrics;  ///< Where empty, none are written.

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "matrix_products.hpp"
 #include "options.hpp"
 #include "text.hpp"
 
@@ -36,8 +37,8 @@ struct StepMetrics {
 
 /// The whole run.
 struct FinalMetrics {
-  std::uint64_t parameter_hash;
-  double validation_loss;
+  std::optional<std::uint64_t> parameter_hash;
+  std::optional<double> validation_loss;
   std::size_t parameters;
 };
 
@@ -49,8 +50,8 @@ class Reports {
   Reports& operator=(const Reports&) = delete;
   virtual ~Reports() = default;
 
-  /// Before anything is done. @param products What computes the matrix products.
-  virtual void begin(const Options& options, const Text& text, std::string_view products) = 0;
+  /// Before anything is done. @param products Of rank 0.
+  virtual void begin(const Options& options, const Text& text, const MatrixProducts& products) = 0;
 
   /// How far something is that takes its time ("validating", 3, 32). Called once with `done` 0, and often.
   virtual void progress(std::string_view what, std::size_t done, std::size_t of) = 0;

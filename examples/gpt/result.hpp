@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "figures.hpp"
+#include "matrix_products.hpp"
 
 namespace gpt {
 
@@ -19,12 +21,13 @@ struct TimeSpent {
 
 struct Summary {
   std::size_t parameters;
-  double validation_loss;
+  std::optional<double> validation_loss;
   double training_seconds;
   std::size_t steps;       ///< Made so far, by the runs before this one too.
   std::size_t steps_here;  ///< Made by this run.
   std::size_t skipped_steps;
   std::vector<Figures> ranks;   ///< After training, before validation.
+  MatrixProducts products;      ///< Of rank 0.
   std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
 };
 

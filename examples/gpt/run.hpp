@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/engine/zero_engine.hpp>
@@ -12,6 +13,7 @@
 #include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
+#include "matrix_products.hpp"
 #include "options.hpp"
 #include "reports.hpp"
 #include "result.hpp"
@@ -110,10 +112,14 @@ class EngineOf final : public Engine {
 template <class Stage, class Platform>
 Result run_stage(Platform& platform, const Job& job) {
   EngineOf<Stage, Platform> engine{platform, job};
+  MatrixProducts products;
   if (Reports* reports = job.reports_of(platform.ranks().rank())) {
-    reports->begin(job.options, job.text, platform.products(job.options));
+    products = platform.products(job.options);
+    reports->begin(job.options, job.text, products);
   }
-  return platform.train(engine, job);
+  Result result = platform.train(engine, job);
+  result.summary.products = std::move(products);
+  return result;
 }
 
 }  // namespace detail

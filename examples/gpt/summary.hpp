@@ -13,6 +13,7 @@
 
 #include "announcement.hpp"
 #include "figures.hpp"
+#include "matrix_products.hpp"
 #include "options.hpp"
 #include "progress.hpp"
 #include "result.hpp"
@@ -36,9 +37,10 @@ inline std::string describe(const Summary& s, const Options& o) {
   const double share =
       hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
   std::string text;
-  text += fmt::format("{} parameters, {} ranks, stage {}; validation loss {:.4f} after {} steps ({} skipped) in {}\n",
-                      s.parameters, o.ranks, o.stage, s.validation_loss, s.steps, s.skipped_steps,
-                      describe_seconds(s.training_seconds));
+  const std::string loss =
+      s.validation_loss ? fmt::format("validation loss {:.4f}", *s.validation_loss) : "not validated";
+  text += fmt::format("{} parameters, {} ranks, stage {}; {} after {} steps ({} skipped) in {}\n", s.parameters,
+                      o.ranks, o.stage, loss, s.steps, s.skipped_steps, describe_seconds(s.training_seconds));
   text += fmt::format("states {}, trained in {}: {} times the memory (device and host budgets of all ranks)\n",
                       describe_bytes(state_bytes(o)), describe_bytes(budget_bytes(o)), describe_ratio(o));
   text += "memory of the rank that needs most:\n";
@@ -63,6 +65,8 @@ inline std::string describe(const Summary& s, const Options& o) {
   text +=
       fmt::format("traces: {:.0f} passes mended, {:.0f} prefetches dropped; {:.1f}% of the transfer time was hidden\n",
                   total(s.ranks, &Figures::passes_mended), total(s.ranks, &Figures::prefetch_dropped), 100 * share);
+  text += fmt::format("matrix products of a rank: {}\n", describe(s.products));
+  if (!s.products.remark.empty()) text += "  " + s.products.remark + "\n";
   text += "time of rank 0 (what runs on different lanes overlaps):\n";
   for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
   text += fmt::format("timeline of the last steps: {} (open it in ui.perfetto.dev or chrome://tracing)\n",

@@ -11,6 +11,7 @@
 #include <zerospan/core/timeline.hpp>
 
 #include "announcement.hpp"
+#include "matrix_products.hpp"
 #include "metrics.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -24,7 +25,8 @@ class TerminalReports final : public Reports {
   TerminalReports(const Options& options, const zerospan::Timeline& timeline)
       : timeline_{timeline}, trace_{options.trace}, metrics_{options.metrics}, progress_{options.schedule.steps} {}
 
-  void begin(const Options& options, const Text& text, std::string_view products) override {
+  void begin(const Options& options, const Text& text, const MatrixProducts& products) override {
+    metrics_.name(products);
     progress_.say(announce(options, text, products));
   }
 

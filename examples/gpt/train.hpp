@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,15 +52,19 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   auto figures = trainer.figures();
   if (reports) reports->trained();
   if (trainer.is_interrupted()) return {{}, {}, true};
-  const double validation_loss = trainer.validate();
-  const std::uint64_t hash = trainer.parameter_hash();
+  std::optional<double> validation_loss;
+  std::optional<std::uint64_t> hash;
+  if (!job.options.skip_validation) {
+    validation_loss = trainer.validate();
+    hash = trainer.parameter_hash();
+  }
   trainer.export_model();
   std::string sample = trainer.write_text();
   if (!reports) return {};
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
           {statistics.parameters, validation_loss, seconds, trainer.steps(), trainer.steps_here(),
-           trainer.skipped_steps(), std::move(figures), detail::time_spent(statistics.operations)}};
+           trainer.skipped_steps(), std::move(figures), {}, detail::time_spent(statistics.operations)}};
 }
 
 }  // namespace gpt

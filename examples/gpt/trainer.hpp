@@ -154,6 +154,8 @@ class Trainer {
     if (!resume() && saves_.import_model(engine_.store()) && reports_) {
       reports_->note("begins with the model of " + options_.init.string());
     }
+    engine_.begin(zerospan::Pass::training);  // where parameters have no values yet, they get them: it is no step's
+    before_ = figures();
   }
 
   /// @return Whether there is a checkpoint to go on from.

@@ -41,9 +41,11 @@ inline std::string content(const std::filesystem::path& path) {
 /// The program while it runs.
 class RunningTrainGpt {
  public:
-  RunningTrainGpt(const ScratchDirectory& scratch, std::vector<std::string> arguments)
+  /// @param program Another that is to be run so.
+  RunningTrainGpt(const ScratchDirectory& scratch, std::vector<std::string> arguments,
+                  const std::string& program = TRAIN_GPT)
       : output_{scratch.path() + "/output"}, errors_{scratch.path() + "/errors"} {
-    arguments.insert(arguments.begin(), TRAIN_GPT);
+    arguments.insert(arguments.begin(), program);
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);

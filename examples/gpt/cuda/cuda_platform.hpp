@@ -2,7 +2,6 @@
 /// What a rank computes on that has a GPU, and the threads that are such ranks.
 #pragma once
 
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "../engine.hpp"
 #include "../job.hpp"
 #include "../levels.hpp"
+#include "../matrix_products.hpp"
 #include "../options.hpp"
 #include "../result.hpp"
 #include "../storage.hpp"
@@ -38,7 +38,7 @@ class CudaPlatform {
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
-  static std::string products(const Options&) { return "cuBLASLt"; }
+  static MatrixProducts products(const Options&) { return {.library = "cuBLASLt"}; }
 
   Result train(Engine& engine, const Job& job);
 

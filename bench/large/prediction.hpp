@@ -1,0 +1,51 @@
+/// @file
+/// How long a step will take, from what disk and processor do by themselves.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "showcase.hpp"
+
+namespace large {
+
+/// Measured before the training.
+struct Rates {
+  double read_bytes;      ///< A second, while nothing is written.
+  double mixed_bytes;     ///< A second, each way, while as much is read as is written.
+  double forward_flops;   ///< A second, of a tile's product, its weight widened from bf16.
+  double backward_flops;  ///< Of the two products of a tile, its weight widened and its gradient rounded.
+  double copied_bytes;    ///< A second, on one thread.
+  double sums;            ///< Elements a second of a gradient that are written to its sum, with their norm.
+  double updates;         ///< Elements a second that AdamW updates in memory.
+};
+
+struct Prediction {
+  double forward;
+  double backward;
+  double step;
+
+  double seconds() const { return forward + backward + step; }
+};
+
+/// Each of the three parts takes as long as its slowest lane; one begins when the other has ended, for the optimizer's
+/// step is not hidden behind the passes. The processor is one lane: products take all of its cores, so what else it
+/// does in a pass comes on top.
+inline Prediction predict(const gpt::Options& o, const Rates& rates) {
+  const StepTraffic traffic = traffic_of(o);
+  const auto disk = [&](const Traffic& t) {
+    const auto [read, written] = t;
+    const auto both = static_cast<double>(std::min(read, written));
+    const auto alone = static_cast<double>(std::max(read, written)) - both;
+    return both / rates.mixed_bytes + alone / rates.read_bytes;
+  };
+  const auto elements = static_cast<double>(elements_of(o).all);
+  const double flops = 2 * static_cast<double>(o.tokens_a_step()) * elements;
+  const auto copies = [&](const Traffic& t) { return static_cast<double>(t.read) / rates.copied_bytes; };
+  return {std::max(disk(traffic.forward), flops / rates.forward_flops + copies(traffic.forward)),
+          std::max(disk(traffic.backward),
+                   2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums),
+          std::max(disk(traffic.step), elements / rates.updates)};
+}
+
+}  // namespace large
