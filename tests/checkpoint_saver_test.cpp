@@ -399,6 +399,9 @@ int failures_of_two(VolatileFiles& files, const std::function<void()>& fault) {
     }
     step();
     while (saver.is_saving()) attempt([&] { return saver.wait(); });
+    communicator.barrier({zerospan::calling_thread, "all is saved"});
+    files.recover();  // what has not failed yet is to fail no more: what follows is no part of a save
+    communicator.barrier({zerospan::calling_thread, "what is saved can be read"});
     const auto found = zerospan::find_checkpoint(rank.engine(), "/run", {.files = &files});
     CHECK(found == zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files}).step);
     CHECK(found.value() >= last);

@@ -334,7 +334,7 @@ TEST_CASE("work is begun where it leaves half of the ring, and room for others; 
   REQUIRE(second);
   const auto change = [&](std::size_t pages) {
     return rig.run({{rig.slow, extent, 0, pages * page, Access::write}},
-                   [&](auto&, Pointers p) { std::memset(p[0], 1, pages * page); });
+                   [pages](auto&, Pointers p) { std::memset(p[0], 1, pages * page); });
   };
   CHECK_THROWS_AS(change(7), zerospan::BudgetError);
   rig.wait(change(6).ends);
