@@ -2,10 +2,11 @@
 # Trains a GPT of four billion parameters on this project's own text, three steps of 64 tokens, in less than 2 GiB of
 # memory: bf16 parameters and gradients, fp32 master weights and two moments, all on disk, 16 bytes a parameter.
 # Before, it measures disk and processor by themselves and predicts how long a step takes. Each part of a step takes as
-# long as the slower of its lanes; one begins when the other has ended, for the optimizer is not hidden behind the passes:
-#   forward   max(2 P / read,   2 n P / products + 2 P / copies)            P parameters, n tokens
-#   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)  reads parameters while it writes gradients
-#   step      max(14 P / mixed, P / updates)          reads states and gradients while it writes states and parameters
+# long as the slower of its lanes, of P parameters and n tokens; one begins when the other has ended:
+#   forward   max(14 P / mixed, 2 n P / products + 2 P / copies + P / updates)
+#             behind it the optimizer reads states and gradients while it writes states and parameters
+#   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)
+#             reads parameters while it writes gradients
 # `read` and `mixed` are bytes a second of plain requests to a file of a quarter of the states, `mixed` each way while both
 # go on; `products` is operations a second of one tile's matrix products on all cores, bf16 weights widened before and
 # gradients rounded after; one thread copies `copies` bytes, writes `sums` gradients with their norm, and updates `updates`

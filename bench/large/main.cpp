@@ -91,8 +91,8 @@ void say(const large::Rates& r, const large::Prediction& p) {
       r.read_bytes / 1e9, r.mixed_bytes / 1e9, kernels.core, r.forward_flops / 1e9, r.backward_flops / 1e9,
       r.copied_bytes / 1e9, r.sums / 1e9, r.updates / 1e9);
   if (!kernels.remark.empty()) fmt::print("          {}\n", kernels.remark);
-  fmt::print("predicted {:.2f} s a step: forward {:.2f}, backward {:.2f}, optimizer {:.2f}\n", p.seconds(), p.forward,
-             p.backward, p.step);
+  fmt::print("predicted {:.2f} s a step: forward, and the optimizer behind it {:.2f}, backward {:.2f}\n", p.seconds(),
+             p.forward, p.backward);
 }
 
 int run(const Wishes& wishes) {

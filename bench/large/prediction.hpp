@@ -21,16 +21,15 @@ struct Rates {
 };
 
 struct Prediction {
-  double forward;
+  double forward;  ///< With the optimizer's step, which is made behind it.
   double backward;
-  double step;
 
-  double seconds() const { return forward + backward + step; }
+  double seconds() const { return forward + backward; }
 };
 
-/// Each of the three parts takes as long as its slowest lane; one begins when the other has ended, for the optimizer's
-/// step is not hidden behind the passes. The processor is one lane: products take all of its cores, so what else it
-/// does in a pass comes on top.
+/// Each of the two parts takes as long as its slowest lane; one begins when the other has ended. The forward pass finds
+/// its parameters in staging memory, where the step has left them. The processor is one lane: products take all of its
+/// cores, so what else it does in a pass comes on top.
 inline Prediction predict(const gpt::Options& o, const Rates& rates) {
   const StepTraffic traffic = traffic_of(o);
   const auto disk = [&](const Traffic& t) {
@@ -42,10 +41,10 @@ inline Prediction predict(const gpt::Options& o, const Rates& rates) {
   const auto elements = static_cast<double>(elements_of(o).all);
   const double flops = 2 * static_cast<double>(o.tokens_a_step()) * elements;
   const auto copies = [&](const Traffic& t) { return static_cast<double>(t.read) / rates.copied_bytes; };
-  return {std::max(disk(traffic.forward), flops / rates.forward_flops + copies(traffic.forward)),
+  return {std::max(disk(traffic.step),
+                   flops / rates.forward_flops + copies(traffic.forward) + elements / rates.updates),
           std::max(disk(traffic.backward),
-                   2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums),
-          std::max(disk(traffic.step), elements / rates.updates)};
+                   2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums)};
 }
 
 }  // namespace large

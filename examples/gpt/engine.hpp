@@ -23,6 +23,7 @@ class Engine {
 
   virtual zerospan::StepOutcome step(float learning_rate) = 0;
   virtual void begin(zerospan::Pass pass) = 0;
+  virtual void synchronize() = 0;
   virtual float loss_scale() const = 0;
   virtual void for_each_master(const zerospan::MasterVisitor& visitor) = 0;
   virtual zerospan::Statistics statistics() const = 0;

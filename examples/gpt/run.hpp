@@ -95,6 +95,7 @@ class EngineOf final : public Engine {
     return engine_.step();
   }
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }
+  void synchronize() override { engine_.synchronize(); }
   float loss_scale() const override { return engine_.loss_scale(); }
   void for_each_master(const zerospan::MasterVisitor& visitor) override { engine_.for_each_master(visitor); }
   zerospan::Statistics statistics() const override { return engine_.statistics(); }
