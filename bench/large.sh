@@ -10,7 +10,7 @@
 # `read` and `mixed` are bytes a second of plain requests to a file of a quarter of the states, `mixed` each way while both
 # go on; `products` is operations a second of one tile's matrix products on all cores, bf16 weights widened before and
 # gradients rounded after; one thread copies `copies` bytes, writes `sums` gradients with their norm, and updates `updates`
-# parameters by AdamW. seconds_per_step is the mean of all steps but the first.
+# parameters by AdamW. seconds_per_step is the mean of all steps but the first and the last.
 #
 # 4 GB of the disk stay free. Where there is too little room for the rest, the model has fewer layers: it prints SCALED,
 # and the exit code is 3. Files of states have no name: they are gone when the program is, however it ends. The last line

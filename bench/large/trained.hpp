@@ -8,11 +8,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -28,7 +32,8 @@ namespace large {
 /// What the training has done. Totals are of all steps.
 struct Trained {
   std::size_t steps = 0;
-  double seconds_per_step = 0;  ///< The mean of all steps but the first, which cannot fetch ahead; of that, if alone.
+  double seconds_per_step = 0;  ///< The mean of all steps but the first, which cannot fetch ahead, and the last, whose
+                                ///< updates hide behind no further one; of all, if there are no others.
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
   std::uint64_t peak_rss_bytes = 0;  ///< The kernel's count, of the process.
@@ -99,14 +104,13 @@ inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std:
 /// @throws std::runtime_error if there are not as many steps in the metrics as there should be.
 inline Trained read_metrics(const std::filesystem::path& path, std::size_t steps) {
   Trained trained;
-  double seconds = 0;
-  double first_seconds = 0;
+  std::vector<double> seconds;
   std::ifstream file{path};
   for (std::string line; std::getline(file, line);) {
     const auto metrics = nlohmann::json::parse(line);
     if (!metrics.contains("step")) continue;
-    seconds += metrics.at("seconds").get<double>();
-    if (trained.steps++ == 0) first_seconds = seconds;
+    seconds.push_back(metrics.at("seconds").get<double>());
+    ++trained.steps;
     trained.bytes_read += metrics.at("bytes_read").get<std::uint64_t>();
     trained.bytes_written += metrics.at("bytes_written").get<std::uint64_t>();
   }
@@ -114,7 +118,10 @@ inline Trained read_metrics(const std::filesystem::path& path, std::size_t steps
     throw std::runtime_error{path.string() + " has " + std::to_string(trained.steps) + " steps, not " +
                              std::to_string(steps)};
   }
-  trained.seconds_per_step = steps > 1 ? (seconds - first_seconds) / static_cast<double>(steps - 1) : first_seconds;
+  const std::span all{seconds};
+  const std::span steady = steps > 2 ? all.subspan(1, steps - 2) : all;
+  trained.seconds_per_step =
+      std::accumulate(steady.begin(), steady.end(), 0.0) / static_cast<double>(std::max<std::size_t>(steady.size(), 1));
   return trained;
 }
 

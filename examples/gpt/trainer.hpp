@@ -70,8 +70,8 @@ class Trainer {
       return steps_ >= options_.schedule.steps || steps_ - first == options_.stop_after || is_interrupted_;
     };
     while (!is_over()) {
-      const bool is_last = steps_ + 1 >= options_.schedule.steps || steps_ + 1 - first == options_.stop_after;
-      StepMetrics metrics = make_step(steps_++, is_last);
+      StepMetrics metrics = make_step(steps_, !is_followed_by_step(first));
+      ++steps_;
       skipped_steps_ += metrics.skipped ? 1 : 0;
       if (options_.eval_every > 0 && metrics.step % options_.eval_every == 0) {
         metrics.validation_loss = validate(rounds_of(estimate_tokens), "estimating the validation loss");
@@ -185,10 +185,17 @@ class Trainer {
     for (const Saved& saved : all) reports_->note("step " + std::to_string(saved.step) + " is saved in " + saved.path);
   }
 
-  /// @param is_last Its updates hide behind no pass: they are waited for, and their transfers are its own. The time is
-  /// not counted.
-  StepMetrics make_step(std::size_t step, bool is_last) {
-    auto begin = Clock::now();
+  /// Whether nothing but a further step comes after the next one. @param first Of this run.
+  bool is_followed_by_step(std::size_t first) const {
+    const std::size_t made = steps_ + 1;
+    const auto is_due = [made](std::size_t every) { return every > 0 && made % every == 0; };
+    const bool is_last = made >= options_.schedule.steps || made - first == options_.stop_after;
+    return !is_last && !is_due(options_.eval_every) && !(saver_ && is_due(options_.save_every));
+  }
+
+  /// @param is_alone Its updates hide behind no further step: they are waited for, and their transfers are its own.
+  StepMetrics make_step(std::size_t step, bool is_alone) {
+    const auto begin = Clock::now();
     const double learning_rate = options_.schedule.learning_rate(step);
     for (std::size_t i = 0; i < options_.micro_batches; ++i) {
       engine_.begin(zerospan::Pass::training);
@@ -196,11 +203,7 @@ class Trainer {
                    engine_.checkpoints());
     }
     const zerospan::StepOutcome outcome = engine_.step(static_cast<float>(learning_rate));
-    if (is_last) {
-      const auto end = Clock::now();
-      engine_.synchronize();
-      begin += Clock::now() - end;
-    }
+    if (is_alone) engine_.synchronize();
     const StepReport report{model_.take_loss(), saves_.is_interrupted() ? 1.0 : 0.0, own_figures()};
     const auto ranks = exchange(communicator_, "step report", report);
     is_interrupted_ = saves_.is_on() && total(ranks, &StepReport::interrupted) > 0;
