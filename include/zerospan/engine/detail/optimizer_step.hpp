@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -23,9 +22,7 @@
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
-#include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
-#include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -33,7 +30,7 @@ namespace zerospan::inline v0::detail {
 template <Device D>
 class OptimizerStep {
  public:
-  using AnyOptimizer = OptimizerInterface<typename EngineCore<D>::stream_type>;
+  using AnyOptimizer = typename GroupUpdates<D>::AnyOptimizer;
 
   OptimizerStep(EngineCore<D>& core, GradientPath<D>& gradients, GroupUpdates<D>& updates,
                 const std::optional<DynamicLossScale>& loss_scale)
