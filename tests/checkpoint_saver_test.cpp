@@ -3,13 +3,18 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <source_location>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -20,11 +25,14 @@
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/any_engine.hpp"
 #include "support/gated_files.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
 #include "support/small_rank.hpp"
+#include "support/toy_model.hpp"
 #include "support/toy_rank.hpp"
+#include "support/training_run.hpp"
 #include "support/volatile_files.hpp"
 
 namespace {
@@ -104,38 +112,77 @@ TEST_CASE("background work tells what has become of it, once") {
 }
 
 TEST_CASE("who changes states waits for whoever still reads them, and for nobody else") {
-  StatesBeingRead reading;
-  const int first = 0;
-  const int second = 0;
-  reading.expect(&first, 2);
-  reading.expect(&second, 0);
-  CHECK(!reading.is_over());
-  reading.await(&second);
+  const int places[3]{};
+  const StatesBeingRead::Group first = &places[0];
+  const StatesBeingRead::Group second = &places[1];
+  const auto reading = std::make_shared<StatesBeingRead>();
+  reading->expect(first);
+  reading->expect(first);
+  reading->await(first);  // it may not be read yet
+  CHECK(reading->awaits_engine());
+  CHECK(!reading->is_over());
   std::atomic<int> pieces = 0;
   std::thread reader{[&] {
-    for (int i = 0; i < 2; ++i) CHECK(reading.read(&first, [&] { ++pieces; }));
+    for (int i = 0; i < 2; ++i) {
+      CHECK(reading->read({&first, 1}, [&] { ++pieces; }));
+      reading->done_with(first);
+    }
   }};
-  reading.await(&first);
+  reading->let(second, {});
+  reading->let(first, {});
+  CHECK(!reading->awaits_engine());
+  reading->await(second);
+  reading->await(first);
   CHECK(pieces == 2);
-  reading.await_all();
+  reading->await_all();
   reader.join();
-  CHECK(reading.is_over());
+  CHECK(reading->is_over());
 
-  StatesBeingRead failing;
-  failing.expect(&first, 2);
+  const auto failing = std::make_shared<StatesBeingRead>();
+  failing->expect(first);
+  failing->let(first, {});
   std::thread failed{[&] {
-    CHECK_THROWS_AS((void)failing.read(&first, [] { throw std::runtime_error{"the disk is full"}; }),
+    CHECK_THROWS_AS((void)failing->read({&first, 1}, [] { throw std::runtime_error{"the disk is full"}; }),
                     std::runtime_error);
-    failing.give_up();
+    failing->give_up();
   }};
-  failing.await(&first);
-  failing.await_all();
+  failing->await(first);
+  failing->await_all();
   failed.join();
 
-  StatesBeingRead stopped;
-  stopped.expect(&first, 1);
-  stopped.stop();
-  CHECK(!stopped.read(&first, [] { FAIL("it is read after its engine's end"); }));
+  const auto stopped = std::make_shared<StatesBeingRead>();
+  stopped->expect(first);
+  std::thread waits{[&] { CHECK(!stopped->read({&first, 1}, [] { FAIL("it is read after its engine's end"); })); }};
+  stopped->stop();
+  waits.join();
+}
+
+TEST_CASE("who reads states waits for the updates before, of each sub-group that it reads") {
+  const int places[2]{};
+  const StatesBeingRead::Group groups[2]{&places[0], &places[1]};
+  const auto reading = std::make_shared<StatesBeingRead>();
+  for (const StatesBeingRead::Group group : groups) reading->expect(group);
+  std::atomic<int> ended = 0;
+  std::thread reader{[&] { CHECK(reading->read(groups, [&] { CHECK(ended == 3); })); }};
+  zerospan::Promise promises[3]{zerospan::Promise{"a"}, zerospan::Promise{"b"}, zerospan::Promise{"c"}};
+  const zerospan::Completion of_first[2]{promises[0].completion(), promises[1].completion()};
+  const zerospan::Completion of_second[1]{promises[2].completion()};
+  reading->let(groups[1], of_second);
+  reading->let(groups[0], of_first);
+  for (zerospan::Promise& promise : promises) {
+    ++ended;
+    promise.succeed();
+  }
+  reader.join();
+
+  const auto failing = std::make_shared<StatesBeingRead>();
+  failing->expect(groups[0]);
+  zerospan::Promise lost{"an update"};
+  const zerospan::Completion end[1]{lost.completion()};
+  failing->let(groups[0], end);
+  lost.fail(std::make_exception_ptr(std::runtime_error{"the update has failed"}));
+  CHECK_THROWS_WITH_AS((void)failing->read({groups, 1}, [] { FAIL("what is there is no state of the training"); }),
+                       "the update has failed", std::runtime_error);
 }
 
 // Training while a checkpoint is written.
@@ -321,7 +368,216 @@ TEST_CASE("two savers save into directories of their own at once, and one direct
   });
 }
 
+/// Memory that is no engine's to touch, and that is not written to while the gate is closed.
+class GatedTier {
+ public:
+  explicit GatedTier(zerospan::HostDevice& device) : memory_{device} {}
+
+  std::string_view name() const { return "a tier with a gate"; }
+  std::size_t alignment() const { return 512; }
+  zerospan::Addressable addressable() const { return zerospan::Addressable::nowhere; }
+  void reserve(zerospan::Bytes bytes, std::string_view what) { memory_.reserve(bytes, what); }
+  void cancel(zerospan::Bytes bytes) noexcept { memory_.cancel(bytes); }
+  zerospan::Extent place(std::size_t bytes) { return memory_.place(bytes); }
+  void remove(const zerospan::Extent& extent) noexcept { memory_.remove(extent); }
+  std::byte* view(const zerospan::Extent&) { return nullptr; }
+  zerospan::Completion read(const zerospan::Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    std::memcpy(data, memory_.view(extent) + offset, bytes);
+    return {};
+  }
+  zerospan::Completion write(const zerospan::Extent& extent, std::size_t offset, const std::byte* data,
+                             std::size_t bytes) {
+    Write write{memory_.view(extent) + offset, data, bytes, zerospan::Promise{"a write"}};
+    const zerospan::Completion end = write.promise.completion();
+    const std::scoped_lock lock{mutex_};
+    is_open_ ? write.happen(fails_) : held_.push_back(std::move(write));
+    return end;
+  }
+  zerospan::TierCounters counters() const { return memory_.counters(); }
+
+  /// Nothing is being written.
+  void close_gate() {
+    const std::scoped_lock lock{mutex_};
+    is_open_ = false;
+  }
+
+  /// @param fails Whether what is written from now on, or was held, fails.
+  void open_gate(bool fails = false) {
+    std::vector<Write> held;
+    {
+      const std::scoped_lock lock{mutex_};
+      is_open_ = true;
+      fails_ = fails;
+      held = std::exchange(held_, {});
+    }
+    for (Write& write : held) write.happen(fails);
+  }
+
+ private:
+  struct Write {
+    std::byte* to;
+    const std::byte* from;
+    std::size_t bytes;
+    zerospan::Promise promise;
+
+    void happen(bool fails) {
+      if (fails) {
+        return promise.fail(std::make_exception_ptr(
+            zerospan::IoError{EIO, "write", "a tier with a gate", 0, bytes, std::source_location::current()}));
+      }
+      std::memcpy(to, from, bytes);
+      promise.succeed();
+    }
+  };
+
+  zerospan::HostTier memory_;
+  std::mutex mutex_;
+  std::vector<Write> held_;
+  bool is_open_ = true;
+  bool fails_ = false;
+};
+
+/// Many sub-groups, of which few fit into the staging memory: most updates of a step are still to come when it ends.
+class GatedRank {
+ public:
+  explicit GatedRank(zerospan::ThreadCommunicator& communicator)
+      : rank_{communicator.rank().value},
+        engine_{std::in_place, 3, communicator, device_, zerospan::Placement{memory_, memory_, tier_},
+                zerospan::AdamW{},
+                zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0},
+                                        .staging = zerospan::Bytes{std::size_t{160} << 10},
+                                        .sub_group_elements = 4096}} {
+    for (int i = 0; i < 8; ++i) {
+      parameters_.emplace_back(*engine_, "p" + std::to_string(i), zerospan::Shape{8192}, zerospan::init::normal(1.0F));
+    }
+  }
+
+  zerospan_test::AnyEngine& engine() { return *engine_; }
+  std::uint64_t hash() { return zerospan_test::hash_masters(*engine_); }
+  GatedTier& tier() { return tier_; }
+  void end() { engine_.reset(); }
+
+  void step() {
+    const auto step = engine_->progress().step;
+    for (const auto& parameter : parameters_) {
+      const auto full = parameter.gather(zerospan::calling_thread);
+      auto gradient = parameter.gradient(zerospan::calling_thread);
+      for (std::size_t k = 0; k < full->size; ++k) {
+        gradient->data[k] = full->data[k] + zerospan_test::noise(0, {rank_, step, 0}, k);
+      }
+      gradient.commit();
+    }
+    engine_->step();
+  }
+
+ private:
+  zerospan::HostDevice device_{{.device_budget = zerospan::Bytes{std::size_t{4} << 20},
+                                .host_budget = zerospan::Bytes{std::size_t{4} << 20}}};
+  zerospan::DeviceTier memory_{device_};
+  GatedTier tier_{device_};
+  int rank_;
+  std::optional<zerospan_test::AnyEngine> engine_;
+  std::vector<zerospan::PartitionedParameter<zerospan_test::Array<float>>> parameters_;
+};
+
+TEST_CASE("a save waits for no update of the step before, and what is saved is what they come to") {
+  const auto train = [](bool saves) {
+    VolatileFiles files;
+    return zerospan::run_ranks(
+        2,
+        [&](zerospan::ThreadCommunicator communicator) {
+          GatedRank rank{communicator};
+          rank.step();
+          rank.step();
+          CheckpointSaver saver{rank.engine(), "/run"};
+          if (saves) {
+            rank.engine().synchronize();
+            rank.tier().close_gate();
+            rank.step();
+            CHECK(saver.start({.files = &files}).empty());
+            CHECK(saver.poll().empty());
+            rank.tier().open_gate();
+          } else {
+            rank.step();
+          }
+          const std::uint64_t before = saves ? 0 : rank.hash();
+          rank.step();
+          rank.step();
+          const std::uint64_t after = rank.hash();
+          if (!saves) return std::pair{before, after};
+          CHECK(saver.wait().back().step == 3);
+          zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
+          const std::uint64_t loaded = rank.hash();
+          rank.step();
+          rank.step();
+          CHECK(rank.hash() == after);
+          return std::pair{loaded, after};
+        },
+        {.timeout = std::chrono::seconds{30}})[0];
+  };
+  CHECK(train(true) == train(false));
+}
+
+TEST_CASE("who waits for a save has the updates made that it needs") {
+  VolatileFiles files;
+  zerospan::run_ranks(
+      2,
+      [&](zerospan::ThreadCommunicator communicator) {
+        GatedRank rank{communicator};
+        rank.step();
+        CheckpointSaver saver{rank.engine(), "/run"};
+        saver.start({.files = &files});
+        CHECK(saver.wait().back().step == 1);
+        rank.step();
+        saver.start({.files = &files});
+        CHECK(saver.start({.files = &files}).empty());  // the first one's parts are written by now
+        CHECK(saver.wait().size() == 2);
+        return 0;
+      },
+      {.timeout = std::chrono::seconds{30}});
+}
+
 // Failures.
+
+TEST_CASE("a save of states that an update has not been able to write fails, and so does the training") {
+  VolatileFiles files;
+  const auto train = [&] {
+    zerospan::run_ranks(
+        2,
+        [&](zerospan::ThreadCommunicator communicator) {
+          GatedRank rank{communicator};
+          rank.step();
+          rank.engine().synchronize();
+          rank.tier().close_gate();
+          rank.step();
+          CheckpointSaver saver{rank.engine(), "/run"};
+          saver.start({.files = &files});
+          rank.tier().open_gate(true);
+          saver.wait();
+          return 0;
+        },
+        {.timeout = std::chrono::seconds{30}});
+  };
+  CHECK_THROWS_WITH_AS(train(), doctest::Contains("a tier with a gate"), std::exception);
+  CHECK(files.list("/run/step-2").size() < 3);
+}
+
+TEST_CASE("an engine that ends with updates still to be made ends a save that waits for them") {
+  VolatileFiles files;
+  zerospan::run_ranks(
+      1,
+      [&](zerospan::ThreadCommunicator communicator) {
+        GatedRank rank{communicator};
+        rank.step();
+        CheckpointSaver saver{rank.engine(), "/run"};
+        saver.start({.files = &files});
+        rank.end();
+        CHECK_THROWS_AS(saver.wait(), zerospan::LeaseError);
+        return 0;
+      },
+      {.timeout = std::chrono::seconds{30}});
+  CHECK(files.list("/run/step-1").empty());
+}
 
 TEST_CASE("a save that fails meanwhile is told by whoever learns of it first, and the next one is right") {
   enum class Ask : std::uint8_t { poll, wait, start };

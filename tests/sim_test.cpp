@@ -219,6 +219,7 @@ TEST_CASE("the order of collectives is that of the program, on every rank") {
   const std::vector<std::string> first_pass{"all-reduce what ranks were told",
                                             "all-reduce the sub-group size",
                                             "all-reduce the working memory",
+                                            "barrier a further communicator",
                                             "all-gather a",
                                             "all-gather b",
                                             "all-gather b",

@@ -175,10 +175,7 @@ class Trainer {
     return position.has_value();
   }
 
-  void save() {
-    note(saver_->start({steps_, sampler_.drawn(), skipped_steps_}));
-    before_ = figures();  // a save's transfers are no step's
-  }
+  void save() { note(saver_->start({steps_, sampler_.drawn(), skipped_steps_})); }
 
   void note(const std::vector<Saved>& all) {
     if (!reports_) return;
@@ -190,7 +187,7 @@ class Trainer {
     const std::size_t made = steps_ + 1;
     const auto is_due = [made](std::size_t every) { return every > 0 && made % every == 0; };
     const bool is_last = made >= options_.schedule.steps || made - first == options_.stop_after;
-    return !is_last && !is_due(options_.eval_every) && !(saver_ && is_due(options_.save_every));
+    return !is_last && !is_due(options_.eval_every);
   }
 
   /// @param is_alone Its updates hide behind no further step: they are waited for, and their transfers are its own.

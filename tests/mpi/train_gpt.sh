@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# train_gpt ends with the same parameters on processes as on threads, and reports once.
+# train_gpt ends with the same parameters on processes as on threads, reports once, exports the same model of 16 bits,
+# and begins with it.
 # Usage: train_gpt.sh <train_gpt> <text> <ranks> <ranks per group> <mpirun> [<argument of mpirun>...]
 set -euo pipefail
 program="$1" text="$2" ranks="$3" ranks_per_group="$4"
@@ -22,3 +23,16 @@ for metrics in threads processes; do
   tail -n 1 "$directory/$metrics.jsonl"
 done
 cmp <(tail -n 1 "$directory/threads.jsonl") <(tail -n 1 "$directory/processes.jsonl")
+
+# exchange <directory> <command>...: exports a model, and trains one that begins with it.
+exchange() {
+  local to="$directory/$1"
+  shift
+  timeout 120 "$@" "${options[@]}" --precision bf16 --export "$to" >/dev/null
+  timeout 120 "$@" "${options[@]}" --precision bf16 --init "$to" --metrics "$to.jsonl" >/dev/null
+}
+exchange from_threads "$program" --ranks "$ranks"
+exchange from_processes "$@" -n "$ranks" "$program" --comm mpi
+cmp "$directory"/from_{threads,processes}/model.safetensors
+cmp <(tail -n 1 "$directory/from_threads.jsonl") <(tail -n 1 "$directory/from_processes.jsonl")
+! cmp -s <(tail -n 1 "$directory/threads.jsonl") <(tail -n 1 "$directory/from_threads.jsonl")

@@ -31,10 +31,10 @@ namespace zerospan::inline v0 {
 /// Saves checkpoints of one engine into one directory while it trains. What is saved are the states of one moment,
 /// whatever is trained meanwhile.
 ///
-/// `start` returns when files have been linked and everything else that is not in the host's memory has been written
-/// (states on a tier that cannot be linked, in memory of a device, and frozen parameters). States in the host's memory
-/// are written from where they are, on a thread of its own; a step waits, sub-group by sub-group, until those that it
-/// is about to change have been. Everything is made durable on that thread. When every rank's is, rank 0 completes the
+/// `start` waits for no update of the step before, and returns before anything has been written but what is in memory of
+/// a device. On a thread of its own, files are linked when the updates of all that is in them have ended, and everything
+/// else is written: from where it is in the host's memory, or read from its tier. A step waits, sub-group by sub-group,
+/// for those that it is about to change. Everything is made durable on that thread. When every rank's is, rank 0 completes the
 /// checkpoint and removes older ones, on a thread too: the next save may begin meanwhile. So there may be two more
 /// checkpoints for a while than are kept.
 ///

@@ -34,6 +34,10 @@ class AnyCommunicator {
   Rank rank() const { return model_->rank(); }
   int size() const { return model_->size(); }
   AnyCommunicator duplicate() { return AnyCommunicator{model_->duplicate()}; }
+
+  /// Whether each duplicate takes device memory of its own.
+  bool duplicates_take_memory() const { return model_->duplicates_take_memory(); }
+
   void abort(const std::string& reason) noexcept { model_->abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) { model_->all_gather(what, parts); }
@@ -63,6 +67,7 @@ class AnyCommunicator {
     virtual Rank rank() const = 0;
     virtual int size() const = 0;
     virtual std::unique_ptr<Interface> duplicate() = 0;
+    virtual bool duplicates_take_memory() const = 0;
     virtual void abort(const std::string& reason) noexcept = 0;
     virtual void all_gather(Collective what, std::span<const GatherPart> parts) = 0;
     virtual void reduce_scatter(Collective what, const Reduction& reduction) = 0;
@@ -97,6 +102,7 @@ struct AnyCommunicator::Model final : Interface {
   Rank rank() const override { return held.rank(); }
   int size() const override { return held.size(); }
   std::unique_ptr<Interface> duplicate() override { return std::make_unique<Model>(held.duplicate()); }
+  bool duplicates_take_memory() const override { return DuplicatesTakeMemory<C>; }
   void abort(const std::string& reason) noexcept override { held.abort(reason); }
 
   void all_gather(Collective what, std::span<const GatherPart> parts) override { held.all_gather(what, parts); }

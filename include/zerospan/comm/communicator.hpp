@@ -179,6 +179,11 @@ concept VerifiesCalls = Communicator<C> && requires(C& c) {
   c.verify();
 };
 
+/// `duplicates_take_memory`: whether each duplicate takes device memory of its own, and so a budget must have room for
+/// it.
+template <class C>
+concept DuplicatesTakeMemory = Communicator<C> && C::duplicates_take_memory;
+
 /// What the engine needs.
 template <class C>
 concept TrainingCommunicator =

@@ -57,6 +57,8 @@ class QuantizedCommunicator : public detail::ForwardingCommunicator<C> {
   using Base = detail::ForwardingCommunicator<C>;
 
  public:
+  static constexpr bool duplicates_take_memory = true;
+
   /// @param device This rank's own; outlives the communicator. On a GPU, `cuda_block_quantization.hpp` has the codec.
   /// @throws BudgetError if the scratch memory does not fit its memory; ConfigurationError if it is too small.
   QuantizedCommunicator(C communicator, D& device, const QuantizationOptions& options)

@@ -59,8 +59,8 @@ class ZeroEngine {
   /// Updates every parameter whose gradient was committed since the last step: clips by the global norm, updates each
   /// shard on its tier, publishes. A collective; it ends when the norm is known, and with it what becomes of the step.
   /// The updates themselves are made behind the next forward pass, in the order in which the parameters are gathered:
-  /// a gather waits for the update of what it gathers, and whatever looks at the model as a whole (a checkpoint, an
-  /// export, a write) for all of them. If a gradient is infinite or NaN on any rank, all ranks skip the step: but for
+  /// a gather waits for the update of what it gathers, and whatever looks at the model as a whole (an export, a write)
+  /// for all of them; a checkpoint for each on a thread of its own. If a gradient is infinite or NaN on any rank, all ranks skip the step: but for
   /// its number and the loss scale, it was never made.
   /// @throws LeaseError while leases are held, or after a gradient lease that ended without `commit()` or `discard()`;
   /// ConfigurationError, on every rank, if the optimizer's settings have no sense or differ between ranks, and nothing

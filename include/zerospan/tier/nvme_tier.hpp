@@ -263,13 +263,17 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   /// @throws BudgetError beyond the capacity, IoError if the disk is full, ConfigurationError in a child process.
   void reserve(Bytes bytes, std::string_view what) {
     process_.check(name_);
+    const std::scoped_lock lock{mutex_};
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
     if (bytes.count > available) refuse(std::string{what}, bytes, Bytes{available});
     file_->grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
     outstanding_ += bytes.count;
   }
 
-  void cancel(Bytes bytes) noexcept { outstanding_ -= std::min(outstanding_, bytes.count); }
+  void cancel(Bytes bytes) noexcept {
+    const std::scoped_lock lock{mutex_};
+    outstanding_ -= std::min(outstanding_, bytes.count);
+  }
 
   /// Deals out `bytes`, rounded up; the extent tells how many they are. 0 bytes take nothing.
   /// @throws as `reserve`, where the free space is in pieces or less was reserved.
@@ -277,6 +281,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
     if (bytes == 0) return {};
     process_.check(name_);
     if (bytes > capacity_) refuse("an extent", Bytes{bytes}, Bytes{capacity_});
+    const std::scoped_lock lock{mutex_};
     const std::size_t rounded = round_up(bytes, grain_);
     const Extent extent{extents_.first_fit(rounded), rounded};
     if (extent.offset > capacity_ - rounded) {
@@ -284,7 +289,6 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
     }
     file_->grow(extent.offset + rounded, "an extent");
     if (linked_file_ || has_holes_) file_->allocate(extent.offset, rounded, "an extent");
-    const std::scoped_lock lock{mutex_};
     ranges_.assign(extent.offset, extent.offset + rounded, file_);
     extents_.insert(extent, {});
     outstanding_ -= std::min(outstanding_, bytes);
@@ -318,6 +322,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
 
   LinkedExtents link(std::span<const Extent> extents, ByteChecksum checksum, FileNaming& naming) override {
     process_.check(name_);
+    const std::scoped_lock lock{linking_};
     std::vector<File> files = files_of(extents);
     std::erase_if(files, [&](const File& file) {
       return !file->is_linkable() || !naming.can_name(file->descriptor());
@@ -372,7 +377,10 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   }
 
   /// False where the file system refuses direct I/O, and transfers pass through the page cache.
-  bool is_direct() const noexcept { return file_->is_direct(); }
+  bool is_direct() const noexcept {
+    const std::scoped_lock lock{mutex_};
+    return file_->is_direct();
+  }
 
  private:
   using File = std::shared_ptr<detail::ArenaFile>;
@@ -540,7 +548,9 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   std::optional<NextFiles> next_files(std::span<const Extent> extents, const std::vector<File>& files) {
     const auto is_among = [&](const File& file) { return std::ranges::find(files, file) != files.end(); };
     NextFiles next;
-    if (!is_among(file_) && !is_among(linked_file_)) return next;
+    std::unique_lock lock{mutex_};
+    const bool others_are_among = is_among(file_);
+    if (!others_are_among && !is_among(linked_file_)) return next;
     std::vector<Extent> linked{extents.begin(), extents.end()};
     extents_.for_each([&](const auto& taken) {
       if (taken.value.is_linked) linked.push_back(taken.extent);
@@ -567,16 +577,18 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
       }
       end = std::max<std::uint64_t>(end, extent.offset + extent.bytes);
     }
-    if (end < file_->size()) add_others(end, file_->size());
-    next.linked = make_file(joined);
-    if (next.linked && is_among(file_)) next.others = make_file(others);
-    if (!next.linked || (is_among(file_) && !next.others)) return std::nullopt;
+    const std::uint64_t size = file_->size();
+    if (end < size) add_others(end, size);
+    lock.unlock();
+    next.linked = make_file(joined, size);
+    if (next.linked && others_are_among) next.others = make_file(others, size);
+    if (!next.linked || (others_are_among && !next.others)) return std::nullopt;
     return next;
   }
 
-  /// A file with space for these ranges. @return nullptr where files cannot be made like that, or not there any more.
+  /// A file of `size` bytes with space for these ranges. @return nullptr where files cannot be made like that, or not there any more.
   /// @throws IoError
-  File make_file(const std::vector<Extent>& ranges) const {
+  File make_file(const std::vector<Extent>& ranges, std::uint64_t size) const {
     File file;
     try {
       file = std::make_shared<detail::ArenaFile>(directory_);
@@ -585,7 +597,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
       throw;
     }
     for (const Extent& range : ranges) file->allocate(range.offset, range.bytes, "what is written after a save");
-    file->extend(file_->size());
+    file->extend(size);
     return file->is_linkable() ? file : nullptr;
   }
 
@@ -666,7 +678,8 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   std::size_t capacity_;
   std::chrono::milliseconds drain_timeout_;
   std::string name_;
-  mutable std::mutex mutex_;  // of what follows, and of the files; the engine's caller changes all but the ranges
+  std::mutex linking_;        // of a link, which takes a while
+  mutable std::mutex mutex_;  // of what follows, and of the files
   detail::ExtentMap<Kind> extents_;
   detail::FileRanges ranges_;
   detail::BackedRanges backed_;  ///< What is not read where `ranges_` has it.

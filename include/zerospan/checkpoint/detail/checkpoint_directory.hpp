@@ -73,8 +73,10 @@ class CheckpointDirectory {
   }
 
   /// Makes the directory, and what it is in. @throws IoError
-  void make() const {
-    make(path_);
+  void make() const { make(path_); }
+
+  /// That the directory was made is durable. @throws IoError
+  void make_durable() const {
     try {
       files_.sync_directory(parent_of(path_));
     } catch (const IoError& error) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,10 +19,13 @@
 #include <zerospan/checkpoint/detail/manifest.hpp>
 #include <zerospan/checkpoint/detail/states_linker.hpp>
 #include <zerospan/checkpoint/options.hpp>
+#include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/core/units.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/engine/detail/piece_memory.hpp>
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
@@ -58,26 +62,18 @@ class DataWriter {
 };
 
 /// Writes one rank's data of a checkpoint, and its part, which lists the data and the files that were linked. It knows
-/// no engine: the last of it is done on a thread of its own, while the engine trains.
+/// no engine: most of it is done on a thread of its own, while the engine trains.
 class PartWriter {
  public:
-  /// @param model Like all the others, outlives it.
+  /// @param model Like all the others, outlives it. @throws ConfigurationError if `buffer` is too small.
   PartWriter(CheckpointFiles& files, const CheckpointDirectory& directory, const CheckpointName& name,
-             const EngineDescription& model)
+             const EngineDescription& model, Bytes buffer)
       : files_{files},
         directory_{directory},
         name_{name},
         model_{model},
+        memory_{model.states, buffer},
         data_{files.create(directory.data_of(name, model.place))} {}
-
-  /// Has files linked where states rest. @return Of each place, whether all of it needs not be written.
-  std::vector<bool> link(std::span<const StatesPlace> places) {
-    StatesLinker linker{model_, part_};
-    LinkedNames names{files_, directory_, name_, model_.place, linked_files_};
-    std::vector<bool> are_linked = linker.link(places, names);
-    linked_ = linker.bytes();
-    return are_linked;
-  }
 
   /// Writes what an engine shows.
   void write(const StatesPiece& piece) {
@@ -94,30 +90,14 @@ class PartWriter {
     });
   }
 
-  /// Says what of places in memory `write_in_memory` will read.
-  void expect(std::span<const StatesPlace> places, StatesBeingRead& reading) const {
-    for (const StatesPlace& place : places) {
-      for_each_extent(place, [&](std::size_t, std::uint64_t, std::span<const std::byte>) {
-        reading.expect(place.group, 1);
-      });
-    }
-  }
-
-  /// Writes places that are in memory, as they are there, each before the engine changes it.
-  /// @throws CheckpointError if the engine ends meanwhile.
-  void write_in_memory(std::span<const StatesPlace> places, StatesBeingRead& reading) {
-    for (const StatesPlace& place : places) {
-      const std::string& parameter = model_.parameters[place.parameter].name;
-      for_parameter(parameter, [&] {
-        auto& components = components_of(parameter, 1 + model_.states.size());
-        for_each_extent(place, [&](std::size_t c, std::uint64_t first, std::span<const std::byte> bytes) {
-          const auto append = [&] { data_.append(first, width(c), bytes, components[c]); };
-          if (!reading.read(place.group, append)) {
-            throw_checkpoint_error("the engine has ended before its states were saved",
-                                   directory_.data_of(name_, model_.place));
-          }
-        });
-      });
+  /// Writes places that the host can read, or has their files linked, each before the engine changes it.
+  /// @param reading Expects each of them. @throws CheckpointError if the engine ends meanwhile.
+  void write(std::span<const StatesPlace> places, SaveBy by, StatesBeingRead& reading) {
+    std::vector<bool> are_linked(places.size());
+    if (by == SaveBy::linking) are_linked = link(places, reading);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (!are_linked[i]) write(places[i], reading);
+      reading.done_with(places[i].group);
     }
   }
 
@@ -142,20 +122,79 @@ class PartWriter {
   std::size_t linked() const noexcept { return linked_; }
 
  private:
-  std::size_t width(std::size_t component) const {
-    return component == 0 ? sizeof(float) : element_bytes(model_.states[component - 1].type);
+  using Group = StatesBeingRead::Group;
+
+  /// Has files linked, when all that is in them may be read. @return Of each place, whether all of it needs not be
+  /// written.
+  std::vector<bool> link(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+    StatesLinker linker{model_, part_};
+    LinkedNames names{files_, directory_, name_, model_.place, linked_files_};
+    std::vector<Group> groups;
+    for (const StatesPlace& place : places) {
+      if (linker.can_link(place)) groups.push_back(place.group);
+    }
+    std::vector<bool> are_linked;
+    read(groups, reading, [&] { are_linked = linker.link(places, names); });
+    linked_ = linker.bytes();
+    return are_linked;
   }
 
-  /// Calls `f(component, first, bytes)` for pieces of a place in memory, each of which is one extent of the data.
-  template <class F>
-  void for_each_extent(const StatesPlace& place, F f) const {
-    for (std::size_t c = 0; c < 1 + model_.states.size(); ++c) {
-      const std::size_t most = DataWriter::extent_bytes / width(c);
-      for (std::size_t done = 0; done < place.range.elements; done += most) {
-        const std::size_t elements = std::min<std::size_t>(most, place.range.elements - done);
-        f(c, place.range.first + done,
-          std::span{place.on_host + place.offsets[c] + done * width(c), elements * width(c)});
+  /// Writes a place piece by piece: as it is in memory, or through this object's own.
+  void write(const StatesPlace& place, StatesBeingRead& reading) {
+    const std::string& parameter = model_.parameters[place.parameter].name;
+    for_parameter(parameter, [&] {
+      auto& components = components_of(parameter, place.components.size());
+      if (place.on_host) {
+        for (std::size_t c = 0; c < components.size(); ++c) {
+          const auto [offset, width] = place.components[c];
+          const std::size_t most = DataWriter::extent_bytes / width;
+          for_each_piece(place, most, [&](std::size_t done, std::size_t elements) {
+            const std::span bytes{place.on_host + offset + done * width, elements * width};
+            read({&place.group, 1}, reading,
+                 [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
+          });
+        }
+      } else {
+        for_each_piece(place, memory_.elements(), [&](std::size_t done, std::size_t elements) {
+          read({&place.group, 1}, reading, [&] { write_through_memory(place, done, elements, components); });
+        });
       }
+    });
+  }
+
+  void write_through_memory(const StatesPlace& place, std::size_t done, std::size_t elements,
+                            std::vector<std::vector<StoredExtent>>& components) {
+    const std::size_t room = round_up(elements, PieceMemory::unit);
+    std::vector<std::span<std::byte>> memory{std::as_writable_bytes(memory_.master(room))};
+    for (const std::span<std::byte> states : memory_.states(room)) memory.push_back(states);
+    std::vector<Completion> ends;
+    for (std::size_t c = 0; c < components.size(); ++c) {
+      const auto [offset, width] = place.components[c];
+      const std::size_t bytes = round_up(elements * width, place.tier.alignment());
+      ends.push_back(place.tier.read(place.extent, offset + done * width, memory[c].data(), bytes));
+    }
+    for (const Completion& end : ends) end.wait_until(std::chrono::steady_clock::time_point::max());
+    for (std::size_t c = 0; c < components.size(); ++c) {
+      ends[c].wait();
+      const std::size_t width = place.components[c].width;
+      data_.append(place.range.first + done, width, memory[c].first(elements * width), components[c]);
+    }
+  }
+
+  /// @throws CheckpointError if the engine has ended.
+  template <class F>
+  void read(std::span<const Group> groups, StatesBeingRead& reading, F read) {
+    if (!reading.read(groups, read)) {
+      throw_checkpoint_error("the engine has ended before its states were saved",
+                             directory_.data_of(name_, model_.place));
+    }
+  }
+
+  /// Calls `f(done, elements)` for pieces of a place.
+  template <class F>
+  static void for_each_piece(const StatesPlace& place, std::size_t most, F f) {
+    for (std::size_t done = 0; done < place.range.elements; done += most) {
+      f(done, std::min<std::size_t>(most, place.range.elements - done));
     }
   }
 
@@ -183,6 +222,7 @@ class PartWriter {
   const CheckpointDirectory& directory_;
   CheckpointName name_;
   const EngineDescription& model_;
+  PieceMemory memory_;
   DataWriter data_;
   Part part_{};
   std::vector<std::string> linked_files_;

@@ -2,6 +2,7 @@
 /// CheckpointSave: saves the states of an engine, while it trains.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -29,8 +30,8 @@
 namespace zerospan::inline v0::detail {
 
 /// One checkpoint, from its begin until it is complete or has failed. Each rank links the files that its states are in,
-/// and writes the rest of its data, and its part, which lists all of it: what is in memory on a thread of its own,
-/// before the engine changes it. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint
+/// and writes the rest of its data, and its part, which lists all of it: on a thread of its own, when the updates that
+/// are under way have ended, and before the engine changes anything again. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint
 /// complete, names it the latest, and removes older ones, on such a thread too.
 ///
 /// Its members but `is_done` are collectives. An error is told on all ranks, and ends it.
@@ -56,6 +57,7 @@ class CheckpointSave {
         lock_ = before->lock_;
       } else {
         directory_.make();
+        is_made_ = true;
         lock_ = directory_.lock();
         directory_.remove_incomplete();
       }
@@ -93,6 +95,7 @@ class CheckpointSave {
     if (!are_parts_written_) {
       ranks_.together([&] {
         if (failure_) throw CheckpointError{*failure_};
+        if (reading_->awaits_engine()) engine_.synchronize();
         work_.wait();
       });
       are_parts_written_ = true;
@@ -117,21 +120,14 @@ class CheckpointSave {
   void begin_part() {
     try {
       for_parameter({}, [&] {
-        part_.emplace(files_, directory_, name_, model_);
-        const std::vector<StatesPlace> places = engine_.places_of_states();
-        std::vector<bool> are_linked(places.size());
-        if (options_.by == SaveBy::linking) are_linked = part_->link(places);
-        std::vector<std::vector<StatesRange>> left_out(model_.parameters.size());
-        for (std::size_t i = 0; i < places.size(); ++i) {
-          const bool is_in_memory = !are_linked[i] && places[i].on_host;
-          if (is_in_memory) in_memory_.push_back(places[i]);
-          if (are_linked[i] || is_in_memory) left_out[places[i].parameter].push_back(places[i].range);
-        }
-        engine_.for_each_state([&](const StatesPiece& piece) { part_->write(piece); }, options_.buffer, left_out);
-        part_->expect(in_memory_, *reading_);
+        part_.emplace(files_, directory_, name_, model_, options_.buffer);
+        places_ = engine_.places_of_states();
+        const auto is_out_of_reach = [](const StatesPlace& place) { return !place.is_in_reach(); };
+        if (std::ranges::any_of(places_, is_out_of_reach)) write_out_of_reach();
+        for (const StatesPlace& place : places_) reading_->expect(place.group);
         begin_work("the thread that writes a checkpoint", [this] {
           const Reading until_then{*reading_};
-          part_->write_in_memory(in_memory_, *reading_);
+          part_->write(places_, options_.by, *reading_);
           stored_ = part_->finish(host_bytes_);
         });
       });
@@ -139,7 +135,15 @@ class CheckpointSave {
       failure_ = error;
       return;
     }
-    if (!in_memory_.empty()) engine_.let_read(reading_);
+    engine_.let_read(reading_);
+  }
+
+  /// Has the engine show what the host cannot read, and leaves the rest.
+  void write_out_of_reach() {
+    std::erase_if(places_, [](const StatesPlace& place) { return !place.is_in_reach(); });
+    std::vector<std::vector<StatesRange>> left_out(model_.parameters.size());
+    for (const StatesPlace& place : places_) left_out[place.parameter].push_back(place.range);
+    engine_.for_each_state([&](const StatesPiece& piece) { part_->write(piece); }, options_.buffer, left_out);
   }
 
   template <class F>
@@ -163,6 +167,7 @@ class CheckpointSave {
       manifest.parts.push_back(
           {static_cast<std::uint64_t>(parts[2 * rank]), static_cast<std::uint64_t>(parts[2 * rank + 1])});
     }
+    if (is_made_) directory_.make_durable();
     const std::string text = manifest_text(manifest, directory_.manifest_of(name_));
     bool is_complete = false;
     directory_.replace(directory_.path_of(name_), CheckpointDirectory::manifest_file, text, is_complete);
@@ -224,11 +229,12 @@ class CheckpointSave {
   CheckpointName name_{};
   std::shared_ptr<CheckpointFiles::Lock> lock_;  ///< Of rank 0.
   std::optional<PartWriter> part_;
-  std::vector<StatesPlace> in_memory_;
+  std::vector<StatesPlace> places_;  ///< That the thread reads.
   std::shared_ptr<StatesBeingRead> reading_ = std::make_shared<StatesBeingRead>();
   std::optional<CheckpointError> failure_;  ///< Of what this rank has begun.
   StoredPart stored_{};
   bool are_parts_written_ = false;
+  bool is_made_ = false;   ///< It may have made the directory of all checkpoints.
   bool is_named_ = false;  ///< It may be the latest already.
   std::vector<std::string> not_removed_;
   BackgroundWork work_;

@@ -15,9 +15,7 @@
 #include <zerospan/checkpoint/detail/checkpoint_directory.hpp>
 #include <zerospan/checkpoint/detail/manifest.hpp>
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/element.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
-#include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -50,9 +48,12 @@ class LinkedNames final : public FileNaming {
 /// Has the files of tiers linked that states rest in, and lists in a part what is where.
 class StatesLinker {
  public:
-  StatesLinker(const EngineDescription& model, Part& part) : model_{model}, part_{part} {
-    widths_.push_back(sizeof(float));
-    for (const StateArray& array : model.states) widths_.push_back(element_bytes(array.type));
+  StatesLinker(const EngineDescription& model, Part& part) : model_{model}, part_{part} {}
+
+  /// Whether its file could be the checkpoint's: what trains is written elsewhere by the next step in any case. A file
+  /// with something that is frozen would be kept for as long as there are checkpoints, with all else that was in it.
+  bool can_link(const StatesPlace& place) const {
+    return place.tier.linkable() && model_.parameters[place.parameter].training == Training::trainable;
   }
 
   /// @return Of each place, whether all of it is in files that have been linked. @throws IoError
@@ -60,13 +61,13 @@ class StatesLinker {
     std::vector<LinkableExtents*> tiers;  // of all places, in their order
     for (const StatesPlace& place : places) {
       LinkableExtents* const tier = place.tier.linkable();
-      if (tier && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
+      if (can_link(place) && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
     }
     std::map<LinkableExtents*, LinkedOfTier> linked;
     for (LinkableExtents* const tier : tiers) {
       std::map<std::uint64_t, std::size_t> sizes;  // of extents, by their offsets: some have several places
       for (const StatesPlace& place : places) {
-        if (place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
+        if (can_link(place) && place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
       }
       std::vector<Extent> extents;
       for (const auto& [offset, bytes] : sizes) extents.push_back({offset, bytes});
@@ -77,7 +78,7 @@ class StatesLinker {
     std::vector<bool> are_linked;
     for (const StatesPlace& place : places) {
       const auto found = linked.find(place.tier.linkable());
-      are_linked.push_back(found != linked.end() && list(place, found->second));
+      are_linked.push_back(can_link(place) && found != linked.end() && list(place, found->second));
     }
     return are_linked;
   }
@@ -95,11 +96,12 @@ class StatesLinker {
 
   /// Lists a place, if all of it was linked.
   bool list(const StatesPlace& place, const LinkedOfTier& linked) {
-    std::vector<std::vector<StoredExtent>> components(widths_.size());
+    std::vector<std::vector<StoredExtent>> components(place.components.size());
     std::size_t bytes = 0;
-    for (std::size_t c = 0; c < widths_.size(); ++c) {
-      const std::uint64_t begin = place.extent.offset + place.offsets[c];
-      const std::uint64_t end = begin + place.range.elements * widths_[c];
+    for (std::size_t c = 0; c < components.size(); ++c) {
+      const auto [offset_in_extent, width] = place.components[c];
+      const std::uint64_t begin = place.extent.offset + offset_in_extent;
+      const std::uint64_t end = begin + place.range.elements * width;
       const auto offset = [](const LinkedRange& range) { return range.range.offset; };
       auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);
       if (next == linked.ranges.begin()) return false;
@@ -107,7 +109,7 @@ class StatesLinker {
       for (--next; next != linked.ranges.end() && next->range.offset <= done && done < end; ++next) {
         const std::uint64_t until = std::min(end, next->range.offset + next->range.bytes);
         if (until <= done) return false;
-        components[c].push_back({place.range.first + (done - begin) / widths_[c], (until - done) / widths_[c], done, 0,
+        components[c].push_back({place.range.first + (done - begin) / width, (until - done) / width, done, 0,
                                  linked.first_file + next->file});
         done = until;
       }
@@ -121,7 +123,6 @@ class StatesLinker {
 
   const EngineDescription& model_;
   Part& part_;
-  std::vector<std::size_t> widths_;  ///< Of an element of each component.
   std::size_t bytes_ = 0;
 };
 

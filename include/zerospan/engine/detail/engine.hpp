@@ -47,16 +47,16 @@ class Engine : public ParameterStore {
   /// what its states are.
   virtual EngineDescription describe() = 0;
 
-  /// Where the states rest that `for_each_state` shows this rank, in its order; parameters that were declared frozen
-  /// have none. @throws as `describe`.
+  /// Where that rests which `for_each_state` shows this rank, in its order. @throws as `describe`.
   virtual std::vector<StatesPlace> places_of_states() = 0;
 
   /// Where this rank's shards rest of what was declared frozen and is partitioned. What changes them there is followed
   /// by a call of `edit_states`: what was prefetched is stale. @throws as `describe`.
   virtual std::vector<FrozenPlace> places_of_frozen() = 0;
 
-  /// From now on somebody reads states where they rest: before any change, it is waited for.
-  virtual void let_read(std::shared_ptr<StatesBeingRead> reader) = 0;
+  /// From now on somebody reads states where they rest, as the steps so far leave them: it is told when each sub-group
+  /// may be read, and is waited for before any further change.
+  virtual void let_read(const std::shared_ptr<StatesBeingRead>& reader) = 0;
 
   /// Sums integers over ranks, exactly; a collective.
   /// @param name A literal.

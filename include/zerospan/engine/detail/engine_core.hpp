@@ -45,6 +45,7 @@ struct EngineCore {
   static constexpr std::size_t exchange_elements = 4096;
 
   AnyCommunicator communicator;
+  std::optional<AnyCommunicator> aside;  ///< @see sum_aside
   Placement placement;
   EngineOptions options;
   StageRules stage;
@@ -151,6 +152,17 @@ struct EngineCore {
     lanes.wait(calling_thread, done, operation);
   }
 
+  /// From now on somebody reads states.
+  void add_reader(std::shared_ptr<StatesBeingRead> reader) {
+    std::erase_if(readers, [](const auto& each) { return each->is_over(); });
+    readers.push_back(std::move(reader));
+  }
+
+  /// Lets whoever waits for an update of a sub-group read it when these have ended.
+  void let_read(const SubGroup& group, std::span<const Completion> ends) {
+    for (const auto& reader : readers) reader->let(&group, ends);
+  }
+
   /// Waits for whoever still reads states of a sub-group, which are about to change.
   void await_readers(const SubGroup& group) {
     for (const auto& reader : readers) reader->await(&group);
@@ -172,6 +184,29 @@ struct EngineCore {
                     [sums](auto&, AnyCommunicator& c, Collective what) { c.all_reduce(what, *sums); });
     lanes.wait(calling_thread, done, {OperationKind::all_reduce, name});
     std::ranges::copy(*sums, integers.begin());
+  }
+
+  /// Makes a communicator for `sum_aside` (a collective), where one costs nothing and collectives are done by the host.
+  void prepare_aside() {
+    if (contributors() == 1 || !lanes_type::is_unified || communicator.duplicates_take_memory()) return;
+    const Operation operation{OperationKind::barrier, "a further communicator"};
+    const Completion made = lanes.post_host(Lane::communicate, {}, operation, [this]() -> Completion {
+      aside.emplace(communicator.duplicate());
+      return {};
+    });
+    lanes.wait(calling_thread, made, operation);
+  }
+
+  /// Sums integers over ranks that agree on something beside the training: with a communicator of its own it does not
+  /// queue behind collectives that wait for updates. On a device two communicators at once may block each other.
+  void sum_aside(std::span<std::int64_t> integers, std::string_view name) {
+    if (!aside) return sum_over_ranks(integers, name);
+    try {
+      aside->all_reduce({calling_thread, name}, integers);
+    } catch (...) {
+      lanes.fail(std::current_exception());
+      throw;
+    }
   }
 
   /// Every rank's value; 0 where a rank has told none.

@@ -46,15 +46,25 @@ struct StatesRange {
   std::uint64_t elements = 0;
 };
 
-/// Where master weights and states of consecutive elements of a parameter rest: in one extent.
+/// Where master weights and states of consecutive elements of a parameter rest, or the values of one that was declared
+/// frozen: in one extent.
 struct StatesPlace {
+  /// Elements one after the other.
+  struct Component {
+    std::uint64_t offset;  ///< In the extent.
+    std::size_t width;     ///< Bytes of an element.
+  };
+
   std::size_t parameter;  ///< Its index.
   StatesRange range;
   TierRef tier;
   Extent extent;
-  std::vector<std::uint64_t> offsets;  ///< In the extent: of the master weights, and of each array of states.
-  const std::byte* on_host;            ///< The extent, where the host may read it as it is; elsewhere nullptr.
-  StatesBeingRead::Group group;        ///< Which is changed at once.
+  std::vector<Component> components;  ///< Of the master weights, or values; and of each array of states, if it has them.
+  const std::byte* on_host;           ///< The extent, where the host may read it as it is; elsewhere nullptr.
+  StatesBeingRead::Group group;       ///< Which is changed at once.
+
+  /// Whether the host can read it without the engine.
+  bool is_in_reach() const { return on_host || tier.addressable() == Addressable::nowhere; }
 };
 
 /// Where this rank's shard of a parameter that was declared frozen rests: in one range of the parameters' tier.

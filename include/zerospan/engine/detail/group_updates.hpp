@@ -17,6 +17,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
@@ -29,8 +30,8 @@ namespace zerospan::inline v0::detail {
 ///
 /// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in which
 /// the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its own,
-/// and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. During the
-/// backward pass, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
+/// and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. As the
+/// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
 /// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
 /// `ParameterRecord::ready` and `GradientAccumulator::ready` say when what an update writes may be read, and what it
 /// reads may be written.
@@ -69,7 +70,8 @@ class GroupUpdates {
     update_replicated(owned);
     order();
     for (Update& update : queue_) prepare(update);
-    has_read_ahead_ = false;
+    read_ahead_ = 0;
+    commits_before_ = std::exchange(commits_, 0);
     next_ = 0;
     ++steps_;
     brought_ = 0;
@@ -83,11 +85,19 @@ class GroupUpdates {
     if (need.last >= next_) post_until(need.last + 1 + ahead_);
   }
 
-  /// For whoever has written a gradient: the states of the sub-groups that will be updated first are read, once a step.
+  /// For whoever has written a gradient: during the second half of the last backward pass the states of the sub-groups
+  /// that will be updated first are read, one after the other, so that what that pass reads itself is not behind them.
   void read_ahead() {
-    if (next_ < queue_.size() || std::exchange(has_read_ahead_, true)) return;
-    for (std::size_t i = 0; i < std::min(ahead_ + 1, replicated_.size()); ++i) read_ahead(replicated_[i]);
-    for (std::size_t i = 0; i < std::min(ahead_ + 1, queue_.size()); ++i) read_ahead(queue_[i]);
+    ++commits_;
+    if (next_ < queue_.size()) return;
+    const std::size_t of_replicated = std::min(ahead_ + 1, replicated_.size());
+    const std::size_t count = of_replicated + std::min(ahead_ + 1, queue_.size());
+    const std::size_t span = commits_before_ / (2 * core_.options.micro_batches);
+    while (read_ahead_ < count && commits_before_ > 0 &&
+           commits_ > commits_before_ - span + read_ahead_ * span / count) {
+      const std::size_t next = read_ahead_++;
+      read_ahead(next < of_replicated ? replicated_[next] : queue_[next - of_replicated]);
+    }
   }
 
   /// The new values of a sub-group's parameters, in staging memory, after `work`.
@@ -106,6 +116,20 @@ class GroupUpdates {
     return values;
   }
 
+  /// From now on somebody reads the states that the updates so far leave: each sub-group when its own has ended, and
+  /// before its next one begins.
+  void let_read(const std::shared_ptr<StatesBeingRead>& reader) {
+    for (const SubGroup& group : core_.states.groups) {
+      if (core_.states.spaces[group.space].training == Training::frozen) reader->let(&group, {});
+    }
+    for (const Update& update : replicated_) reader->let(update.group, update.states_written);
+    for (std::size_t i = 0; i < queue_.size(); ++i) {
+      const bool is_to_come = i >= next_ && !queue_[i].runs.empty();
+      if (!is_to_come) reader->let(queue_[i].group, queue_[i].states_written);
+    }
+    core_.add_reader(reader);
+  }
+
   /// Before states and parameters change in another way: what is in staging memory of them is void.
   void settle() {
     finish();
@@ -115,7 +139,7 @@ class GroupUpdates {
         update.values.reset();
       }
     }
-    has_read_ahead_ = false;
+    read_ahead_ = 0;
   }
 
   /// Posts what is left, and waits until everything is at rest.
@@ -303,6 +327,7 @@ class GroupUpdates {
     PostedWork posted = post(*update.group, update.runs, std::exchange(update.begun, std::nullopt));
     ends_.insert(ends_.end(), posted.ends.begin(), posted.ends.end());
     update.states_written = posted.ends;
+    core_.let_read(*update.group, posted.ends);
     for (const RunUpdate& run : update.runs) {
       if (!run.has_gradient) continue;
       const ParameterRecord& parameter = core_.states.parameters[run.run.parameter];
@@ -362,7 +387,9 @@ class GroupUpdates {
   std::size_t next_ = 0;            ///< The first of the queue whose update is not posted.
   std::size_t largest_ = 0;
   std::size_t ahead_ = 0;  ///< How many more are posted than are asked for.
-  bool has_read_ahead_ = false;
+  std::size_t commits_ = 0;         ///< Since the last step.
+  std::size_t commits_before_ = 0;  ///< Of that step.
+  std::size_t read_ahead_ = 0;      ///< Sub-groups whose states were asked for since.
   std::vector<Completion> ends_;                             ///< Of all that was posted.
   std::vector<Need> needs_;                                  ///< Of each parameter.
   std::unordered_map<const SubGroup*, std::size_t> places_;  ///< In the queue.

@@ -240,7 +240,6 @@ class EngineOfDevice final : public Engine {
     const std::vector<StateArray> arrays = state_arrays();
     TrainingModel<D>& training = model();
     training.check_between_steps("a checkpoint");
-    training.synchronize();
     return training.access().places_of_own(arrays);
   }
 
@@ -252,15 +251,14 @@ class EngineOfDevice final : public Engine {
     return training.access().places_of_frozen();
   }
 
-  void let_read(std::shared_ptr<StatesBeingRead> reader) override {
+  void let_read(const std::shared_ptr<StatesBeingRead>& reader) override {
     const Call call{*this, "a checkpoint"};
-    std::erase_if(core_.readers, [](const auto& each) { return each->is_over(); });
-    core_.readers.push_back(std::move(reader));
+    model().let_read(reader);
   }
 
   void sum_over_ranks(std::span<std::int64_t> integers, const char* name) override {
     const Call call{*this, "a checkpoint"};
-    core_.sum_over_ranks(integers, name);
+    core_.sum_aside(integers, name);
   }
 
   Statistics statistics() const override {
@@ -370,6 +368,7 @@ class EngineOfDevice final : public Engine {
       for (const Completion& end : states_.fill()) {
         core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
       }
+      core_.prepare_aside();
       training->start();
       training_ = std::move(training);
     } catch (...) {

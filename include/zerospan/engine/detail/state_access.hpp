@@ -17,9 +17,9 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
-#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
+#include <zerospan/engine/detail/piece_memory.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
@@ -27,50 +27,6 @@
 #include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0::detail {
-
-/// Host memory for a piece: as many master weights as elements of each array of states, one after the other.
-class PieceMemory {
- public:
-  /// Pieces begin at multiples of so many elements of a shard: at transfers' boundaries on any tier.
-  static constexpr std::size_t unit = 4096;
-
-  /// @param arrays Outlive it. @throws ConfigurationError if not even `unit` elements fit into `bytes`.
-  PieceMemory(std::span<const StateArray> arrays, Bytes bytes) : arrays_{arrays} {
-    std::size_t width = sizeof(float);
-    for (const StateArray& array : arrays) width += element_bytes(array.type);
-    elements_ = bytes.count / width / unit * unit;
-    if (elements_ == 0) {
-      throw_configuration_error("a buffer of " + std::to_string(bytes.count) + " bytes for pieces of " +
-                                std::to_string(unit) + " elements with their states; it must have " +
-                                std::to_string(unit * width));
-    }
-    memory_ = transfer_memory(Bytes{elements_ * width});
-  }
-
-  std::span<const StateArray> arrays() const noexcept { return arrays_; }
-
-  /// Elements of the largest piece.
-  std::size_t elements() const noexcept { return elements_; }
-
-  /// In a piece of so many elements.
-  std::span<float> master(std::size_t elements) const noexcept {
-    return {reinterpret_cast<float*>(memory_.get()), elements};
-  }
-  std::vector<std::span<std::byte>> states(std::size_t elements) const {
-    std::vector<std::span<std::byte>> spans;
-    std::byte* next = memory_.get() + elements * sizeof(float);
-    for (const StateArray& array : arrays_) {
-      const std::size_t bytes = elements * element_bytes(array.type);
-      spans.emplace_back(std::exchange(next, next + bytes), bytes);
-    }
-    return spans;
-  }
-
- private:
-  std::span<const StateArray> arrays_;
-  std::size_t elements_;
-  std::shared_ptr<std::byte> memory_;
-};
 
 /// Reads and replaces master weights and states outside of a step. Memory is bounded by one buffer, whatever the model.
 template <Device D>
@@ -115,24 +71,25 @@ class StateAccess {
     }
   }
 
-  /// Where this rank's parts rest of what has states.
+  /// Where this rank's parts rest.
   std::vector<StatesPlace> places_of_own(std::span<const StateArray> arrays) const {
     std::vector<StatesPlace> result;
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       const ParameterRecord& parameter = core_.states.parameters[p];
       const StatesRange part = part_of(p);
-      if (part.elements == 0 || !parameter.has_states()) continue;
+      if (part.elements == 0) continue;
       const std::uint64_t shard_first = held(parameter).first;
       for_each_part(places_of(p), part.first - shard_first, part.elements, [&](const Part& each) {
-        std::vector<std::uint64_t> offsets;
-        for (const Operand& operand : state_operands(each, arrays, Operand::Access::read)) {
-          offsets.push_back(operand.offset);
-        }
-        const TierRef tier = core_.placement.tier(each.group->states_on);
-        const std::byte* const on_host =
-            EngineCore<D>::staging_type::passes(tier, Site::host) ? nullptr : tier.view(each.group->states);
-        result.push_back({p, {shard_first + each.in_shard, each.elements}, tier, each.group->states,
-                          std::move(offsets), on_host, each.group});
+        constexpr auto reads = Operand::Access::read;
+        const std::vector<Operand> operands = parameter.has_states()
+                                                  ? state_operands(each, arrays, reads)
+                                                  : std::vector{parameter_operand(parameter, each, reads)};
+        const auto& [tier, extent, offset, bytes, access, ready] = operands.front();
+        std::vector<StatesPlace::Component> components;
+        for (const Operand& operand : operands) components.push_back({operand.offset, operand.bytes / each.elements});
+        const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
+        result.push_back({p, {shard_first + each.in_shard, each.elements}, tier, extent, std::move(components),
+                          passes ? nullptr : tier.view(extent), each.group});
       });
     }
     return result;

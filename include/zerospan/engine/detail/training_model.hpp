@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +21,7 @@
 #include <zerospan/engine/detail/lease_table.hpp>
 #include <zerospan/engine/detail/optimizer_step.hpp>
 #include <zerospan/engine/detail/state_access.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
@@ -244,6 +246,8 @@ class TrainingModel {
 
   /// Waits until everything is at rest that steps have posted, and nothing of it is in staging memory.
   void synchronize() { updates_.settle(); }
+
+  void let_read(const std::shared_ptr<StatesBeingRead>& reader) { updates_.let_read(reader); }
 
   void visit_masters(const MasterVisitor& visitor) {
     updates_.settle();

@@ -147,10 +147,16 @@ class Staging {
   std::optional<BegunWork> begin(std::string_view name, std::span<const Operand> operands, std::size_t others) {
     std::size_t bytes = 0;
     for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, Site::host);
-    if (reserved_ + bytes + std::max(capacity() / 2, others) > capacity()) return std::nullopt;
-    BegunWork begun = give(std::exchange(reserved_, reserved_ + bytes), bytes);
-    cursor_ = std::max(cursor_, reserved_);
+    const std::size_t at = begun_ > 0 ? kept_end_ : cursor_ + bytes > capacity() ? 0 : cursor_;
+    const std::size_t from = begun_ > 0 ? kept_begin_ : at;
+    const std::size_t end = at + bytes;
+    const bool is_room_left = end <= capacity() && std::max(from, capacity() - end) >= others;
+    if (!is_room_left || end - from > capacity() / 2) return std::nullopt;
+    kept_begin_ = from;
+    kept_end_ = end;
+    if (cursor_ < end && cursor_ >= from) cursor_ = end;
     ++begun_;
+    BegunWork begun = give(at, bytes);
     begun.is_reserved = true;
     begun.read = post_read(name, operands.front(), memory_.data() + begun.slot.begin, begun.free);
     return begun;
@@ -218,11 +224,16 @@ class Staging {
     std::size_t bytes = 0;
     for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, site);
     if (bytes == 0) return {};
-    if (const std::size_t room = capacity() - reserved_; bytes > room) {
-      throw_budget_error("staging " + std::string{what}, Bytes{bytes}, Bytes{room}, "raise the host budget");
+    const auto fits = [&](std::size_t begin) {
+      return begin + bytes <= capacity() && (begin >= kept_end_ || begin + bytes <= kept_begin_);
+    };
+    for (const std::size_t begin : {cursor_, cursor_ <= kept_begin_ ? kept_end_ : 0, std::size_t{0}, kept_end_}) {
+      if (!fits(begin)) continue;
+      cursor_ = begin + bytes;
+      return give(begin, bytes);
     }
-    if (cursor_ + bytes > capacity()) cursor_ = reserved_;
-    return give(std::exchange(cursor_, cursor_ + bytes), bytes);
+    throw_budget_error("staging " + std::string{what}, Bytes{bytes},
+                       Bytes{std::max(kept_begin_, capacity() - kept_end_)}, "raise the host budget");
   }
 
   BegunWork give(std::size_t begin, std::size_t bytes) {
@@ -233,9 +244,12 @@ class Staging {
     return {{begin, bytes, given_}, former_.overwrite(begin, bytes), {}, false};
   }
 
-  /// Of work that was begun; the memory is everybody's again when it was the last.
+  /// Of work that was begun; the memory is everybody's again when it was the last. What was used before it is free
+  /// sooner.
   void end_reservation() {
-    if (--begun_ == 0) reserved_ = 0;
+    if (--begun_ > 0) return;
+    cursor_ = kept_end_;
+    kept_begin_ = kept_end_ = 0;
   }
 
   Completion post_read(std::string_view name, const Operand& o, std::byte* data, std::vector<Completion> after) {
@@ -276,8 +290,9 @@ class Staging {
   Lanes* lanes_;
   Allocation memory_;
   std::size_t cursor_ = 0;
-  std::size_t reserved_ = 0;  ///< Bytes at the begin of the ring that are kept for work that was begun.
-  std::size_t begun_ = 0;     ///< Pieces of such work.
+  std::size_t begun_ = 0;  ///< Pieces of work that was begun.
+  std::size_t kept_begin_ = 0;
+  std::size_t kept_end_ = 0;  ///< The range of the ring that they have.
   std::uint64_t given_ = 0;   ///< Slots so far.
   FormerUses former_;
   std::map<std::size_t, Owner> owners_;  ///< By where a slot begins: who was given it last.

@@ -24,6 +24,8 @@ namespace zerospan::inline v0::detail {
 template <class Whole, class... Parts>
 class PassedOnAbilities {
  public:
+  static constexpr bool duplicates_take_memory = (DuplicatesTakeMemory<Parts> || ...);
+
   /// Tells once, whichever part finds the failure.
   void on_failure(std::function<void(std::exception_ptr)> told) requires(ReportsFailures<Parts> || ...) {
     std::function<void(std::exception_ptr)> tell_once;
