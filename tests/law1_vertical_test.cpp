@@ -127,7 +127,7 @@ TEST_CASE("models of any layers train layer by layer to the bits of replicated t
   compare(zerospan_test::is_sanitized ? 8 : 40, 1);
 }
 
-TEST_CASE("many more of them train to the bits of replicated training" * doctest::skip()) { compare(1000, 2); }
+TEST_CASE("many more of them train to the bits of replicated training" * doctest::skip()) { compare(400, 2); }
 
 /// Bytes that all ranks read.
 struct Reads {
