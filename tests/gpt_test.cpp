@@ -24,6 +24,7 @@
 #include "gpt/data.hpp"
 #include "gpt/exchange.hpp"
 #include "gpt/figures.hpp"
+#include "gpt/micro_batch.hpp"
 #include "gpt/model.hpp"
 #include "gpt/openblas.hpp"
 #include "gpt/plain_parameter.hpp"
@@ -102,11 +103,12 @@ TEST_CASE("a linear layer's gradients are those of finite differences, in one ti
     Values x = random_values(n * in, 1);
     const auto loss = [&] {
       Values y(n * out, not_written);
-      linear.forward(math, matrix(x, n, in), matrix(y, n, out));
+      linear.forward(math, std::vector{gpt::LinearForward<double, double>{matrix(x, n, in), matrix(y, n, out)}});
       return project(y);
     };
     Values dy = random_values(n * out, 99), dx(n * in, not_written);
-    linear.backward(math, matrix(x, n, in), matrix(dy, n, out), matrix(dx, n, in));
+    linear.backward(math,
+                    std::vector{gpt::LinearBackward<double>{matrix(x, n, in), matrix(dy, n, out), matrix(dx, n, in)}});
     check_gradient(x, dx, loss);
     CHECK(store.entries().size() == tiles + 1);
     for (auto& entry : store.entries()) check_gradient(entry.values, Values{entry.gradient}, loss);
@@ -272,6 +274,49 @@ TEST_CASE("the whole model's gradients are those of finite differences, the tied
     if (!sample.takes()) continue;
     CAPTURE(entry.name);
     check_gradient(entry.values, Values{entry.gradient}, loss, 1e-7);
+  }
+}
+
+TEST_CASE("micro-batches that go through the model together have the losses and gradients of one after the other") {
+  gpt::Dimensions dimensions{.layers = 3, .heads = 2, .width = 8, .context = 6};
+  SUBCASE("whole") {}
+  SUBCASE("in tiles") { dimensions.tiles = 3; }
+  const std::array<std::uint8_t, 10> tokens{1, 7, 1, 255, 0, 9, 1, 7, 32, 32};
+  const std::array<std::uint8_t, 10> targets{7, 1, 255, 0, 3, 1, 7, 32, 32, 10};
+  const std::array batches{gpt::Batch{tokens, targets, 5},
+                           gpt::Batch{std::span{tokens}.first(4), std::span{targets}.first(4), 4},
+                           gpt::Batch{std::span{tokens}.last(6), std::span{targets}.last(6), 3}};
+  const auto train = [&](bool is_together) {
+    gpt::PlainStore<double> store{7};
+    gpt::CpuMath<double> math{dimensions};
+    Model<double> model{store, math, dimensions};
+    std::vector<Activations<double>> activations;
+    std::vector<ActivationGradients<double>> gradients;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      activations.emplace_back(math, dimensions, 2, dimensions.layers);
+      gradients.emplace_back(math, dimensions, 2);
+    }
+    if (is_together) {
+      std::vector<gpt::MicroBatch<gpt::CpuMath<double>>> all;
+      for (std::size_t i = 0; i < batches.size(); ++i) all.push_back({batches[i], &activations[i], &gradients[i]});
+      model.train(all);
+    } else {
+      for (const gpt::Batch& batch : batches) model.train(batch, activations[0], gradients[0]);
+    }
+    std::vector<Values> all{{model.take_loss()}};
+    for (const auto& entry : store.entries()) all.push_back(entry.gradient);
+    return all;
+  };
+  const std::vector<Values> in_turn = train(false);
+  const std::vector<Values> together = train(true);
+  REQUIRE(together.size() == in_turn.size());
+  for (std::size_t i = 0; i < in_turn.size(); ++i) {
+    CAPTURE(i);
+    if (i != 1) CHECK(together[i] == in_turn[i]);
+  }
+  // The token embedding and the tied head have one sum in a PlainStore, which they add to in another order.
+  for (std::size_t k = 0; k < in_turn[1].size(); ++k) {
+    REQUIRE(together[1][k] == doctest::Approx(in_turn[1][k]).epsilon(1e-12));
   }
 }
 

@@ -332,6 +332,47 @@ TEST_CASE("forward finishes each range of outputs, backward each range of inputs
   CHECK(std::ranges::all_of(tiles, &Tile::accumulates));
 }
 
+/// A step of three micro-batches of different heights, together or one after the other.
+struct StepOfThree {
+  std::vector<std::vector<float>> dx;
+  std::map<std::string, std::vector<float>> masters;
+  std::uint64_t gathers;  ///< In backward.
+};
+
+StepOfThree make_step_of_three(TileCounts tiles, bool is_together) {
+  constexpr LinearExtents extents{.outputs = 37, .inputs = 53};
+  Rig rig{{.micro_batches = 3, .prefetch = 0_MiB}};
+  const Layer layer{*rig.engine, "layer", extents, tiles, {}, LinearBias{}};
+  std::vector<Matrix> x;
+  std::vector<Matrix> dy;
+  for (const std::size_t height : {3U, 1U, 4U}) {
+    x.push_back(noise(height, extents.inputs, 0, static_cast<std::int64_t>(height)));
+    dy.push_back(noise(height, extents.outputs, 1, static_cast<std::int64_t>(height)));
+  }
+  std::vector<Matrix> dx;
+  if (is_together) {
+    dx = layer.backward(x, dy);
+  } else {
+    for (std::size_t m = 0; m < x.size(); ++m) dx.push_back(layer.backward(x[m], dy[m]));
+  }
+  StepOfThree result{{}, {}, rig.engine->statistics().prefetch.misses};
+  rig.engine->step({.commits = zerospan::Commits::in_every_micro_batch});
+  for (const Matrix& each : dx) result.dx.push_back(each.values);
+  result.masters = masters_of(*rig.engine);
+  return result;
+}
+
+TEST_CASE("backward of micro-batches together gathers each tile once, and has the bits of one after the other") {
+  for (const TileCounts tiles : {TileCounts{1, 1}, TileCounts{2, 3}}) {
+    const StepOfThree in_turn = make_step_of_three(tiles, false);
+    const StepOfThree together = make_step_of_three(tiles, true);
+    CHECK(together.dx == in_turn.dx);
+    CHECK(together.masters == in_turn.masters);
+    CHECK(together.gathers == tiles.outputs * tiles.inputs);
+    CHECK(in_turn.gathers == 3 * tiles.outputs * tiles.inputs);
+  }
+}
+
 TEST_CASE("a layer is loaded tile by tile") {
   constexpr LinearExtents extents{.outputs = 5, .inputs = 7};
   constexpr TileCounts tiles{.outputs = 2, .inputs = 3};

@@ -45,6 +45,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--ranks", "3", "--ranks-per-group", "2"},
                                                     {"--group-copies", "host"},
                                                     {"--quantize", "both"},
+                                                    {"--schedule", "diagonal"},
                                                     {"--resume"},
                                                     {"--save-every", "2"},
                                                     {"--stop-after", "0"},
@@ -263,6 +264,103 @@ TEST_CASE("linear layers in tiles train alike, within what the order of addition
   for (std::size_t step = 0; step < 4; ++step) {
     const double loss = whole[step]["loss"].get<double>();
     CHECK(std::abs(tiled[step]["loss"].get<double>() - loss) < 1e-6 * loss);
+  }
+}
+
+/// The metrics of a training of three layers and three micro-batches a step.
+std::vector<nlohmann::json> train_by(const zerospan_test::ScratchDirectory& scratch, const std::string& schedule,
+                                     const std::vector<std::string>& how) {
+  const std::string metrics = scratch.path() + "/metrics";
+  std::vector<std::string> arguments{"--text",          write_text(scratch),
+                                     "--schedule",      schedule,
+                                     "--layers",        "3",
+                                     "--heads",         "2",
+                                     "--width",         "128",
+                                     "--context",       "16",
+                                     "--batch",         "2",
+                                     "--micro-batches", "3",
+                                     "--steps",         "2",
+                                     "--sample",        "0",
+                                     "--warmup",        "1",
+                                     "--eval-every",    "1",
+                                     "--trace",         scratch.path() + "/trace",
+                                     "--metrics",       metrics};
+  arguments.insert(arguments.end(), how.begin(), how.end());
+  const Run run = train_gpt(scratch, arguments);
+  INFO(run.errors);
+  REQUIRE(run.exit_code == 0);
+  CHECK(says(run.errors, "3 micro-batches layer by layer") == (schedule == "vertical"));
+  return lines(metrics);
+}
+
+struct Schedules {
+  std::vector<nlohmann::json> horizontal;
+  std::vector<nlohmann::json> vertical;
+};
+
+/// Trains by both, and checks that they agree to the bit.
+Schedules train_by_both(const std::vector<std::string>& how) {
+  const zerospan_test::ScratchDirectory scratch;
+  std::string text;
+  for (const std::string& word : how) text += word + " ";
+  CAPTURE(text);
+  const Schedules metrics{train_by(scratch, "horizontal", how), train_by(scratch, "vertical", how)};
+  REQUIRE(metrics.horizontal.size() == 3);
+  REQUIRE(metrics.vertical.size() == 3);
+  for (std::size_t step = 0; step < 2; ++step) {
+    for (const char* figure : {"step", "loss", "validation_loss", "gradient_norm", "loss_scale", "skipped"}) {
+      CHECK(metrics.vertical[step].value(figure, nlohmann::json{}) ==
+            metrics.horizontal[step].value(figure, nlohmann::json{}));
+    }
+  }
+  CHECK(metrics.vertical.back().contains("parameter_hash"));
+  CHECK(metrics.vertical.back() == metrics.horizontal.back());
+  return metrics;
+}
+
+TEST_CASE("by both schedules a training has equal bits; vertically a step reads weights as often as a micro-batch") {
+  zerospan_test::Sample sample{3};
+  for (const std::uint64_t element : {4, 2}) {
+    for (const int ranks : {1, 2}) {
+      for (const std::size_t checkpoint_every : {0, 2}) {
+        if (!sample.takes()) continue;
+        // Nothing but parameters is on the disk, and nothing of them in memory: what was fetched ahead, or what an
+        // update has left, which the evaluation after each step waits for.
+        const Schedules metrics = train_by_both(
+            {"--ranks", std::to_string(ranks), "--precision", element == 4 ? "fp32" : "bf16", "--checkpoint-every",
+             std::to_string(checkpoint_every), "--stage", "3", "--parameters", "nvme", "--gradients", "host",
+             "--optimizer", "host", "--prefetch-bytes", "0"});
+        // Matrices above 32 KiB are partitioned. A layer's are read in forward and in backward, and once more where it
+        // is recomputed; the token embedding once for itself, and twice as the head.
+        constexpr std::uint64_t square = 128 * 128;
+        std::uint64_t of_a_layer = 0;
+        for (const std::uint64_t elements : {3 * square, square, 4 * square, 4 * square}) {
+          if (elements * element > 32 * 1024) of_a_layer += elements * element;
+        }
+        const std::uint64_t recomputed = checkpoint_every == 0 ? 0 : 2;  // all but those of the last segment
+        const std::uint64_t once = (2 * 3 + recomputed) * of_a_layer + 3 * 256 * 128 * element;
+        for (std::size_t step = 0; step < 2; ++step) {
+          CHECK(metrics.horizontal[step]["bytes_read"] == 3 * once);
+          CHECK(metrics.vertical[step]["bytes_read"] == once);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the vertical schedule goes with loss scaling, tiles, groups, lower stages, prefetching and disks") {
+  zerospan_test::Sample sample{3};
+  for (const std::vector<std::string>& how :
+       {std::vector<std::string>{"--precision", "fp16"},
+        {"--tiles", "4", "--activations", "nvme"},
+        {"--checkpoint-every", "2", "--activations", "host", "--precision", "bf16"},
+        {"--ranks", "4", "--ranks-per-group", "2", "--group-copies", "host"},
+        {"--stage", "1", "--gradients", "host"},
+        {"--clip", "0.1", "--ranks", "3", "--device-budget", "4MiB"}}) {
+    if (!sample.takes()) continue;
+    const Schedules metrics = train_by_both(how);
+    // What stays in memory, or is copied there within a group, is read once a step by either schedule.
+    CHECK(metrics.vertical[1]["bytes_read"] <= metrics.horizontal[1]["bytes_read"]);
   }
 }
 

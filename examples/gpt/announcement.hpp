@@ -67,8 +67,10 @@ inline std::string announce(const Options& o, const Text& text, const MatrixProd
   lines += fmt::format("memory    {}: each of {} ranks has {} of device and {} of host memory\n",
                        describe_bytes(budget_bytes(o)), o.ranks, describe_bytes(o.device_budget),
                        describe_bytes(o.host_budget));
-  lines += fmt::format("training  stage {}, {} steps of {} tokens, over {} bytes of text\n", o.stage, o.schedule.steps,
-                       o.tokens_a_step(), text.train().size());
+  const std::string together =
+      o.micro_batches_at_once() > 1 ? fmt::format(", {} micro-batches layer by layer", o.micro_batches) : "";
+  lines += fmt::format("training  stage {}, {} steps of {} tokens{}, over {} bytes of text\n", o.stage,
+                       o.schedule.steps, o.tokens_a_step(), together, text.train().size());
   lines += fmt::format("products  {}{}\n", describe(products), describe_time(products, o));
   if (!products.remark.empty()) lines += "          " + products.remark + "\n";
   return lines;

@@ -134,6 +134,11 @@ inline void add_model(CLI::App& app, Options& o) {
   add("--tiles", o.model.tiles, "Tiles of each linear layer's weight, gathered one after the other");
   add("--batch", o.batch, "Sequences of a rank in a micro-batch");
   add("--micro-batches", o.micro_batches, "Micro-batches in a step");
+  add_choice<MicroBatchOrder>(
+      app, "--schedule", o.micro_batch_order,
+      {{"horizontal", MicroBatchOrder::horizontal}, {"vertical", MicroBatchOrder::vertical}},
+      "How the micro-batches of a step go through the model: horizontal, one after the other; vertical, together, "
+      "layer by layer: weights are read once forward and once backward in a step, and the activations of all are kept");
   add_choice<Precision>(app, "--precision", o.precision,
                         {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}},
                         "Storage of weights and gradients; fp16 scales the loss");

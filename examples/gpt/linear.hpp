@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include <zerospan/core/initializer.hpp>
 #include <zerospan/partition/parameter_store.hpp>
@@ -16,6 +17,22 @@ namespace gpt {
 
 /// Matrices decay, vectors do not.
 inline constexpr zerospan::ParameterOptions not_decayed{.group = {.weight_decay_factor = 0.0F}};
+
+/// One micro-batch in a layer's forward pass. @tparam X Of the input. @tparam Y Of the output.
+template <class X, class Y>
+struct LinearForward {
+  Tensor<const X> x;           ///< [n x in]
+  Tensor<Y> y;                 ///< [n x out], overwritten.
+  Tensor<const Y> residual{};  ///< [n x out], added; or nothing.
+};
+
+/// One in its backward pass.
+template <class X>
+struct LinearBackward {
+  Tensor<const X> x;   ///< [n x in]
+  Tensor<const X> dy;  ///< [n x out]
+  Tensor<X> dx;        ///< [n x in], overwritten.
+};
 
 template <class Parameter>
 class Linear {
@@ -33,36 +50,45 @@ class Linear {
                {},
                zerospan::LinearBias{.options = not_decayed}} {}
 
-  /// @param x [n x in]
-  /// @param y [n x out], overwritten.
-  /// @param residual [n x out], added; or nothing.
+  /// Each tile is gathered once for all micro-batches.
   template <class Math, class Y>
-  void forward(Math& math, Input<typename Math::Value> x, Tensor<Y> y, Input<Y> residual = {}) const {
-    auto sum = math.sum_into(y, residual);
+  void forward(Math& math, const std::vector<LinearForward<typename Math::Value, Y>>& all) const {
+    std::vector<decltype(math.sum_into(all[0].y, all[0].residual))> sums;
+    sums.reserve(all.size());
+    for (const auto& each : all) sums.push_back(math.sum_into(each.y, each.residual));
     layer_.forward(
-        math.stream(), [&](const Tile& tile, Tensor<E> weight) { sum.add_product(tile, x, weight); },
-        [&](Tensor<E> bias) { sum.set_bias(bias); });
-    sum.finish();
-  }
-
-  /// Commits the gradients of bias and weight.
-  /// @param dx [n x in], overwritten.
-  template <class Math>
-  void backward(Math& math, Input<typename Math::Value> x, Input<typename Math::Value> dy,
-                Tensor<typename Math::Value> dx) const {
-    using Gradient = Tensor<typename Math::Value>;
-    layer_.backward(
         math.stream(),
         [&](const Tile& tile, Tensor<E> weight) {
-          math.multiply(columns(dy, tile.outputs), math.operand(weight), columns(dx, tile.inputs),
-                        tile.accumulates ? Assignment::add : Assignment::replace);
+          for (std::size_t i = 0; i < all.size(); ++i) sums[i].add_product(tile, all[i].x, weight);
         },
-        [&](const Tile& tile, Tensor<E> gradient) {
+        [&](Tensor<E> bias) {
+          for (auto& sum : sums) sum.set_bias(bias);
+        });
+    for (auto& sum : sums) sum.finish();
+  }
+
+  /// Commits the gradients of bias and weight, of the first micro-batch first. Each tile is gathered once for all.
+  template <class Math>
+  void backward(Math& math, const std::vector<LinearBackward<typename Math::Value>>& all) const {
+    using Gradient = Tensor<typename Math::Value>;
+    layer_.backward(
+        math.stream(), all.size(),
+        [&](const Tile& tile, Tensor<E> weight) {
+          const auto operand = math.operand(weight);
+          for (const auto& each : all) {
+            math.multiply(columns(each.dy, tile.outputs), operand, columns(each.dx, tile.inputs),
+                          tile.accumulates ? Assignment::add : Assignment::replace);
+          }
+        },
+        [&](std::size_t i, const Tile& tile, Tensor<E> gradient) {
           math.write(gradient, [&](Gradient dweight) {
-            math.multiply(transposed(columns(dy, tile.outputs)), columns(x, tile.inputs), dweight, Assignment::replace);
+            math.multiply(transposed(columns(all[i].dy, tile.outputs)), columns(all[i].x, tile.inputs), dweight,
+                          Assignment::replace);
           });
         },
-        [&](Tensor<E> gradient) { math.write(gradient, [&](Gradient dbias) { math.sum_of_rows(dy, dbias); }); });
+        [&](std::size_t i, Tensor<E> gradient) {
+          math.write(gradient, [&](Gradient dbias) { math.sum_of_rows(all[i].dy, dbias); });
+        });
   }
 
  private:

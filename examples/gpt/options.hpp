@@ -24,6 +24,9 @@ enum class Sharding { world, group };
 enum class Quantization { none, gather, reduce, both };
 enum class Checksums { off, on };
 
+/// How the micro-batches of a step go through the model: one after the other, or all together, layer by layer.
+enum class MicroBatchOrder { horizontal, vertical };
+
 /// Whether the program was built with xxHash.
 #if defined(ZEROSPAN_HAS_XXHASH)
 inline constexpr bool has_checksums = true;
@@ -76,6 +79,7 @@ struct Options {
   Precision precision = Precision::fp32;
   std::size_t batch = 4;
   std::size_t micro_batches = 1;
+  MicroBatchOrder micro_batch_order = MicroBatchOrder::horizontal;
 
   Schedule schedule{.maximum = 4e-3, .minimum = 3e-4, .warmup = 40, .steps = 600};
   float weight_decay = 0.1F;
@@ -102,7 +106,12 @@ struct Options {
 
   static constexpr std::size_t evaluation_tokens = 4096;
 
-  /// Blocks whose activations are in memory at once.
+  /// Micro-batches that go through the model together, each with activations of its own.
+  std::size_t micro_batches_at_once() const {
+    return micro_batch_order == MicroBatchOrder::vertical ? micro_batches : 1;
+  }
+
+  /// Blocks whose activations are in memory at once, of each of them.
   std::size_t segment() const { return checkpoint_every > 0 ? checkpoint_every : model.layers; }
 
   /// Sequences of a rank that are evaluated at once: on the CPU a few thousand tokens, as far as they have room in the

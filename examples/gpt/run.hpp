@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/engine/options.hpp>
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
@@ -92,7 +93,7 @@ class EngineOf final : public Engine {
 
   zerospan::StepOutcome step(float learning_rate) override {
     engine_.optimizer().learning_rate = learning_rate;
-    return engine_.step();
+    return engine_.step({.commits = zerospan::Commits::in_every_micro_batch});
   }
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }
   void synchronize() override { engine_.synchronize(); }

@@ -105,11 +105,12 @@ class RankStorage {
     disks_ = disks;
   }
 
-  /// Each is the residual stream of a micro-batch, in float; two of them are in device memory.
+  /// Each is the residual stream of a micro-batch, in float; two of all are in device memory.
   void open_checkpoints(const Options& options, int rank, zerospan::Timeline& timeline) {
     const std::size_t bytes = options.batch * options.model.context * options.model.width * sizeof(float);
     const std::size_t rounded = zerospan::round_up(bytes, zerospan::Arena::alignment);
-    const std::size_t count = (options.model.layers + options.checkpoint_every - 1) / options.checkpoint_every;
+    const std::size_t segments = (options.model.layers + options.checkpoint_every - 1) / options.checkpoint_every;
+    const std::size_t count = segments * options.micro_batches_at_once();
     checkpoints_.emplace(device_, tier(options.activations),
                          zerospan::ActivationOptions{.bytes = zerospan::Bytes{count * rounded},
                                                      .device_bytes = zerospan::Bytes{2 * rounded},

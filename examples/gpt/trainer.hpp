@@ -17,12 +17,14 @@
 #include <zerospan/engine/outcome.hpp>
 
 #include "activations.hpp"
+#include "batch.hpp"
 #include "data.hpp"
 #include "engine.hpp"
 #include "exchange.hpp"
 #include "figures.hpp"
 #include "hash.hpp"
 #include "math.hpp"
+#include "micro_batch.hpp"
 #include "model.hpp"
 #include "options.hpp"
 #include "reports.hpp"
@@ -55,11 +57,16 @@ class Trainer {
         memory_{math.allocate(
             std::max(Activations<M>::bytes(options.model, options.batch, options.segment()),
                      Activations<M>::bytes(options.model, options.evaluation_batch(), evaluation_segment)))},
-        activations_{options.model, options.batch, options.segment(), memory_},
-        gradients_{math, options.model, options.batch},
         evaluation_{options.model, options.evaluation_batch(), evaluation_segment, memory_},
         sampler_{text.train(), options.model.context, options.seed, rank_, ranks_},
-        windows_{text.validation(), options.model.context, evaluation_.capacity()} {}
+        windows_{text.validation(), options.model.context, evaluation_.capacity()} {
+    activations_.emplace_back(options.model, options.batch, options.segment(), memory_);
+    gradients_.emplace_back(math, options.model, options.batch);
+    while (activations_.size() < options.micro_batches_at_once()) {
+      activations_.emplace_back(math, options.model, options.batch, options.segment());
+      gradients_.emplace_back(math, options.model, options.batch);
+    }
+  }
 
   /// Trains from where a checkpoint was saved, or from the beginning, to the end; or as far as this run is to go.
   void train() {
@@ -194,10 +201,9 @@ class Trainer {
   StepMetrics make_step(std::size_t step, bool is_alone) {
     const auto begin = Clock::now();
     const double learning_rate = options_.schedule.learning_rate(step);
-    for (std::size_t i = 0; i < options_.micro_batches; ++i) {
+    for (std::size_t i = 0; i < options_.micro_batches; i += options_.micro_batches_at_once()) {
       engine_.begin(zerospan::Pass::training);
-      model_.train(sampler_.next(options_.batch), activations_, gradients_, engine_.loss_scale(),
-                   engine_.checkpoints());
+      train_on(sampler_.next(options_.batch * options_.micro_batches_at_once()));
     }
     const zerospan::StepOutcome outcome = engine_.step(static_cast<float>(learning_rate));
     if (is_alone) engine_.synchronize();
@@ -205,6 +211,19 @@ class Trainer {
     const auto ranks = exchange(communicator_, "step report", report);
     is_interrupted_ = saves_.is_on() && total(ranks, &StepReport::interrupted) > 0;
     return summarize(step, ranks, outcome, learning_rate, seconds_since(begin));
+  }
+
+  /// @param drawn The micro-batches that go through the model together, one behind the other.
+  void train_on(const Batch& drawn) {
+    const Batch staged = math_.stage(drawn);
+    const std::size_t tokens = staged.tokens.size() / activations_.size();
+    std::vector<MicroBatch<M>> all;
+    for (std::size_t i = 0; i < activations_.size(); ++i) {
+      const Batch part{staged.tokens.subspan(i * tokens, tokens), staged.targets.subspan(i * tokens, tokens),
+                       staged.length};
+      all.push_back({part, &activations_[i], &gradients_[i]});
+    }
+    model_.train(all, engine_.loss_scale(), engine_.checkpoints());
   }
 
   StepMetrics summarize(std::size_t step, const std::vector<StepReport>& reports, const zerospan::StepOutcome& outcome,
@@ -277,9 +296,9 @@ class Trainer {
   std::size_t rank_;
   std::size_t ranks_;
   Model<Parameter, M> model_;
-  std::shared_ptr<std::byte> memory_;  // of the activations of a step, and of an evaluation in between
-  Activations<M> activations_;
-  ActivationGradients<M> gradients_;
+  std::shared_ptr<std::byte> memory_;  // of a micro-batch's activations, and of an evaluation in between
+  std::vector<Activations<M>> activations_;        // of each micro-batch that goes through the model with others
+  std::vector<ActivationGradients<M>> gradients_;  // likewise
   Activations<M> evaluation_;
   BatchSampler sampler_;
   Windows windows_;

@@ -51,7 +51,7 @@ TEST_CASE("stages and placements change no bits on a GPU, in any precision") {
   }
 }
 
-TEST_CASE("activation checkpoints and prefetching change no bits on a GPU") {
+TEST_CASE("activation checkpoints, prefetching and the vertical schedule change no bits on a GPU") {
   const ScratchDirectory scratch;
   const auto kept = train(scratch, {"--precision", "bf16"});
   for (const char* place : {"device", "host", "nvme"}) {
@@ -60,6 +60,9 @@ TEST_CASE("activation checkpoints and prefetching change no bits on a GPU") {
           kept.back());
   }
   CHECK(train(scratch, {"--precision", "bf16", "--prefetch-bytes", "0"}).back() == kept.back());
+  const Arguments vertical{"--precision", "bf16", "--schedule", "vertical"};
+  CHECK(train(scratch, vertical).back() == kept.back());
+  CHECK(train(scratch, vertical + Arguments{"--checkpoint-every", "1"}).back() == kept.back());
 }
 
 TEST_CASE("a GPU's losses are those of the CPU, as far as its arithmetic goes") {

@@ -75,19 +75,36 @@ class ReferenceLinear {
     Matrix dx{x.rows, extents_.inputs};
     layer_.backward(
         zerospan::calling_thread,
-        [&](const Tile& tile, const T& weight) {
-          const E* const w = elements_of<E>(weight);
-          for_each(dx.rows, tile.inputs, [&](std::size_t r, std::size_t i) {
-            float& element = dx(r, tile.inputs.first + i);
-            element = add_products(
-                tile.accumulates ? element : 0, tile.outputs.count,
-                [&](std::size_t k) { return dy(r, tile.outputs.first + k); },
-                [&](std::size_t k) { return static_cast<float>(w[k * tile.inputs.count + i]); });
-          });
-        },
+        [&](const Tile& tile, const T& weight) { write_input_gradient(dy, tile, elements_of<E>(weight), dx); },
         [&](const Tile& tile, T& gradient) { write_weight_gradient(x, dy, tile, elements_of<E>(gradient)); },
         [&](T& gradient) { write_bias_gradient(dy, elements_of<E>(gradient)); });
     return dx;
+  }
+
+  /// The same for several micro-batches together. @return dx of each.
+  std::vector<Matrix> backward(const std::vector<Matrix>& x, const std::vector<Matrix>& dy) const {
+    std::vector<Matrix> dx;
+    for (const Matrix& each : x) dx.push_back({each.rows, extents_.inputs});
+    layer_.backward(
+        zerospan::calling_thread, x.size(),
+        [&](const Tile& tile, const T& weight) {
+          for (std::size_t m = 0; m < x.size(); ++m) write_input_gradient(dy[m], tile, elements_of<E>(weight), dx[m]);
+        },
+        [&](std::size_t m, const Tile& tile, T& gradient) {
+          write_weight_gradient(x[m], dy[m], tile, elements_of<E>(gradient));
+        },
+        [&](std::size_t m, T& gradient) { write_bias_gradient(dy[m], elements_of<E>(gradient)); });
+    return dx;
+  }
+
+  static void write_input_gradient(const Matrix& dy, const Tile& tile, const E* w, Matrix& dx) {
+    for_each(dx.rows, tile.inputs, [&](std::size_t r, std::size_t i) {
+      float& element = dx(r, tile.inputs.first + i);
+      element = add_products(
+          tile.accumulates ? element : 0, tile.outputs.count,
+          [&](std::size_t k) { return dy(r, tile.outputs.first + k); },
+          [&](std::size_t k) { return static_cast<float>(w[k * tile.inputs.count + i]); });
+    });
   }
 
   static void write_weight_gradient(const Matrix& x, const Matrix& dy, const Tile& tile, E* dw) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -234,44 +235,55 @@ class ToyModel {
   const Parameter& operator[](std::size_t use) const { return uses_[use]; }
 
   /// Forward: each use alone or as a group with its successors, one of them twice. @return the loss.
-  double forward(const Route& route, const Position& at) const {
-    const auto loss = std::make_shared<double>(0);  // what was run may outlive a pass that throws
-    const auto add_loss = [&](const T& tensor, std::size_t use) {
-      compute_->run([loss, use, at, weights = compute_->read(elements_of<E>(tensor), tensor.size)] {
-        *loss += loss_of(weights, use, at);
-      });
+  double forward(const Route& route, const Position& at) const { return forward(route, std::span{&at, 1}).front(); }
+
+  /// The same for micro-batches together, each use for all of them before the next use. @return their losses.
+  std::vector<double> forward(const Route& route, std::span<const Position> all) const {
+    // What was run may outlive a pass that throws.
+    const auto losses = std::make_shared<std::vector<double>>(all.size());
+    const auto add_losses = [&](const T& tensor, std::size_t use) {
+      for (std::size_t m = 0; m < all.size(); ++m) {
+        compute_->run([losses, use, m, at = all[m], weights = compute_->read(elements_of<E>(tensor), tensor.size)] {
+          (*losses)[m] += loss_of(weights, use, at);
+        });
+      }
     };
     for (std::size_t i = 0; i < route.size();) {
       const bool has_next = i + 1 < route.size();
       if (i % 5 == 1 && has_next) {
         const auto leases = gather(compute_->stream(), uses_[route[i]], uses_[route[i + 1]], uses_[route[i]]);
-        add_loss(*std::get<0>(leases), route[i]);
-        add_loss(*std::get<1>(leases), route[i + 1]);
+        add_losses(*std::get<0>(leases), route[i]);
+        add_losses(*std::get<1>(leases), route[i + 1]);
         i += 2;
       } else {
-        add_loss(*uses_[route[i]].gather(compute_->stream()), route[i]);
+        add_losses(*uses_[route[i]].gather(compute_->stream()), route[i]);
         ++i;
       }
     }
     compute_->finish();
-    return *loss;
+    return *losses;
   }
 
   /// Backward: every gradient, in reverse order; leases end now before, now after the commit.
-  void backward(const Route& route, const Position& at) const {
+  void backward(const Route& route, const Position& at) const { backward(route, std::span{&at, 1}); }
+
+  /// The same for micro-batches together, each use for all of them before the next use.
+  void backward(const Route& route, std::span<const Position> all) const {
     for (std::size_t i = route.size(); i-- > 0;) {
       const std::size_t use = route[i];
       auto full = uses_[use].gather(compute_->stream());
-      if (!has_gradient(use, at.step)) continue;
-      auto gradient = uses_[use].gradient(compute_->stream());
-      compute_->run([use, at, size = gradient->size, weights = compute_->read(elements_of<E>(*full), full->size),
-                     gradients = compute_->write(elements_of<E>(*gradient), gradient->size)] {
-        for (std::size_t k = 0; k < size; ++k) {
-          gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
-        }
-      });
-      if (use % 2 == 1) full.release();
-      gradient.commit();
+      for (const Position& at : all) {
+        if (!has_gradient(use, at.step)) continue;
+        auto gradient = uses_[use].gradient(compute_->stream());
+        compute_->run([use, at, size = gradient->size, weights = compute_->read(elements_of<E>(*full), full->size),
+                       gradients = compute_->write(elements_of<E>(*gradient), gradient->size)] {
+          for (std::size_t k = 0; k < size; ++k) {
+            gradients[k] = E{gradient_of(static_cast<float>(weights[k]), noise(use, at, k))};
+          }
+        });
+        if (use % 2 == 1 && &at == &all.back()) full.release();
+        gradient.commit();
+      }
     }
   }
 

@@ -125,12 +125,19 @@ TrainingResult train_model(AnyEngine& engine, zerospan::Rank rank, const Configu
   TrainingResult result;
   const ToyModel<E, T> model{engine, compute};
   for (std::int64_t step = 0; step < c.steps; ++step) {
+    std::vector<Position> positions;
     for (std::size_t micro = 0; micro < c.training.micro_batches; ++micro) {
-      const Position at{rank.value, step, micro};
-      result.losses.push_back(std::bit_cast<std::uint64_t>(model.forward(route, at)));
-      model.backward(route, at);
+      positions.push_back({rank.value, step, micro});
     }
-    result.norms.push_back(engine.step().gradient_norm);
+    const std::size_t at_once = c.order == MicroBatchOrder::layer_by_layer ? positions.size() : 1;
+    for (std::size_t first = 0; first < positions.size(); first += at_once) {
+      const auto together = std::span{positions}.subspan(first, at_once);
+      for (const double loss : model.forward(route, together)) {
+        result.losses.push_back(std::bit_cast<std::uint64_t>(loss));
+      }
+      model.backward(route, together);
+    }
+    result.norms.push_back(engine.step({.commits = zerospan::Commits::in_every_micro_batch}).gradient_norm);
   }
   result.hash = hash_masters(engine);
   return result;
@@ -189,6 +196,7 @@ std::string Configuration::describe() const {
   if (disk == Disk::cached) text.append("cached disk, ");
   if (disk == Disk::checked) text.append("checked disk, ");
   if (typing == Typing::run_time) text.append("typed at run time, ");
+  if (order == MicroBatchOrder::layer_by_layer) text.append("layer by layer, ");
   text.append(std::to_string(training.ranks)).append(" ranks, ");
   text.append(std::to_string(training.micro_batches)).append(" micro-batches, norm up to ");
   text.append(std::to_string(training.max_gradient_norm)).append(", threshold ");

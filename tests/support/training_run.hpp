@@ -143,6 +143,9 @@ extern template class DiskStack<zerospan::ThreadedIoEngine>;
 enum class Budget : std::uint8_t { roomy, tight };
 enum class Prefetch : std::uint8_t { off, on };
 
+/// How the micro-batches of a step go through the model.
+enum class MicroBatchOrder : std::uint8_t { one_by_one, layer_by_layer };
+
 /// When the tensors' element type is known.
 enum class Typing : std::uint8_t { compile_time, run_time };
 
@@ -158,6 +161,7 @@ struct Configuration {
   Prefetch prefetch = Prefetch::on;
   Budget budget = Budget::roomy;
   Typing typing = Typing::compile_time;
+  MicroBatchOrder order = MicroBatchOrder::one_by_one;
   Disk disk = Disk::plain;
   zerospan::Bytes persistence_threshold = zerospan::EngineOptions{}.persistence_threshold;
   zerospan::AnyPartitioner partition = zerospan::Slices{};

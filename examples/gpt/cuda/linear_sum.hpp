@@ -21,7 +21,8 @@ namespace gpt::cuda {
 template <class E, class Y>
 class LinearSum {
  public:
-  /// @param bias Memory for as many floats as y has columns, nobody else's until `finish`.
+  /// @param bias Memory for as many floats as y has columns, until `finish` nobody else's but other sums' of the same
+  /// bias.
   /// @param residual May be without data.
   LinearSum(cudaStream_t stream, Products& products, float* bias, Tensor<Y> y, Tensor<const Y> residual)
       : stream_{stream},

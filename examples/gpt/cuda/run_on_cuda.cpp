@@ -43,7 +43,8 @@ std::vector<gpt::Result> run_on_threads(const gpt::Job& job, int gpus) {
 
 gpt::Result gpt::CudaPlatform::train(Engine& engine, const Job& job) {
   const Options& o = job.options;
-  const std::size_t most_tokens = o.evaluation_batch() * o.model.context;
+  const std::size_t most_tokens =
+      std::max(o.evaluation_batch(), o.batch * o.micro_batches_at_once()) * o.model.context;
   switch (o.precision) {
     case Precision::bf16:
       return gpt::train(CudaMath<BFloat16>{o.model, most_tokens}, engine, ranks_, job);

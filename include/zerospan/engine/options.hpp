@@ -56,11 +56,22 @@ struct EngineOptions {
   Timeline* timeline = nullptr;
 };
 
+/// In which micro-batches of a step a parameter that is used in it has a gradient.
+enum class Commits : std::uint8_t {
+  in_any_micro_batch,    ///< In some of them at least: a part of the model that few batches use.
+  in_every_micro_batch,  ///< In each of them: what was committed less often is an error.
+};
+
 /// What a single step is told.
 struct StepOptions {
   /// Micro-batches of this step, at most as many as `EngineOptions::micro_batches`: for a last batch that is short.
   /// None: as many as the engine's options say.
   std::optional<std::size_t> micro_batches = std::nullopt;
+
+  /// A host that runs micro-batches layer by layer has a loop over them for each layer, and says here that none of
+  /// these loops may end early. A parameter without any gradient is, as always, not updated; `skip()` counts as a
+  /// commit.
+  Commits commits = Commits::in_any_micro_batch;
 };
 
 }  // namespace zerospan::inline v0

@@ -34,6 +34,28 @@ namespace zerospan::inline v0 {
 /// @see zerospan/partition/lease.hpp for the lifetime contract.
 ///
 /// Whatever the stage, placement, budgets and prefetch, training gives the same bits for the same world size.
+///
+/// The micro-batches of a step go through the model one after the other, or together, layer by layer. Then a layer's
+/// parameters are gathered once forward and once backward in a step, and not in every micro-batch; the host keeps the
+/// activations of all of them. A parameter's gradients are added in the order of its commits: where that is the order
+/// of the micro-batches, both ways give the same bits.
+/// @code
+/// engine.begin(Pass::training);  // one pass for all micro-batches
+/// for (const Layer& layer : layers) {
+///   const auto weight = layer.weight.gather(stream);  // one lease for all of them
+///   for (MicroBatch& each : micro_batches) my::forward(*weight, each);
+/// }
+/// for (const Layer& layer : reversed(layers)) {
+///   for (MicroBatch& each : micro_batches) {
+///     auto gradient = layer.weight.gradient(stream);  // one at a time, each committed before the next
+///     my::weight_gradient(each, *gradient);
+///     gradient.commit();
+///   }
+///   const auto weight = layer.weight.gather(stream);
+///   for (MicroBatch& each : micro_batches) my::input_gradient(*weight, each);
+/// }
+/// engine.step({.commits = Commits::in_every_micro_batch});  // refuses a loop that was short
+/// @endcode
 template <class S, class C, class D, class O>
 class ZeroEngine {
   static_assert(Stage<S>, "zerospan: the first argument of ZeroEngine is no Stage; pass Stage0{} to Stage3{}");
@@ -62,7 +84,8 @@ class ZeroEngine {
   /// a gather waits for the update of what it gathers, and whatever looks at the model as a whole (an export, a write)
   /// for all of them; a checkpoint for each on a thread of its own. If a gradient is infinite or NaN on any rank, all ranks skip the step: but for
   /// its number and the loss scale, it was never made.
-  /// @throws LeaseError while leases are held, or after a gradient lease that ended without `commit()` or `discard()`;
+  /// @throws LeaseError while leases are held, after a gradient lease that ended without `commit()` or `discard()`, or
+  /// if a gradient was committed more often than there are micro-batches, or less often than `options.commits` says;
   /// ConfigurationError, on every rank, if the optimizer's settings have no sense or differ between ranks, and nothing
   /// has changed then; any asynchronous error so far.
   StepOutcome step(const StepOptions& options = {}) { return engine_->step(options); }

@@ -63,7 +63,7 @@ namespace detail {
 
 /// Stands for a callable where a layer has no bias.
 struct NoBias {
-  void operator()(const auto&) const noexcept {}
+  void operator()(const auto&...) const noexcept {}
 };
 
 }  // namespace detail
@@ -167,7 +167,8 @@ class BasicTiledLinear {
             std::invocable<tensor_type&> BiasGradient = detail::NoBias>
   void backward(StreamRef stream, InputGradient input_gradient, WeightGradient weight_gradient,
                 BiasGradient bias_gradient = {}) const {
-    visit_backward(stream, weight_gradient, bias_gradient, [&](const Part& part) {
+    check_bias<BiasGradient>();
+    visit_backward(stream, 1, of_one(weight_gradient), of_one(bias_gradient), [&](const Part& part) {
       input_gradient(part.tile.accumulating(part.tile.outputs.first > 0), *part.weight.gather(stream));
     });
   }
@@ -176,7 +177,23 @@ class BasicTiledLinear {
   template <std::invocable<const Tile&, tensor_type&> WeightGradient,
             std::invocable<tensor_type&> BiasGradient = detail::NoBias>
   void backward_weight(StreamRef stream, WeightGradient weight_gradient, BiasGradient bias_gradient = {}) const {
-    visit_backward(stream, weight_gradient, bias_gradient, [](const Part&) {});
+    check_bias<BiasGradient>();
+    visit_backward(stream, 1, of_one(weight_gradient), of_one(bias_gradient), [](const Part&) {});
+  }
+
+  /// Backward for several micro-batches at once: each tile is gathered once for all of them. For the bias, and then for
+  /// each tile, `bias_gradient(i, db)` or `weight_gradient(i, tile, dw)` is called for micro-batch i = 0, 1, ..., and
+  /// `input_gradient(tile, weight)` after that once, to do what is to be done for each. (So do `forward`'s callables.)
+  /// @throws as `backward` of one.
+  template <std::invocable<const Tile&, const read_type&> InputGradient,
+            std::invocable<std::size_t, const Tile&, tensor_type&> WeightGradient,
+            std::invocable<std::size_t, tensor_type&> BiasGradient = detail::NoBias>
+  void backward(StreamRef stream, std::size_t micro_batches, InputGradient input_gradient,
+                WeightGradient weight_gradient, BiasGradient bias_gradient = {}) const {
+    check_bias<BiasGradient>();
+    visit_backward(stream, micro_batches, weight_gradient, bias_gradient, [&](const Part& part) {
+      input_gradient(part.tile.accumulating(part.tile.outputs.first > 0), *part.weight.gather(stream));
+    });
   }
 
  private:
@@ -207,16 +224,25 @@ class BasicTiledLinear {
     }
   }
 
+  /// A callable of one micro-batch, as one that is told which.
+  static auto of_one(auto& gradient) {
+    return [&gradient](std::size_t, auto&... of) { gradient(of...); };
+  }
+
   /// The weight's gradient goes first, so that it is reduced and offloaded while the tile is fetched and used.
-  void visit_backward(StreamRef stream, auto& weight_gradient, auto& bias_gradient, auto&& after_weight) const {
-    check_bias<std::remove_reference_t<decltype(bias_gradient)>>();
-    if (bias_ && trains(*bias_, bias_training_)) commit(stream, *bias_, bias_gradient);
+  void visit_backward(StreamRef stream, std::size_t micro_batches, auto&& weight_gradient, auto&& bias_gradient,
+                      auto&& after_weight) const {
+    if (bias_ && trains(*bias_, bias_training_)) {
+      for (std::size_t i = 0; i < micro_batches; ++i) {
+        commit(stream, *bias_, [&](tensor_type& gradient) { bias_gradient(i, gradient); });
+      }
+    }
     const TileCounts counts = grid_.counts();
     for (std::size_t column = 0; column < counts.inputs; ++column) {
       for (std::size_t row = 0; row < counts.outputs; ++row) {
         const Part& part = parts_[row * counts.inputs + column];
-        if (trains(part.weight, weight_training_)) {
-          commit(stream, part.weight, [&](tensor_type& gradient) { weight_gradient(part.tile, gradient); });
+        for (std::size_t i = 0; i < micro_batches && trains(part.weight, weight_training_); ++i) {
+          commit(stream, part.weight, [&](tensor_type& gradient) { weight_gradient(i, part.tile, gradient); });
         }
         after_weight(part);
       }

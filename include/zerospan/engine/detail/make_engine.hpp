@@ -143,7 +143,7 @@ class EngineOfDevice final : public Engine {
                                 std::to_string(core_.options.micro_batches));
     }
     TrainingModel<D>& training = this->model();
-    training.check_step(micro_batches);
+    training.check_step(micro_batches, options.commits);
     std::exception_ptr refusal;
     NamedValue why{"what refuses the step", "nothing"};
     try {

@@ -22,6 +22,7 @@
 #include <zerospan/engine/detail/optimizer_step.hpp>
 #include <zerospan/engine/detail/state_access.hpp>
 #include <zerospan/engine/detail/states_being_read.hpp>
+#include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
@@ -211,8 +212,9 @@ class TrainingModel {
   }
 
   /// @param micro_batches How often each gradient may have been committed.
-  /// @throws LeaseError if this is no time for a step: leases are held, or a gradient was forgotten.
-  void check_step(std::size_t micro_batches) const {
+  /// @throws LeaseError if this is no time for a step: leases are held, or a gradient was forgotten, or committed too
+  /// often or too seldom.
+  void check_step(std::size_t micro_batches, Commits commits) const {
     leases_.check_nothing_held("step()");
     if (!forgotten_.empty()) {
       throw_lease_error("step() after the lease of the gradient of " + core_.states.use(forgotten_.front()).name +
@@ -223,6 +225,13 @@ class TrainingModel {
       if (use.gradient.commits > micro_batches) {
         throw_lease_error("step() of " + std::to_string(micro_batches) + " micro-batches, but the gradient of " +
                           use.name + " was committed " + std::to_string(use.gradient.commits) + " times");
+      }
+      const bool is_short = use.gradient.commits > 0 && use.gradient.commits < micro_batches;
+      if (is_short && commits == Commits::in_every_micro_batch) {
+        throw_lease_error("step() of " + std::to_string(micro_batches) +
+                          " micro-batches with gradients in every one, but the gradient of " + use.name +
+                          " was committed " + std::to_string(use.gradient.commits) +
+                          " times; commit it for each micro-batch, or skip() it there; abandon() drops the batch");
       }
     }
   }
