@@ -47,6 +47,16 @@ constexpr std::size_t block = std::size_t{1} << 20;      // a request to the sys
 constexpr std::size_t depth = 32;                        // requests under way (libaio, io_uring)
 constexpr std::size_t threads = 4;                       // requests under way (blocking)
 
+/// What is done with a range of `total` bytes: all of it is read, or written, or each in turn of the extents, so that
+/// half of what is under way are reads.
+enum class Load : std::uint8_t { read, write, mixed };
+
+/// @param offset In the range.
+constexpr IoDirection direction_at(Load load, std::size_t offset) {
+  if (load == Load::mixed) return offset / transfer % 2 == 0 ? IoDirection::read : IoDirection::write;
+  return load == Load::read ? IoDirection::read : IoDirection::write;
+}
+
 /// Memory that is transferred: huge pages, touched once.
 struct Buffers {
   Buffers() : memory{device.host_memory().allocate(zerospan::Bytes{slots * transfer}, "buffers")} {
@@ -81,7 +91,7 @@ class TierTraffic {
     for (std::size_t i = 0; i < total / transfer; ++i) extents_.push_back(tier_.place(transfer));
   }
 
-  void move_all(IoDirection direction) {
+  void move_all(Load load) {
     std::deque<zerospan::Completion> under_way;
     for (std::size_t i = 0; i < extents_.size(); ++i) {
       if (under_way.size() == slots) {
@@ -89,8 +99,9 @@ class TierTraffic {
         under_way.pop_front();
       }
       std::byte* const data = buffers_.memory.data() + i % slots * transfer;
-      under_way.push_back(direction == IoDirection::read ? tier_.read(extents_[i], 0, data, transfer)
-                                                         : tier_.write(extents_[i], 0, data, transfer));
+      under_way.push_back(direction_at(load, i * transfer) == IoDirection::read
+                              ? tier_.read(extents_[i], 0, data, transfer)
+                              : tier_.write(extents_[i], 0, data, transfer));
     }
     for (const auto& completion : under_way) completion.wait();
   }
@@ -124,7 +135,7 @@ class RawFile {
 /// Blocking requests on threads.
 class ThreadTraffic {
  public:
-  void move_all(IoDirection direction) {
+  void move_all(Load load) {
     std::atomic<std::size_t> next = 0;
     std::atomic<bool> failed = false;
     {
@@ -134,8 +145,9 @@ class ThreadTraffic {
           for (std::size_t n = next++; n < total / block; n = next++) {
             std::byte* const data = buffers_.memory.data() + n * block % buffers_.memory.bytes();
             const auto offset = static_cast<off_t>(n * block);
-            const ssize_t moved = direction == IoDirection::read ? ::pread(file_.descriptor(), data, block, offset)
-                                                                 : ::pwrite(file_.descriptor(), data, block, offset);
+            const ssize_t moved = direction_at(load, n * block) == IoDirection::read
+                                      ? ::pread(file_.descriptor(), data, block, offset)
+                                      : ::pwrite(file_.descriptor(), data, block, offset);
             if (moved != static_cast<ssize_t>(block)) failed = true;
           }
         });
@@ -160,26 +172,26 @@ class AioTraffic {
   AioTraffic& operator=(const AioTraffic&) = delete;
   ~AioTraffic() { ::io_destroy(context_); }
 
-  void move_all(IoDirection direction) {
+  void move_all(Load load) {
     std::size_t next = 0;
     std::size_t done = 0;
-    for (iocb& request : requests_) submit(request, direction, next++);
+    for (iocb& request : requests_) submit(request, load, next++);
     while (done < total / block) {
       io_event events[depth];
       const int ended = ::io_getevents(context_, 1, static_cast<long>(depth), events, nullptr);
       for (int i = 0; i < ended; ++i) {
         if (events[i].res != block) throw std::runtime_error{"a transfer failed or fell short"};
         ++done;
-        if (next < total / block) submit(*events[i].obj, direction, next++);
+        if (next < total / block) submit(*events[i].obj, load, next++);
       }
     }
   }
 
  private:
-  void submit(iocb& request, IoDirection direction, std::size_t n) {
+  void submit(iocb& request, Load load, std::size_t n) {
     std::byte* const data = buffers_.memory.data() + n * block % buffers_.memory.bytes();
     const auto offset = static_cast<long long>(n * block);
-    if (direction == IoDirection::read) {
+    if (direction_at(load, n * block) == IoDirection::read) {
       ::io_prep_pread(&request, file_.descriptor(), data, block, offset);
     } else {
       ::io_prep_pwrite(&request, file_.descriptor(), data, block, offset);
@@ -208,23 +220,23 @@ class UringTraffic {
   UringTraffic& operator=(const UringTraffic&) = delete;
   ~UringTraffic() { ::io_uring_queue_exit(&ring_); }
 
-  void move_all(IoDirection direction) {
+  void move_all(Load load) {
     std::size_t next = 0;
     std::size_t done = 0;
-    while (next < depth) submit(direction, next++);
+    while (next < depth) submit(load, next++);
     while (done < total / block) {
       io_uring_cqe* ended = nullptr;
       if (::io_uring_wait_cqe(&ring_, &ended) != 0) continue;
       if (ended->res != static_cast<int>(block)) throw std::runtime_error{"a transfer failed or fell short"};
       ::io_uring_cqe_seen(&ring_, ended);
       ++done;
-      if (next < total / block) submit(direction, next++);
+      if (next < total / block) submit(load, next++);
     }
   }
 
  private:
-  void submit(IoDirection direction, std::size_t n) {
-    const bool is_read = direction == IoDirection::read;
+  void submit(Load load, std::size_t n) {
+    const bool is_read = direction_at(load, n * block) == IoDirection::read;
     const int operation = is_registered_ ? (is_read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED)
                                          : (is_read ? IORING_OP_READ : IORING_OP_WRITE);
     ::io_uring_prep_rw(operation, ::io_uring_get_sqe(&ring_), file_.descriptor(),
@@ -242,20 +254,24 @@ class UringTraffic {
 
 /// Everything is written once before: the first write of a range costs more.
 template <class Traffic>
-void measure(benchmark::State& state, IoDirection direction) {
+void measure(benchmark::State& state, Load load) {
   Traffic traffic;
-  traffic.move_all(IoDirection::write);
-  for (auto _ : state) traffic.move_all(direction);
+  traffic.move_all(Load::write);
+  for (auto _ : state) traffic.move_all(load);
   report(state);
 }
 
 template <class Traffic>
 void nvme_read(benchmark::State& state) {
-  measure<Traffic>(state, IoDirection::read);
+  measure<Traffic>(state, Load::read);
 }
 template <class Traffic>
 void nvme_write(benchmark::State& state) {
-  measure<Traffic>(state, IoDirection::write);
+  measure<Traffic>(state, Load::write);
+}
+template <class Traffic>
+void nvme_mixed(benchmark::State& state) {
+  measure<Traffic>(state, Load::mixed);
 }
 
 using Threads = TierTraffic<zerospan::ThreadedIoEngine>;
@@ -263,6 +279,8 @@ BENCHMARK_TEMPLATE(nvme_read, Threads)->Name("nvme_read/threads")->UseRealTime()
 BENCHMARK_TEMPLATE(nvme_read, ThreadTraffic)->Name("nvme_read_raw/threads")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, Threads)->Name("nvme_write/threads")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, ThreadTraffic)->Name("nvme_write_raw/threads")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, Threads)->Name("nvme_mixed/threads")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, ThreadTraffic)->Name("nvme_mixed_raw/threads")->UseRealTime();
 
 #if defined(ZEROSPAN_HAS_LIBAIO)
 using Aio = TierTraffic<zerospan::LibaioEngine>;
@@ -270,6 +288,8 @@ BENCHMARK_TEMPLATE(nvme_read, Aio)->Name("nvme_read/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_read, AioTraffic)->Name("nvme_read_raw/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, Aio)->Name("nvme_write/libaio")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, AioTraffic)->Name("nvme_write_raw/libaio")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, Aio)->Name("nvme_mixed/libaio")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, AioTraffic)->Name("nvme_mixed_raw/libaio")->UseRealTime();
 #endif
 
 #if defined(ZEROSPAN_HAS_URING)
@@ -278,6 +298,8 @@ BENCHMARK_TEMPLATE(nvme_read, Uring)->Name("nvme_read/io_uring")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_read, UringTraffic)->Name("nvme_read_raw/io_uring")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, Uring)->Name("nvme_write/io_uring")->UseRealTime();
 BENCHMARK_TEMPLATE(nvme_write, UringTraffic)->Name("nvme_write_raw/io_uring")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, Uring)->Name("nvme_mixed/io_uring")->UseRealTime();
+BENCHMARK_TEMPLATE(nvme_mixed, UringTraffic)->Name("nvme_mixed_raw/io_uring")->UseRealTime();
 #endif
 
 }  // namespace

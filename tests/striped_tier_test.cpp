@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
+#include <zerospan/tier/measured_weights.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>
 
@@ -290,6 +292,110 @@ TEST_CASE("accounts stay exact over random use") {
   rig.tier->cancel(Bytes{outstanding});
   for (const Extent& extent : extents) rig.tier->remove(extent);
   for (const auto& host : rig.hosts) CHECK_NOTHROW(host->reserve(1_MiB, "everything"));
+}
+
+/// What transfers take in virtual time.
+struct VirtualClock {
+  std::chrono::steady_clock::time_point time{};
+};
+
+/// A tier whose transfers end at once, when a clock has gone on by what they take.
+struct Paced : AlignedTier<DeferredTier<HostTier>> {
+  Paced(DeferredTier<HostTier>& inner, VirtualClock& clock_of_all, std::chrono::nanoseconds for_a_page)
+      : AlignedTier{inner, 512}, clock{clock_of_all}, page_time{for_a_page} {}
+
+  Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
+    clock.time += page_time * (bytes / page);
+    return AlignedTier::read(extent, offset, data, bytes);
+  }
+  Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
+    clock.time += page_time * (bytes / page);
+    return AlignedTier::write(extent, offset, data, bytes);
+  }
+
+  VirtualClock& clock;
+  std::chrono::nanoseconds page_time;
+};
+
+/// Two tiers, of which the second takes longer.
+struct PacedRig {
+  explicit PacedRig(std::chrono::nanoseconds for_a_page) : second{deferred[1], clock, for_a_page} {}
+
+  BandwidthProbe probe(Bytes bytes = 64_KiB) {
+    return {.bytes = bytes, .transfer = 8_KiB, .under_way = 3, .now = [this] { return clock.time; }};
+  }
+
+  VirtualClock clock;
+  Arena arenas[2]{make_arena("one", 1_MiB), make_arena("other", 1_MiB)};
+  HostTier hosts[2]{HostTier{arenas[0]}, HostTier{arenas[1]}};
+  DeferredTier<HostTier> deferred[2]{DeferredTier<HostTier>{hosts[0]}, DeferredTier<HostTier>{hosts[1]}};
+  Paced first{deferred[0], clock, std::chrono::nanoseconds{1000}};
+  Paced second;
+};
+
+TEST_CASE("weights are in proportion to rates, and small") {
+  using Weights = std::vector<std::size_t>;
+  const auto weights = [](std::vector<double> rates) { return detail::proportional_weights(rates); };
+  CHECK(weights({5}) == Weights{1});
+  CHECK(weights({3, 3, 3}) == Weights{1, 1, 1});
+  CHECK(weights({100, 97}) == Weights{1, 1});
+  CHECK(weights({1, 3}) == Weights{1, 3});
+  CHECK(weights({2, 3, 6}) == Weights{2, 3, 6});
+  CHECK(weights({1e9, 1}) == Weights{16, 1});
+}
+
+TEST_CASE("a tier that is three times as fast gets three times the bytes, as its counters show") {
+  PacedRig rig{std::chrono::nanoseconds{3000}};
+  const std::vector<std::size_t> weights = measured_weights({rig.first, rig.second}, rig.probe());
+  CHECK(weights == std::vector<std::size_t>{3, 1});
+  for (DeferredTier<HostTier>& tier : rig.deferred) {
+    const TierCounters probed = tier.counters();
+    CHECK(probed.written == 128_KiB);
+    CHECK(probed.read == 64_KiB);
+    CHECK(probed.used == 0_KiB);
+    tier.transfers();
+  }
+  StripedTier tier{{rig.first, rig.second}, {.stripe = 4_KiB, .weights = weights}};
+  const Extent extent = tier.place((64_KiB).count);
+  CHECK(rig.hosts[0].counters().used == 48_KiB);
+  CHECK(rig.hosts[1].counters().used == 16_KiB);
+  const AlignedBuffer buffer{extent.bytes};
+  const auto before = rig.clock.time;
+  tier.write(extent, 0, buffer.data(), extent.bytes).wait();
+  CHECK(rig.deferred[0].counters().written == 48_KiB);
+  CHECK(rig.deferred[1].counters().written == 16_KiB);
+  CHECK(rig.clock.time - before == std::chrono::nanoseconds{2 * 12'000});  // both take as long
+}
+
+TEST_CASE("tiers of one speed, and those whose time no clock tells, are dealt evenly") {
+  for (const int nanoseconds : {1000, 1030, 0}) {
+    CAPTURE(nanoseconds);
+    PacedRig rig{std::chrono::nanoseconds{nanoseconds}};
+    if (nanoseconds == 0) rig.first.page_time = {};
+    CHECK(measured_weights({rig.first, rig.second}, rig.probe()) == std::vector<std::size_t>{1, 1});
+  }
+  CHECK(measured_weights({}).empty());
+}
+
+TEST_CASE("a probe that cannot be made leaves nothing behind") {
+  PacedRig rig{std::chrono::nanoseconds{1000}};
+  const std::vector<TierRef> tiers{rig.first, rig.second};
+  const auto refuses = [&](BandwidthProbe probe) {
+    CHECK_THROWS_AS(measured_weights(tiers, probe), ConfigurationError);
+  };
+  refuses({.bytes = Bytes{0}});
+  refuses({.bytes = 64_KiB, .transfer = Bytes{0}});
+  refuses({.bytes = 64_KiB, .transfer = 48_KiB});
+  refuses({.bytes = Bytes{1000}, .transfer = Bytes{100}});
+  refuses({.bytes = 64_KiB, .transfer = 4_KiB, .under_way = 0});
+  CHECK_THROWS_AS(measured_weights(tiers, rig.probe(2_MiB)), BudgetError);
+  rig.deferred[1].inject([count = 0](const auto&) mutable { return ++count == 3; });
+  CHECK_THROWS_AS(measured_weights(tiers, rig.probe()), IoError);
+  CHECK(rig.deferred[1].injected() == 1);
+  for (HostTier& host : rig.hosts) {
+    CHECK(host.counters().used == 0_KiB);
+    CHECK_NOTHROW(host.reserve(1_MiB, "everything"));
+  }
 }
 
 }  // namespace

@@ -31,6 +31,7 @@
 #include <zerospan/tier/cached_tier.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
+#include <zerospan/tier/measured_weights.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>
 #include <zerospan/tiling/tiled_linear.hpp>

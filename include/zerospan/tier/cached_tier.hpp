@@ -45,8 +45,9 @@ struct CacheCounters {
 
 /// Passes extents on to another tier, which outlives it, and keeps a part of their lines in memory by Belady's rule:
 /// whatever is read next stays. (Where accesses are cyclic, keeping what was used last hits nothing; this hits what
-/// fits.) When a line is read next is predicted from when it was read before, in counts of reads: what is resident
-/// depends on the order of the reads alone, and neither on writes nor on time.
+/// fits.) When a line is read next is predicted from when it was read before, in counts of reads; as long as it was read
+/// once alone, recency decides. What is resident depends on the order of the reads alone, and neither on writes nor on
+/// time.
 ///
 /// Writes change what is resident and pass by the rest; what is resident reaches the other tier when it is evicted, and
 /// never if its extent is removed first. A write that is lost on the way fails the read that made room, and from then
@@ -211,7 +212,7 @@ class CachedTier {
   }
 
   void admit(const std::shared_ptr<Line>& line, std::vector<Piece>& victims) noexcept {
-    const std::size_t slot = slots_.claim(line->reads.next(), reads_);
+    const std::size_t slot = slots_.claim(line->reads.next(), line->reads.last());
     if (slot == detail::NextUseSlots::none) return;
     if (const std::shared_ptr<Line> victim = std::exchange(owners_[slot], line)) {
       victims.push_back({victim, victim->range, memory_of(*victim)});

@@ -27,7 +27,8 @@ struct StripedTierOptions {
   /// What is dealt at a time; a multiple of the tiers' alignments.
   Bytes stripe = 1_MiB;
 
-  /// How many stripes each tier gets in proportion to the others, by their bandwidths; empty: all the same.
+  /// How many stripes each tier gets in proportion to the others, by their bandwidths: as `measured_weights` finds them,
+  /// or as they are known; empty: all the same.
   std::vector<std::size_t> weights{};
 };
 

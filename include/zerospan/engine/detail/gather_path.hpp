@@ -40,10 +40,10 @@ class GatherPath {
   GatherPath(EngineCore<D>& core, GroupUpdates<D>& updates) : core_{core}, updates_{updates} {}
 
   /// The key of a group of partitioned parameters; equal for equal groups.
-  UseKey key_of(std::vector<std::size_t> parameters) {
+  UseKey key_of(const std::vector<std::size_t>& parameters) {
     const auto [entry, is_new] =
-        keys_.emplace(parameters, UseKey{UseKind::gathered, static_cast<std::uint32_t>(groups_.size())});
-    if (is_new) groups_.push_back(make_group(std::move(parameters)));
+        keys_.try_emplace(parameters, UseKey{UseKind::gathered, static_cast<std::uint32_t>(groups_.size())});
+    if (is_new) groups_.push_back(make_group(parameters));
     return entry->second;
   }
 

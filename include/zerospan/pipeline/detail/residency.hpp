@@ -3,20 +3,20 @@
 #pragma once
 
 #include <cstddef>
-#include <iterator>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/pipeline/detail/headroom.hpp>
 #include <zerospan/pipeline/detail/trace.hpp>
 
 namespace zerospan::inline v0::detail {
 
-/// Chooses by next use (Belady, "A study of replacement algorithms for a virtual-storage computer", 1966): whenever
-/// memory runs short, the buffer goes whose next use is the farthest. A model's passes are cyclic, and recency keeps
-/// just what is needed last.
+/// Chooses by next use: whose next use comes first stays, if there is room for it until then beside what is in use and
+/// what stays already; and so on. Of buffers of one size no choice keeps more: it is Belady's ("A study of replacement
+/// algorithms for a virtual-storage computer", 1966), from the other end. Of buffers of several sizes it leaves no
+/// room that another would have fitted into. A model's passes are cyclic, and recency keeps just what is needed last.
 class Residency {
  public:
   /// Nothing stays.
@@ -24,15 +24,17 @@ class Residency {
 
   /// @param bytes Of working memory, for what is in use and what stays.
   Residency(const Trace& trace, std::size_t bytes) : Residency{trace} {
-    const std::vector<std::size_t> next = next_uses(trace);
-    for (const TraceEvent& event : trace.events) {
-      const TraceUse& use = trace.uses[event.use];
-      if (event.kind == TraceEvent::Kind::release) {
-        release(trace, event.use, next[event.use]);
-      } else if (!take_kept(event.use)) {
-        taken_ += use.bytes;
-        make_room(trace, bytes);
-      }
+    Headroom headroom{free_at_acquisitions(trace, bytes)};
+    std::map<UseKey, std::size_t> last;
+    for (std::size_t u = 0; u < trace.uses.size(); ++u) {
+      const TraceUse& use = trace.uses[u];
+      if (use.key.kind != UseKind::gathered) continue;
+      const auto [entry, is_first] = last.try_emplace(use.key, u);
+      if (is_first) continue;
+      const std::size_t former = std::exchange(entry->second, u);
+      const std::size_t released = trace.uses[former].released;
+      if (released > use.acquired) continue;  // the key is in use twice at once
+      if (headroom.take(trace.uses_within(released), u, use.bytes)) kept_for_[former] = u;
     }
   }
 
@@ -40,54 +42,27 @@ class Residency {
   std::size_t kept_for(std::size_t use) const { return kept_for_[use]; }
 
  private:
-  /// The first later use of the same key; `never` if there is none, or if it begins before this one has ended.
-  static std::vector<std::size_t> next_uses(const Trace& trace) {
-    std::vector<std::size_t> next(trace.uses.size(), TraceUse::never);
-    std::map<UseKey, std::size_t> last;
-    for (std::size_t u = 0; u < trace.uses.size(); ++u) {
-      const TraceUse& use = trace.uses[u];
-      if (use.key.kind != UseKind::gathered) continue;
-      const auto [before, is_first] = last.try_emplace(use.key, u);
-      if (!is_first && trace.uses[before->second].released < use.acquired) next[before->second] = u;
-      before->second = u;
+  /// What each use finds free beside itself, if nothing stays. A gradient counts until the next one has ended: it is
+  /// read by its reduction.
+  static std::vector<std::ptrdiff_t> free_at_acquisitions(const Trace& trace, std::size_t bytes) {
+    std::vector<std::ptrdiff_t> free;
+    free.reserve(trace.uses.size());
+    auto left = static_cast<std::ptrdiff_t>(bytes);
+    std::ptrdiff_t draining = 0;
+    for (const TraceEvent& event : trace.events) {
+      const TraceUse& use = trace.uses[event.use];
+      const auto size = static_cast<std::ptrdiff_t>(use.bytes);
+      if (event.kind == TraceEvent::Kind::acquire) {
+        left -= size;
+        free.push_back(left);
+      } else {
+        left += use.key.kind == UseKind::gradient ? std::exchange(draining, size) : size;
+      }
     }
-    return next;
-  }
-
-  /// A gradient counts until the next one has ended: it is read by its reduction.
-  void release(const Trace& trace, std::size_t u, std::size_t next) {
-    const TraceUse& use = trace.uses[u];
-    if (use.key.kind == UseKind::gradient) {
-      taken_ -= std::exchange(draining_, use.bytes);
-    } else if (next != TraceUse::never) {
-      kept_for_[u] = next;
-      kept_.insert({next, u});
-    } else {
-      taken_ -= use.bytes;
-    }
-  }
-
-  bool take_kept(std::size_t u) {
-    const auto kept = kept_.lower_bound({u, 0});
-    if (kept == kept_.end() || kept->first != u) return false;
-    kept_.erase(kept);
-    return true;
-  }
-
-  void make_room(const Trace& trace, std::size_t bytes) {
-    while (taken_ > bytes && !kept_.empty()) {
-      const auto farthest = std::prev(kept_.end());
-      const std::size_t evicted = farthest->second;
-      taken_ -= trace.uses[evicted].bytes;
-      kept_for_[evicted] = TraceUse::never;
-      kept_.erase(farthest);
-    }
+    return free;
   }
 
   std::vector<std::size_t> kept_for_;
-  std::set<std::pair<std::size_t, std::size_t>> kept_;  ///< Next use (uses are numbered by acquisition), use.
-  std::size_t taken_ = 0;                               ///< Bytes in use, draining or kept.
-  std::size_t draining_ = 0;
 };
 
 }  // namespace zerospan::inline v0::detail

@@ -17,7 +17,8 @@
 namespace zerospan::inline v0::detail {
 
 /// When a line was read, in counts of reads, and when it should be read next. The intervals between reads are assumed
-/// to alternate, so that both constant cycles and sweeps forward and backward are predicted exactly.
+/// to alternate, so that both constant cycles and sweeps forward and backward are predicted exactly. What was read once
+/// is overdue from then on: among such lines, those stay that were read last.
 class UseHistory {
  public:
   static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
@@ -26,10 +27,10 @@ class UseHistory {
 
   std::uint64_t last() const noexcept { return times_[0]; }
 
-  /// `never` for what was read at most once.
+  /// `never` for what was not read yet.
   std::uint64_t next() const noexcept {
     const auto [last, second, third] = times_;
-    if (second == never) return never;
+    if (second == never) return last;
     return last + (third == never ? last - second : second - third);
   }
 
