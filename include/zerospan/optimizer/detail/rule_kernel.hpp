@@ -76,9 +76,11 @@ template <std::size_t Bytes>
 }
 
 /// Asks for what is updated four steps later: the hardware keeps ahead of few arrays at once, and stops at page
-/// boundaries. @param n Elements of the run; at least one step is left from element `i` on.
+/// boundaries. With fp32 gradients there is so little to compute that loads run ahead by themselves, and this only
+/// takes time. @param n Elements of the run; at least one step is left from element `i` on.
 template <ElementType Gradient, ElementType Parameter, class Rule>
 [[gnu::always_inline]] inline void prefetch_step(const RuleRun& run, std::size_t i, std::size_t n) noexcept {
+  if constexpr (Gradient == ElementType::float32) return;
   constexpr std::size_t count = RuleStep::value;
   const std::size_t ahead = std::min(i + 4 * count, n - count);
   prefetch_lines<count * sizeof(float)>(run.master + ahead);
