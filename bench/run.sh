@@ -27,7 +27,9 @@ if [[ -e "$results/previous.json" ]]; then wanted+=(--previous "$results/previou
 "$binaries/bench/ratios" "${wanted[@]}"  # what is wrong with these files is told before anything is measured
 
 reports=()
-for benchmark in "$binaries"/bench/*_bench; do
+for source in bench/*_bench.cpp; do
+  benchmark="$binaries/bench/$(basename "$source" .cpp)"
+  if [[ ! -x "$benchmark" ]]; then continue; fi  # what it needs is not here
   report="$results/$(basename "$benchmark").json"
   "$benchmark" --benchmark_repetitions=5 --benchmark_enable_random_interleaving=true \
     --benchmark_out="$report" --benchmark_out_format=json --benchmark_display_aggregates_only=true

@@ -1,7 +1,6 @@
 /// NvmeTier beside plain loops of as many requests on a file of its own: its speed is a share of the disk's.
 /// The file is made in the working directory.
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -34,6 +33,8 @@
 
 #include <zerospan/io/uring_engine.hpp>
 #endif
+
+#include "raw_file.hpp"
 
 namespace {
 
@@ -113,25 +114,6 @@ class TierTraffic {
   std::vector<zerospan::Extent> extents_;
 };
 
-/// A file of the same size, allocated, opened for direct I/O where that is possible.
-class RawFile {
- public:
-  RawFile() : descriptor_{::open(".", O_TMPFILE | O_RDWR | O_CLOEXEC | O_DIRECT, 0600)} {
-    if (descriptor_ == -1) descriptor_ = ::open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (descriptor_ == -1 || ::fallocate(descriptor_, 0, 0, static_cast<off_t>(total)) != 0) {
-      throw std::runtime_error{"no file of " + std::to_string(total) + " bytes in the working directory"};
-    }
-  }
-  RawFile(const RawFile&) = delete;
-  RawFile& operator=(const RawFile&) = delete;
-  ~RawFile() { ::close(descriptor_); }
-
-  int descriptor() const noexcept { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
 /// Blocking requests on threads.
 class ThreadTraffic {
  public:
@@ -158,7 +140,7 @@ class ThreadTraffic {
 
  private:
   Buffers buffers_;
-  RawFile file_;
+  bench::RawFile file_{total};
 };
 
 #if defined(ZEROSPAN_HAS_LIBAIO)
@@ -201,7 +183,7 @@ class AioTraffic {
   }
 
   Buffers buffers_;
-  RawFile file_;
+  bench::RawFile file_{total};
   io_context_t context_{};
   std::vector<iocb> requests_{depth};
 };
@@ -246,7 +228,7 @@ class UringTraffic {
   }
 
   Buffers buffers_;
-  RawFile file_;
+  bench::RawFile file_{total};
   io_uring ring_{};
   bool is_registered_ = false;
 };

@@ -245,6 +245,14 @@ TEST_CASE("a report of benchmarks gives the pairs, by names without settings") {
   CHECK(pairs[1].unit == "runs_per_ms");
   CHECK(pairs[1].ours == 0.5);
 
+  const auto latencies = bench::read_report(
+      write(scratch, "latencies", report(entry("meet/barrier", R"("microseconds": 2.5, "real_time": 9)"))));
+  REQUIRE(latencies.size() == 1);
+  CHECK(latencies[0].name == "meet/barrier");
+  CHECK(latencies[0].unit == "microseconds");
+  CHECK(latencies[0].ours == 2.5);
+  CHECK(latencies[0].baseline == 1);
+
   const auto read = [](const std::string& file) { bench::read_report(file); };
   check_refused<ReportError>(report(entry("a", R"("error_occurred": true, "error_message": "no disk")")),
                              "a failed: no disk", read);

@@ -14,9 +14,11 @@
 #include <zerospan/comm/self_communicator.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/kernels/cpu.hpp>
 #include <zerospan/kernels/rank_order_sum.hpp>
 
 #include "support/communicator_conformance.hpp"
+#include "support/instruction_sets.hpp"
 #include "support/thread_world.hpp"
 
 namespace {
@@ -132,6 +134,32 @@ TEST_CASE("rank_order_sum sums unaligned operands") {
   }
 }
 
+TEST_CASE("rank_order_sum gives the same bits in every instruction set, in place too") {
+  for (const zerospan::InstructionSet set : instruction_sets()) {
+    CAPTURE(zerospan::to_string(set));
+    for (const Types types : reduction_types) {
+      for (const int ranks : {1, 2, 3, 5}) {
+        for (const std::size_t elements : {1U, 15U, 31U, 32U, 33U, 63U, 1024U, 2085U}) {
+          CAPTURE(elements);
+          std::vector<Buffer> inputs;
+          std::vector<const std::byte*> pointers;
+          for (int rank = 0; rank < ranks; ++rank) inputs.push_back(input_of(rank, elements, types.input));
+          for (const Buffer& input : inputs) pointers.push_back(input.data());
+          const Buffer expected = oracle(ranks, 0, elements, types);
+          Buffer output(expected.size() + 1, std::byte{0xee});
+          zerospan::rank_order_sum(pointers, types.input, output.data(), types.output, elements, set);
+          CHECK(output.back() == std::byte{0xee});
+          output.pop_back();
+          CHECK(output == expected);
+          if (types.input != types.output) continue;
+          zerospan::rank_order_sum(pointers, types.input, inputs.back().data(), types.output, elements, set);
+          CHECK(inputs.back() == expected);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("rank_order_sum keeps NaN, infinities and the sign of zero") {
   const float infinity = std::numeric_limits<float>::infinity();
   const std::array a{std::numeric_limits<float>::quiet_NaN(), infinity, infinity, -0.0F, -0.0F, 3e38F};
@@ -166,6 +194,7 @@ TEST_CASE_TEMPLATE_INVOKE(reduces_to_root_in_place, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(reduces, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(reduces_in_place, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(reduces_integers, Alone, Threads);
+TEST_CASE_TEMPLATE_INVOKE(reduces_integers_in_a_row, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(broadcasts, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(barriers, Alone, Threads);
 TEST_CASE_TEMPLATE_INVOKE(duplicates, Alone, Threads);

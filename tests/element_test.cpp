@@ -17,6 +17,7 @@
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/cpu.hpp>
 
+#include "support/instruction_sets.hpp"
 #include "support/sample.hpp"
 
 namespace host {
@@ -57,17 +58,12 @@ using zerospan::bfloat16;
 using zerospan::ElementType;
 using zerospan::float16;
 using zerospan::InstructionSet;
+using zerospan_test::instruction_sets;
 
 static_assert(zerospan::Element<host::bf16>);
 static_assert(!zerospan::Element<host::TooLarge>, "larger than its format");
 static_assert(!zerospan::Element<host::NotTrivial>, "not trivially copyable");
 static_assert(!zerospan::Element<std::uint16_t>, "says no format");
-
-std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets{InstructionSet::scalar};
-  if (zerospan::best_instruction_set() != InstructionSet::scalar) sets.push_back(zerospan::best_instruction_set());
-  return sets;
-}
 
 /// How a 16-bit format splits its bits.
 struct Format {

@@ -16,21 +16,18 @@
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/detail/gradient_kernels.hpp>
 
+#include "support/instruction_sets.hpp"
+
 namespace {
 
 using zerospan::block_elements;
 using zerospan::ElementType;
 using zerospan::InstructionSet;
 using zerospan::detail::ExactSum;
+using zerospan_test::instruction_sets;
 
 constexpr std::array types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
 constexpr std::array<std::size_t, 12> lengths{0, 1, 7, 8, 15, 16, 17, 1023, 1024, 1025, 4096, 5001};
-
-std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets{InstructionSet::scalar};
-  if (zerospan::best_instruction_set() != InstructionSet::scalar) sets.push_back(zerospan::best_instruction_set());
-  return sets;
-}
 
 std::vector<float> random_floats(std::size_t n, std::uint64_t seed) {
   std::mt19937_64 random{seed};

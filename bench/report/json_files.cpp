@@ -63,8 +63,13 @@ auto read_list(const std::string& path, Read read) {
   return entries;
 }
 
-/// The speed that the aggregate `entry` tells: bytes a second, else items a second, else runs per unit of real time.
+/// What is measured against a goal alone is told in this unit; its baseline is one of it.
+constexpr auto latency_unit = "microseconds";
+
+/// The speed that the aggregate `entry` tells: bytes a second, else items a second, else runs per unit of real time; or
+/// the latency, where it has one.
 std::pair<std::string, double> speed_of(const json& entry) {
+  if (entry.contains(latency_unit)) return {latency_unit, entry.at(latency_unit).get<double>()};
   for (const std::string unit : {"bytes_per_second", "items_per_second"}) {
     if (entry.contains(unit)) return {unit, entry.at(unit).get<double>()};
   }
@@ -171,6 +176,10 @@ std::vector<Measurement> read_report(const std::string& path) {
   const auto medians = interpret(parse(read_file(path), path), path, read);
   std::vector<Measurement> measurements;
   for (const auto& [name, ours] : medians) {
+    if (ours.first == latency_unit) {
+      measurements.push_back({name, ours.first, ours.second, 1.0});
+      continue;
+    }
     const auto baseline = medians.find(baseline_of(name));
     if (baseline == medians.end()) continue;
     if (baseline->second.first != ours.first) throw ReportError{name + " and its baseline differ in their unit"};

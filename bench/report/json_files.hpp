@@ -21,7 +21,8 @@ std::vector<Goal> read_goals(const std::string& path);
 std::vector<Measurement> read_measurements(const std::string& path);
 
 /// The medians in a Google Benchmark report. A benchmark `topic/...` is paired with `topic_raw/...`; others are left
-/// out. What says how they were measured is no part of the name: `load/iterations:2/real_time` is `load`.
+/// out, but for those with a counter `microseconds`: their ratio is how many they are. What says how they were measured
+/// is no part of the name: `load/iterations:2/real_time` is `load`.
 /// @throws ReportError if a benchmark failed, or has another unit than its baseline.
 std::vector<Measurement> read_report(const std::string& path);
 

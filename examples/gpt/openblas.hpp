@@ -26,7 +26,7 @@ struct VectorUnits {
 inline VectorUnits vector_units() {
   VectorUnits units;
 #if defined(__x86_64__)
-  units.avx2 = zerospan::best_instruction_set() == zerospan::InstructionSet::avx2;
+  units.avx2 = zerospan::has_avx2(zerospan::best_instruction_set());
   units.avx512 = units.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                  __builtin_cpu_supports("avx512vl");

@@ -272,6 +272,25 @@ TEST_CASE_TEMPLATE_DEFINE("all_reduce sums integers exactly", Worlds, reduces_in
   }
 }
 
+TEST_CASE_TEMPLATE_DEFINE("sums of integers that follow one another do not meet, few or many", Worlds,
+                          reduces_integers_in_a_row) {
+  constexpr std::int64_t rounds = 300;
+  for (const auto& world : Worlds::all()) {
+    CAPTURE(world.size);
+    const auto wrong = world.run([&](auto communicator) {
+      std::int64_t differing = 0;
+      for (std::int64_t round = 0; round < rounds; ++round) {
+        std::vector<std::int64_t> integers(round % 50 == 49 ? 1000 : 3, round * (communicator.rank().value + 1));
+        communicator.all_reduce(named("counts"), integers);
+        const std::int64_t expected = round * world.size * (world.size + 1) / 2;
+        differing += std::ranges::count_if(integers, [&](std::int64_t sum) { return sum != expected; });
+      }
+      return differing;
+    });
+    for (const std::int64_t count : wrong) CHECK(count == 0);
+  }
+}
+
 TEST_CASE_TEMPLATE_DEFINE("broadcast gives every rank the root's bytes", Worlds, broadcasts) {
   for (const auto& world : Worlds::all()) {
     CAPTURE(world.size);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
+#include "support/instruction_sets.hpp"
 #include "support/sample.hpp"
 
 namespace zerospan_test {
@@ -33,12 +35,6 @@ using zerospan::ParameterGroup;
 using zerospan::ShardUpdate;
 
 inline constexpr std::array stored_types{ElementType::float32, ElementType::bfloat16, ElementType::float16};
-
-inline std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets{InstructionSet::scalar};
-  if (zerospan::best_instruction_set() != InstructionSet::scalar) sets.push_back(zerospan::best_instruction_set());
-  return sets;
-}
 
 /// A sub-group of one parameter with `n` elements, as an engine would hold it.
 struct SubGroup {
@@ -124,14 +120,21 @@ void check_bodies_agree(const O& optimizer) {
         CAPTURE(n);
         SubGroup scalar{optimizer, n, gradient_type, parameter_type};
         scalar.fill_master(n);
-        SubGroup vector = scalar;
-        for (std::int64_t step = 1; step <= 4; ++step) {
-          scalar.fill_gradient(200 + static_cast<std::uint64_t>(step));
-          vector.fill_gradient(200 + static_cast<std::uint64_t>(step));
-          optimizer.update(scalar.run(0, n, step, 0.125F, {}), InstructionSet::scalar);
-          optimizer.update(vector.run(0, n, step, 0.125F, {}), instruction_sets().back());
+        const SubGroup before = scalar;
+        const auto update = [&](SubGroup& group, InstructionSet set) {
+          for (std::int64_t step = 1; step <= 4; ++step) {
+            group.fill_gradient(200 + static_cast<std::uint64_t>(step));
+            optimizer.update(group.run(0, n, step, 0.125F, {}), set);
+          }
+        };
+        update(scalar, InstructionSet::scalar);
+        for (const InstructionSet set : instruction_sets()) {
+          if (set == InstructionSet::scalar) continue;
+          CAPTURE(zerospan::to_string(set));
+          SubGroup vector = before;
+          update(vector, set);
+          check_same_bits(scalar, vector);
         }
-        check_same_bits(scalar, vector);
       }
     }
   }
@@ -164,18 +167,23 @@ void check_cuts_do_not_matter(const O& optimizer) {
   }
 }
 
-/// The written parameter is the master weight, rounded.
+/// The written parameter is the master weight, rounded, whatever bits it has.
 template <zerospan::Optimizer O>
 void check_parameter_is_rounded_master(const O& optimizer) {
   constexpr std::size_t n = 1500;
-  for (const ElementType type : stored_types) {
-    SubGroup shard{optimizer, n, ElementType::float32, type};
-    shard.fill_master(8);
-    shard.fill_gradient(9);
-    optimizer.update(shard.run(0, n, 1, 1.0F, {}));
-    std::vector<std::byte> expected(shard.parameter.size());
-    zerospan::from_float(shard.master.data(), type, expected.data(), n);
-    CHECK(shard.parameter == expected);
+  std::mt19937_64 random{10};
+  for (const InstructionSet set : instruction_sets()) {
+    for (const ElementType type : stored_types) {
+      SubGroup shard{optimizer, n, ElementType::float32, type};
+      shard.fill_master(8);
+      const auto any_float = [&] { return std::bit_cast<float>(static_cast<std::uint32_t>(random())); };
+      std::generate_n(shard.master.begin() + n / 2, n / 2, any_float);
+      shard.fill_gradient(9);
+      optimizer.update(shard.run(0, n, 1, 1.0F, {}), set);
+      std::vector<std::byte> expected(shard.parameter.size());
+      zerospan::from_float(shard.master.data(), type, expected.data(), n, InstructionSet::scalar);
+      CHECK(shard.parameter == expected);
+    }
   }
 }
 

@@ -160,8 +160,15 @@ void BasicThreadCommunicator<E>::all_reduce(Collective what, const Reduction& re
 
 template <detail::ThreadExecution E>
 void BasicThreadCommunicator<E>::all_reduce(Collective what, std::span<std::int64_t> integers) {
-  phases_.group()->begin(
+  const std::uint64_t number = phases_.group()->begin(
       rank(), {.kind = detail::CollectiveKind::all_reduce_integers, .name = what.name, .integers = integers});
+  if (integers.size() <= detail::ThreadGroup::most_posted) {
+    phases_.for_each_peer([&](int peer) {
+      const auto addends = phases_.group()->posted_integers(Rank{peer}, number, integers.size());
+      for (std::size_t i = 0; i < integers.size(); ++i) integers[i] += addends[i];
+    });
+    return;
+  }
   const auto [first, elements] = slice(integers.size(), rank().value);
   phases_.for_each_peer([&](int peer) {
     const auto addends = phases_.call(peer).integers.subspan(first, elements);

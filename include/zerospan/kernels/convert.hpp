@@ -78,7 +78,7 @@ void convert(const std::byte* in, std::byte* out, std::size_t n, [[maybe_unused]
     return;
   }
 #if defined(__x86_64__)
-  if (set == InstructionSet::avx2) i = avx2::convert<From, To>(in, out, n);
+  if (has_avx2(set)) i = avx2::convert<From, To>(in, out, n);
 #endif
   for (; i < n; ++i) store_element<To>(out, i, load_element<From>(in, i));
 }

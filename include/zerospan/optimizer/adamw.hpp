@@ -102,6 +102,7 @@ struct AdamW {
   static void run(const detail::AdamWRule& numbers, const detail::AdamWRun& arrays, std::size_t n,
                   [[maybe_unused]] InstructionSet set) noexcept {
 #if defined(__x86_64__)
+    if (set == InstructionSet::avx512) return detail::avx512::adamw<Gradient, Parameter>(numbers, arrays, n);
     if (set == InstructionSet::avx2) return detail::avx2::adamw<Gradient, Parameter>(numbers, arrays, n);
 #endif
     detail::adamw_scalar<Gradient, Parameter>(numbers, arrays, 0, n);

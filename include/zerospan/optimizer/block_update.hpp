@@ -6,7 +6,6 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
-#include <type_traits>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
@@ -49,62 +48,5 @@ void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = be
                count, set);
   }
 }
-
-namespace detail {
-
-/// A rule is the arithmetic of an optimizer: `rule(weight, gradient, state...)` returns the new weight, and changes the
-/// `Rule::states` states (here none or one) in place. It is made of the operations of kernels/detail/arithmetic.hpp, so
-/// that no compiler can contract them: whatever the rule is compiled for, it gives the same bits.
-template <class Rule, class Count>
-[[gnu::always_inline]] inline void apply_rule(const Rule& rule, float* __restrict master, float* __restrict state,
-                                              const float* __restrict gradient, Count n) noexcept {
-  for (std::size_t i = 0; i < n; ++i) {
-    if constexpr (Rule::states == 1) {
-      float s = state[i];
-      master[i] = rule(master[i], gradient[i], s);
-      state[i] = s;
-    } else {
-      master[i] = rule(master[i], gradient[i]);
-    }
-  }
-}
-
-/// The count of a whole block is a constant, so that its loop vectorizes at every optimization level.
-template <class Rule>
-[[gnu::always_inline]] inline void apply_rule(const Rule& rule, const BlockUpdate& block) noexcept {
-  if (block.elements == block_elements) {
-    using Whole = std::integral_constant<std::size_t, block_elements>;
-    apply_rule(rule, block.master, block.state, block.gradient, Whole{});
-  } else {
-    apply_rule(rule, block.master, block.state, block.gradient, block.elements);
-  }
-}
-
-#if defined(__x86_64__)
-namespace avx2 {
-
-template <class Rule>
-[[gnu::target("avx2,fma,f16c")]] inline void apply_rule(const Rule& rule, const BlockUpdate& block) noexcept {
-  detail::apply_rule(rule, block);
-}
-
-}  // namespace avx2
-#endif
-
-/// Updates a run by a rule, compiled for `set`.
-template <class Rule>
-void update_by_rule(const ShardUpdate& shard, const Rule& rule, InstructionSet set) {
-  update_blocks(
-      shard,
-      [&](const BlockUpdate& block) {
-#if defined(__x86_64__)
-        if (set == InstructionSet::avx2) return avx2::apply_rule(rule, block);
-#endif
-        apply_rule(rule, block);
-      },
-      set);
-}
-
-}  // namespace detail
 
 }  // namespace zerospan::inline v0

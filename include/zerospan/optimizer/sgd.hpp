@@ -12,8 +12,8 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/kernels/detail/arithmetic.hpp>
-#include <zerospan/optimizer/block_update.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
+#include <zerospan/optimizer/detail/rule_kernel.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
 #include <zerospan/optimizer/state_array.hpp>

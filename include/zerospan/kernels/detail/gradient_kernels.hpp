@@ -68,7 +68,7 @@ void accumulate(float* accumulator, const std::byte* gradient, std::size_t n,
                 [[maybe_unused]] InstructionSet set) noexcept {
   std::size_t i = 0;
 #if defined(__x86_64__)
-  if (set == InstructionSet::avx2) i = avx2::accumulate<Type>(accumulator, gradient, n);
+  if (has_avx2(set)) i = avx2::accumulate<Type>(accumulator, gradient, n);
 #endif
   for (; i < n; ++i) accumulator[i] += load_element<Type>(gradient, i);
 }
@@ -79,7 +79,7 @@ double block_square_sum(const std::byte* values, std::size_t n, [[maybe_unused]]
   NormLanes lanes{};
   std::size_t i = 0;
 #if defined(__x86_64__)
-  if (set == InstructionSet::avx2) i = avx2::add_squares<Type>(lanes, values, n);
+  if (has_avx2(set)) i = avx2::add_squares<Type>(lanes, values, n);
 #endif
   for (; i < n; ++i) {
     const auto x = static_cast<double>(load_element<Type>(values, i));

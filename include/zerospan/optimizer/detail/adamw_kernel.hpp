@@ -1,5 +1,5 @@
 /// @file
-/// The arithmetic of AdamW, element by element and on AVX2 registers.
+/// The arithmetic of AdamW, element by element and on registers of AVX2 and AVX-512.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/kernels/detail/avx2.hpp>
+#include <zerospan/kernels/detail/avx512.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -60,6 +61,20 @@ template <ElementType Gradient, ElementType Parameter>
 }
 
 #if defined(__x86_64__)
+/// Elements ahead that vector bodies prefetch: 8 cache lines of each fp32 array.
+inline constexpr std::size_t adamw_ahead = 128;
+
+/// Asks for the cache lines of element `i`: five streams at once are more than the hardware keeps ahead of, and it
+/// stops at page boundaries.
+template <ElementType Gradient, ElementType Parameter>
+[[gnu::always_inline]] inline void prefetch(const AdamWRun& run, std::size_t i) noexcept {
+  __builtin_prefetch(run.first_moment + i);
+  __builtin_prefetch(run.second_moment + i);
+  __builtin_prefetch(run.master + i);
+  __builtin_prefetch(run.gradient + i * element_bytes(Gradient));
+  __builtin_prefetch(run.parameter + i * element_bytes(Parameter));
+}
+
 namespace avx2 {
 
 /// The numbers of an update, each in all lanes of a register.
@@ -97,25 +112,13 @@ template <ElementType Gradient>
   return p;
 }
 
-/// Asks for the cache lines of element `i`: five streams at once are more than the hardware keeps ahead of, and it
-/// stops at page boundaries.
-template <ElementType Gradient, ElementType Parameter>
-[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline void prefetch(const AdamWRun& run, std::size_t i) noexcept {
-  _mm_prefetch(reinterpret_cast<const char*>(run.first_moment + i), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(run.second_moment + i), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(run.master + i), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(run.gradient + i * element_bytes(Gradient)), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(run.parameter + i * element_bytes(Parameter)), _MM_HINT_T0);
-}
-
 /// Updates `n` elements; the tail is the scalar body itself.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::target("avx2,fma,f16c")]] inline void adamw(const AdamWRule& rule, const AdamWRun& run, std::size_t n) noexcept {
-  constexpr std::size_t ahead = 128;  // 8 cache lines of each fp32 array
   const AdamWVectors vectors{rule, run.gradient_scale};
   std::size_t i = 0;
   for (; i + 16 <= n; i += 16) {
-    prefetch<Gradient, Parameter>(run, std::min(i + ahead, n - 1));
+    prefetch<Gradient, Parameter>(run, std::min(i + adamw_ahead, n - 1));
     const __m256 low = adamw8<Gradient>(vectors, run, i);
     const __m256 high = adamw8<Gradient>(vectors, run, i + 8);
     store16<Parameter>(run.parameter, i, low, high);
@@ -124,6 +127,48 @@ template <ElementType Gradient, ElementType Parameter>
 }
 
 }  // namespace avx2
+
+namespace avx512 {
+
+/// `AdamWRule`, operation by operation, for sixteen elements. @return the new master weights, stored already.
+template <ElementType Gradient>
+[[gnu::target("avx512f,avx2,fma,f16c"), gnu::always_inline]] inline __m512 adamw16(const AdamWRule& rule,
+                                                                                   const AdamWRun& run,
+                                                                                   std::size_t i) noexcept {
+  const __m512 old_m = _mm512_loadu_ps(run.first_moment + i);
+  const __m512 old_v = _mm512_loadu_ps(run.second_moment + i);
+  const __m512 old_p = _mm512_loadu_ps(run.master + i);
+  const __m512 g = _mm512_mul_ps(load16<Gradient>(run.gradient, i), _mm512_set1_ps(run.gradient_scale));
+  const __m512 m = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta1), old_m,
+                                   _mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta1), g));
+  const __m512 v = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta2), old_v,
+                                   _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta2), g), g));
+  const __m512 denominator =
+      _mm512_fmadd_ps(_mm512_maskz_sqrt_ps(all_lanes, v), _mm512_set1_ps(rule.inverse_root_correction),
+                      _mm512_set1_ps(rule.epsilon));
+  const __m512 p = _mm512_fnmadd_ps(_mm512_set1_ps(rule.step_size), _mm512_div_ps(m, denominator),
+                                    _mm512_mul_ps(old_p, _mm512_set1_ps(rule.decay)));
+  _mm512_storeu_ps(run.first_moment + i, m);
+  _mm512_storeu_ps(run.second_moment + i, v);
+  _mm512_storeu_ps(run.master + i, p);
+  return p;
+}
+
+/// Updates `n` elements; the tail is the scalar body itself. The numbers of the update stay in registers: there are 32.
+template <ElementType Gradient, ElementType Parameter>
+[[gnu::target("avx512f,avx2,fma,f16c")]] inline void adamw(const AdamWRule& rule, const AdamWRun& run,
+                                                           std::size_t n) noexcept {
+  const AdamWRule numbers = rule;
+  const AdamWRun arrays = run;
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    prefetch<Gradient, Parameter>(arrays, std::min(i + adamw_ahead, n - 1));
+    store16<Parameter>(arrays.parameter, i, adamw16<Gradient>(numbers, arrays, i));
+  }
+  adamw_scalar<Gradient, Parameter>(numbers, arrays, i, n);
+}
+
+}  // namespace avx512
 #endif
 
 }  // namespace zerospan::inline v0::detail

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -44,6 +45,7 @@ class ThreadGroup {
         calls_(members_.size()),
         fingerprints_(members_.size()),
         entered_(members_.size(), 0),
+        posted_{Posts(members_.size()), Posts(members_.size())},
         children_(members_.size()) {
     if (timeout <= timeout.zero()) throw_configuration_error("the timeout of a group of ranks must be positive");
   }
@@ -55,9 +57,20 @@ class ThreadGroup {
     return Rank{static_cast<int>(std::ranges::find(members_, in_context) - members_.begin())};
   }
 
-  /// Publishes the call and waits for the others'.
+  /// Publishes the call and waits for the others'. Few integers to be summed are copied: see `posted_integers`.
+  /// @returns The number of the collective.
   /// @throws RankFailedError, RankTimeoutError, DivergenceError
-  void begin(Rank me, const CollectiveCall& call);
+  std::uint64_t begin(Rank me, const CollectiveCall& call);
+
+  /// As many integers of a sum as are posted with the call: all that a training step sums, and more.
+  static constexpr std::size_t most_posted = 128;
+
+  /// What a rank has posted in the collective of that number, from its `begin` to the caller's next one: a rank that is
+  /// ahead posts to the other half, and cannot be further ahead. So nobody needs to `meet` for it.
+  /// @param count At most `most_posted`.
+  std::span<const std::int64_t> posted_integers(Rank rank, std::uint64_t number, std::size_t count) const noexcept {
+    return std::span{posted_[number % 2][index(rank)]}.first(count);
+  }
 
   /// The call of a rank, between `begin` and the last `meet` of a collective.
   const CollectiveCall& call(Rank rank) const noexcept { return calls_[index(rank)]; }
@@ -87,6 +100,8 @@ class ThreadGroup {
     return ranks;
   }
 
+  using Posts = std::vector<std::array<std::int64_t, most_posted>>;  // one a rank
+
   static std::size_t index(Rank rank) noexcept { return static_cast<std::size_t>(rank.value); }
 
   /// Ranks that meet at almost the same time do so without sleeping.
@@ -114,6 +129,7 @@ class ThreadGroup {
   std::vector<CollectiveCall> calls_;
   std::vector<std::uint64_t> fingerprints_;
   std::vector<std::uint64_t> entered_;    // collectives that each rank has called
+  std::array<Posts, 2> posted_;           // of collectives of even and of odd numbers
   std::atomic<std::uint64_t> begun_ = 0;  // collectives that all have called
   std::atomic<std::uint64_t> met_ = 0;
   std::size_t arrived_ = 0;
@@ -123,7 +139,7 @@ class ThreadGroup {
   std::vector<std::shared_ptr<ThreadGroup>> children_;  // while one is made: with the first rank of each
 };
 
-inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
+inline std::uint64_t ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   context_->require_home(members_[index(me)]);
   const std::uint64_t print = fingerprint(call);
   std::unique_lock lock{context_->mutex};
@@ -134,24 +150,27 @@ inline void ThreadGroup::begin(Rank me, const CollectiveCall& call) {
   }
   calls_[index(me)] = call;
   fingerprints_[index(me)] = print;
+  if (call.integers.size() <= most_posted) {
+    std::ranges::copy(call.integers, posted_[number % 2][index(me)].begin());
+  }
   ++entered_[index(me)];
   if (++arrived_ == calls_.size()) {
     if (!all_agree()) throw_failure(context_->fail(find_divergence(number)), {});
     arrived_ = 0;
     begun_.store(number + 1, std::memory_order_release);
     context_->changed.notify_all();
-    return;
+    return number;
   }
 
   const auto deadline =
       std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(timeout_, std::chrono::years{1});
   lock.unlock();
-  if (spin_until_changed(begun_, number)) return;
+  if (spin_until_changed(begun_, number)) return number;
   lock.lock();
   const auto has_begun = [&] { return begun_.load(std::memory_order_relaxed) != number; };
   context_->changed.wait_until(lock, deadline,
                                [&] { return has_begun() || context_->failure || waits_for_finished(number); });
-  if (has_begun()) return;
+  if (has_begun()) return number;
   if (!context_->failure) context_->fail(find_failure(call, number));
   throw_failure(*context_->failure, standing(*context_->failure, members_[index(me)], describe(call, number)));
 }

@@ -1,0 +1,153 @@
+/// Fused updates beside raw loops that move the same bytes: their speed is a share of the memory's. Arrays lie where an
+/// engine has them: on huge pages, each at the beginning of a page.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include <benchmark/benchmark.h>
+
+#include <zerospan/core/element.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/device/arena.hpp>
+#include <zerospan/device/host_device.hpp>
+#include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/lion.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+#include <zerospan/optimizer/sgd.hpp>
+
+namespace {
+
+using namespace zerospan::literals;
+using zerospan::ElementType;
+
+/// fp32 arrays of 122 MiB each: far beyond any cache. Their distance is no power of two: arrays that are 64 or 128 MiB
+/// apart meet in the same banks of the memory, which makes raw loops up to ten times slower, and updates less so.
+constexpr std::size_t elements = std::size_t{31'128} << 10;
+
+std::size_t share(const benchmark::State& state) { return elements / static_cast<std::size_t>(state.threads()); }
+
+/// What one thread works on, first touched by it.
+struct Arrays {
+  Arrays(std::size_t count, std::size_t state_arrays, std::size_t bytes)
+      : n{count},
+        memory{device.host_memory().allocate(zerospan::Bytes{(1 + state_arrays) * 4 * n + 2 * bytes * n}, "arrays")},
+        master{reinterpret_cast<float*>(memory.data())},
+        states{memory.data() + 4 * n},
+        gradient{states + state_arrays * 4 * n},
+        parameter{gradient + bytes * n} {
+    std::fill_n(memory.data(), memory.bytes(), std::byte{0x3c});  // a small number in any format
+  }
+
+  /// The fp32 array number `which` of those that are updated in place.
+  float* array(std::size_t which) { return master + which * n; }
+
+  std::size_t n;
+  zerospan::HostDevice device{{.device_budget = 1_MiB, .host_budget = zerospan::Bytes{elements * 20}}};
+  zerospan::Allocation memory;
+  float* master;
+  std::byte* states;
+  std::byte* gradient;
+  std::byte* parameter;
+};
+
+/// Reports bytes moved a second, and elements updated a second.
+void report(benchmark::State& state, std::size_t n, std::size_t bytes_per_element) {
+  const auto updated = static_cast<double>(state.iterations()) * static_cast<double>(n);
+  state.SetBytesProcessed(static_cast<std::int64_t>(updated) * static_cast<std::int64_t>(bytes_per_element));
+  state.counters["elements"] = benchmark::Counter(updated, benchmark::Counter::kIsRate);
+}
+
+template <zerospan::Optimizer O>
+void fused(benchmark::State& state, const O& optimizer, ElementType type) {
+  const std::size_t state_arrays = optimizer.state_bytes(1024) / (1024 * sizeof(float));
+  Arrays arrays{share(state), state_arrays, zerospan::element_bytes(type)};
+  std::int64_t step = 0;
+  for (auto _ : state) {
+    optimizer.update({.master = arrays.master,
+                      .states = arrays.states,
+                      .capacity = arrays.n,
+                      .first = 0,
+                      .elements = arrays.n,
+                      .gradient = arrays.gradient,
+                      .gradient_type = type,
+                      .parameter = arrays.parameter,
+                      .parameter_type = type,
+                      .gradient_scale = 1.0F,
+                      .step = ++step,
+                      .group = {}});
+    benchmark::ClobberMemory();
+  }
+  report(state, arrays.n, 8 * (1 + state_arrays) + 2 * zerospan::element_bytes(type));
+}
+
+/// What an update does to memory and nothing else: the master weights and `States` arrays of states are changed in
+/// place, one array is read, one written. The bound. @tparam E As wide as an element of gradients and parameters.
+template <class E, std::size_t States>
+void in_place(benchmark::State& state) {
+  Arrays arrays{share(state), States, sizeof(E)};
+  float* const __restrict p = arrays.array(0);
+  float* const __restrict m = arrays.array(1);
+  float* const __restrict v = arrays.array(2);
+  const E* const __restrict g = reinterpret_cast<const E*>(arrays.gradient);
+  E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < arrays.n; ++i) {
+      p[i] += 0.5F;
+      if constexpr (States > 0) m[i] += 0.5F;
+      if constexpr (States > 1) v[i] += 0.5F;
+      out[i] = g[i];
+    }
+    benchmark::ClobberMemory();
+  }
+  report(state, arrays.n, 8 * (1 + States) + 2 * sizeof(E));
+}
+
+/// x[i] = k x[i]: STREAM's loop "scale", in place. 8 bytes an element.
+void scale(benchmark::State& state) {
+  Arrays arrays{share(state), 0, 0};
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < arrays.n; ++i) arrays.master[i] *= 0.999F;
+    benchmark::ClobberMemory();
+  }
+  report(state, arrays.n, 8);
+}
+
+/// a[i] = b[i] + k c[i]: 12 bytes an element.
+void triad(benchmark::State& state) {
+  Arrays arrays{share(state), 2, 0};
+  float* const __restrict a = arrays.array(0);
+  const float* const __restrict b = arrays.array(1);
+  const float* const __restrict c = arrays.array(2);
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < arrays.n; ++i) a[i] = b[i] + 3.0F * c[i];
+    benchmark::ClobberMemory();
+  }
+  report(state, arrays.n, 12);
+}
+
+/// The rows of an optimizer with so many arrays of states, and of the raw loops beside them.
+template <std::size_t States, zerospan::Optimizer O>
+void add_rows(const std::string& name, const O& optimizer) {
+  const auto add = [](const std::string& row, auto function) {
+    benchmark::RegisterBenchmark(row.c_str(), function)->Threads(1)->Threads(2)->UseRealTime();
+  };
+  add(name + "/bf16", [=](benchmark::State& state) { fused(state, optimizer, ElementType::bfloat16); });
+  add(name + "_raw/bf16", in_place<std::uint16_t, States>);
+  add(name + "/fp32", [=](benchmark::State& state) { fused(state, optimizer, ElementType::float32); });
+  add(name + "_raw/fp32", in_place<std::uint32_t, States>);
+}
+
+const bool are_added = [] {
+  add_rows<2>("fused_adamw", zerospan::AdamW{});
+  add_rows<1>("fused_lion", zerospan::Lion{});
+  add_rows<1>("fused_momentum", zerospan::Sgd{.momentum = 0.9F});
+  add_rows<0>("fused_sgd", zerospan::Sgd{});
+  return true;
+}();
+
+BENCHMARK(scale)->Threads(1)->Threads(2)->UseRealTime();
+BENCHMARK(triad)->Threads(1)->Threads(2)->UseRealTime();
+
+}  // namespace
