@@ -18,6 +18,17 @@ namespace zerospan::inline v0 {
 
 class Timeline;
 
+/// When parameters are updated.
+enum class UpdateTime : std::uint8_t {
+  after_step,       ///< Behind the pass that follows the step.
+  during_backward,  ///< A sub-group when all of its gradients are there, and each of its parameters was gathered since as
+                    ///< often as in any step before; in the first step, and what is not partitioned, after the step.
+                    ///< For where updates take longer than a forward pass. What is decided on after the backward pass
+                    ///< cannot be: no clipping, no loss scale, and a gradient that is infinite or NaN spoils the model,
+                    ///< which `step()` tells by a ConfigurationError. The optimizer's settings are those at the first
+                    ///< update.
+};
+
 struct EngineOptions {
   /// Micro-batches a step: how often each gradient may be committed between steps. With one, gradients keep their own
   /// type until the update; with more, they accumulate in fp32.
@@ -25,6 +36,9 @@ struct EngineOptions {
 
   /// Clips the global norm of the mean gradient.
   float max_gradient_norm = std::numeric_limits<float>::infinity();
+
+  /// When parameters are updated: the bits are the same.
+  UpdateTime updates = UpdateTime::after_step;
 
   /// Where given, gradients are those of the loss multiplied by `ZeroEngine::loss_scale()`; the step divides by it. For
   /// float16; the other types have the range of a float. None: gradients are those of the loss.

@@ -34,7 +34,7 @@ class GradientPath {
   std::vector<Completion> commit(ParameterUse& use, std::byte* data, std::vector<Completion> after) {
     updates_.bring(use.parameter);
     updates_.read_ahead();
-    const ParameterRecord& parameter = core_.states.parameters[use.parameter];
+    ParameterRecord& parameter = core_.states.parameters[use.parameter];
     Summand sum{data, parameter.type};
     std::size_t padding_from = parameter.partition.elements;
     if (core_.contributors() > 1) {
@@ -43,8 +43,17 @@ class GradientPath {
     }
     ++use.gradient.commits;
     const Addition addition = std::exchange(use.gradient.has_sum, true) ? Addition::add : Addition::replace;
-    if (!core_.holds(parameter)) return after;
-    return accumulate_sum(use, parameter, sum, padding_from, addition, std::move(after));
+    if (core_.holds(parameter)) {
+      after = accumulate_sum(use, parameter, sum, padding_from, addition, std::move(after));
+    }
+    const auto is_whole = [&](std::size_t u) {
+      return core_.states.uses[u].gradient.commits == core_.options.micro_batches;
+    };
+    if (std::ranges::all_of(parameter.uses, is_whole)) {
+      join_uses(parameter);
+      updates_.gradient_is_whole(use.parameter);
+    }
+    return after;
   }
 
   /// Adds the gradients of tied uses to the first use's, in declaration order; a second call adds nothing more. What

@@ -15,24 +15,27 @@
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/engine/detail/group_updater.hpp>
 #include <zerospan/engine/detail/states_being_read.hpp>
-#include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/engine/options.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
-#include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0::detail {
 
 /// Updates sub-group after sub-group: while one is updated, the next one's states are read and the last one's are
-/// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone. States that
-/// rest in device memory are updated by the device, if the optimizer has an update for it; others by the host.
+/// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone.
 ///
 /// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in which
 /// the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its own,
 /// and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. As the
 /// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
 /// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
+///
+/// Or what is partitioned is updated during the backward pass, as gradients come (UpdateTime::during_backward).
+///
 /// `ParameterRecord::ready` and `GradientAccumulator::ready` say when what an update writes may be read, and what it
 /// reads may be written.
 template <Device D>
@@ -40,7 +43,9 @@ class GroupUpdates {
  public:
   using AnyOptimizer = OptimizerInterface<typename EngineCore<D>::stream_type>;
 
-  explicit GroupUpdates(EngineCore<D>& core) : core_{core}, needs_(core.states.parameters.size()) {
+  /// @param optimizer Outlives it; each step has its settings of then.
+  GroupUpdates(EngineCore<D>& core, const AnyOptimizer& optimizer)
+      : core_{core}, optimizer_{optimizer}, updater_{core}, needs_(core.states.parameters.size()) {
     for (const SubGroup& group : core_.states.groups) {
       const ShardSpace& space = core_.states.spaces[group.space];
       if (space.training == Training::frozen) continue;
@@ -52,44 +57,82 @@ class GroupUpdates {
     number();
   }
 
-  /// Posts the updates of every parameter with a committed gradient, or leaves them to be posted by `bring`. Those of
-  /// the step before have ended (`finish`).
-  /// @param optimizer With the settings of this step. It lives on until all that is posted has ended.
+  /// Posts the updates of every parameter with a committed gradient, or leaves them to be posted by `bring`; but for
+  /// those that were made during the backward pass. Those of the step before have ended (`finish`).
   /// @param gradient_scale The factor from accumulated to effective gradients.
-  void begin(std::shared_ptr<const AnyOptimizer> optimizer, float gradient_scale) {
-    optimizer_ = std::move(optimizer);
-    gradient_scale_ = gradient_scale;
+  void begin(float gradient_scale) {
+    if (early_ == 0) updater_.set(optimizer_.snapshot(), gradient_scale);
     std::vector<ParameterRecord*> owned;  // replicated ones that have owners
     for (ParameterRecord& parameter : core_.states.parameters) {
+      if (std::exchange(parameter.is_updated, false)) continue;
       parameter.ready.clear();
       if (!has_gradient(parameter)) continue;
-      ++parameter.updates;
-      parameter.copy.is_current = false;
+      count_update(parameter);
       if (parameter.residence == Residence::replicated && parameter.partition.owner) owned.push_back(&parameter);
     }
     update_replicated(owned);
+    next_ = std::exchange(early_, 0);
     order();
-    for (Update& update : queue_) prepare(update);
-    read_ahead_ = 0;
-    commits_before_ = std::exchange(commits_, 0);
-    next_ = 0;
-    ++steps_;
-    brought_ = 0;
-    post_until(ahead_);
+    for (std::size_t i = next_; i < queue_.size(); ++i) prepare(queue_[i]);
+    begin_counting();
+    post_until(next_ + ahead_);
+  }
+
+  /// Of a step that is not made, whatever was updated during the backward pass.
+  void give_up() {
+    for (ParameterRecord& parameter : core_.states.parameters) parameter.is_updated = false;
+    early_ = 0;
+    begin_counting();
+  }
+
+  /// Sub-groups of this step that were updated during the backward pass.
+  bool has_begun() const noexcept { return early_ > 0; }
+
+  /// @throws ConfigurationError if the optimizer's settings are not those that updates of this step have had.
+  void check_settings() const {
+    if (early_ > 0 && updater_.optimizer()->settings().fingerprint != optimizer_.settings().fingerprint) {
+      throw_configuration_error("the optimizer's settings have changed since the first update of this step, which was "
+                                "made during the backward pass: set them before it");
+    }
   }
 
   /// For whoever is about to read a parameter, or to write its gradient: posts its update, if that is still to come.
   void bring(std::size_t parameter) {
     Need& need = needs_[parameter];
-    if (need.step != steps_) need = {steps_, brought_++, need.last};
+    if (std::exchange(need.step, steps_) != steps_) need.place = brought_++;
     if (need.last >= next_) post_until(need.last + 1 + ahead_);
+  }
+
+  /// For the host, which has asked for a parameter that is not gathered. @throws LeaseError if it has been updated.
+  void check_old(std::size_t parameter) {
+    if (core_.states.parameters[parameter].is_updated) {
+      throw_lease_error(core_.states.parameters[parameter].name +
+                        " is gathered after its gradient was committed, more often than in any step before: it has "
+                        "been updated already (UpdateTime::during_backward); hold its lease until then");
+    }
+    if (needs_[parameter].is_whole) ++needs_[parameter].gathers_after;
+  }
+
+  /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward pass,
+  /// its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often as in
+  /// any step before.
+  void gradient_is_whole(std::size_t parameter) {
+    if (core_.options.updates != UpdateTime::during_backward) return;
+    if (core_.states.parameters[parameter].residence == Residence::partitioned) {
+      needs_[parameter].is_whole = true;
+      core_.states.for_each_run(parameter, [&](const SubGroup& group, const ShardRun&) {
+        if (is_whole(group)) whole_.push_back(&group);
+      });
+    }
+    if (commits_before_ == 0) return;
+    std::erase_if(whole_, [&](const SubGroup* group) { return can_update(*group) && update_early(*group); });
   }
 
   /// For whoever has written a gradient: during the second half of the last backward pass the states of the sub-groups
   /// that will be updated first are read, one after the other, so that what that pass reads itself is not behind them.
   void read_ahead() {
     ++commits_;
-    if (next_ < queue_.size()) return;
+    if (next_ < queue_.size() || core_.options.updates == UpdateTime::during_backward) return;
     const std::size_t of_replicated = std::min(ahead_ + 1, replicated_.size());
     const std::size_t count = of_replicated + std::min(ahead_ + 1, queue_.size());
     const std::size_t span = commits_before_ / (2 * core_.options.micro_batches);
@@ -149,18 +192,9 @@ class GroupUpdates {
       core_.lanes.wait(calling_thread, end, {OperationKind::update, "the last step"});
     }
     ends_.clear();
-    optimizer_.reset();
   }
 
  private:
-  /// A run as the lane sees it: nothing in it changes until the update is over.
-  struct RunUpdate {
-    ShardRun run;
-    std::int64_t step;
-    ParameterGroup group;
-    bool has_gradient;
-  };
-
   /// A sub-group that waits for its update.
   struct Update {
     const SubGroup* group;
@@ -175,22 +209,19 @@ class GroupUpdates {
     std::uint64_t step = 0;   ///< After which it was brought for the last time.
     std::uint64_t place = 0;  ///< Among those that were brought then.
     std::size_t last = 0;     ///< The last of the queue's sub-groups that have something of it.
+
+    bool is_whole = false;               ///< Its gradient is, in this step.
+    std::size_t gathers_after = 0;       ///< How often it was gathered since.
+    std::size_t most_gathers_after = 0;  ///< In the steps before.
   };
 
   static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
 
   /// Bytes of staging memory that the largest sub-group takes.
-  std::size_t largest() {
+  std::size_t largest() const {
     std::size_t result = 0;
     for (const std::vector<Update>* const updates : {&replicated_, &queue_}) {
-      for (const Update& update : *updates) {
-        const GroupOperands<D> operands = operands_of(*update.group);
-        std::size_t bytes = 0;
-        for (const Operand& operand : operands.list()) {
-          bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(*update.group));
-        }
-        result = std::max(result, bytes);
-      }
+      for (const Update& update : *updates) result = std::max(result, updater_.staged_bytes(*update.group));
     }
     return result;
   }
@@ -203,19 +234,10 @@ class GroupUpdates {
     return std::min(most, std::max<std::size_t>(1, core_.staging.capacity() / largest_) - 1);
   }
 
-  /// States, gradients, parameters.
-  GroupOperands<D> operands_of(const SubGroup& group) {
-    GroupOperands<D> operands{core_, group};
-    operands.add_states(Operand::Access::change);
-    operands.add_gradients();
-    operands.add_parameters();
-    return operands;
-  }
-
   /// Reads the states of a sub-group, if they are not addressable and there is room.
   void read_ahead(Update& update) {
     if (core_.placement.tier(update.group->states_on).addressable() != Addressable::nowhere) return;
-    GroupOperands<D> operands = operands_of(*update.group);
+    GroupOperands<D> operands = updater_.operands_of(*update.group);
     operands.await_states(update.states_written);
     update.begun = core_.staging.begin(update.group->name, operands.list(), largest_);
   }
@@ -224,10 +246,59 @@ class GroupUpdates {
     if (update.begun) core_.staging.drop(*std::exchange(update.begun, std::nullopt));
   }
 
-  /// Who updates a sub-group, if the optimizer has updates for either.
-  Site site_of(const SubGroup& group) const {
-    const bool is_on_device = core_.placement.tier(group.states_on).addressable() == Addressable::on_device;
-    return device_has_own_memory && is_on_device ? Site::device : Site::host;
+  void begin_counting() {
+    read_ahead_ = 0;
+    commits_before_ = std::exchange(commits_, 0);
+    for (Need& need : needs_) {
+      need.is_whole = false;
+      need.most_gathers_after = std::max(need.most_gathers_after, std::exchange(need.gathers_after, 0));
+    }
+    whole_.clear();
+    ++steps_;
+    brought_ = 0;
+  }
+
+  static void count_update(ParameterRecord& parameter) {
+    ++parameter.updates;
+    parameter.copy.is_current = false;
+  }
+
+  /// Whether all that trains in a sub-group has its gradient.
+  bool is_whole(const SubGroup& group) const {
+    return std::ranges::all_of(group.runs, [&](const ShardRun& run) {
+      return needs_[run.parameter].is_whole || !core_.states.parameters[run.parameter].trains();
+    });
+  }
+
+  /// Whether nothing in it is gathered any more in this step, if that is as it was.
+  bool can_update(const SubGroup& group) const {
+    return std::ranges::all_of(group.runs, [&](const ShardRun& run) {
+      const Need& need = needs_[run.parameter];
+      return need.gathers_after >= need.most_gathers_after;
+    });
+  }
+
+  /// Posts an update before the step is made. @return true
+  bool update_early(const SubGroup& group) {
+    if (early_ == 0) {
+      finish();
+      optimizer_.validate();
+      const double gradients = static_cast<double>(core_.contributors() * core_.options.micro_batches);
+      updater_.set(optimizer_.snapshot(), static_cast<float>(1.0 / gradients));
+    }
+    for (const ShardRun& run : group.runs) {
+      ParameterRecord& parameter = core_.states.parameters[run.parameter];
+      if (!parameter.trains() || std::exchange(parameter.is_updated, true)) continue;
+      parameter.ready.clear();
+      count_update(parameter);
+    }
+    const std::size_t place = places_.at(&group);
+    std::swap(queue_[place], queue_[early_]);
+    places_[queue_[place].group] = place;
+    places_[&group] = early_;
+    prepare(queue_[early_]);
+    post_update(queue_[early_++]);
+    return true;
   }
 
   bool has_gradient(const ParameterRecord& parameter) const {
@@ -244,8 +315,7 @@ class GroupUpdates {
       }
       return first;
     };
-    if (std::ranges::is_sorted(queue_, {}, first_need)) return;
-    std::ranges::stable_sort(queue_, {}, first_need);
+    std::ranges::stable_sort(std::span{queue_}.subspan(next_), {}, first_need);
     number();
   }
 
@@ -271,14 +341,16 @@ class GroupUpdates {
   /// Posts the updates of the first `count` sub-groups of the queue, if they are still to come.
   void post_until(std::size_t count) {
     for (const std::size_t end = std::min(count, queue_.size()); next_ < end; ++next_) {
-      Update& update = queue_[next_];
-      if (update.runs.empty()) continue;
-      const PostedWork posted = post(update);
-      for (const RunUpdate& run : update.runs) {
-        core_.states.parameters[run.run.parameter].ready.push_back(posted.last_end);
-      }
-      if (posted.last) update.values = Values{posted.last, posted.work, posted.slot};
+      if (!queue_[next_].runs.empty()) post_update(queue_[next_]);
     }
+  }
+
+  void post_update(Update& update) {
+    const PostedWork posted = post(update);
+    for (const RunUpdate& run : update.runs) {
+      core_.states.parameters[run.run.parameter].ready.push_back(posted.last_end);
+    }
+    if (posted.last) update.values = Values{posted.last, posted.work, posted.slot};
   }
 
   /// Posts the updates of what is replicated, and its publication.
@@ -324,7 +396,7 @@ class GroupUpdates {
   /// when it has read them.
   PostedWork post(Update& update) {
     core_.await_readers(*update.group);
-    PostedWork posted = post(*update.group, update.runs, std::exchange(update.begun, std::nullopt));
+    PostedWork posted = updater_.post(*update.group, update.runs, std::exchange(update.begun, std::nullopt));
     ends_.insert(ends_.end(), posted.ends.begin(), posted.ends.end());
     update.states_written = posted.ends;
     core_.let_read(*update.group, posted.ends);
@@ -336,55 +408,14 @@ class GroupUpdates {
     return posted;
   }
 
-  PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
-    const ElementType type = core_.states.spaces[group.space].type;
-    GroupOperands operands{core_, group};
-    operands.add_states(Operand::Access::change);
-    const RunOperands gradients = operands.add_gradients();
-    const RunOperands parameters = operands.add_parameters();
-    const Operation operation{OperationKind::update, group.name, group.states.bytes};
-    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type),
-                             capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
-      auto* const master = reinterpret_cast<float*>(pointers[0]);
-      std::vector<ShardUpdate> updates;
-      for (std::size_t i = 0; i < runs.size(); ++i) {
-        const ShardRun& run = runs[i].run;
-        std::byte* const parameter = parameters(pointers, i, run);
-        if (runs[i].has_gradient) {
-          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
-                             gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
-                             runs[i].group});
-        } else {
-          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
-        }
-      }
-      return updates;
-    };
-    if constexpr (device_has_own_memory) {
-      if (optimizer_->updates_on_device() && site_of(group) == Site::device) {
-        return core_.staging.run(
-            Lane::update, operation, operands.list(), {},
-            [optimizer = optimizer_, updates_of](auto& stream, std::span<std::byte* const> pointers) {
-              optimizer->update(stream, updates_of(stream, pointers));
-            });
-      }
-    }
-    const auto work = [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
-      StreamRef host = calling_thread;
-      optimizer->update(updates_of(host, pointers));
-    };
-    if (begun) {
-      return core_.staging.run_on_host(Lane::update, operation, operands.list(), *std::move(begun), {}, work);
-    }
-    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {}, work);
-  }
-
   EngineCore<D>& core_;
-  std::shared_ptr<const AnyOptimizer> optimizer_;
-  float gradient_scale_ = 1.0F;
+  const AnyOptimizer& optimizer_;
+  GroupUpdater<D> updater_;
   std::vector<Update> replicated_;  ///< What is replicated and trains.
   std::vector<Update> queue_;       ///< What is partitioned and trains, in the order of its updates.
   std::size_t next_ = 0;            ///< The first of the queue whose update is not posted.
+  std::size_t early_ = 0;           ///< So many of the queue, the first ones, were posted before their step.
+  std::vector<const SubGroup*> whole_;  ///< Whose gradients are there, and whose update is not posted.
   std::size_t largest_ = 0;
   std::size_t ahead_ = 0;  ///< How many more are posted than are asked for.
   std::size_t commits_ = 0;         ///< Since the last step.

@@ -51,6 +51,7 @@ class EngineOfDevice final : public Engine {
         declaring_{core_, memory_, space_, sizes_},
         states_{core_, device, space_, sizes_} {
     check_floating_point_environment();
+    check_updates(options);
   }
 
   ParameterId declare(ParameterDeclaration declaration) override {
@@ -150,6 +151,7 @@ class EngineOfDevice final : public Engine {
       check_floating_point_environment();
       check_states_size();
       optimizer_->validate();
+      training.check_settings();
     } catch (const Error& error) {
       refusal = std::current_exception();
       why.value = error.what();
@@ -161,7 +163,7 @@ class EngineOfDevice final : public Engine {
         {"the kind of the pass before this step", training.pass() == Pass::training ? "training" : "evaluation"});
     told.push_back({"the list of frozen parameters", frozen_.empty() ? "empty" : frozen_});
     told.push_back({"the number of batches abandoned so far", std::to_string(abandoned_)});
-    return training.step(*optimizer_, micro_batches, told, refusal);
+    return training.step(micro_batches, told, refusal);
   }
 
   void begin(Pass pass) override {
@@ -358,13 +360,24 @@ class EngineOfDevice final : public Engine {
     return *training_;
   }
 
+  /// @throws ConfigurationError if what decides on a step comes after its updates.
+  static void check_updates(const EngineOptions& options) {
+    if (options.updates == UpdateTime::after_step) return;
+    const auto refuse = [](const std::string& what) {
+      throw_configuration_error("updates during the backward pass (UpdateTime::during_backward) together with " + what +
+                                ", which is decided on after that pass");
+    };
+    if (std::isfinite(options.max_gradient_norm)) refuse("the clipping of gradients (max_gradient_norm)");
+    if (options.loss_scale) refuse("a dynamic loss scale (loss_scale)");
+  }
+
   void seal() {
     check_states_size();
     try {
       if (core_.contributors() > 1) check_ranks_agree(core_, all_told());
       states_.place(core_.least_over_ranks(sizes_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
-      auto training = std::make_unique<TrainingModel<D>>(core_, memory_.allocate_working(Bytes{bytes}));
+      auto training = std::make_unique<TrainingModel<D>>(core_, *optimizer_, memory_.allocate_working(Bytes{bytes}));
       for (const Completion& end : states_.fill()) {
         core_.lanes.wait(calling_thread, end, {OperationKind::fill, "initial parameters"});
       }
@@ -482,6 +495,7 @@ class EngineOfDevice final : public Engine {
     tell_optimizer(told);
     tell("seed", std::to_string(options.seed));
     tell("micro_batches", std::to_string(options.micro_batches));
+    tell("updates", options.updates == UpdateTime::after_step ? "after the step" : "during the backward pass");
     tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
     tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));
     tell("prefetch", std::to_string(options.prefetch.count));

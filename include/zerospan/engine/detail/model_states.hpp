@@ -79,7 +79,8 @@ struct ParameterRecord {
   std::size_t linear = 0;         ///< Its shard's first element in the space.
   std::vector<std::size_t> uses;  ///< In declaration order.
   std::int64_t updates = 0;
-  bool is_frozen = false;  ///< For now; what was declared frozen is so for ever.
+  bool is_frozen = false;   ///< For now; what was declared frozen is so for ever.
+  bool is_updated = false;  ///< In this step already, during the backward pass.
   GroupCopy copy{};
   std::vector<Completion> ready{};  ///< The ends of the last update, of its shard or of the replica.
 

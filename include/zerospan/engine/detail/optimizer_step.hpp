@@ -14,15 +14,16 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/engine/detail/agreement.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/gradient_path.hpp>
 #include <zerospan/engine/detail/group_updates.hpp>
 #include <zerospan/engine/loss_scale.hpp>
+#include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
-#include <zerospan/optimizer/detail/any_optimizer.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -30,8 +31,6 @@ namespace zerospan::inline v0::detail {
 template <Device D>
 class OptimizerStep {
  public:
-  using AnyOptimizer = typename GroupUpdates<D>::AnyOptimizer;
-
   OptimizerStep(EngineCore<D>& core, GradientPath<D>& gradients, GroupUpdates<D>& updates,
                 const std::optional<DynamicLossScale>& loss_scale)
       : core_{core}, gradients_{gradients}, updates_{updates}, loss_scale_{loss_scale} {}
@@ -48,12 +47,12 @@ class OptimizerStep {
   }
 
   /// Ends before the updates do: each of them is waited for by who needs it, and all of them by the next step.
+  /// @throws ConfigurationError, on all ranks, if updates are made during the backward pass and the norm is not finite.
   /// @param micro_batches Of this step.
   /// @param told What every rank must have been told alike for this step.
   /// @param refusal Why this rank cannot make the step, if it cannot: all ranks learn of it, and none changes anything.
-  StepOutcome run(const AnyOptimizer& optimizer, std::size_t micro_batches, std::span<const NamedValue> told,
-                  const std::exception_ptr& refusal) {
-    updates_.finish();
+  StepOutcome run(std::size_t micro_batches, std::span<const NamedValue> told, const std::exception_ptr& refusal) {
+    if (!updates_.has_begun()) updates_.finish();
     core_.verify_calls();
     for (ParameterRecord& parameter : core_.states.parameters) gradients_.join_uses(parameter);
     const double mean_factor =
@@ -62,11 +61,18 @@ class OptimizerStep {
     if (refusal) std::rethrow_exception(refusal);
 
     const bool finite = std::isfinite(norm);
+    const bool is_spoiled = !finite && core_.options.updates == UpdateTime::during_backward;
     if (finite) {
       const double clip = norm > core_.options.max_gradient_norm ? core_.options.max_gradient_norm / norm : 1.0;
-      updates_.begin(optimizer.snapshot(), static_cast<float>(clip * mean_factor));
+      updates_.begin(static_cast<float>(clip * mean_factor));
+    } else {
+      updates_.give_up();
     }
     for (ParameterUse& use : core_.states.uses) use.gradient.forget();
+    if (is_spoiled) {
+      throw_configuration_error("a gradient is infinite or NaN, and updates during the backward pass cannot be skipped: "
+                                "the model may be spoiled; load a checkpoint, and train with UpdateTime::after_step");
+    }
     const float scale = loss_scale_.value();
     loss_scale_.advance(finite);
     skipped_in_a_row_ = finite ? 0 : skipped_in_a_row_ + 1;

@@ -40,10 +40,12 @@ namespace zerospan::inline v0::detail {
 template <Device D>
 class TrainingModel {
  public:
-  /// @throws BudgetError if a parameter, or its gradient, does not fit alone.
-  TrainingModel(EngineCore<D>& core, Allocation working_memory)
+  using AnyOptimizer = typename GroupUpdates<D>::AnyOptimizer;
+
+  /// @param optimizer Outlives it. @throws BudgetError if a parameter, or its gradient, does not fit alone.
+  TrainingModel(EngineCore<D>& core, const AnyOptimizer& optimizer, Allocation working_memory)
       : core_{core},
-        updates_{core},
+        updates_{core, optimizer},
         gathers_{core, updates_},
         path_{core, updates_},
         access_{core},
@@ -73,6 +75,7 @@ class TrainingModel {
       if (readers_[p].is_written) throw_lease_error(core_.states.use(id).name + " is leased for writing");
       const bool is_whole = core_.states.parameters[p].residence == Residence::replicated || readers_[p].data;
       if (!is_whole && std::exchange(readers_[p].asked, gathers_asked_) != gathers_asked_) missing.push_back(p);
+      if (!is_whole) updates_.check_old(p);
     }
     if (!missing.empty()) bring(stream, std::move(missing));
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -95,6 +98,7 @@ class TrainingModel {
     check_stream(stream);
     const std::size_t p = core_.states.use(id).parameter;
     const ParameterRecord& parameter = core_.states.parameters[p];
+    if (content == WriteContent::current) updates_.check_old(p);
     if (readers_[p].count > 0 || readers_[p].data || readers_[p].is_written) {
       throw_lease_error(core_.states.use(id).name + " cannot be leased for writing beside " + leases_.held());
     }
@@ -193,7 +197,11 @@ class TrainingModel {
   Pass pass() const { return static_cast<Pass>(pipeline_.pass()); }
 
   /// Drops what was committed since the last step, and ends all leases.
+  /// @throws LeaseError if something was updated by it already.
   void abandon() {
+    if (updates_.has_begun()) {
+      throw_lease_error("abandon() after gradients of the batch have updated parameters (UpdateTime::during_backward)");
+    }
     leases_.end_all([this](const LeaseRecord& lease) { end(lease); });
     for (ParameterUse& use : core_.states.uses) use.gradient.forget();
     forgotten_.clear();
@@ -236,13 +244,15 @@ class TrainingModel {
     }
   }
 
-  /// @param optimizer, micro_batches, told, refusal @see OptimizerStep::run
-  StepOutcome step(const typename OptimizerStep<D>::AnyOptimizer& optimizer, std::size_t micro_batches,
-                   std::span<const NamedValue> told, const std::exception_ptr& refusal) {
+  /// @throws ConfigurationError if the optimizer's settings are not those that updates of this step have had.
+  void check_settings() const { updates_.check_settings(); }
+
+  /// @param micro_batches, told, refusal @see OptimizerStep::run
+  StepOutcome step(std::size_t micro_batches, std::span<const NamedValue> told, const std::exception_ptr& refusal) {
     await_replica_uses();
     pipeline_.end_pass();
     try {
-      const StepOutcome outcome = step_.run(optimizer, micro_batches, told, refusal);
+      const StepOutcome outcome = step_.run(micro_batches, told, refusal);
       pipeline_.begin_pass(static_cast<std::uint8_t>(Pass::training));
       return outcome;
     } catch (...) {

@@ -1,0 +1,124 @@
+/// @file
+/// GroupUpdater: the update of one sub-group.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <zerospan/core/config.hpp>
+#include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/kernels/stream_operations.hpp>
+#include <zerospan/optimizer/detail/any_optimizer.hpp>
+#include <zerospan/optimizer/optimizer.hpp>
+
+namespace zerospan::inline v0::detail {
+
+/// A run as the lane sees it: nothing in it changes until the update is over.
+struct RunUpdate {
+  ShardRun run;
+  std::int64_t step;
+  ParameterGroup group;
+  bool has_gradient;
+};
+
+/// Posts updates of sub-groups. States that rest in device memory are updated by the device, if the optimizer has an
+/// update for it; others by the host.
+template <Device D>
+class GroupUpdater {
+ public:
+  using AnyOptimizer = OptimizerInterface<typename EngineCore<D>::stream_type>;
+
+  explicit GroupUpdater(EngineCore<D>& core) : core_{core} {}
+
+  /// With these settings of the optimizer, and this factor from accumulated to effective gradients.
+  void set(std::shared_ptr<const AnyOptimizer> optimizer, float gradient_scale) {
+    optimizer_ = std::move(optimizer);
+    gradient_scale_ = gradient_scale;
+  }
+
+  /// The optimizer that was set.
+  const AnyOptimizer* optimizer() const noexcept { return optimizer_.get(); }
+
+  /// States, gradients, parameters.
+  GroupOperands<D> operands_of(const SubGroup& group) const {
+    GroupOperands<D> operands{core_, group};
+    operands.add_states(Operand::Access::change);
+    operands.add_gradients();
+    operands.add_parameters();
+    return operands;
+  }
+
+  /// Bytes of staging memory that an update takes.
+  std::size_t staged_bytes(const SubGroup& group) const {
+    const GroupOperands<D> operands = operands_of(group);
+    std::size_t bytes = 0;
+    for (const Operand& operand : operands.list()) {
+      bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(group));
+    }
+    return bytes;
+  }
+
+  /// @param begun Its slot, if its states were read ahead.
+  PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
+    const ElementType type = core_.states.spaces[group.space].type;
+    GroupOperands operands{core_, group};
+    operands.add_states(Operand::Access::change);
+    const RunOperands gradients = operands.add_gradients();
+    const RunOperands parameters = operands.add_parameters();
+    const Operation operation{OperationKind::update, group.name, group.states.bytes};
+    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type),
+                             capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
+      auto* const master = reinterpret_cast<float*>(pointers[0]);
+      std::vector<ShardUpdate> updates;
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        const ShardRun& run = runs[i].run;
+        std::byte* const parameter = parameters(pointers, i, run);
+        if (runs[i].has_gradient) {
+          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
+                             gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
+                             runs[i].group});
+        } else {
+          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
+        }
+      }
+      return updates;
+    };
+    if constexpr (device_has_own_memory) {
+      if (optimizer_->updates_on_device() && site_of(group) == Site::device) {
+        return core_.staging.run(
+            Lane::update, operation, operands.list(), {},
+            [optimizer = optimizer_, updates_of](auto& stream, std::span<std::byte* const> pointers) {
+              optimizer->update(stream, updates_of(stream, pointers));
+            });
+      }
+    }
+    const auto work = [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
+      StreamRef host = calling_thread;
+      optimizer->update(updates_of(host, pointers));
+    };
+    if (begun) {
+      return core_.staging.run_on_host(Lane::update, operation, operands.list(), *std::move(begun), {}, work);
+    }
+    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {}, work);
+  }
+
+ private:
+  static constexpr bool device_has_own_memory = !D::lanes_type::is_unified;
+
+  Site site_of(const SubGroup& group) const {
+    const bool is_on_device = core_.placement.tier(group.states_on).addressable() == Addressable::on_device;
+    return device_has_own_memory && is_on_device ? Site::device : Site::host;
+  }
+
+  EngineCore<D>& core_;
+  std::shared_ptr<const AnyOptimizer> optimizer_;
+  float gradient_scale_ = 1.0F;
+};
+
+}  // namespace zerospan::inline v0::detail
