@@ -36,7 +36,7 @@ using Parameter = zerospan::PartitionedParameter<Array<float>>;
 /// How a host goes backward through a parameter.
 enum class Backward : std::uint8_t {
   holding,   ///< It commits the gradient while it holds the parameter.
-  gathering  ///< It commits the gradient, and gathers the parameter again: first the weight's gradient, then the input's.
+  gathering  ///< It commits the gradient, and gathers the parameter then: for the gradient of its input.
 };
 
 struct Setting {
@@ -74,7 +74,8 @@ class Rank {
                                                               setting.stage < 2 ? memory : tier, tier},
                                           zerospan::AdamW{}, options);
     for (const std::size_t size : {5000U, 100U, 20000U, 900U, 64U, 12000U, 300U, 3000U}) {
-      parameters_.emplace_back(*engine_, "p" + std::to_string(size), zerospan::Shape{size}, zerospan::init::normal(1.0F));
+      parameters_.emplace_back(*engine_, "p" + std::to_string(size), zerospan::Shape{size},
+                               zerospan::init::normal(1.0F));
     }
     tied_ = std::make_unique<Parameter>(parameters_[0].tie("tied"));
   }

@@ -31,12 +31,12 @@ namespace zerospan::inline v0 {
 /// Saves checkpoints of one engine into one directory while it trains. What is saved are the states of one moment,
 /// whatever is trained meanwhile.
 ///
-/// `start` waits for no update of the step before, and returns before anything has been written but what is in memory of
-/// a device. On a thread of its own, files are linked when the updates of all that is in them have ended, and everything
+/// `start` waits for no update of the step before, and returns before anything has been written but what is in memory
+/// of a device. On a thread of its own, files are linked when the updates of all that is in them have ended, and all
 /// else is written: from where it is in the host's memory, or read from its tier. A step waits, sub-group by sub-group,
-/// for those that it is about to change. Everything is made durable on that thread. When every rank's is, rank 0 completes the
-/// checkpoint and removes older ones, on a thread too: the next save may begin meanwhile. So there may be two more
-/// checkpoints for a while than are kept.
+/// for those that it is about to change. Everything is made durable on that thread. When every rank's is, rank 0
+/// completes the checkpoint and removes older ones, on a thread too: the next save may begin meanwhile. So there may be
+/// two more checkpoints for a while than are kept.
 ///
 /// Its members are collectives: every rank calls them in the same order. They return the checkpoints that have become
 /// complete, in order, each once. An error of a save (CheckpointError, which names its file) is thrown on all ranks

@@ -21,8 +21,8 @@ class Timeline;
 /// When parameters are updated.
 enum class UpdateTime : std::uint8_t {
   after_step,       ///< Behind the pass that follows the step.
-  during_backward,  ///< A sub-group when all of its gradients are there, and each of its parameters was gathered since as
-                    ///< often as in any step before; in the first step, and what is not partitioned, after the step.
+  during_backward,  ///< A sub-group when all of its gradients are there, and each of its parameters was gathered since
+                    ///< as often as in any step before; in the first step, and what is not partitioned, after the step.
                     ///< For where updates take longer than a forward pass. What is decided on after the backward pass
                     ///< cannot be: no clipping, no loss scale, and a gradient that is infinite or NaN spoils the model,
                     ///< which `step()` tells by a ConfigurationError. The optimizer's settings are those at the first

@@ -82,8 +82,8 @@ class ZeroEngine {
   /// shard on its tier, publishes. A collective; it ends when the norm is known, and with it what becomes of the step.
   /// The updates themselves are made behind the next forward pass, in the order in which the parameters are gathered:
   /// a gather waits for the update of what it gathers, and whatever looks at the model as a whole (an export, a write)
-  /// for all of them; a checkpoint for each on a thread of its own. If a gradient is infinite or NaN on any rank, all ranks skip the step: but for
-  /// its number and the loss scale, it was never made.
+  /// for all of them; a checkpoint for each on a thread of its own. If a gradient is infinite or NaN on any rank, all
+  /// ranks skip the step: but for its number and the loss scale, it was never made.
   /// @throws LeaseError while leases are held, after a gradient lease that ended without `commit()` or `discard()`, or
   /// if a gradient was committed more often than there are micro-batches, or less often than `options.commits` says;
   /// ConfigurationError, on every rank, if the optimizer's settings have no sense or differ between ranks, and nothing

@@ -59,9 +59,9 @@ struct LinkedExtents {
 /// its extents from then on, or to others in the same file, goes to another file.
 class LinkableExtents {
  public:
-  /// Gives each file a name that has something of the extents; on any thread. Nothing is written; space is taken for as many bytes as
-  /// the extents have. What the tier has no checksum of is read back: all of it the first time; from then on
-  /// checksums are made while extents are written, which must be from host memory.
+  /// Gives each file a name that has something of the extents; on any thread. Nothing is written; space is taken for as
+  /// many bytes as the extents have. What the tier has no checksum of is read back: all of it the first time; from then
+  /// on checksums are made while extents are written, which must be from host memory.
   /// @param extents As they were placed; nothing is written to them meanwhile. Others may be, and all be read.
   /// @throws IoError if there is no space, a file cannot be read, or has no name for another reason than that it can
   /// have none. The tier goes on in any case.

@@ -586,8 +586,8 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
     return next;
   }
 
-  /// A file of `size` bytes with space for these ranges. @return nullptr where files cannot be made like that, or not there any more.
-  /// @throws IoError
+  /// A file of `size` bytes with space for these ranges.
+  /// @return nullptr where files cannot be made like that, or not there any more. @throws IoError
   File make_file(const std::vector<Extent>& ranges, std::uint64_t size) const {
     File file;
     try {

@@ -31,8 +31,8 @@ namespace zerospan::inline v0::detail {
 
 /// One checkpoint, from its begin until it is complete or has failed. Each rank links the files that its states are in,
 /// and writes the rest of its data, and its part, which lists all of it: on a thread of its own, when the updates that
-/// are under way have ended, and before the engine changes anything again. When all parts are durable, rank 0 writes the manifest, which makes the checkpoint
-/// complete, names it the latest, and removes older ones, on such a thread too.
+/// are under way have ended, and before the engine changes anything again. When all parts are durable, rank 0 writes the
+/// manifest, which makes the checkpoint complete, names it the latest, and removes older ones, on such a thread too.
 ///
 /// Its members but `is_done` are collectives. An error is told on all ranks, and ends it.
 class CheckpointSave {

@@ -59,7 +59,7 @@ struct StatesPlace {
   StatesRange range;
   TierRef tier;
   Extent extent;
-  std::vector<Component> components;  ///< Of the master weights, or values; and of each array of states, if it has them.
+  std::vector<Component> components;  ///< Of the master weights, or values; of each array of states.
   const std::byte* on_host;           ///< The extent, where the host may read it as it is; elsewhere nullptr.
   StatesBeingRead::Group group;       ///< Which is changed at once.
 

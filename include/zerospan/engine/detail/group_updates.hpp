@@ -28,11 +28,11 @@ namespace zerospan::inline v0::detail {
 /// Updates sub-group after sub-group: while one is updated, the next one's states are read and the last one's are
 /// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone.
 ///
-/// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in which
-/// the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its own,
-/// and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. As the
-/// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
-/// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
+/// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in
+/// which the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its
+/// own, and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. As the
+/// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated
+/// is published by collectives, whose order is the same on every rank: all of its updates are posted at once.
 ///
 /// Or what is partitioned is updated during the backward pass, as gradients come (UpdateTime::during_backward).
 ///
@@ -113,9 +113,9 @@ class GroupUpdates {
     if (needs_[parameter].is_whole) ++needs_[parameter].gathers_after;
   }
 
-  /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward pass,
-  /// its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often as in
-  /// any step before.
+  /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward
+  /// pass, its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often
+  /// as in any step before.
   void gradient_is_whole(std::size_t parameter) {
     if (core_.options.updates != UpdateTime::during_backward) return;
     if (core_.states.parameters[parameter].residence == Residence::partitioned) {

@@ -70,8 +70,9 @@ class OptimizerStep {
     }
     for (ParameterUse& use : core_.states.uses) use.gradient.forget();
     if (is_spoiled) {
-      throw_configuration_error("a gradient is infinite or NaN, and updates during the backward pass cannot be skipped: "
-                                "the model may be spoiled; load a checkpoint, and train with UpdateTime::after_step");
+      throw_configuration_error(
+          "a gradient is infinite or NaN, and updates during the backward pass cannot be skipped: the model may be "
+          "spoiled; load a checkpoint, and train with UpdateTime::after_step");
     }
     const float scale = loss_scale_.value();
     loss_scale_.advance(finite);
