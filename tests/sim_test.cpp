@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -235,6 +236,102 @@ TEST_CASE("ranks whose programs differ are told which collectives differ") {
   CHECK_THROWS_WITH_AS(run({.prefetch = 0_MiB, .steps = 1, .swapped_backward = true}),
                        "rank 0: all-gather of b (8192 bytes); rank 1: all-gather of a (8192 bytes)",
                        zerospan::DivergenceError);
+}
+
+/// What a step of a model of 48 layers with everything on disk is bound by, on two ranks: each layer's shard is 128 KiB.
+struct Load {
+  double forward;  ///< Seconds of compute a layer; backward takes twice as long.
+  double network;  ///< Bytes a second.
+  double disk;     ///< Likewise, of reads and of writes.
+  double update;
+  zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
+};
+
+struct StepTimes {
+  double step;
+  double busiest;  ///< Of the lane, or the host, that has most to do in a step.
+};
+
+/// In the middle of a training.
+StepTimes step_times(const Load& load) {
+  constexpr std::size_t layers = 48;
+  sim::Cluster cluster{2};
+  for (int r = 0; r < cluster.size(); ++r) {
+    sim::Device device{cluster,
+                       zerospan::Rank{r},
+                       {.device_budget = 4_MiB,
+                        .host_budget = 32_MiB,
+                        .rates = {{1e12}, {load.network}, {load.update}, 1.0}}};
+    sim::Communicator communicator{cluster, zerospan::Rank{r}};
+    sim::Tier disk{device, {.capacity = 1_GiB, .link = {load.disk}}};
+    zerospan::ZeroEngine engine{
+        zerospan::Stage3{},
+        communicator,
+        device,
+        zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
+        zerospan::AdamW{},
+        zerospan::EngineOptions{.updates = load.updates,
+                                .persistence_threshold = zerospan::Bytes{0},
+                                .prefetch = 2_MiB,
+                                .staging = 24_MiB,
+                                .sub_group_elements = std::size_t{3} << 15}};
+    std::vector<zerospan::PartitionedParameter<Ghost>> model;
+    for (std::size_t l = 0; l < layers; ++l) {
+      model.emplace_back(engine, "layer " + std::to_string(l), zerospan::Shape{std::size_t{1} << 16},
+                         zerospan::init::zeros());
+    }
+    engine.begin(zerospan::Pass::training);
+    for (int step = 0; step < 6; ++step) {
+      device.compute("step begins", 0);
+      for (const auto& layer : model) {
+        const auto full = layer.gather(zerospan::calling_thread);
+        device.compute("forward", load.forward);
+      }
+      for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
+        const auto full = layer->gather(zerospan::calling_thread);
+        auto gradient = layer->gradient(zerospan::calling_thread);
+        device.compute("backward", 2 * load.forward);
+        gradient.commit();
+      }
+      engine.step();
+    }
+  }
+  const auto events = cluster.resolve();
+  const std::vector<double> steps = begins(events, 0, "step begins");
+  const double from = steps[2];
+  const double to = steps[5];
+  std::map<std::string_view, double> busy;
+  for (const sim::Event& e : events) {
+    if (e.rank.value != 0 || e.kind == OperationKind::wait) continue;
+    busy[e.track] += std::max(0.0, std::min(e.end, to) - std::max(e.begin, from)) / 3;
+  }
+  const auto most = std::ranges::max_element(busy, {}, [](const auto& track) { return track.second; });
+  return {(to - from) / 3, most->second};
+}
+
+TEST_CASE("a step takes hardly longer than its busiest lane") {
+  constexpr double shard = 131072;
+  const auto ratio = [](const Load& load) {
+    const auto [step, busiest] = step_times(load);
+    MESSAGE("a step of " << step << " s, of which the busiest lane works " << busiest << " s: " << step / busiest);
+    return step / busiest;
+  };
+  // Bound by compute, by gathers, by compute with half as much disk, by all lanes about evenly, by the disk alone.
+  CHECK(ratio({.forward = 4, .network = 1e9, .disk = 1e9, .update = 1e9}) < 1.01);
+  CHECK(ratio({.forward = 0.5, .network = shard, .disk = 1e9, .update = 1e9}) < 1.01);
+  CHECK(ratio({.forward = 1, .network = 1e9, .disk = 4 * shard, .update = 1e9}) < 1.03);
+  CHECK(ratio({.forward = 4.0 / 3, .network = 2 * shard, .disk = 5 * shard, .update = 8 * shard}) < 1.03);
+  CHECK(ratio({.forward = 0.1, .network = 1e9, .disk = 4 * shard, .update = 1e9}) < 1.12);
+}
+
+TEST_CASE("updates that take longer than a forward pass hide behind the backward pass too, where they are made in it") {
+  Load load{.forward = 0.5, .network = 1e9, .disk = 1e9, .update = 131072 * 4.0};
+  const double after = step_times(load).step;
+  load.updates = zerospan::UpdateTime::during_backward;
+  const auto [step, busiest] = step_times(load);
+  MESSAGE(after << " s a step; where updates are made during the backward pass " << step << " s, of which " << busiest
+                << " s are computed");
+  CHECK(step < after);
 }
 
 TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
