@@ -216,6 +216,7 @@ void train(benchmark::State& state, std::optional<SaveBy> by) {
       if (by && (step + every / 2) % every == 0) save();
       saver.poll();
     }
+    model.training.engine().synchronize();
     saver.wait();
   }
   state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations()) * steps);

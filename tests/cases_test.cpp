@@ -169,11 +169,14 @@ TEST_CASE("ranks that change the optimizer differently between steps are told so
   });
 }
 
-/// Sums of integers of this name wait until the test says so, and then write what they were told to.
+/// Sums of integers of this name wait until the test says so, and then write what they were told to. The engine has no
+/// second communicator: they are on its lane, where a wait for them can fail.
 class HeldSums : public zerospan::detail::ForwardingCommunicator<ThreadCommunicator> {
   using Base = zerospan::detail::ForwardingCommunicator<ThreadCommunicator>;
 
  public:
+  static constexpr bool duplicates_take_memory = true;
+
   HeldSums(ThreadCommunicator ranks, std::latch& go) : Base{std::move(ranks)}, go_{&go} {}
 
   HeldSums duplicate() { return {communicator_.duplicate(), *go_}; }

@@ -46,6 +46,7 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--group-copies", "host"},
                                                     {"--quantize", "both"},
                                                     {"--schedule", "diagonal"},
+                                                    {"--update", "during-backward"},
                                                     {"--resume"},
                                                     {"--save-every", "2"},
                                                     {"--stop-after", "0"},
@@ -345,6 +346,20 @@ TEST_CASE("by both schedules a training has equal bits; vertically a step reads 
         }
       }
     }
+  }
+}
+
+TEST_CASE("updates during the backward pass change no bits, by either schedule") {
+  const zerospan_test::ScratchDirectory scratch;
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const auto hash = [&](const std::string& update, const std::string& schedule) {
+      return train_small(scratch, {"--ranks", "2", "--micro-batches", "2", "--precision", precision, "--clip", "inf",
+                                   "--checkpoint-every", "1", "--update", update, "--schedule", schedule})
+          .back()["parameter_hash"];
+    };
+    const auto after = hash("after-step", "horizontal");
+    CHECK(hash("during-backward", "horizontal") == after);
+    CHECK(hash("during-backward", "vertical") == after);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -18,6 +19,7 @@
 #include <CLI/CLI.hpp>
 
 #include <zerospan/core/error.hpp>
+#include <zerospan/engine/options.hpp>
 
 #include "options.hpp"
 #include "states.hpp"
@@ -160,7 +162,14 @@ inline void add_training(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--beta1", o.beta1, "AdamW's first decay rate")->capture_default_str();
   app.add_option("--beta2", o.beta2, "AdamW's second decay rate")->capture_default_str();
-  app.add_option("--clip", o.clip, "Largest norm of the gradient")->check(positive())->capture_default_str();
+  app.add_option("--clip", o.clip, "Largest norm of the gradient; inf for any")
+      ->check(positive())
+      ->capture_default_str();
+  add_choice<zerospan::UpdateTime>(app, "--update", o.updates,
+                                   {{"after-step", zerospan::UpdateTime::after_step},
+                                    {"during-backward", zerospan::UpdateTime::during_backward}},
+                                   "When weights are updated: after-step, behind the next forward pass; "
+                                   "during-backward, as gradients come, which takes --clip inf");
   app.add_option("--seed", o.seed, "Seed of initialization, batches and sample")
       ->check(not_negative())
       ->capture_default_str();
@@ -264,6 +273,9 @@ inline void validate(const Options& o, const Text& text) {
           "-DZEROSPAN_WITH_SAFETENSORS=ON for --init and --export");
   require(!o.checkpoint.empty() || (o.save_every == 0 && !o.resume),
           "--save-every and --resume take --checkpoint, the directory");
+  require(o.updates == zerospan::UpdateTime::after_step || (std::isinf(o.clip) && o.precision != Precision::fp16),
+          "--update during-backward comes before the norm of the gradient is known: it takes --clip inf, and not "
+          "--precision fp16, which scales the loss");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());

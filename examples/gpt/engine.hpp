@@ -21,7 +21,9 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
   virtual ~Engine() = default;
 
-  virtual zerospan::StepOutcome step(float learning_rate) = 0;
+  /// Of the step that begins now.
+  virtual void set_learning_rate(float rate) = 0;
+  virtual zerospan::StepOutcome step() = 0;
   virtual void begin(zerospan::Pass pass) = 0;
   virtual void synchronize() = 0;
   virtual float loss_scale() const = 0;

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <zerospan/engine/options.hpp>
+
 #include "dimensions.hpp"
 #include "schedule.hpp"
 
@@ -86,6 +88,7 @@ struct Options {
   float beta1 = 0.9F;
   float beta2 = 0.99F;
   float clip = 1.0F;
+  zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
   std::uint64_t seed = 1337;
 
   std::filesystem::path checkpoint;  ///< Where empty, nothing is saved.

@@ -71,6 +71,7 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
   const Options& options = job.options;
   return {.micro_batches = options.micro_batches,
           .max_gradient_norm = options.clip,
+          .updates = options.updates,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
           .persistence_threshold = zerospan::Bytes{resident_bytes},
@@ -91,8 +92,8 @@ class EngineOf final : public Engine {
                 optimizer_of(job.options),
                 engine_options(job)} {}
 
-  zerospan::StepOutcome step(float learning_rate) override {
-    engine_.optimizer().learning_rate = learning_rate;
+  void set_learning_rate(float rate) override { engine_.optimizer().learning_rate = rate; }
+  zerospan::StepOutcome step() override {
     return engine_.step({.commits = zerospan::Commits::in_every_micro_batch});
   }
   void begin(zerospan::Pass pass) override { engine_.begin(pass); }

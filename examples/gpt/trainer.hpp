@@ -201,11 +201,12 @@ class Trainer {
   StepMetrics make_step(std::size_t step, bool is_alone) {
     const auto begin = Clock::now();
     const double learning_rate = options_.schedule.learning_rate(step);
+    engine_.set_learning_rate(static_cast<float>(learning_rate));
     for (std::size_t i = 0; i < options_.micro_batches; i += options_.micro_batches_at_once()) {
       engine_.begin(zerospan::Pass::training);
       train_on(sampler_.next(options_.batch * options_.micro_batches_at_once()));
     }
-    const zerospan::StepOutcome outcome = engine_.step(static_cast<float>(learning_rate));
+    const zerospan::StepOutcome outcome = engine_.step();
     if (is_alone) engine_.synchronize();
     const StepReport report{model_.take_loss(), saves_.is_interrupted() ? 1.0 : 0.0, own_figures()};
     const auto ranks = exchange(communicator_, "step report", report);
