@@ -321,9 +321,9 @@ Schedules train_by_both(const std::vector<std::string>& how) {
 
 TEST_CASE("by both schedules a training has equal bits; vertically a step reads weights as often as a micro-batch") {
   zerospan_test::Sample sample{3};
-  for (const std::uint64_t element : {4, 2}) {
+  for (const std::uint64_t element : {4U, 2U}) {
     for (const int ranks : {1, 2}) {
-      for (const std::size_t checkpoint_every : {0, 2}) {
+      for (const std::size_t checkpoint_every : {0U, 2U}) {
         if (!sample.takes()) continue;
         // Nothing but parameters is on the disk, and nothing of them in memory: what was fetched ahead, or what an
         // update has left, which the evaluation after each step waits for.

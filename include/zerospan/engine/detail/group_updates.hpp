@@ -234,8 +234,10 @@ class GroupUpdates {
     return std::min(most, std::max<std::size_t>(1, core_.staging.capacity() / largest_) - 1);
   }
 
-  /// Reads the states of a sub-group, if they are not addressable and there is room.
+  /// Reads the states of a sub-group, if they are not addressable and there is room; and were not read before a step
+  /// that was skipped.
   void read_ahead(Update& update) {
+    if (update.begun) return;
     if (core_.placement.tier(update.group->states_on).addressable() != Addressable::nowhere) return;
     GroupOperands<D> operands = updater_.operands_of(*update.group);
     operands.await_states(update.states_written);
@@ -315,7 +317,9 @@ class GroupUpdates {
       }
       return first;
     };
-    std::ranges::stable_sort(std::span{queue_}.subspan(next_), {}, first_need);
+    const std::span rest = std::span{queue_}.subspan(next_);
+    if (next_ == 0 && std::ranges::is_sorted(rest, {}, first_need)) return;
+    std::ranges::stable_sort(rest, {}, first_need);
     number();
   }
 
