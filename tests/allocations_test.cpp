@@ -2,8 +2,6 @@
 /// What training takes from the heap once it is under way: every allocation is counted.
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -22,6 +20,7 @@
 #include <zerospan/partition/partitioned_parameter.hpp>
 #include <zerospan/tier/host_tier.hpp>
 
+#include "support/replaced_heap.hpp"
 #include "support/toy_model.hpp"
 
 namespace {
@@ -29,27 +28,9 @@ namespace {
 /// Allocations of this thread.
 thread_local std::size_t allocations = 0;
 
-void* allocate(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc{};
-  return memory;
-}
-
 }  // namespace
 
-void* operator new(std::size_t bytes) { return allocate(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return allocate(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {  // algorithms that can do without take theirs so
-  ++allocations;
-  return std::malloc(bytes);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void zerospan_test::before_allocation() { ++allocations; }
 
 namespace {
 

@@ -480,61 +480,63 @@ class GatedRank {
   std::vector<zerospan::PartitionedParameter<zerospan_test::Array<float>>> parameters_;
 };
 
+template <class F>
+auto on_gated_ranks(int ranks, F f) {
+  return zerospan::run_ranks(ranks,
+                             [&](zerospan::ThreadCommunicator communicator) {
+                               GatedRank rank{communicator};
+                               return f(rank);
+                             },
+                             {.timeout = std::chrono::seconds{30}});
+}
+
 TEST_CASE("a save waits for no update of the step before, and what is saved is what they come to") {
   const auto train = [](bool saves) {
     VolatileFiles files;
-    return zerospan::run_ranks(
-        2,
-        [&](zerospan::ThreadCommunicator communicator) {
-          GatedRank rank{communicator};
-          rank.step();
-          rank.step();
-          CheckpointSaver saver{rank.engine(), "/run"};
-          if (saves) {
-            rank.engine().synchronize();
-            rank.tier().close_gate();
-            rank.step();
-            CHECK(saver.start({.files = &files}).empty());
-            CHECK(saver.poll().empty());
-            rank.tier().open_gate();
-          } else {
-            rank.step();
-          }
-          const std::uint64_t before = saves ? 0 : rank.hash();
-          rank.step();
-          rank.step();
-          const std::uint64_t after = rank.hash();
-          if (!saves) return std::pair{before, after};
-          CHECK(saver.wait().back().step == 3);
-          zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
-          const std::uint64_t loaded = rank.hash();
-          rank.step();
-          rank.step();
-          CHECK(rank.hash() == after);
-          return std::pair{loaded, after};
-        },
-        {.timeout = std::chrono::seconds{30}})[0];
+    return on_gated_ranks(2, [&](GatedRank& rank) {
+      rank.step();
+      rank.step();
+      CheckpointSaver saver{rank.engine(), "/run"};
+      if (saves) {
+        rank.engine().synchronize();
+        rank.tier().close_gate();
+        rank.step();
+        CHECK(saver.start({.files = &files}).empty());
+        CHECK(saver.poll().empty());
+        rank.tier().open_gate();
+      } else {
+        rank.step();
+      }
+      const std::uint64_t before = saves ? 0 : rank.hash();
+      rank.step();
+      rank.step();
+      const std::uint64_t after = rank.hash();
+      if (!saves) return std::pair{before, after};
+      CHECK(saver.wait().back().step == 3);
+      zerospan::load_checkpoint(rank.engine(), "/run", {.files = &files});
+      const std::uint64_t loaded = rank.hash();
+      rank.step();
+      rank.step();
+      CHECK(rank.hash() == after);
+      return std::pair{loaded, after};
+    })[0];
   };
   CHECK(train(true) == train(false));
 }
 
 TEST_CASE("who waits for a save has the updates made that it needs") {
   VolatileFiles files;
-  zerospan::run_ranks(
-      2,
-      [&](zerospan::ThreadCommunicator communicator) {
-        GatedRank rank{communicator};
-        rank.step();
-        CheckpointSaver saver{rank.engine(), "/run"};
-        saver.start({.files = &files});
-        CHECK(saver.wait().back().step == 1);
-        rank.step();
-        saver.start({.files = &files});
-        CHECK(saver.start({.files = &files}).empty());  // the first one's parts are written by now
-        CHECK(saver.wait().size() == 2);
-        return 0;
-      },
-      {.timeout = std::chrono::seconds{30}});
+  on_gated_ranks(2, [&](GatedRank& rank) {
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    CHECK(saver.wait().back().step == 1);
+    rank.step();
+    saver.start({.files = &files});
+    CHECK(saver.start({.files = &files}).empty());  // the first one's parts are written by now
+    CHECK(saver.wait().size() == 2);
+    return 0;
+  });
 }
 
 // Failures.
@@ -542,21 +544,17 @@ TEST_CASE("who waits for a save has the updates made that it needs") {
 TEST_CASE("a save of states that an update has not been able to write fails, and so does the training") {
   VolatileFiles files;
   const auto train = [&] {
-    zerospan::run_ranks(
-        2,
-        [&](zerospan::ThreadCommunicator communicator) {
-          GatedRank rank{communicator};
-          rank.step();
-          rank.engine().synchronize();
-          rank.tier().close_gate();
-          rank.step();
-          CheckpointSaver saver{rank.engine(), "/run"};
-          saver.start({.files = &files});
-          rank.tier().open_gate(true);
-          saver.wait();
-          return 0;
-        },
-        {.timeout = std::chrono::seconds{30}});
+    on_gated_ranks(2, [&](GatedRank& rank) {
+      rank.step();
+      rank.engine().synchronize();
+      rank.tier().close_gate();
+      rank.step();
+      CheckpointSaver saver{rank.engine(), "/run"};
+      saver.start({.files = &files});
+      rank.tier().open_gate(true);
+      saver.wait();
+      return 0;
+    });
   };
   CHECK_THROWS_WITH_AS(train(), doctest::Contains("a tier with a gate"), std::exception);
   CHECK(files.list("/run/step-2").size() < 3);
@@ -564,18 +562,14 @@ TEST_CASE("a save of states that an update has not been able to write fails, and
 
 TEST_CASE("an engine that ends with updates still to be made ends a save that waits for them") {
   VolatileFiles files;
-  zerospan::run_ranks(
-      1,
-      [&](zerospan::ThreadCommunicator communicator) {
-        GatedRank rank{communicator};
-        rank.step();
-        CheckpointSaver saver{rank.engine(), "/run"};
-        saver.start({.files = &files});
-        rank.end();
-        CHECK_THROWS_AS(saver.wait(), zerospan::LeaseError);
-        return 0;
-      },
-      {.timeout = std::chrono::seconds{30}});
+  on_gated_ranks(1, [&](GatedRank& rank) {
+    rank.step();
+    CheckpointSaver saver{rank.engine(), "/run"};
+    saver.start({.files = &files});
+    rank.end();
+    CHECK_THROWS_AS(saver.wait(), zerospan::LeaseError);
+    return 0;
+  });
   CHECK(files.list("/run/step-1").empty());
 }
 

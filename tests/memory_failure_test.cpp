@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
-#include <cstdlib>
 #include <new>
 
 #include <zerospan/io/threaded_io_engine.hpp>
@@ -14,6 +13,7 @@
 #include <zerospan/tier/throttled_tier.hpp>
 
 #include "support/process_limits.hpp"
+#include "support/replaced_heap.hpp"
 #include "support/tier_conformance.hpp"
 
 #if defined(ZEROSPAN_HAS_XXHASH)
@@ -25,23 +25,11 @@ namespace {
 /// How many allocations of this thread succeed before one fails; none does where it is negative.
 thread_local int allocations_left = -1;
 
-void* allocate(std::size_t bytes, std::size_t alignment) {
-  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc{};
-  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc{};
-  return memory;
-}
-
 }  // namespace
 
-void* operator new(std::size_t bytes) { return allocate(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return allocate(bytes, static_cast<std::size_t>(alignment));
+void zerospan_test::before_allocation() {
+  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc{};
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace {
 

@@ -238,6 +238,20 @@ TEST_CASE("ranks whose programs differ are told which collectives differ") {
                        zerospan::DivergenceError);
 }
 
+/// Forward through a model, and backward, where each layer's compute takes twice as much.
+void run_passes(sim::Device& device, const std::vector<zerospan::PartitionedParameter<Ghost>>& model, double forward) {
+  for (const auto& layer : model) {
+    const auto full = layer.gather(zerospan::calling_thread);
+    device.compute("forward", forward);
+  }
+  for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
+    const auto full = layer->gather(zerospan::calling_thread);
+    auto gradient = layer->gradient(zerospan::calling_thread);
+    device.compute("backward", 2 * forward);
+    gradient.commit();
+  }
+}
+
 /// What a step of a model of 48 layers with everything on disk is bound by, on two ranks: each layer's shard is 128 KiB.
 struct Load {
   double forward;  ///< Seconds of compute a layer; backward takes twice as long.
@@ -283,16 +297,7 @@ StepTimes step_times(const Load& load) {
     engine.begin(zerospan::Pass::training);
     for (int step = 0; step < 6; ++step) {
       device.compute("step begins", 0);
-      for (const auto& layer : model) {
-        const auto full = layer.gather(zerospan::calling_thread);
-        device.compute("forward", load.forward);
-      }
-      for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
-        const auto full = layer->gather(zerospan::calling_thread);
-        auto gradient = layer->gradient(zerospan::calling_thread);
-        device.compute("backward", 2 * load.forward);
-        gradient.commit();
-      }
+      run_passes(device, model, load.forward);
       engine.step();
     }
   }
@@ -362,16 +367,7 @@ TEST_CASE("a trillion parameters train in virtual time, byte for byte") {
     for (int step = 0; step < 2; ++step) {
       read_before = engine.statistics().bytes_read;
       kept_before = engine.statistics().prefetch.kept;
-      for (const auto& layer : model) {
-        const auto full = layer.gather(zerospan::calling_thread);
-        device.compute("forward", 1e12);
-      }
-      for (auto layer = model.rbegin(); layer != model.rend(); ++layer) {
-        const auto full = layer->gather(zerospan::calling_thread);
-        auto gradient = layer->gradient(zerospan::calling_thread);
-        device.compute("backward", 2e12);
-        gradient.commit();
-      }
+      run_passes(device, model, 1e12);
       engine.step();
       engine.synchronize();
     }

@@ -263,7 +263,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   /// @throws BudgetError beyond the capacity, IoError if the disk is full, ConfigurationError in a child process.
   void reserve(Bytes bytes, std::string_view what) {
     process_.check(name_);
-    const std::scoped_lock lock{mutex_};
+    const std::scoped_lock lock{files_change_};
     const std::size_t available = capacity_ - std::min(capacity_, extents_.used().count + outstanding_);
     if (bytes.count > available) refuse(std::string{what}, bytes, Bytes{available});
     file_->grow(extents_.used().count + round_up(outstanding_ + bytes.count, grain_), std::string{what});
@@ -271,7 +271,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   }
 
   void cancel(Bytes bytes) noexcept {
-    const std::scoped_lock lock{mutex_};
+    const std::scoped_lock lock{files_change_};
     outstanding_ -= std::min(outstanding_, bytes.count);
   }
 
@@ -281,7 +281,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
     if (bytes == 0) return {};
     process_.check(name_);
     if (bytes > capacity_) refuse("an extent", Bytes{bytes}, Bytes{capacity_});
-    const std::scoped_lock lock{mutex_};
+    const std::scoped_lock alone{files_change_};
     const std::size_t rounded = round_up(bytes, grain_);
     const Extent extent{extents_.first_fit(rounded), rounded};
     if (extent.offset > capacity_ - rounded) {
@@ -289,6 +289,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
     }
     file_->grow(extent.offset + rounded, "an extent");
     if (linked_file_ || has_holes_) file_->allocate(extent.offset, rounded, "an extent");
+    const std::scoped_lock lock{mutex_};
     ranges_.assign(extent.offset, extent.offset + rounded, file_);
     extents_.insert(extent, {});
     outstanding_ -= std::min(outstanding_, bytes);
@@ -322,7 +323,7 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
 
   LinkedExtents link(std::span<const Extent> extents, ByteChecksum checksum, FileNaming& naming) override {
     process_.check(name_);
-    const std::scoped_lock lock{linking_};
+    const std::scoped_lock lock{files_change_};
     std::vector<File> files = files_of(extents);
     std::erase_if(files, [&](const File& file) {
       return !file->is_linkable() || !naming.can_name(file->descriptor());
@@ -678,8 +679,8 @@ class NvmeTier final : public LinkableExtents, public FileBackedExtents {
   std::size_t capacity_;
   std::chrono::milliseconds drain_timeout_;
   std::string name_;
-  std::mutex linking_;        // of a link, which takes a while
-  mutable std::mutex mutex_;  // of what follows, and of the files
+  std::mutex files_change_;   // of what makes files or lengthens them, which takes a while; taken before the other
+  mutable std::mutex mutex_;  // of what follows, and of which files there are: transfers take it
   detail::ExtentMap<Kind> extents_;
   detail::FileRanges ranges_;
   detail::BackedRanges backed_;  ///< What is not read where `ranges_` has it.

@@ -125,7 +125,11 @@ class GroupUpdates {
       });
     }
     if (commits_before_ == 0) return;
-    std::erase_if(whole_, [&](const SubGroup* group) { return can_update(*group) && update_early(*group); });
+    std::erase_if(whole_, [&](const SubGroup* group) {
+      if (!can_update(*group)) return false;
+      update_early(*group);
+      return true;
+    });
   }
 
   /// For whoever has written a gradient: during the second half of the last backward pass the states of the sub-groups
@@ -280,8 +284,8 @@ class GroupUpdates {
     });
   }
 
-  /// Posts an update before the step is made. @return true
-  bool update_early(const SubGroup& group) {
+  /// Posts an update before the step is made.
+  void update_early(const SubGroup& group) {
     if (early_ == 0) {
       finish();
       optimizer_.validate();
@@ -300,7 +304,6 @@ class GroupUpdates {
     places_[&group] = early_;
     prepare(queue_[early_]);
     post_update(queue_[early_++]);
-    return true;
   }
 
   bool has_gradient(const ParameterRecord& parameter) const {
