@@ -30,15 +30,19 @@ std::size_t share(const benchmark::State& state) { return elements / static_cast
 
 /// What one thread works on, first touched by it.
 struct Arrays {
+  /// @param bytes Of an element of gradients, and of parameters, which are the master weights if it is 4.
   Arrays(std::size_t count, std::size_t state_arrays, std::size_t bytes)
       : n{count},
-        memory{device.host_memory().allocate(zerospan::Bytes{(1 + state_arrays) * 4 * n + 2 * bytes * n}, "arrays")},
+        memory{device.host_memory().allocate(
+            zerospan::Bytes{((1 + state_arrays) * 4 + bytes + bytes_of_parameter(bytes)) * n}, "arrays")},
         master{reinterpret_cast<float*>(memory.data())},
         states{memory.data() + 4 * n},
         gradient{states + state_arrays * 4 * n},
-        parameter{gradient + bytes * n} {
+        parameter{bytes == 4 ? memory.data() : gradient + bytes * n} {
     std::fill_n(memory.data(), memory.bytes(), std::byte{0x3c});  // a small number in any format
   }
+
+  static constexpr std::size_t bytes_of_parameter(std::size_t bytes) { return bytes % 4; }
 
   /// The fp32 array number `which` of those that are updated in place.
   float* array(std::size_t which) { return master + which * n; }
@@ -79,11 +83,12 @@ void fused(benchmark::State& state, const O& optimizer, ElementType type) {
                       .group = {}});
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 8 * (1 + state_arrays) + 2 * zerospan::element_bytes(type));
+  const std::size_t bytes = zerospan::element_bytes(type);
+  report(state, arrays.n, 8 * (1 + state_arrays) + bytes + Arrays::bytes_of_parameter(bytes));
 }
 
 /// What an update does to memory and nothing else: the master weights and `States` arrays of states are changed in
-/// place, one array is read, one written. The bound. @tparam E As wide as an element of gradients and parameters.
+/// place, gradients are read, and parameters of 16 bits written. The bound. @tparam E An element of gradients.
 template <class E, std::size_t States>
 void in_place(benchmark::State& state) {
   Arrays arrays{share(state), States, sizeof(E)};
@@ -91,17 +96,21 @@ void in_place(benchmark::State& state) {
   float* const __restrict m = arrays.array(1);
   float* const __restrict v = arrays.array(2);
   const E* const __restrict g = reinterpret_cast<const E*>(arrays.gradient);
-  E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
+  [[maybe_unused]] E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
   for (auto _ : state) {
     for (std::size_t i = 0; i < arrays.n; ++i) {
-      p[i] += 0.5F;
       if constexpr (States > 0) m[i] += 0.5F;
       if constexpr (States > 1) v[i] += 0.5F;
-      out[i] = g[i];
+      if constexpr (sizeof(E) == sizeof(float)) {
+        p[i] += g[i];
+      } else {
+        p[i] += 0.5F;
+        out[i] = g[i];
+      }
     }
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 8 * (1 + States) + 2 * sizeof(E));
+  report(state, arrays.n, 8 * (1 + States) + sizeof(E) + Arrays::bytes_of_parameter(sizeof(E)));
 }
 
 /// x[i] = k x[i]: STREAM's loop "scale", in place. 8 bytes an element.
@@ -136,7 +145,7 @@ void add_rows(const std::string& name, const O& optimizer) {
   add(name + "/bf16", [=](benchmark::State& state) { fused(state, optimizer, ElementType::bfloat16); });
   add(name + "_raw/bf16", in_place<std::uint16_t, States>);
   add(name + "/fp32", [=](benchmark::State& state) { fused(state, optimizer, ElementType::float32); });
-  add(name + "_raw/fp32", in_place<std::uint32_t, States>);
+  add(name + "_raw/fp32", in_place<float, States>);
 }
 
 const bool are_added = [] {

@@ -771,7 +771,7 @@ TEST_CASE("a disk that is full is told, and the checkpoint before it stays") {
   std::thread{[&] {
     try {
       zerospan_test::enter_own_mounts();
-      const zerospan_test::Mount mount{directory.path(), {.data = "size=3m"}};
+      const zerospan_test::Mount mount{directory.path(), {.data = "size=2400k"}};
       zerospan::SelfCommunicator self;
       SmallRank rank{self, {{"large", {65536}}}, zerospan::AdamW{}, {.disk = directory.path()}};
       rank.step();

@@ -47,11 +47,13 @@ inline gpt::Options options_of(const gpt::Dimensions& model, std::size_t steps, 
   o.model = model;
   o.precision = gpt::Precision::bf16;
   o.batch = 1;
-  o.schedule = {.maximum = 1e-3, .minimum = 1e-4, .warmup = 1, .steps = steps};
+  const double rate = 0.1 / static_cast<double>(model.width);
+  o.schedule = {.maximum = rate, .minimum = rate / 10, .warmup = 1, .steps = steps};
   o.timeout = 600;
   const std::uint64_t group = model.largest_group() * gpt::element_bytes(o);
   o.device_budget = zerospan::round_up(gpt::resident_parameters(o) + 8 * group, gpt::page_bytes);
-  o.host_budget = std::uint64_t{64} << 20;
+  o.host_budget = std::uint64_t{512} << 20;
+  o.staging_bytes = o.host_budget;
   o.prefetch_bytes = prefetch ? 3 * group : 0;
   return o;
 }

@@ -102,6 +102,8 @@ inline void add_placement(CLI::App& app, Options& o) {
   add_bytes(
       app, "--host-budget", o.host_budget, "Host memory of a rank, staging included",
       fmt::format("{}MiB; with all states on nvme, together with the device's a tenth of them", o.host_budget >> 20));
+  add_bytes(app, "--staging-bytes", o.staging_bytes,
+            "Host memory, within its budget, that transfers to and from disks may take: the more, the larger they are");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 

@@ -75,6 +75,7 @@ struct Options {
   Checksums checksums = Checksums::off;          ///< Of what is on the disks.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
+  std::uint64_t staging_bytes = std::uint64_t{64} << 20;  ///< Of the host budget, at most.
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
 
   Dimensions model{.layers = 8, .heads = 4, .width = 96, .context = 64};

@@ -76,6 +76,7 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
           .seed = options.seed,
           .persistence_threshold = zerospan::Bytes{resident_bytes},
           .prefetch = zerospan::Bytes{options.prefetch_bytes},
+          .staging = zerospan::Bytes{options.staging_bytes},
           .timeout = timeout_of(options),
           .timeline = &job.timeline};
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -90,11 +91,19 @@ class PartWriter {
     });
   }
 
+  /// Announces what `write` reads.
+  static void expect(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+    for (const StatesPlace& place : places) reading.expect(place.group);
+    for (const Group neighbour : neighbours_of(places)) reading.expect(neighbour);
+  }
+
   /// Writes places that the host can read, or has their files linked, each before the engine changes it.
-  /// @param reading Expects each of them. @throws CheckpointError if the engine ends meanwhile.
+  /// @param reading Expects them. @throws CheckpointError if the engine ends meanwhile.
   void write(std::span<const StatesPlace> places, SaveBy by, StatesBeingRead& reading) {
     std::vector<bool> are_linked(places.size());
-    if (by == SaveBy::linking) are_linked = link(places, reading);
+    const std::vector<Group> neighbours = neighbours_of(places);
+    if (by == SaveBy::linking) are_linked = link(places, neighbours, reading);
+    for (const Group neighbour : neighbours) reading.done_with(neighbour);
     for (std::size_t i = 0; i < places.size(); ++i) {
       if (!are_linked[i]) write(places[i], reading);
       reading.done_with(places[i].group);
@@ -124,12 +133,22 @@ class PartWriter {
  private:
   using Group = StatesBeingRead::Group;
 
+  /// Those that extents have in common, each once.
+  static std::vector<Group> neighbours_of(std::span<const StatesPlace> places) {
+    std::vector<Group> groups;
+    std::set<const std::vector<Group>*> seen;
+    for (const StatesPlace& place : places) {
+      if (!place.neighbours || !seen.insert(place.neighbours.get()).second) continue;
+      groups.insert(groups.end(), place.neighbours->begin(), place.neighbours->end());
+    }
+    return groups;
+  }
+
   /// Has files linked, when all that is in them may be read. @return Of each place, whether all of it needs not be
   /// written.
-  std::vector<bool> link(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+  std::vector<bool> link(std::span<const StatesPlace> places, std::vector<Group> groups, StatesBeingRead& reading) {
     StatesLinker linker{model_, part_};
     LinkedNames names{files_, directory_, name_, model_.place, linked_files_};
-    std::vector<Group> groups;
     for (const StatesPlace& place : places) {
       if (linker.can_link(place)) groups.push_back(place.group);
     }
@@ -144,37 +163,39 @@ class PartWriter {
     const std::string& parameter = model_.parameters[place.parameter].name;
     for_parameter(parameter, [&] {
       auto& components = components_of(parameter, place.components.size());
-      if (place.on_host) {
-        for (std::size_t c = 0; c < components.size(); ++c) {
-          const auto [offset, width] = place.components[c];
-          const std::size_t most = DataWriter::extent_bytes / width;
-          for_each_piece(place, most, [&](std::size_t done, std::size_t elements) {
-            const std::span bytes{place.on_host + offset + done * width, elements * width};
-            read({&place.group, 1}, reading,
-                 [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
-          });
-        }
-      } else {
-        for_each_piece(place, memory_.elements(), [&](std::size_t done, std::size_t elements) {
-          read({&place.group, 1}, reading, [&] { write_through_memory(place, done, elements, components); });
+      bool is_all_on_host = true;
+      for (std::size_t c = 0; c < components.size(); ++c) {
+        const auto& [tier, extent, offset, width, on_host] = place.components[c];
+        is_all_on_host = is_all_on_host && on_host;
+        if (!on_host) continue;
+        for_each_piece(place, DataWriter::extent_bytes / width, [&](std::size_t done, std::size_t elements) {
+          const std::span bytes{on_host + offset + done * width, elements * width};
+          read({&place.group, 1}, reading,
+               [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
         });
       }
+      if (is_all_on_host) return;
+      for_each_piece(place, memory_.elements(), [&](std::size_t done, std::size_t elements) {
+        read({&place.group, 1}, reading, [&] { write_through_memory(place, done, elements, components); });
+      });
     });
   }
 
+  /// Writes those components of a piece that the host cannot read as they are.
   void write_through_memory(const StatesPlace& place, std::size_t done, std::size_t elements,
                             std::vector<std::vector<StoredExtent>>& components) {
     const std::size_t room = round_up(elements, PieceMemory::unit);
     std::vector<std::span<std::byte>> memory{std::as_writable_bytes(memory_.master(room))};
     for (const std::span<std::byte> states : memory_.states(room)) memory.push_back(states);
-    std::vector<Completion> ends;
+    std::vector<Completion> ends(components.size());
     for (std::size_t c = 0; c < components.size(); ++c) {
-      const auto [offset, width] = place.components[c];
-      const std::size_t bytes = round_up(elements * width, place.tier.alignment());
-      ends.push_back(place.tier.read(place.extent, offset + done * width, memory[c].data(), bytes));
+      const auto& [tier, extent, offset, width, on_host] = place.components[c];
+      if (on_host) continue;
+      ends[c] = tier.read(extent, offset + done * width, memory[c].data(), round_up(elements * width, tier.alignment()));
     }
     for (const Completion& end : ends) end.wait_until(std::chrono::steady_clock::time_point::max());
     for (std::size_t c = 0; c < components.size(); ++c) {
+      if (place.components[c].on_host) continue;
       ends[c].wait();
       const std::size_t width = place.components[c].width;
       data_.append(place.range.first + done, width, memory[c].first(elements * width), components[c]);

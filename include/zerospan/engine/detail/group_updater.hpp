@@ -50,7 +50,7 @@ class GroupUpdater {
     GroupOperands<D> operands{core_, group};
     operands.add_states(Operand::Access::change);
     operands.add_gradients();
-    operands.add_parameters();
+    operands.add_parameters_to_update();
     return operands;
   }
 
@@ -68,23 +68,23 @@ class GroupUpdater {
   PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
     const ElementType type = core_.states.spaces[group.space].type;
     GroupOperands operands{core_, group};
-    operands.add_states(Operand::Access::change);
+    const StatesOperand states = operands.add_states(Operand::Access::change);
     const RunOperands gradients = operands.add_gradients();
-    const RunOperands parameters = operands.add_parameters();
+    const RunOperands parameters = operands.add_parameters_to_update();
     const Operation operation{OperationKind::update, group.name, group.states.bytes};
-    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type),
-                             capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
-      auto* const master = reinterpret_cast<float*>(pointers[0]);
+    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type)](
+                                auto& stream, std::span<std::byte* const> pointers) {
       std::vector<ShardUpdate> updates;
       for (std::size_t i = 0; i < runs.size(); ++i) {
         const ShardRun& run = runs[i].run;
         std::byte* const parameter = parameters(pointers, i, run);
+        float* const master = states.master(pointers, run, parameter);
         if (runs[i].has_gradient) {
-          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
+          updates.push_back({master, states.optimizer(pointers), states.capacity, run.first_in_group, run.elements,
                              gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
                              runs[i].group});
-        } else {
-          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
+        } else if (states.master_weights == MasterWeights::with_states) {
+          narrow(stream, master, type, parameter, run.elements);
         }
       }
       return updates;

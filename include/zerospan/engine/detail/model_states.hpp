@@ -28,6 +28,12 @@ enum class Residence : std::uint8_t {
   replicated,   ///< Each rank has all of it, in device memory.
 };
 
+/// Where the fp32 master weights of a parameter that trains are.
+enum class MasterWeights : std::uint8_t {
+  with_states,   ///< Before the optimizer's states, beside the parameter.
+  in_parameter,  ///< They are the parameter, which is of fp32 and as near to its updates as they would be.
+};
+
 /// One rank's accumulated gradient of one use: the sum over ranks and micro-batches.
 struct GradientAccumulator {
   Extent extent;
@@ -74,6 +80,7 @@ struct ParameterRecord {
   ParameterOptions options{};
   Partition partition{};
   Residence residence = Residence::partitioned;
+  MasterWeights master = MasterWeights::with_states;
   std::size_t replica = 0;        ///< If replicated: bytes from the begin of the extent of replicas.
   std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
   std::size_t linear = 0;         ///< Its shard's first element in the space.
@@ -112,8 +119,8 @@ struct ShardRun {
   std::size_t elements;
 };
 
-/// A window of a shard space whose states are one extent: master weights, then the optimizer's states. One sub-group
-/// is one sequential read and one sequential write.
+/// A window of a shard space whose states are one extent: master weights, unless those are in the parameters, then the
+/// optimizer's states. One sub-group is one sequential read and one sequential write.
 struct SubGroup {
   std::string name;
   std::size_t space;
@@ -132,6 +139,7 @@ struct ShardSpace {
   ElementType type;
   Residence residence;
   Training training;
+  MasterWeights master;
   bool is_owned;
   std::size_t elements = 0;
   Extent parameters{};
@@ -161,7 +169,8 @@ struct ModelStates {
     auto space = std::ranges::find_if(spaces, is_its_space);
     if (space == spaces.end()) {
       spaces.push_back(
-          {parameter.type, parameter.residence, parameter.options.training, parameter.partition.owner.has_value()});
+          {parameter.type, parameter.residence, parameter.options.training, parameter.master,
+           parameter.partition.owner.has_value()});
       space = std::prev(spaces.end());
     }
     parameter.space = static_cast<std::size_t>(space - spaces.begin());

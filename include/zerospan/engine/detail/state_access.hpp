@@ -20,6 +20,7 @@
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/piece_memory.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
@@ -73,6 +74,7 @@ class StateAccess {
 
   /// Where this rank's parts rest.
   std::vector<StatesPlace> places_of_own(std::span<const StateArray> arrays) const {
+    const auto neighbours = neighbours_in_spaces();
     std::vector<StatesPlace> result;
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       const ParameterRecord& parameter = core_.states.parameters[p];
@@ -82,14 +84,15 @@ class StateAccess {
       for_each_part(places_of(p), part.first - shard_first, part.elements, [&](const Part& each) {
         constexpr auto reads = Operand::Access::read;
         const std::vector<Operand> operands = parameter.has_states()
-                                                  ? state_operands(each, arrays, reads)
+                                                  ? state_operands(parameter, each, arrays, reads)
                                                   : std::vector{parameter_operand(parameter, each, reads)};
-        const auto& [tier, extent, offset, bytes, access, ready] = operands.front();
         std::vector<StatesPlace::Component> components;
-        for (const Operand& operand : operands) components.push_back({operand.offset, operand.bytes / each.elements});
-        const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
-        result.push_back({p, {shard_first + each.in_shard, each.elements}, tier, extent, std::move(components),
-                          passes ? nullptr : tier.view(extent), each.group});
+        for (const auto& [tier, extent, offset, bytes, access, ready] : operands) {
+          const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
+          components.push_back({tier, extent, offset, bytes / each.elements, passes ? nullptr : tier.view(extent)});
+        }
+        result.push_back({p, {shard_first + each.in_shard, each.elements}, std::move(components), each.group,
+                          neighbours[parameter.space]});
       });
     }
     return result;
@@ -208,6 +211,18 @@ class StateAccess {
     std::size_t elements;
   };
 
+  /// Of each space whose master weights are in the extent of its parameters: its sub-groups.
+  std::vector<std::shared_ptr<const std::vector<StatesBeingRead::Group>>> neighbours_in_spaces() const {
+    std::vector<std::shared_ptr<std::vector<StatesBeingRead::Group>>> spaces(core_.states.spaces.size());
+    for (const SubGroup& group : core_.states.groups) {
+      const ShardSpace& space = core_.states.spaces[group.space];
+      if (space.master != MasterWeights::in_parameter || space.residence != Residence::partitioned) continue;
+      if (!spaces[group.space]) spaces[group.space] = std::make_shared<std::vector<StatesBeingRead::Group>>();
+      spaces[group.space]->push_back(&group);
+    }
+    return {spaces.begin(), spaces.end()};
+  }
+
   /// Shows elements that this rank holds of a parameter.
   void visit_range(std::size_t index, const StatesRange& range, const PieceMemory& memory,
                    const StatesVisitor& visitor) {
@@ -272,19 +287,24 @@ class StateAccess {
   }
 
   /// Master weights, and each array of states, of part of a shard.
-  std::vector<Operand> state_operands(const Part& part, std::span<const StateArray> arrays,
-                                      Operand::Access access) const {
-    const TierRef tier = core_.placement.tier(part.group->states_on);
-    std::vector<Operand> operands;
-    std::size_t array_begin = 0;
-    const auto add = [&](std::size_t width) {
-      operands.push_back(
-          {tier, part.group->states, array_begin + part.in_group * width, part.elements * width, access});
+  std::vector<Operand> state_operands(const ParameterRecord& parameter, const Part& part,
+                                      std::span<const StateArray> arrays, Operand::Access access) const {
+    std::vector<Operand> operands{master_operand(parameter, part, access)};
+    std::size_t array_begin =
+        parameter.master == MasterWeights::with_states ? part.group->elements * sizeof(float) : 0;
+    for (const StateArray& array : arrays) {
+      const std::size_t width = element_bytes(array.type);
+      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
+                          array_begin + part.in_group * width, part.elements * width, access});
       array_begin += part.group->elements * width;
-    };
-    add(sizeof(float));
-    for (const StateArray& array : arrays) add(element_bytes(array.type));
+    }
     return operands;
+  }
+
+  Operand master_operand(const ParameterRecord& parameter, const Part& part, Operand::Access access) const {
+    if (parameter.master == MasterWeights::in_parameter) return parameter_operand(parameter, part, access);
+    return {core_.placement.tier(part.group->states_on), part.group->states, part.in_group * sizeof(float),
+            part.elements * sizeof(float), access};
   }
 
   /// The parameter itself, on its tier or in this rank's part of the replica.
@@ -311,7 +331,7 @@ class StateAccess {
       const std::size_t count = part.elements;
       const Operation operation{OperationKind::copy, parameter.name, count * sizeof(float)};
       if (parameter.has_states()) {
-        const std::vector<Operand> from = state_operands(part, memory.arrays(), Operand::Access::read);
+        const std::vector<Operand> from = state_operands(parameter, part, memory.arrays(), Operand::Access::read);
         std::vector<std::pair<std::byte*, std::size_t>> targets{
             {reinterpret_cast<std::byte*>(to), count * sizeof(float)}};
         for (std::size_t a = 0; a < states.size(); ++a) {
@@ -353,12 +373,13 @@ class StateAccess {
       std::vector<Operand> to;
       std::vector<const std::byte*> from;
       if (parameter.has_states()) {
-        to = state_operands(part, memory.arrays(), Operand::Access::write);
+        to = state_operands(parameter, part, memory.arrays(), Operand::Access::write);
         from.push_back(reinterpret_cast<const std::byte*>(master.data() + done));
         for (std::size_t a = 0; a < states.size(); ++a)
           from.push_back(states[a].data() + done * element_bytes(memory.arrays()[a].type));
       }
-      to.push_back(parameter_operand(parameter, part, Operand::Access::write));
+      const bool is_master = parameter.master == MasterWeights::in_parameter;
+      if (!is_master) to.push_back(parameter_operand(parameter, part, Operand::Access::write));
       const auto copy = [=, type = parameter.type, places_here = part.elements,
                          values = master.data() + done](std::span<std::byte* const> pointers) {
         const auto put_zeros = [&](std::byte* target, std::size_t width) {
@@ -369,6 +390,7 @@ class StateAccess {
           if (count > 0) std::memcpy(pointers[i], from[i], count * width);
           put_zeros(pointers[i], width);
         }
+        if (is_master) return;
         if (count > 0) from_float(values, type, pointers.back(), count);
         put_zeros(pointers.back(), element_bytes(type));
       };
@@ -380,8 +402,7 @@ class StateAccess {
   }
 
   Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
-    const Operand master{core_.placement.tier(part.group->states_on), part.group->states, part.in_group * sizeof(float),
-                         part.elements * sizeof(float), Operand::Access::read};
+    const Operand master = master_operand(parameter, part, Operand::Access::read);
     return run_copy(parameter, master, [to, bytes = master.bytes](auto& stream, std::byte* from) {
       copy_bytes(stream, reinterpret_cast<std::byte*>(to), from, bytes);
     });
@@ -418,25 +439,20 @@ class StateAccess {
   /// Writes part of this rank's shard: the master weights, and the parameter on its tier.
   PostedWork store(const ParameterRecord& parameter, const Part& part, const std::byte* from,
                    const Completion& arrived) {
-    const ShardSpace& space = core_.states.spaces[parameter.space];
     const std::size_t width = element_bytes(parameter.type);
     const std::size_t elements = part.elements;
+    const bool has_master = parameter.has_states() && parameter.master == MasterWeights::with_states;
     std::vector<Operand> operands;
-    if (parameter.has_states()) {
-      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
-                          part.in_group * sizeof(float), elements * sizeof(float), Operand::Access::write});
-    }
+    if (has_master) operands.push_back(master_operand(parameter, part, Operand::Access::write));
     if (parameter.residence == Residence::partitioned) {
-      operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
-                          elements * width, Operand::Access::write});
+      operands.push_back(parameter_operand(parameter, part, Operand::Access::write));
     }
-    return core_.staging.run(Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
-                             [=, type = parameter.type, trains = parameter.has_states()](
-                                 auto& stream, std::span<std::byte* const> pointers) {
-                               if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
-                               if (pointers.size() > trains)
-                                 copy_bytes(stream, pointers[trains], from, elements * width);
-                             });
+    return core_.staging.run(
+        Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
+        [=, type = parameter.type](auto& stream, std::span<std::byte* const> pointers) {
+          if (has_master) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
+          if (pointers.size() > has_master) copy_bytes(stream, pointers[has_master], from, elements * width);
+        });
   }
 
   EngineCore<D>& core_;

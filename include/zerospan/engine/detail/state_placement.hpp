@@ -97,8 +97,9 @@ class StatePlacement {
     const double fraction = core_.placement.optimizer_share ? core_.placement.optimizer_share->fraction : 0;
     double owed = 0;
     for (SubGroup& group : core_.states.groups) {
-      if (core_.states.spaces[group.space].training != Training::trainable) continue;
-      const std::size_t bytes = sizes_.states_bytes(group.elements);
+      const ShardSpace& space = core_.states.spaces[group.space];
+      const std::size_t bytes = sizes_.states_bytes(group.elements, space.master);
+      if (space.training != Training::trainable || bytes == 0) continue;
       owed += fraction * static_cast<double>(bytes);
       if (owed >= static_cast<double>(bytes)) {
         group.states_on = StateKind::optimizer_share;
@@ -159,22 +160,25 @@ class StatePlacement {
   PostedWork fill_group(const SubGroup& group) {
     const bool trains = core_.states.spaces[group.space].training == Training::trainable;
     GroupOperands operands{core_, group};
-    if (trains) operands.add_states(Operand::Access::write);
+    const StatesOperand states = trains ? operands.add_states(Operand::Access::write) : StatesOperand{};
     const RunOperands parameters = operands.add_parameters();
     return core_.staging.run_on_host(
         Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
-        [this, &group, trains, parameters](std::span<std::byte* const> pointers) {
-          if (trains) fill_zero(calling_thread, pointers[0], group.states.bytes);
+        [this, &group, trains, states, parameters](std::span<std::byte* const> pointers) {
+          if (states.operand != StatesOperand::none) {
+            fill_zero(calling_thread, pointers[states.operand], group.states.bytes);
+          }
           for (std::size_t i = 0; i < group.runs.size(); ++i) {
             const ShardRun& run = group.runs[i];
+            std::byte* const parameter = parameters(pointers, i, run);
+            const bool has_master = trains && states.master_weights == MasterWeights::with_states;
             fill_run(core_.states.parameters[run.parameter], run,
-                     trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
-                     parameters(pointers, i, run));
+                     has_master ? states.master(pointers, run, parameter) : nullptr, parameter);
           }
         });
   }
 
-  /// @param master Where the master weights go; nullptr for a frozen parameter.
+  /// @param master Where the master weights go that are not the parameter itself; otherwise nullptr.
   void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::byte* target) const {
     std::array<float, block_elements> block;
     const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
