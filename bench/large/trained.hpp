@@ -45,6 +45,7 @@ inline std::vector<std::string> arguments_of(const gpt::Options& o) {
                                                                  {"--threads", number(o.threads)},
                                                                  {"--timeout", number(o.timeout)},
                                                                  {"--precision", "bf16"},
+                                                                 {"--master-weights", "split"},
                                                                  {"--stage", "3"},
                                                                  {"--parameters", "nvme"},
                                                                  {"--gradients", "nvme"},

@@ -90,6 +90,7 @@ struct Options {
   float beta2 = 0.99F;
   float clip = 1.0F;
   zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
+  zerospan::MasterWeights master_weights = zerospan::MasterWeights::whole;  ///< Of bf16.
   std::uint64_t seed = 1337;
 
   std::filesystem::path checkpoint;  ///< Where empty, nothing is saved.

@@ -72,6 +72,7 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
   return {.micro_batches = options.micro_batches,
           .max_gradient_norm = options.clip,
           .updates = options.updates,
+          .master_weights = options.master_weights,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
           .persistence_threshold = zerospan::Bytes{resident_bytes},

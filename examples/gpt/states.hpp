@@ -21,7 +21,9 @@ inline std::uint64_t state_bytes(const Options& o) {
   const std::uint64_t element = element_bytes(o);
   const std::uint64_t gradient = o.micro_batches > 1 ? 4 : element;
   const bool rest_apart = o.stage == 3 && o.parameters == TierKind::nvme && o.optimizer != TierKind::nvme;
-  const std::uint64_t master = o.precision == Precision::fp32 && !rest_apart ? 0 : sizeof(float);
+  const bool are_parameters = o.precision == Precision::fp32 && !rest_apart;
+  const bool are_split = o.master_weights == zerospan::MasterWeights::split;
+  const std::uint64_t master = are_parameters ? 0 : are_split ? 2 : 4;
   return o.model.parameters() * (element + gradient + master + 2 * sizeof(float));
 }
 

@@ -30,6 +30,7 @@
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/split_float.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -76,17 +77,20 @@ class PartWriter {
         memory_{model.states, buffer},
         data_{files.create(directory.data_of(name, model.place))} {}
 
-  /// Writes what an engine shows.
-  void write(const StatesPiece& piece) {
+  /// Writes what an engine shows. @param parameter Its index.
+  void write(const StatesPiece& piece, std::size_t parameter) {
     for_parameter(piece.parameter, [&] {
-      auto& components = components_of(piece.parameter, 1 + piece.states.size());
-      if (piece.training == Training::frozen && piece.type != ElementType::float32) {
+      const std::size_t of_values = model_.parameters[parameter].is_split ? 2 : 1;
+      auto& components = components_of(piece.parameter, of_values + piece.states.size());
+      if (of_values == 2) {
+        write_halves(piece, components);
+      } else if (piece.training == Training::frozen && piece.type != ElementType::float32) {
         write_narrow(piece, components[0]);
       } else {
         data_.append(piece.first, sizeof(float), std::as_bytes(piece.master), components[0]);
       }
       for (std::size_t s = 0; s < piece.states.size(); ++s) {
-        data_.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[1 + s]);
+        data_.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[of_values + s]);
       }
     });
   }
@@ -132,6 +136,9 @@ class PartWriter {
 
  private:
   using Group = StatesBeingRead::Group;
+
+  /// Elements that are converted before they are written.
+  static constexpr std::size_t most_at_once = std::size_t{64} << 10;
 
   /// Those that extents have in common, each once.
   static std::vector<Group> neighbours_of(std::span<const StatesPlace> places) {
@@ -186,6 +193,10 @@ class PartWriter {
                             std::vector<std::vector<StoredExtent>>& components) {
     const std::size_t room = round_up(elements, PieceMemory::unit);
     std::vector<std::span<std::byte>> memory{std::as_writable_bytes(memory_.master(room))};
+    if (model_.parameters[place.parameter].is_split) {
+      memory.push_back(memory[0].subspan(room * sizeof(bfloat16)));
+      memory[0] = memory[0].first(room * sizeof(bfloat16));
+    }
     for (const std::span<std::byte> states : memory_.states(room)) memory.push_back(states);
     std::vector<Completion> ends(components.size());
     for (std::size_t c = 0; c < components.size(); ++c) {
@@ -227,12 +238,24 @@ class PartWriter {
     return part_.pieces.back().components;
   }
 
+  /// Master weights that the engine keeps in halves.
+  void write_halves(const StatesPiece& piece, std::vector<std::vector<StoredExtent>>& components) {
+    std::vector<bfloat16> upper(std::min(most_at_once, piece.master.size()));
+    std::vector<std::uint16_t> lower(upper.size());
+    for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
+      const std::size_t count = std::min(most_at_once, piece.master.size() - done);
+      split(piece.master.subspan(done, count), upper.data(), lower.data());
+      data_.append(piece.first + done, sizeof(bfloat16), std::as_bytes(std::span{upper}.first(count)), components[0]);
+      data_.append(piece.first + done, sizeof(std::uint16_t), std::as_bytes(std::span{lower}.first(count)),
+                   components[1]);
+    }
+  }
+
   /// Values of 16 bits, which were widened.
   void write_narrow(const StatesPiece& piece, std::vector<StoredExtent>& extents) {
-    constexpr std::size_t most = std::size_t{64} << 10;
-    std::vector<std::byte> narrow(std::min(most, piece.master.size()) * element_bytes(piece.type));
-    for (std::size_t done = 0; done < piece.master.size(); done += most) {
-      const std::size_t count = std::min(most, piece.master.size() - done);
+    std::vector<std::byte> narrow(std::min(most_at_once, piece.master.size()) * element_bytes(piece.type));
+    for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
+      const std::size_t count = std::min(most_at_once, piece.master.size() - done);
       from_float(piece.master.data() + done, piece.type, narrow.data(), count);
       data_.append(piece.first + done, element_bytes(piece.type),
                    std::span{narrow}.first(count * element_bytes(piece.type)), extents);

@@ -26,6 +26,7 @@ struct ParameterDescription {
   Shape shape;
   ElementType type;
   Training training;  ///< As it was declared.
+  bool is_split;      ///< Its master weights are: into the parameter and their lower halves.
   std::int64_t updates;
   std::uint64_t first;     ///< Of the elements that this rank holds.
   std::uint64_t elements;  ///< Their number.
@@ -62,7 +63,8 @@ struct StatesPlace {
 
   std::size_t parameter;  ///< Its index.
   StatesRange range;
-  std::vector<Component> components;  ///< Of the master weights, or values; of each array of states.
+  std::vector<Component> components;  ///< Of the master weights, or of both of their halves, the upper one first, or
+                                      ///< values; of each array of states.
   StatesBeingRead::Group group;       ///< Which is changed at once.
 
   /// The sub-groups that have something in the same extents: these are linked when all of them may be read. nullptr:

@@ -34,20 +34,25 @@ struct RunOperands {
 struct StatesOperand {
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
-  MasterWeights master_weights;
+  MasterPlace master_weights;
   std::size_t operand = none;  ///< None, if there is nothing but master weights, and these are the parameters.
   std::size_t capacity;        ///< Elements of the sub-group.
 
-  /// The master weights of a run, whose parameter is at `parameter`.
+  /// The master weights of a run, whose parameter is at `parameter`; unless they are in halves.
   float* master(std::span<std::byte* const> pointers, const ShardRun& run, std::byte* parameter) const {
-    if (master_weights == MasterWeights::in_parameter) return reinterpret_cast<float*>(parameter);
+    if (master_weights == MasterPlace::in_parameter) return reinterpret_cast<float*>(parameter);
     return reinterpret_cast<float*>(pointers[operand]) + run.first_in_group;
+  }
+
+  /// The lower halves of a run's master weights, where they are in halves.
+  std::uint16_t* lower_halves(std::span<std::byte* const> pointers, const ShardRun& run) const {
+    return reinterpret_cast<std::uint16_t*>(pointers[operand]) + run.first_in_group;
   }
 
   /// The optimizer's states of the sub-group; nullptr if it has none.
   std::byte* optimizer(std::span<std::byte* const> pointers) const {
     if (operand == none) return nullptr;
-    return pointers[operand] + (master_weights == MasterWeights::with_states ? capacity * sizeof(float) : 0);
+    return pointers[operand] + capacity * master_bytes_with_states(master_weights);
   }
 };
 
@@ -58,7 +63,7 @@ class GroupOperands {
   GroupOperands(EngineCore<D>& core, const SubGroup& group)
       : core_{core}, group_{group}, space_{core.states.spaces[group.space]} {}
 
-  /// Master weights, if they are not in the parameters, then the optimizer's states.
+  /// Master weights, or what of them is not in the parameters, then the optimizer's states.
   StatesOperand add_states(Operand::Access access) {
     StatesOperand states{.master_weights = space_.master, .capacity = group_.elements};
     if (group_.states.bytes == 0) return states;
@@ -100,10 +105,9 @@ class GroupOperands {
   /// The parameters, on their tier or in this rank's part of the replicas, to be written.
   RunOperands add_parameters() { return add_parameters(Operand::Access::write); }
 
-  /// The same, to be updated: those that are master weights are read too.
+  /// The same, to be updated: those that are master weights, or half of them, are read too.
   RunOperands add_parameters_to_update() {
-    return add_parameters(space_.master == MasterWeights::in_parameter ? Operand::Access::change
-                                                                       : Operand::Access::write);
+    return add_parameters(space_.master == MasterPlace::with_states ? Operand::Access::write : Operand::Access::change);
   }
   std::span<const Operand> list() const noexcept { return list_; }
 

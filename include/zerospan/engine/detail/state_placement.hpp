@@ -18,6 +18,7 @@
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/tier/file_backed_extents.hpp>
 
@@ -171,15 +172,19 @@ class StatePlacement {
           for (std::size_t i = 0; i < group.runs.size(); ++i) {
             const ShardRun& run = group.runs[i];
             std::byte* const parameter = parameters(pointers, i, run);
-            const bool has_master = trains && states.master_weights == MasterWeights::with_states;
+            const bool has_master = trains && states.master_weights == MasterPlace::with_states;
+            const bool has_halves = trains && states.master_weights == MasterPlace::split;
             fill_run(core_.states.parameters[run.parameter], run,
-                     has_master ? states.master(pointers, run, parameter) : nullptr, parameter);
+                     has_master ? states.master(pointers, run, parameter) : nullptr,
+                     has_halves ? states.lower_halves(pointers, run) : nullptr, parameter);
           }
         });
   }
 
-  /// @param master Where the master weights go that are not the parameter itself; otherwise nullptr.
-  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::byte* target) const {
+  /// @param master Where whole master weights go that are not the parameter itself; otherwise nullptr.
+  /// @param lower Where the lower halves go of those that are split; otherwise nullptr.
+  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::uint16_t* lower,
+                std::byte* target) const {
     std::array<float, block_elements> block;
     const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
     for (std::size_t done = 0; done < run.elements; done += block_elements) {
@@ -191,7 +196,11 @@ class StatePlacement {
         parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
       }
       if (master) std::copy_n(block.begin(), here, master + done);
-      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), here);
+      if (lower) {
+        split(std::span{block}.first(here), reinterpret_cast<bfloat16*>(target) + done, lower + done);
+      } else {
+        from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), here);
+      }
     }
   }
 
