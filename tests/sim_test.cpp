@@ -326,7 +326,7 @@ TEST_CASE("a step takes hardly longer than its busiest lane") {
   CHECK(ratio({.forward = 0.5, .network = shard, .disk = 1e9, .update = 1e9}) < 1.01);
   CHECK(ratio({.forward = 1, .network = 1e9, .disk = 4 * shard, .update = 1e9}) < 1.03);
   CHECK(ratio({.forward = 4.0 / 3, .network = 2 * shard, .disk = 5 * shard, .update = 8 * shard}) < 1.03);
-  CHECK(ratio({.forward = 0.1, .network = 1e9, .disk = 4 * shard, .update = 1e9}) < 1.12);
+  CHECK(ratio({.forward = 0.1, .network = 1e9, .disk = 4 * shard, .update = 1e9}) < 1.17);
 }
 
 TEST_CASE("updates that take longer than a forward pass hide behind the backward pass too, where they are made in it") {

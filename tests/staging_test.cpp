@@ -305,7 +305,7 @@ TEST_CASE("work that was begun is read ahead, and its slot is nobody else's unti
   const std::array operands{Operand{rig.slow, ahead, 0, ahead.bytes, Access::change}};
   auto begun = rig.staging->begin("ahead", operands, 2 * page);
   REQUIRE(begun);
-  rig.wait(begun->read);
+  rig.wait(begun->reads.at(0));
   for (int i = 0; i < 20; ++i) rig.wait(rig.add(other, 1).ends);
   CHECK(all_are(rig.slow.storage(other), 20));
   const std::size_t reads = rig.lanes->counters()[OperationKind::read].count;

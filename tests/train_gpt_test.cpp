@@ -354,7 +354,7 @@ TEST_CASE("master weights in halves have equal bits in every stage, and take two
   const zerospan_test::ScratchDirectory scratch;
   const auto train = [&](const std::string& stage, const std::string& master_weights) {
     std::vector<std::string> arguments{"--ranks",          "2",           "--precision", "bf16", "--stage", stage,
-                                       "--master-weights", master_weights};
+                                       "--master-weights", master_weights, "--optimizer", "nvme"};
     if (stage != "3") arguments.insert(arguments.end(), {"--parameters", "device", "--gradients", "device"});
     return train_small(scratch, arguments);
   };

@@ -74,7 +74,8 @@ class GroupUpdater {
     const StatesOperand states = operands.add_states(Operand::Access::change);
     const RunOperands gradients = operands.add_gradients();
     const RunOperands parameters = operands.add_parameters_to_update();
-    const Operation operation{OperationKind::update, group.name, group.states.bytes};
+    const std::size_t of_master = group.elements * (sizeof(float) - master_bytes_with_states(states.master_weights));
+    const Operation operation{OperationKind::update, group.name, group.states.bytes + of_master};
     const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type)](
                                 auto& stream, std::span<std::byte* const> pointers) {
       std::vector<ShardUpdate> updates;

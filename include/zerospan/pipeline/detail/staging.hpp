@@ -55,12 +55,12 @@ struct PostedWork {
   StagingSlot slot;
 };
 
-/// Work that has its slot, and whose first operand is read, before it can be posted.
+/// Work that has its slot before it can be posted, and whose operands that it changes are read.
 struct BegunWork {
   StagingSlot slot;
-  std::vector<Completion> free;  ///< The ends of those who had the slot.
-  Completion read;
-  bool is_reserved = false;  ///< The slot was taken before the work is posted, and the first operand is read.
+  std::vector<Completion> free;              ///< The ends of those who had the slot.
+  std::map<std::size_t, Completion> reads;  ///< Of operands, by their indices.
+  bool is_reserved = false;  ///< The slot was taken before the work is posted, and operands are read.
 };
 
 /// Whose processors do a piece of work. The device's address host memory too, the host's not always the device's.
@@ -140,8 +140,8 @@ class Staging {
                  });
   }
 
-  /// Takes memory for work on the host that will be posted later, and reads its first operand now, which is not
-  /// addressable. Nobody else gets that memory meanwhile.
+  /// Takes memory for work on the host that will be posted later, and reads now, of those of its operands that are not
+  /// addressable, what it will change. Nobody else gets that memory meanwhile.
   /// @param others Bytes of the largest piece of work that will be posted before this one.
   /// @return Nothing, where that would leave less than half of the ring, or no room for the others.
   std::optional<BegunWork> begin(std::string_view name, std::span<const Operand> operands, std::size_t others) {
@@ -158,13 +158,19 @@ class Staging {
     ++begun_;
     BegunWork begun = give(at, bytes);
     begun.is_reserved = true;
-    begun.read = post_read(name, operands.front(), memory_.data() + begun.slot.begin, begun.free);
+    std::byte* next = memory_.data() + begun.slot.begin;
+    for (std::size_t i = 0; i < operands.size(); ++i) {
+      const Operand& o = operands[i];
+      if (!passes(o.tier, Site::host)) continue;
+      if (o.access == Operand::Access::change) begun.reads.emplace(i, post_read(name, o, next, begun.free));
+      next += slot_bytes(o.tier, o.bytes, Site::host);
+    }
     return begun;
   }
 
   /// Work that was begun will not be posted.
   void drop(const BegunWork& begun) {
-    former_.record(begun.slot.begin, begun.slot.bytes, begun.read);
+    for (const auto& [operand, read] : begun.reads) former_.record(begun.slot.begin, begun.slot.bytes, read);
     end_reservation();
   }
 
@@ -191,7 +197,9 @@ class Staging {
         pointers[i] = memory_.data() + next;
         next += slot_bytes(o.tier, o.bytes, site);
         if (o.access == Operand::Access::write) continue;
-        after.push_back(i == 0 && was_begun ? begun.read : post_read(operation.name, o, pointers[i], begun.free));
+        const auto read = begun.reads.find(i);
+        after.push_back(read != begun.reads.end() ? read->second
+                                                  : post_read(operation.name, o, pointers[i], begun.free));
       } else {
         pointers[i] = o.tier.view(o.extent) + o.offset;
         after.insert(after.end(), o.ready.begin(), o.ready.end());
