@@ -297,6 +297,34 @@ TEST_CASE("a written operand reaches its tier") {
   CHECK(rig.lanes->counters()[OperationKind::update].count == 1);
 }
 
+TEST_CASE("of work that was begun all is read ahead that it changes, and nothing else") {
+  Rig rig{12};
+  const Extent first = rig.slow.place(page);
+  const Extent second = rig.slow.place(page);
+  const Extent third = rig.slow.place(page);
+  for (const auto& [extent, value] : {std::pair{first, 1}, std::pair{second, 2}, std::pair{third, 3}}) {
+    std::ranges::fill(rig.slow.storage(extent), static_cast<std::byte>(value));
+  }
+  const std::array operands{Operand{rig.slow, first, 0, page, Access::change},
+                            Operand{rig.slow, second, 0, page, Access::read},
+                            Operand{rig.slow, third, 0, page, Access::change}};
+  auto begun = rig.staging->begin("ahead", operands, page);
+  REQUIRE(begun);
+  CHECK(begun->reads.size() == 2);
+  rig.wait(begun->reads.at(0));
+  rig.wait(begun->reads.at(2));
+  CHECK(rig.lanes->counters()[OperationKind::read].count == 2);
+  std::ranges::fill(rig.slow.storage(second), std::byte{4});  // it may change until the work is posted
+  const PostedWork posted = rig.staging->run_on_host(
+      Lane::update, {OperationKind::update, "w", 1}, operands, *std::move(begun), {}, [&](Pointers p) {
+        for (std::size_t i = 0; i < page; ++i) p[0][i] |= p[1][i] | p[2][i];
+      });
+  rig.wait(posted.ends);
+  CHECK(rig.lanes->counters()[OperationKind::read].count == 3);
+  CHECK(all_are(rig.slow.storage(first), 1 | 4 | 3));
+  CHECK(all_are(rig.slow.storage(third), 3));
+}
+
 TEST_CASE("work that was begun is read ahead, and its slot is nobody else's until it is posted") {
   Rig rig{12};
   const Extent ahead = rig.slow.place(4 * page);
