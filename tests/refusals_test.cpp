@@ -65,7 +65,7 @@ TEST_CASE("a refused declaration leaves nothing behind: neither its name nor its
   SelfCommunicator self;
   zerospan::ZeroEngine engine{Stage3{}, self, device, Placement{host, host, host}, zerospan::AdamW{}};
   for (int i = 0; i < 3; ++i) {
-    CHECK_THROWS_AS((Parameter{engine, "w", {60000}, zerospan::init::ones()}), zerospan::BudgetError);
+    CHECK_THROWS_AS((Parameter{engine, "w", {65000}, zerospan::init::ones()}), zerospan::BudgetError);
   }
   const Parameter w{engine, "w", {40000}, zerospan::init::ones()};
   CHECK(w.gather(calling_thread)->data[39999] == 1.0F);

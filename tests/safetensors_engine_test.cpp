@@ -592,6 +592,7 @@ std::string said_of_full_disk(const std::string& directory) {
   const auto heard = on_ranks(2, 2, [&](AnyEngine& engine, int rank) {
     const auto [words, file, tensor, error_number] =
         said([&] { export_safetensors(engine, path, {.buffer = small_buffer}); });
+    both.arrive_and_wait();  // rank 0 may have been removing what was written
     const bool is_intact = zerospan_test::content(path) == old && !std::filesystem::exists(path + ".partial");
     both.arrive_and_wait();
     if (rank == 0) std::filesystem::remove(filler);
