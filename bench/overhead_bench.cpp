@@ -1,6 +1,6 @@
 /// What a lease costs the host where no bytes move: gathers of what is in memory already, with their releases, one
-/// after the other. That goes for a parameter that stays whole, and for one that is partitioned and was kept since its last
-/// use; and whether the other parameters of a model cost anything: as many are gathered in turn of 100,000 as of 100.
+/// after the other. The parameters stay whole, or are partitioned and were kept since their last use. Whether the others
+/// of a model cost anything is told by 100,000, of which as many are gathered in turn as of 100.
 
 #include <cstddef>
 #include <cstdint>

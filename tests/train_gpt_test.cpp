@@ -34,6 +34,8 @@ using zerospan_test::train_layers;
 using zerospan_test::train_small;
 using zerospan_test::write_text;
 
+bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
+
 TEST_CASE("a wrong flag is one clear line, and exit code 2") {
   const zerospan_test::ScratchDirectory scratch;
   for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--no-such-flag"},
@@ -93,6 +95,14 @@ TEST_CASE(
     const std::size_t found = run.errors.find(said, from);
     REQUIRE(found != std::string::npos);
     from = found;
+  }
+  CHECK(says(run.output, " ms, by the last 3 steps: "));
+  from = 0;
+  for (const char* said : {"a step of rank 0 takes ", "disk read", " of its time\nbottleneck of a step: ",
+                           "% of the transfer time was hidden\n"}) {
+    CAPTURE(std::string{said});
+    from = run.output.find(said, from);
+    REQUIRE(from != std::string::npos);
   }
 }
 
@@ -207,8 +217,6 @@ Run train_in(const zerospan_test::ScratchDirectory& scratch, const std::map<std:
   REQUIRE(run.exit_code == 0);
   return run;
 }
-
-bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
 
 TEST_CASE("the matrix kernels, their threads and their rate are in the summary and in the metrics") {
   const zerospan_test::ScratchDirectory scratch;

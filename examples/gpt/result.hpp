@@ -10,6 +10,7 @@
 
 #include "figures.hpp"
 #include "matrix_products.hpp"
+#include "step_time.hpp"
 
 namespace gpt {
 
@@ -28,6 +29,7 @@ struct Summary {
   std::size_t skipped_steps;
   std::vector<Figures> ranks;   ///< After training, before validation.
   MatrixProducts products;      ///< Of rank 0.
+  StepTime step_time;           ///< Of rank 0.
   std::vector<TimeSpent> time;  ///< Operations of the lanes; they overlap with one another and with the computing.
 };
 

@@ -18,6 +18,7 @@
 #include "progress.hpp"
 #include "result.hpp"
 #include "states.hpp"
+#include "step_time.hpp"
 
 namespace gpt {
 
@@ -32,10 +33,23 @@ inline std::string describe_memory(std::string_view name, const std::vector<Figu
 
 }  // namespace detail
 
+/// Names the bottleneck of a step. Empty where the timeline had too little room for one.
+inline std::string describe(const StepTime& time) {
+  if (time.steps == 0) return "";
+  std::string busy;
+  for (const PartOfMachine& part : time.parts) {
+    busy += fmt::format("{}{} {:.1f}%", busy.empty() ? "" : ", ", part.what, 100 * part.share);
+  }
+  if (time.peers_share > 0) busy += fmt::format(", waiting for other ranks {:.1f}%", 100 * time.peers_share);
+  const std::string steps = time.steps == 1 ? "the last step" : fmt::format("the last {} steps", time.steps);
+  const double milliseconds = 1e3 * time.seconds / static_cast<double>(time.steps);
+  return fmt::format("a step of rank 0 takes {:.1f} ms, by {}: {} of its time\n", milliseconds, steps, busy) +
+         fmt::format("bottleneck of a step: {}; {:.1f}% of the transfer time was hidden\n", time.parts.front().what,
+                     100 * time.hidden_share);
+}
+
 inline std::string describe(const Summary& s, const Options& o) {
   const auto steps = static_cast<double>(std::max(s.steps_here, std::size_t{1}));
-  const double share =
-      hidden_share(total(s.ranks, &Figures::transfer_seconds), total(s.ranks, &Figures::exposed_seconds));
   std::string text;
   const std::string loss =
       s.validation_loss ? fmt::format("validation loss {:.4f}", *s.validation_loss) : "not validated";
@@ -62,12 +76,12 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += fmt::format("gathers, all ranks: {:.0f} prefetched, {:.0f} kept in memory, {:.0f} on demand\n",
                       total(s.ranks, &Figures::prefetch_hits), total(s.ranks, &Figures::prefetch_kept),
                       total(s.ranks, &Figures::prefetch_misses));
-  text +=
-      fmt::format("traces: {:.0f} passes mended, {:.0f} prefetches dropped; {:.1f}% of the transfer time was hidden\n",
-                  total(s.ranks, &Figures::passes_mended), total(s.ranks, &Figures::prefetch_dropped), 100 * share);
+  text += fmt::format("traces, all ranks: {:.0f} passes mended, {:.0f} prefetches dropped\n",
+                      total(s.ranks, &Figures::passes_mended), total(s.ranks, &Figures::prefetch_dropped));
   text += fmt::format("matrix products of a rank: {}\n", describe(s.products));
   if (!s.products.remark.empty()) text += "  " + s.products.remark + "\n";
-  text += "time of rank 0 (what runs on different lanes overlaps):\n";
+  text += describe(s.step_time);
+  text += "time of rank 0 from its first parameter on (what runs on different lanes overlaps):\n";
   for (const TimeSpent& spent : s.time) text += fmt::format("  {:<18}{:.2f} s\n", spent.what, spent.seconds);
   text += fmt::format("timeline of the last steps: {} (open it in ui.perfetto.dev or chrome://tracing)\n",
                       o.trace.string());
