@@ -387,6 +387,37 @@ TEST_CASE("the vertical schedule goes with loss scaling, tiles, groups, lower st
   }
 }
 
+TEST_CASE("several directories share the bytes by their bandwidths, and change no bits") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory other;
+  const auto train = [&](const std::string& directories) {
+    const Run run = train_gpt(scratch, {"--text",       write_text(scratch),
+                                        "--layers",     "8",
+                                        "--heads",      "2",
+                                        "--width",      "96",
+                                        "--context",    "16",
+                                        "--batch",      "1",
+                                        "--steps",      "2",
+                                        "--sample",     "0",
+                                        "--eval-every", "0",
+                                        "--nvme-path",  directories,
+                                        "--trace",      scratch.path() + "/trace",
+                                        "--metrics",    scratch.path() + "/metrics"});
+    INFO(run.errors);
+    REQUIRE(run.exit_code == 0);
+    return std::pair{run.output, lines(scratch.path() + "/metrics")};
+  };
+  const auto one = train(scratch.path());
+  CHECK(!says(one.first, "by their bandwidths"));
+  const auto two = train(scratch.path() + "," + other.path());
+  REQUIRE(two.second.size() == 3);
+  for (std::size_t step = 0; step < 2; ++step) CHECK(two.second[step]["loss"] == one.second[step]["loss"]);
+  CHECK(two.second.back() == one.second.back());
+  CAPTURE(two.first);
+  for (const auto& directory : {scratch.path(), other.path()}) CHECK(says(two.first, "iB in " + directory));
+  CHECK(says(two.first, ", by their bandwidths\n"));
+}
+
 #if defined(ZEROSPAN_HAS_XXHASH)
 /// Everything on disk, with checksums.
 std::vector<std::string> checked(const std::string& directories) {

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "announcement.hpp"
+#include "directory_use.hpp"
 #include "figures.hpp"
 #include "matrix_products.hpp"
 #include "options.hpp"
@@ -29,6 +30,18 @@ inline std::string describe_memory(std::string_view name, const std::vector<Figu
   const std::string of = budget > 0 ? " of " + describe_bytes(budget) : "";
   return fmt::format("  {:<18}{} now, {} at peak{}\n", name, describe_bytes(largest(ranks, now)),
                      describe_bytes(largest(ranks, peak)), of);
+}
+
+/// How several directories share the bytes of rank 0; empty for fewer.
+inline std::string describe_stripes(const std::vector<DirectoryUse>& directories) {
+  if (directories.size() < 2) return "";
+  std::string shares;
+  std::string weights;
+  for (const DirectoryUse& use : directories) {
+    shares += fmt::format("{}{} in {}", shares.empty() ? "" : ", ", describe_bytes(use.bytes), use.directory.string());
+    weights += fmt::format("{}{}", weights.empty() ? "" : " : ", use.weight);
+  }
+  return fmt::format("  {:<18}{}; dealt {}, by their bandwidths\n", "of rank 0", shares, weights);
 }
 
 }  // namespace detail
@@ -63,6 +76,7 @@ inline std::string describe(const Summary& s, const Options& o) {
   text += detail::describe_memory("host", s.ranks, &Figures::host_bytes, &Figures::peak_host_bytes,
                                   static_cast<double>(o.host_budget));
   text += detail::describe_memory("nvme", s.ranks, &Figures::disk_bytes, &Figures::peak_disk_bytes, 0);
+  text += detail::describe_stripes(s.directories);
   text += fmt::format("  {:<18}{}, beside the budgets\n", "activations",
                       describe_bytes(largest(s.ranks, &Figures::activation_bytes)));
   text += fmt::format("storage, all ranks: {} read and {} written a step\n",

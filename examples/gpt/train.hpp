@@ -14,6 +14,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
+#include "directory_use.hpp"
 #include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
@@ -66,6 +67,7 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
   StepTime step_time = reports ? detail::time_of(trainer.made(), job) : StepTime{};
+  std::vector<DirectoryUse> directories = engine.directories();
   auto figures = trainer.figures();
   if (reports) reports->trained();
   if (trainer.is_interrupted()) return {{}, {}, true};
@@ -82,7 +84,7 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   return {std::move(sample),
           {statistics.parameters, validation_loss, seconds, trainer.steps(), trainer.steps_here(),
            trainer.skipped_steps(), std::move(figures), {}, std::move(step_time),
-           detail::time_spent(statistics.operations)}};
+           std::move(directories), detail::time_spent(statistics.operations)}};
 }
 
 }  // namespace gpt
