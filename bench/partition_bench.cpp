@@ -14,7 +14,6 @@
 #include <zerospan/core/initializer.hpp>
 #include <zerospan/core/shape.hpp>
 #include <zerospan/core/stream.hpp>
-#include <zerospan/core/tensor_traits.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/engine/options.hpp>
@@ -26,26 +25,12 @@
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/throttled_tier.hpp>
 
+#include "vector.hpp"
+
 namespace {
 
 using namespace zerospan::literals;
 using zerospan::AnyPartitioner;
-
-struct Vector {
-  float* data = nullptr;
-};
-
-}  // namespace
-
-template <>
-struct zerospan::TensorTraits<Vector> {
-  using element_type = float;
-  static Vector unbound(const Shape&) { return {}; }
-  static void bind(Vector& vector, float* data) { vector.data = data; }
-  static float* data(const Vector& vector) { return vector.data; }
-};
-
-namespace {
 
 constexpr std::size_t layers = 8;
 constexpr zerospan::Bytes layer = 1_MiB;
@@ -83,7 +68,7 @@ class Model {
   zerospan::HostTier host_{device_};
   zerospan::ThrottledTier link_{host_, {.bytes_per_second = link_bytes_per_second}};
   zerospan::ZeroEngine<zerospan::Stage3, zerospan::ThreadCommunicator, zerospan::HostDevice, zerospan::AdamW> engine_;
-  std::vector<zerospan::PartitionedParameter<Vector>> parameters_;
+  std::vector<zerospan::PartitionedParameter<bench::Vector>> parameters_;
 };
 
 /// @param window Layers that may be fetched ahead; the first pass, which is not measured, learns their order.

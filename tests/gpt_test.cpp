@@ -19,6 +19,9 @@
 
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/timeline.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/device/operation.hpp>
 
 #include "gpt/cpu_math.hpp"
 #include "gpt/data.hpp"
@@ -30,6 +33,8 @@
 #include "gpt/plain_parameter.hpp"
 #include "gpt/sample.hpp"
 #include "gpt/schedule.hpp"
+#include "gpt/step_time.hpp"
+#include "gpt/summary.hpp"
 #include "gpt/text.hpp"
 #include "gpt/zerospan_adapter.hpp"
 #include "support/sample.hpp"
@@ -649,4 +654,99 @@ TEST_CASE("the share of hidden transfers is between none and all") {
   CHECK(gpt::hidden_share(4, 1) == 0.75);
   CHECK(gpt::hidden_share(1, 4) == 0.0);
   CHECK(gpt::hidden_share(0, 0) == 1.0);
+}
+
+/// Two steps of rank 0, from 100 to 200 and from 250 to 350, with a save between them.
+std::vector<zerospan::Span> two_steps() {
+  std::vector<zerospan::Span> spans;
+  const auto add = [&](int rank, std::string_view track, std::string_view kind, std::int64_t begin, std::int64_t end) {
+    spans.push_back({zerospan::Rank{rank}, track, kind, "it", 1, begin, end});
+  };
+  const auto [read, copy, communicate, update, write] = zerospan::lane_names;
+  add(0, write, "write", 10, 90);  // of the initial values
+  add(0, copy, "fill", 100, 120);
+  add(0, read, "read", 100, 140);
+  add(0, "host", "compute", 100, 160);
+  add(0, communicate, "all-gather", 150, 170);
+  add(0, "host", "wait", 160, 180);
+  add(0, "host", "compute", 180, 200);
+  add(0, update, "update", 120, 200);
+  add(0, "host", "wait", 200, 250);
+  add(0, write, "write", 190, 260);
+  add(1, read, "read", 100, 300);
+  add(1, "host", "wait", 100, 300);
+  add(2, "host", "compute", 260, 300);  // what the activation checkpoints of rank 0 take for its computation
+  add(2, "host", "wait", 310, 320);
+  add(2, copy, "copy", 300, 320);
+  add(0, "host", "compute", 250, 400);
+  add(0, read, "read", 350, 400);
+  return spans;
+}
+
+const gpt::RanksOfTimeline rank_0_of_2{
+    .engine = zerospan::Rank{0}, .checkpoints = zerospan::Rank{2}, .peers = {zerospan::Rank{1}}};
+
+TEST_CASE("the time of steps: how busy each part is, and which transfers were hidden") {
+  const gpt::StepTime time = gpt::time_of_steps(two_steps(), rank_0_of_2, {{100, 200}, {250, 350}});
+  CHECK(time.steps == 2);
+  CHECK(time.seconds == doctest::Approx(200e-9));
+  const std::vector<gpt::PartOfMachine> parts{{"compute", 0.85}, {"updates", 0.4},       {"disk read", 0.2},
+                                              {"copies", 0.2},   {"communication", 0.1}, {"disk write", 0.1}};
+  REQUIRE(time.parts.size() == parts.size());
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    CHECK(time.parts[i].what == parts[i].what);
+    CHECK(time.parts[i].share == doctest::Approx(parts[i].share));
+  }
+  // A read of 40, a gather of 20, half of it waited for, 20 of a write, and a copy of 20, half of it waited for.
+  CHECK(time.hidden_share == doctest::Approx(0.8));
+  CHECK(gpt::describe(time) ==
+        "a step of rank 0 takes 0.0 ms, by the last 2 steps: compute 85.0%, updates 40.0%, disk read 20.0%, copies "
+        "20.0%, communication 10.0%, disk write 10.0% of its time\n"
+        "bottleneck of a step: compute; 80.0% of the transfer time was hidden\n");
+}
+
+TEST_CASE("what is busiest is the bottleneck, whatever it is") {
+  auto spans = two_steps();
+  spans.push_back({zerospan::Rank{0}, zerospan::lane_names[0], "read", "more", 1, 250, 350});
+  spans.push_back({zerospan::Rank{0}, zerospan::lane_names[0], "read", "more", 1, 130, 200});
+  const gpt::StepTime time = gpt::time_of_steps(spans, rank_0_of_2, {{100, 200}, {250, 350}});
+  CHECK(time.parts.front().what == "disk read");
+  CHECK(time.parts.front().share == doctest::Approx(1.0));  // at once it does not count twice
+}
+
+TEST_CASE("what a collective waits for other ranks is no transfer") {
+  auto spans = two_steps();
+  const auto peer = [&](std::string_view kind, const char* name, std::int64_t begin, std::int64_t end) {
+    spans.push_back({zerospan::Rank{1}, zerospan::lane_names[2], kind, name, 1, begin, end});
+  };
+  peer("all-gather", "it", 110, 150);   // an earlier one
+  peer("broadcast", "it", 150, 155);    // another
+  peer("all-gather", "it", 158, 171);   // this one: rank 1 has come to it later
+  peer("all-gather", "it", 175, 190);
+  const std::vector<gpt::TimeInterval> steps{{100, 200}, {250, 350}};
+  const gpt::StepTime time = gpt::time_of_steps(spans, rank_0_of_2, steps);
+  CHECK(time.peers_share == doctest::Approx(0.04));
+  CHECK(time.parts[4].what == "disk write");
+  CHECK(time.parts[5].what == "communication");
+  CHECK(time.parts[5].share == doctest::Approx(0.06));
+  CHECK(time.hidden_share == doctest::Approx(1 - 20.0 / 92));
+  CHECK(gpt::describe(time).find("communication 6.0%, waiting for other ranks 4.0% of its time") != std::string::npos);
+
+  const gpt::RanksOfTimeline alone{.engine = zerospan::Rank{0}, .checkpoints = zerospan::Rank{2}};
+  CHECK(gpt::time_of_steps(spans, alone, steps).peers_share == 0);  // a process of its own, which knows no other
+}
+
+TEST_CASE("steps of which the timeline may have lost something do not count") {
+  auto spans = two_steps();
+  spans.front().end = 101;
+  const gpt::StepTime time = gpt::time_of_steps(spans, rank_0_of_2, {{100, 200}, {250, 350}});
+  CHECK(time.steps == 1);
+  CHECK(time.parts.front().share == doctest::Approx(0.9));  // the second step's compute
+  CHECK(gpt::describe(time).find("by the last step: ") != std::string::npos);
+  for (const gpt::StepTime& none :
+       {gpt::time_of_steps(spans, rank_0_of_2, {{100, 200}}), gpt::time_of_steps(spans, rank_0_of_2, {}),
+        gpt::time_of_steps({}, rank_0_of_2, {{100, 200}})}) {
+    CHECK(none.steps == 0);
+    CHECK(gpt::describe(none).empty());
+  }
 }

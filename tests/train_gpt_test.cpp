@@ -34,6 +34,8 @@ using zerospan_test::train_layers;
 using zerospan_test::train_small;
 using zerospan_test::write_text;
 
+bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
+
 TEST_CASE("a wrong flag is one clear line, and exit code 2") {
   const zerospan_test::ScratchDirectory scratch;
   for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--no-such-flag"},
@@ -94,6 +96,14 @@ TEST_CASE(
     const std::size_t found = run.errors.find(said, from);
     REQUIRE(found != std::string::npos);
     from = found;
+  }
+  CHECK(says(run.output, " ms, by the last 3 steps: "));
+  from = 0;
+  for (const char* said : {"a step of rank 0 takes ", "disk read", " of its time\nbottleneck of a step: ",
+                           "% of the transfer time was hidden\n"}) {
+    CAPTURE(std::string{said});
+    from = run.output.find(said, from);
+    REQUIRE(from != std::string::npos);
   }
 }
 
@@ -208,8 +218,6 @@ Run train_in(const zerospan_test::ScratchDirectory& scratch, const std::map<std:
   REQUIRE(run.exit_code == 0);
   return run;
 }
-
-bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
 
 TEST_CASE("the matrix kernels, their threads and their rate are in the summary and in the metrics") {
   const zerospan_test::ScratchDirectory scratch;
@@ -394,6 +402,37 @@ TEST_CASE("the vertical schedule goes with loss scaling, tiles, groups, lower st
     // What stays in memory, or is copied there within a group, is read once a step by either schedule.
     CHECK(metrics.vertical[1]["bytes_read"] <= metrics.horizontal[1]["bytes_read"]);
   }
+}
+
+TEST_CASE("several directories share the bytes by their bandwidths, and change no bits") {
+  const zerospan_test::ScratchDirectory scratch;
+  const zerospan_test::ScratchDirectory other;
+  const auto train = [&](const std::string& directories) {
+    const Run run = train_gpt(scratch, {"--text",       write_text(scratch),
+                                        "--layers",     "8",
+                                        "--heads",      "2",
+                                        "--width",      "96",
+                                        "--context",    "16",
+                                        "--batch",      "1",
+                                        "--steps",      "2",
+                                        "--sample",     "0",
+                                        "--eval-every", "0",
+                                        "--nvme-path",  directories,
+                                        "--trace",      scratch.path() + "/trace",
+                                        "--metrics",    scratch.path() + "/metrics"});
+    INFO(run.errors);
+    REQUIRE(run.exit_code == 0);
+    return std::pair{run.output, lines(scratch.path() + "/metrics")};
+  };
+  const auto one = train(scratch.path());
+  CHECK(!says(one.first, "by their bandwidths"));
+  const auto two = train(scratch.path() + "," + other.path());
+  REQUIRE(two.second.size() == 3);
+  for (std::size_t step = 0; step < 2; ++step) CHECK(two.second[step]["loss"] == one.second[step]["loss"]);
+  CHECK(two.second.back() == one.second.back());
+  CAPTURE(two.first);
+  for (const auto& directory : {scratch.path(), other.path()}) CHECK(says(two.first, "iB in " + directory));
+  CHECK(says(two.first, ", by their bandwidths\n"));
 }
 
 #if defined(ZEROSPAN_HAS_XXHASH)

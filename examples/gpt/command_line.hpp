@@ -91,7 +91,8 @@ inline void add_placement(CLI::App& app, Options& o) {
       ->check(not_negative())
       ->capture_default_str();
   app.add_option("--nvme-path", o.nvme_path,
-                 "Directories, on disks of their own, that each rank's nvme tier is striped over")
+                 "Directories, on disks of their own, that each rank's nvme tier is striped over, by their bandwidths, "
+                 "which are measured first")
       ->delimiter(',')
       ->check(CLI::ExistingDirectory);
   add_choice<Checksums>(app, "--checksums", o.checksums, {{"off", Checksums::off}, {"on", Checksums::on}},

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 
+#include "directory_use.hpp"
 #include "figures.hpp"
 
 namespace gpt {
@@ -35,6 +37,9 @@ class Engine {
 
   /// Where activations are checkpointed; nullptr: nowhere.
   virtual zerospan::ActivationCheckpoints* checkpoints() = 0;
+
+  /// Where its states on disk lie; empty if none do.
+  virtual std::vector<DirectoryUse> directories() const = 0;
 
   /// All but the activations' bytes, which the mathematics knows.
   virtual Figures figures() = 0;

@@ -71,7 +71,7 @@ struct Options {
   TierKind optimizer = TierKind::nvme;
   TierKind activations = TierKind::device;  ///< Of checkpoints; what is kept besides is in ordinary memory.
   std::size_t checkpoint_every = 0;         ///< Layers from one checkpoint to the next; 0: all activations are kept.
-  std::vector<std::filesystem::path> nvme_path;  ///< Each rank's nvme tier is striped over all.
+  std::vector<std::filesystem::path> nvme_path;  ///< Each rank's nvme tier is striped over all, by bandwidth.
   Checksums checksums = Checksums::off;          ///< Of what is on the disks.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;

@@ -5,12 +5,14 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
+#include "directory_use.hpp"
 #include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
@@ -86,7 +88,8 @@ template <class Stage, class Platform>
 class EngineOf final : public Engine {
  public:
   EngineOf(Platform& platform, const Job& job)
-      : storage_{platform.storage()},
+      : options_{job.options},
+        storage_{platform.storage()},
         engine_{Stage{},
                 platform.communicator(),
                 storage_.device(),
@@ -105,11 +108,13 @@ class EngineOf final : public Engine {
   zerospan::Statistics statistics() const override { return engine_.statistics(); }
   std::shared_ptr<zerospan::ParameterStore> store() const override { return engine_.store(); }
   zerospan::ActivationCheckpoints* checkpoints() override { return storage_.checkpoints(); }
+  std::vector<DirectoryUse> directories() const override { return storage_.directories(options_); }
   Figures figures() override { return figures_of(engine_.statistics(), storage_); }
 
  private:
   using Storage = typename Platform::Storage;
 
+  const Options& options_;
   Storage& storage_;
   zerospan::ZeroEngine<Stage, zerospan::AnyCommunicator, typename Storage::Device, zerospan::AdamW> engine_;
 };

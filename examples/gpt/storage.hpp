@@ -20,6 +20,7 @@
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
+#include <zerospan/tier/measured_weights.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>
@@ -29,11 +30,12 @@
 #endif
 
 #include "checks.hpp"
+#include "directory_use.hpp"
 #include "options.hpp"
 
 namespace gpt {
 
-/// Disks are opened only where the options place something on them; several are striped.
+/// Disks are opened only where the options place something on them; several are striped, by their bandwidths.
 template <zerospan::Device D>
 class RankStorage {
  public:
@@ -69,6 +71,16 @@ class RankStorage {
   /// Where activations are checkpointed; nullptr: nowhere.
   zerospan::ActivationCheckpoints* checkpoints() { return checkpoints_ ? &*checkpoints_ : nullptr; }
 
+  /// Where what is placed on disk lies now; empty without one.
+  std::vector<DirectoryUse> directories(const Options& options) const {
+    std::vector<DirectoryUse> uses;
+    for (std::size_t i = 0; i < directories_.size(); ++i) {
+      const auto bytes = static_cast<double>(directories_[i].counters().used.count);
+      uses.push_back({options.nvme_path[i], bytes, weights_[i]});
+    }
+    return uses;
+  }
+
   /// What is and was placed on disk; zeros without one.
   zerospan::TierCounters disk() const { return on_disk_ ? on_disk_->counters() : zerospan::TierCounters{}; }
 
@@ -80,14 +92,25 @@ class RankStorage {
         auto& tier = tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()});
         refs.push_back(options.checksums == Checksums::on ? checks.over(tier) : zerospan::TierRef{tier});
       }
-      if (refs.size() > 1) stripes.emplace(refs);
+      if (refs.size() > 1) stripe();
     }
+
+    /// All ranks measure now, as all will use the disks at once. The fastest disk gets a MiB at a time.
+    void stripe() {
+      weights = zerospan::measured_weights(refs);
+      constexpr std::size_t longest = std::size_t{1} << 20;
+      constexpr std::size_t shortest = std::size_t{64} << 10;
+      const zerospan::Bytes each{zerospan::round_up(longest / std::ranges::max(weights), shortest)};
+      stripes.emplace(refs, zerospan::StripedTierOptions{.stripe = each, .weights = weights});
+    }
+
     zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : refs.front(); }
 
     Io io;
     std::deque<zerospan::NvmeTier<Io>> tiers;
     Checks checks;
     std::vector<zerospan::TierRef> refs;
+    std::vector<std::size_t> weights{1};
     std::optional<zerospan::StripedTier> stripes;
   };
 
@@ -102,6 +125,8 @@ class RankStorage {
   void open_disks_through(const Options& options) {
     const auto disks = std::make_shared<Disks<Io>>(options);
     on_disk_.emplace(disks->tier());
+    weights_ = disks->weights;
+    directories_.assign(disks->tiers.begin(), disks->tiers.end());
     disks_ = disks;
   }
 
@@ -136,6 +161,8 @@ class RankStorage {
   zerospan::HostTier on_host_;
   std::shared_ptr<void> disks_;
   std::optional<zerospan::TierRef> on_disk_;
+  std::vector<zerospan::TierRef> directories_;
+  std::vector<std::size_t> weights_;  ///< Of each.
   std::optional<zerospan::ActivationCheckpoints> checkpoints_;
 };
 

@@ -10,15 +10,18 @@
 #include <vector>
 
 #include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/core/timeline.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
 
+#include "directory_use.hpp"
 #include "engine.hpp"
 #include "figures.hpp"
 #include "job.hpp"
 #include "math.hpp"
 #include "reports.hpp"
 #include "result.hpp"
+#include "step_time.hpp"
 #include "tensor.hpp"
 #include "trainer.hpp"
 #include "zerospan_adapter.hpp"
@@ -36,6 +39,20 @@ inline std::vector<TimeSpent> time_spent(const zerospan::LaneCounters& operation
   return spent;
 }
 
+/// Of rank 0, whose activation checkpoints have lanes of their own. @see RankStorage
+template <class MadeSteps>
+StepTime time_of(const MadeSteps& made, const Job& job) {
+  const Options& options = job.options;
+  RanksOfTimeline ranks{.engine = zerospan::Rank{0}, .checkpoints = zerospan::Rank{options.ranks}};
+  const int together = options.sharding == Sharding::group ? options.ranks_per_group : options.ranks;
+  for (int rank = 1; rank < together; ++rank) ranks.peers.push_back(zerospan::Rank{rank});
+  std::vector<TimeInterval> steps;
+  for (const auto& [begin, end] : made) {
+    steps.push_back({job.timeline.nanoseconds(begin), job.timeline.nanoseconds(end)});
+  }
+  return time_of_steps(job.timeline.spans(), ranks, std::move(steps));
+}
+
 }  // namespace detail
 
 /// Declares the model in `engine`, and trains it. @param ranks For the host's figures.
@@ -49,6 +66,8 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   trainer.train();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const auto statistics = engine.statistics();
+  StepTime step_time = reports ? detail::time_of(trainer.made(), job) : StepTime{};
+  std::vector<DirectoryUse> directories = engine.directories();
   auto figures = trainer.figures();
   if (reports) reports->trained();
   if (trainer.is_interrupted()) return {{}, {}, true};
@@ -64,7 +83,8 @@ Result train(M math, Engine& engine, zerospan::AnyCommunicator& ranks, const Job
   reports->end(FinalMetrics{hash, validation_loss, statistics.parameters});
   return {std::move(sample),
           {statistics.parameters, validation_loss, seconds, trainer.steps(), trainer.steps_here(),
-           trainer.skipped_steps(), std::move(figures), {}, detail::time_spent(statistics.operations)}};
+           trainer.skipped_steps(), std::move(figures), {}, std::move(step_time),
+           std::move(directories), detail::time_spent(statistics.operations)}};
 }
 
 }  // namespace gpt

@@ -108,6 +108,15 @@ class Trainer {
   std::size_t steps() const { return steps_; }
   std::size_t steps_here() const { return steps_here_; }
 
+  /// When a step began, and when it ended.
+  struct MadeStep {
+    std::chrono::steady_clock::time_point begin;
+    std::chrono::steady_clock::time_point end;
+  };
+
+  /// The steps of this run. What comes between them, saves and estimates, is in none.
+  const std::vector<MadeStep>& made() const { return made_; }
+
   /// Whether a rank's process was asked to end.
   bool is_interrupted() const { return is_interrupted_; }
 
@@ -208,6 +217,7 @@ class Trainer {
     }
     const zerospan::StepOutcome outcome = engine_.step();
     if (is_alone) engine_.synchronize();
+    made_.push_back({begin, Clock::now()});
     const StepReport report{model_.take_loss(), saves_.is_interrupted() ? 1.0 : 0.0, own_figures()};
     const auto ranks = exchange(communicator_, "step report", report);
     is_interrupted_ = saves_.is_on() && total(ranks, &StepReport::interrupted) > 0;
@@ -304,6 +314,7 @@ class Trainer {
   BatchSampler sampler_;
   Windows windows_;
   std::vector<Figures> before_;
+  std::vector<MadeStep> made_;
   std::size_t steps_ = 0;
   std::size_t steps_here_ = 0;
   std::size_t skipped_steps_ = 0;

@@ -61,11 +61,12 @@ class Timeline {
     return {spans_.begin(), spans_.end()};
   }
 
- private:
+  /// When a moment is, as spans tell it.
   std::int64_t nanoseconds(Clock::time_point time) const {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(time - origin_).count();
   }
 
+ private:
   const TimelineOptions options_;
   const Clock::time_point origin_ = Clock::now();
   mutable std::mutex mutex_;

@@ -71,7 +71,7 @@ class HostLanes {
       monitor_->await(completion);
       monitor_->account_wait(operation, begin, LaneMonitor::Clock::now());
     }
-    check();
+    check_errors();
     if (const auto error = completion.error()) std::rethrow_exception(error);
   }
 
@@ -79,7 +79,7 @@ class HostLanes {
 
   void check() const {
     check_process();
-    if (const auto error = monitor_->error()) std::rethrow_exception(error);
+    check_errors();
   }
 
   void enter() { monitor_->account("host", {OperationKind::compute, "host"}, left_, LaneMonitor::Clock::now()); }
@@ -94,6 +94,10 @@ class HostLanes {
 
  private:
   void check_process() const { process_.check("what was made on a HostDevice"); }
+
+  void check_errors() const {
+    if (const auto error = monitor_->error()) std::rethrow_exception(error);
+  }
 
   OwnProcess process_;
   std::shared_ptr<LaneMonitor> monitor_;
