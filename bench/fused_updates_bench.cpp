@@ -31,15 +31,19 @@ std::size_t share(const benchmark::State& state) { return elements / static_cast
 
 /// What one thread works on, first touched by it.
 struct Arrays {
+  /// @param bytes Of an element of gradients, and of parameters, which are the master weights if it is 4.
   Arrays(std::size_t count, std::size_t state_bytes, std::size_t bytes)
       : n{count},
-        memory{device.host_memory().allocate(zerospan::Bytes{4 * n + state_bytes + 2 * bytes * n}, "arrays")},
+        memory{device.host_memory().allocate(
+            zerospan::Bytes{(4 + bytes + bytes_of_parameter(bytes)) * n + state_bytes}, "arrays")},
         master{reinterpret_cast<float*>(memory.data())},
         states{memory.data() + 4 * n},
         gradient{states + state_bytes},
-        parameter{gradient + bytes * n} {
+        parameter{bytes == 4 ? memory.data() : gradient + bytes * n} {
     std::fill_n(memory.data(), memory.bytes(), std::byte{0x3c});  // a small number in any format
   }
+
+  static constexpr std::size_t bytes_of_parameter(std::size_t bytes) { return bytes % 4; }
 
   /// The fp32 array number `which` of those that are updated in place.
   float* array(std::size_t which) { return master + which * n; }
@@ -80,12 +84,13 @@ void fused(benchmark::State& state, const O& optimizer, ElementType type) {
                       .group = {}});
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 2 * state_bytes + (8 + 2 * zerospan::element_bytes(type)) * arrays.n);
+  const std::size_t bytes = zerospan::element_bytes(type);
+  report(state, arrays.n, 2 * state_bytes + (8 + bytes + Arrays::bytes_of_parameter(bytes)) * arrays.n);
 }
 
 /// What an update does to memory and nothing else: the master weights and `States` arrays of states are changed in
-/// place, one array is read, one written. The bound.
-/// @tparam E As wide as an element of gradients and parameters. @tparam S Of a state.
+/// place, gradients are read, and parameters of 16 bits written. The bound.
+/// @tparam E An element of gradients. @tparam S One of an array of states.
 template <class E, std::size_t States, class S>
 void in_place(benchmark::State& state) {
   Arrays arrays{share(state), States * sizeof(S) * share(state), sizeof(E)};
@@ -93,21 +98,28 @@ void in_place(benchmark::State& state) {
   S* const __restrict m = reinterpret_cast<S*>(arrays.states);
   S* const __restrict v = m + arrays.n;
   const E* const __restrict g = reinterpret_cast<const E*>(arrays.gradient);
-  E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
+  [[maybe_unused]] E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
   for (auto _ : state) {
     for (std::size_t first = 0; first < arrays.n; first += 64) {  // so many at once: arrays of bytes vectorize, too
-      for (std::size_t i = first; i < first + 64; ++i) p[i] += 0.5F;
       if constexpr (States > 0) {
         for (std::size_t i = first; i < first + 64; ++i) m[i] = static_cast<S>(m[i] + S{1});
       }
       if constexpr (States > 1) {
         for (std::size_t i = first; i < first + 64; ++i) v[i] = static_cast<S>(v[i] + S{1});
       }
-      for (std::size_t i = first; i < first + 64; ++i) out[i] = g[i];
+      for (std::size_t i = first; i < first + 64; ++i) {
+        if constexpr (sizeof(E) == sizeof(float)) {
+          p[i] += g[i];
+        } else {
+          p[i] += 0.5F;
+          out[i] = g[i];
+        }
+      }
     }
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, (8 + 2 * States * sizeof(S) + 2 * sizeof(E)) * arrays.n);
+  const std::size_t bytes = 8 + 2 * States * sizeof(S) + sizeof(E) + Arrays::bytes_of_parameter(sizeof(E));
+  report(state, arrays.n, bytes * arrays.n);
 }
 
 /// x[i] = k x[i]: STREAM's loop "scale", in place. 8 bytes an element.
@@ -142,7 +154,7 @@ void add_rows(const std::string& name, const O& optimizer) {
   add(name + "/bf16", [=](benchmark::State& state) { fused(state, optimizer, ElementType::bfloat16); });
   add(name + "_raw/bf16", in_place<std::uint16_t, States, S>);
   add(name + "/fp32", [=](benchmark::State& state) { fused(state, optimizer, ElementType::float32); });
-  add(name + "_raw/fp32", in_place<std::uint32_t, States, S>);
+  add(name + "_raw/fp32", in_place<float, States, S>);
 }
 
 const bool are_added = [] {

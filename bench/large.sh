@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Trains a GPT of four billion parameters on this project's own text, three steps of 64 tokens, in less than 2 GiB of
-# memory: bf16 parameters and gradients, fp32 master weights and two moments, all on disk, 16 bytes a parameter.
+# memory: bf16 parameters and gradients, the lower halves of fp32 master weights (parameters are the upper ones) and two
+# fp32 moments, all on disk, 14 bytes a parameter.
 # Before, it measures disk and processor by themselves and predicts how long a step takes. Each part of a step takes as
 # long as the slower of its lanes, of P parameters and n tokens; one begins when the other has ended:
-#   forward   max(14 P / mixed, 2 n P / products + 2 P / copies + P / updates)
+#   forward   max(12 P / mixed + 2 P / read, 2 n P / products + 2 P / copies + P / updates)
 #             behind it the optimizer reads states and gradients while it writes states and parameters
 #   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)
 #             reads parameters while it writes gradients

@@ -499,7 +499,7 @@ SavedCheckpoint save(SmallRank& rank, const std::string& directory, zerospan::Sa
   return zerospan::save_checkpoint(rank.engine(), directory, options);
 }
 
-TEST_CASE("what is linked and what is copied are loaded alike, wherever states are kept") {
+void check_links_and_copies(zerospan::MasterWeights master_weights) {
   const ScratchDirectory linked;
   const ScratchDirectory copied;
   const auto save_both = [&](auto& rank) {
@@ -513,9 +513,12 @@ TEST_CASE("what is linked and what is copied are loaded alike, wherever states a
     CHECK(first.linked.count + first.written.count > second.written.count / 2);
     return 0;
   };
-  on_toy_ranks(everything_on(Place::nvme, 4, zerospan::ElementType::bfloat16), save_both);
+  Configuration from = everything_on(Place::nvme, 4, zerospan::ElementType::bfloat16);
+  from.training.master_weights = master_weights;
+  on_toy_ranks(from, save_both);
   for (const int ranks : {1, 2, 3}) {
-    for (const Configuration& to : zerospan_test::ways(ranks, zerospan::ElementType::bfloat16)) {
+    for (Configuration to : zerospan_test::ways(ranks, zerospan::ElementType::bfloat16)) {
+      to.training.master_weights = master_weights;
       CAPTURE(to.describe());
       const auto resumed = [&](const std::string& directory) {
         return on_toy_ranks(to, [&](auto& rank) {
@@ -529,6 +532,11 @@ TEST_CASE("what is linked and what is copied are loaded alike, wherever states a
       CHECK((resumed(linked.path()) == resumed(copied.path())));
     }
   }
+}
+
+TEST_CASE("what is linked and what is copied are loaded alike, wherever states are kept") {
+  check_links_and_copies(zerospan::MasterWeights::whole);
+  check_links_and_copies(zerospan::MasterWeights::split);
 }
 
 TEST_CASE("states that rest in files are saved without being written, and all bytes are counted") {
@@ -771,7 +779,7 @@ TEST_CASE("a disk that is full is told, and the checkpoint before it stays") {
   std::thread{[&] {
     try {
       zerospan_test::enter_own_mounts();
-      const zerospan_test::Mount mount{directory.path(), {.data = "size=3m"}};
+      const zerospan_test::Mount mount{directory.path(), {.data = "size=2400k"}};
       zerospan::SelfCommunicator self;
       SmallRank rank{self, {{"large", {65536}}}, zerospan::AdamW{}, {.disk = directory.path()}};
       rank.step();

@@ -52,6 +52,7 @@ using zerospan::CheckpointError;
 using zerospan::CheckpointMatch;
 using zerospan::ElementType;
 using zerospan::LoadedCheckpoint;
+using zerospan::MasterWeights;
 using zerospan::SavedCheckpoint;
 using zerospan::SaveOptions;
 using zerospan_test::AnyEngine;
@@ -103,8 +104,11 @@ std::uint64_t uninterrupted(const Configuration& c, std::int64_t steps) {
 /// Saves in each way, and goes on in those that are so many places further in the list.
 void check_ways(std::initializer_list<std::size_t> distances) {
   zerospan_test::Sample sample{4};
-  for (const auto type : {ElementType::float32, ElementType::bfloat16}) {
-    const std::vector<Configuration> all = ways(2, type);
+  for (const auto& [type, master_weights] : {std::pair{ElementType::float32, MasterWeights::whole},
+                                             std::pair{ElementType::bfloat16, MasterWeights::whole},
+                                             std::pair{ElementType::bfloat16, MasterWeights::split}}) {
+    std::vector<Configuration> all = ways(2, type);
+    for (Configuration& each : all) each.training.master_weights = master_weights;
     for (std::size_t i = 0; i < all.size(); ++i) {
       if (!sample.takes()) continue;
       const ScratchDirectory directory;
@@ -139,6 +143,25 @@ TEST_CASE("what four ranks have saved from their disks is loaded by another numb
       CAPTURE(to.describe());
       CHECK(resumed(to, directory.path(), 4) == expected);
     }
+  }
+}
+
+TEST_CASE("master weights that were saved in halves are loaded whole, and the other way round") {
+  for (const MasterWeights saved_as : {MasterWeights::split, MasterWeights::whole}) {
+    const ScratchDirectory directory;
+    Configuration from = everything_on(Place::nvme, 2, ElementType::bfloat16);
+    from.training.master_weights = saved_as;
+    const auto [hash, saved] = save_after(from, 2, directory.path());
+    std::vector<std::uint64_t> afterwards;
+    for (const int stage : {0, 3}) {
+      Configuration to = stage == 0 ? Configuration{.training = {.ranks = 3}, .type = ElementType::bfloat16, .stage = 0}
+                                    : everything_on(Place::nvme, 3, ElementType::bfloat16);
+      to.training.master_weights = saved_as == MasterWeights::split ? MasterWeights::whole : MasterWeights::split;
+      const auto [at_once, after] = resumed(to, directory.path(), 4);
+      CHECK(at_once == hash);
+      afterwards.push_back(after);
+    }
+    CHECK(afterwards[0] == afterwards[1]);
   }
 }
 
@@ -735,8 +758,8 @@ TEST_CASE("a manifest that is no manifest of this version is refused") {
     text.replace(text.find(from), from.size(), to);
   };
   CHECK(refused([&](std::string& text) {
-          replace(text, "\"version\": 2", "\"version\": 3");
-        }).find("its format has version 3, this zerospan reads versions up to 2") != std::string::npos);
+          replace(text, "\"version\": 3", "\"version\": 4");
+        }).find("its format has version 4, this zerospan reads versions up to 3") != std::string::npos);
   CHECK(refused([&](std::string& text) {
           replace(text, "zerospan checkpoint", "another's");
         }).find("this is no checkpoint of zerospan") != std::string::npos);
@@ -763,6 +786,7 @@ TEST_CASE("a checkpoint that says of itself what cannot be is refused, whatever 
     CHECK_MESSAGE(text.find(words) != std::string::npos, text);
   };
   contains(refused([](Manifest& m, auto&) { m.progress.step = -1; }), "\"step\" is no whole number from 0 on");
+  contains(refused([](Manifest& m, auto&) { m.parameters[0].is_split = true; }), "its master weights cannot be split");
   contains(refused([](Manifest& m, auto&) { m.parts.clear(); }), "\"parts\" has not one for each of the ranks");
   contains(refused([](Manifest& m, auto&) { m.progress.loss_scale = {3.0F, 1}; }), "the loss scale is no power of two");
   contains(refused([](Manifest& m, auto&) { m.parameters.push_back(m.parameters[0]); }), "two parameters of this name");

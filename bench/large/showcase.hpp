@@ -46,12 +46,15 @@ inline gpt::Options options_of(const gpt::Dimensions& model, std::size_t steps, 
   o.threads = threads;
   o.model = model;
   o.precision = gpt::Precision::bf16;
+  o.master_weights = zerospan::MasterWeights::split;
   o.batch = 1;
-  o.schedule = {.maximum = 1e-3, .minimum = 1e-4, .warmup = 1, .steps = steps};
+  const double rate = 0.1 / static_cast<double>(model.width);
+  o.schedule = {.maximum = rate, .minimum = rate / 10, .warmup = 1, .steps = steps};
   o.timeout = 600;
   const std::uint64_t group = model.largest_group() * gpt::element_bytes(o);
   o.device_budget = zerospan::round_up(gpt::resident_parameters(o) + 8 * group, gpt::page_bytes);
-  o.host_budget = std::uint64_t{64} << 20;
+  o.host_budget = std::uint64_t{512} << 20;
+  o.staging_bytes = o.host_budget;
   o.prefetch_bytes = prefetch ? 3 * group : 0;
   return o;
 }
@@ -77,10 +80,11 @@ inline Elements elements_of(const gpt::Options& o) {
   return e;
 }
 
-/// Bytes on disk: bf16 parameters and gradients, fp32 master weights and two moments, and the head's own gradient.
+/// Bytes on disk: bf16 parameters and gradients, the lower halves of master weights, two fp32 moments, and the head's
+/// own gradient.
 inline std::uint64_t disk_bytes(const gpt::Options& o) {
   const Elements e = elements_of(o);
-  return 16 * e.all - 2 * e.resident + 2 * e.token;
+  return 14 * e.all - 2 * e.resident + 2 * e.token;
 }
 
 /// What a pass, or the step, reads and writes.
@@ -102,12 +106,12 @@ struct StepTraffic {
 
 /// The forward pass gathers every parameter, and the token embedding as the head again. So does the backward pass, but
 /// for the embeddings, and writes every gradient, the token embedding's twice. The step joins these two, and reads
-/// gradients and fp32 states, and writes states and parameters.
+/// gradients, states and parameters, and writes states and parameters.
 inline StepTraffic traffic_of(const gpt::Options& o) {
   const Elements e = elements_of(o);
   return {{2 * (e.in_layers() + 2 * e.token + e.position), 0},
           {2 * (e.in_layers() + e.token), 2 * (e.all + e.token)},
-          {14 * e.all + 4 * e.token, 12 * e.all + 2 * (e.all - e.resident) + 2 * e.token}};
+          {12 * e.all + 2 * (e.all - e.resident) + 4 * e.token, 10 * e.all + 2 * (e.all - e.resident) + 2 * e.token}};
 }
 
 /// What the process may take: budgets, activations and their gradients, one tile in fp32, and what does not depend on

@@ -102,6 +102,8 @@ inline void add_placement(CLI::App& app, Options& o) {
   add_bytes(
       app, "--host-budget", o.host_budget, "Host memory of a rank, staging included",
       fmt::format("{}MiB; with all states on nvme, together with the device's a tenth of them", o.host_budget >> 20));
+  add_bytes(app, "--staging-bytes", o.staging_bytes,
+            "Host memory, within its budget, that transfers to and from disks may take: the more, the larger they are");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 
@@ -170,6 +172,11 @@ inline void add_training(CLI::App& app, Options& o) {
                                     {"during-backward", zerospan::UpdateTime::during_backward}},
                                    "When weights are updated: after-step, behind the next forward pass; "
                                    "during-backward, as gradients come, which takes --clip inf");
+  add_choice<zerospan::MasterWeights>(app, "--master-weights", o.master_weights,
+                                      {{"whole", zerospan::MasterWeights::whole},
+                                       {"split", zerospan::MasterWeights::split}},
+                                      "How fp32 master weights of bf16 are kept: whole, or split, where the parameter is "
+                                      "their upper half, in 2 bytes less");
   app.add_option("--seed", o.seed, "Seed of initialization, batches and sample")
       ->check(not_negative())
       ->capture_default_str();
@@ -276,6 +283,8 @@ inline void validate(const Options& o, const Text& text) {
   require(o.updates == zerospan::UpdateTime::after_step || (std::isinf(o.clip) && o.precision != Precision::fp16),
           "--update during-backward comes before the norm of the gradient is known: it takes --clip inf, and not "
           "--precision fp16, which scales the loss");
+  require(o.master_weights == zerospan::MasterWeights::whole || o.precision == Precision::bf16,
+          "--master-weights split takes --precision bf16");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());

@@ -75,6 +75,7 @@ struct Options {
   Checksums checksums = Checksums::off;          ///< Of what is on the disks.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
+  std::uint64_t staging_bytes = std::uint64_t{64} << 20;  ///< Of the host budget, at most.
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
 
   Dimensions model{.layers = 8, .heads = 4, .width = 96, .context = 64};
@@ -89,6 +90,7 @@ struct Options {
   float beta2 = 0.99F;
   float clip = 1.0F;
   zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
+  zerospan::MasterWeights master_weights = zerospan::MasterWeights::whole;  ///< Of bf16.
   std::uint64_t seed = 1337;
 
   std::filesystem::path checkpoint;  ///< Where empty, nothing is saved.

@@ -72,10 +72,12 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
   return {.micro_batches = options.micro_batches,
           .max_gradient_norm = options.clip,
           .updates = options.updates,
+          .master_weights = options.master_weights,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
           .persistence_threshold = zerospan::Bytes{resident_bytes},
           .prefetch = zerospan::Bytes{options.prefetch_bytes},
+          .staging = zerospan::Bytes{options.staging_bytes},
           .timeout = timeout_of(options),
           .timeline = &job.timeline};
 }

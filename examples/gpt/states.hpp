@@ -15,11 +15,16 @@ namespace gpt {
 /// Of a parameter.
 inline std::uint64_t element_bytes(const Options& o) { return o.precision == Precision::fp32 ? 4 : 2; }
 
-/// Bytes of parameters, gradients, master weights and moments: of one copy, however many ranks there are.
+/// Bytes of parameters, gradients, master weights and moments: of one copy, however many ranks there are. Parameters in
+/// fp32 are their own master weights, unless these rest in memory and they do not.
 inline std::uint64_t state_bytes(const Options& o) {
   const std::uint64_t element = element_bytes(o);
   const std::uint64_t gradient = o.micro_batches > 1 ? 4 : element;
-  return o.model.parameters() * (element + gradient + 3 * sizeof(float));
+  const bool rest_apart = o.stage == 3 && o.parameters == TierKind::nvme && o.optimizer != TierKind::nvme;
+  const bool are_parameters = o.precision == Precision::fp32 && !rest_apart;
+  const bool are_split = o.master_weights == zerospan::MasterWeights::split;
+  const std::uint64_t master = are_parameters ? 0 : are_split ? 2 : 4;
+  return o.model.parameters() * (element + gradient + master + 2 * sizeof(float));
 }
 
 /// What all ranks may use of device and host memory.

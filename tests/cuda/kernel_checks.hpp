@@ -133,7 +133,7 @@ class Shard {
         state{machine, ElementType::float32, host_states, shift.first},
         gradient{machine, gradient_type, host_gradient, shift.second},
         parameter{machine, parameter_type, host_parameter, shift.first},
-        update{.master = master.floats(),
+        update{.master = master.floats() + first,
                .states = states == 0 ? nullptr : state.data(),
                .capacity = capacity,
                .first = first,
@@ -152,7 +152,7 @@ class Shard {
   template <class O>
   void check(const O& optimizer) {
     ShardUpdate on_host = update;
-    on_host.master = reinterpret_cast<float*>(host_master.data());
+    on_host.master = reinterpret_cast<float*>(host_master.data()) + first;
     on_host.states = host_states.data();
     on_host.gradient = host_gradient.data();
     on_host.parameter = host_parameter.data();

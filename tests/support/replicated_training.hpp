@@ -7,6 +7,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -17,6 +18,7 @@
 
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/initializer.hpp>
+#include <zerospan/engine/options.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
@@ -56,6 +58,7 @@ struct TrainingOptions {
   float max_gradient_norm = std::numeric_limits<float>::infinity();
   std::uint64_t seed = 3;
   zerospan::AdamW optimizer{.learning_rate = 0.03F, .weight_decay = 0.1F};
+  zerospan::MasterWeights master_weights = zerospan::MasterWeights::whole;
 };
 
 template <zerospan::Element E>
@@ -131,7 +134,19 @@ class ReplicatedTraining {
   void publish(std::size_t layer) {
     State& state = states_[layer];
     state.weights.clear();
-    for (const float value : state.master) state.weights.push_back(E{value});
+    const bool trains = layers[layer].options.training == zerospan::Training::trainable;
+    for (const float value : state.master) state.weights.push_back(trains ? rounded(value) : E{value});
+  }
+
+  /// A master weight that is split is rounded half away from zero.
+  E rounded(float value) const {
+    if constexpr (std::same_as<E, zerospan::bfloat16>) {
+      const bool is_half = (std::bit_cast<std::uint32_t>(value) & 0xffffU) == 0x8000U;
+      if (options_.master_weights == zerospan::MasterWeights::split && is_half) {
+        return E{std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) + 1)};
+      }
+    }
+    return E{value};
   }
 
   void add_loss(const Route& route, const Position& at) {

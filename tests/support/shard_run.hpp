@@ -64,7 +64,7 @@ struct SubGroup {
   }
 
   ShardUpdate run(std::size_t first, std::size_t elements, std::int64_t step, float scale, ParameterGroup group) {
-    return {.master = master.data(),
+    return {.master = master.data() + first,
             .states = states.data(),
             .capacity = capacity,
             .first = first,

@@ -90,11 +90,21 @@ class Count {
     } else {
       add(c_.parameters, shard(l) * width);
     }
-    if (layers[l].options.training == zerospan::Training::trainable) add(c_.optimizer, shard(l) * 12);
+    if (layers[l].options.training == zerospan::Training::trainable) {
+      add(c_.optimizer, shard(l) * (master_width(layers[l]) + 8));
+    }
     count_gradient(l);
     const bool sums_apart = c_.training.ranks > 1 && c_.training.micro_batches > 1;
     const std::size_t sum = sums_apart ? summed(l, partitions_[l].shard_elements) * sizeof(float) : 0;
     working_ = std::max(working_, 2 * whole + sum);
+  }
+
+  /// Bytes of a master weight beside the parameter. What is replicated may be its own: not on every device.
+  std::size_t master_width(const Layer& layer) const {
+    const bool is_split = c_.training.master_weights == zerospan::MasterWeights::split;
+    if (c_.type == zerospan::ElementType::bfloat16 && is_split) return 2;
+    const bool rests_with_states = !is_replicated(layer) && c_.parameters == c_.optimizer;
+    return c_.type == zerospan::ElementType::float32 && rests_with_states ? 0 : 4;
   }
 
   void count_gradient(std::size_t l) {
@@ -216,6 +226,7 @@ zerospan::EngineOptions engine_options(const Configuration& c) {
   return {
       .micro_batches = c.training.micro_batches,
       .max_gradient_norm = c.training.max_gradient_norm,
+      .master_weights = c.training.master_weights,
       .seed = c.training.seed,
       .partition = c.partition,
       .persistence_threshold = c.persistence_threshold,

@@ -28,7 +28,8 @@ inline constexpr std::size_t state_kinds = 5;
 struct Placement {
   TierRef parameters;  ///< Shards of parameters (stage 3); below stage 3 whole parameters stay in device memory.
   TierRef gradients;   ///< Accumulated gradients. Stages 0 and 1 keep whole gradients: addressable memory only.
-  TierRef optimizer;   ///< fp32 master weights and the optimizer's states, in sub-groups.
+  TierRef optimizer;   ///< fp32 master weights and the optimizer's states, in sub-groups. Parameters in fp32 that rest
+                       ///< here too, or in memory where they are updated in place, are their own master weights.
 
   /// A share of the sub-groups that rests elsewhere: where part of the states is in device memory and the rest is not,
   /// device and host update at once (Twin-Flow, arXiv 2101.06840 carried further).

@@ -14,6 +14,7 @@
 #include <zerospan/kernels/cpu.hpp>
 #include <zerospan/optimizer/detail/adamw_kernel.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
+#include <zerospan/optimizer/detail/parameter_copy.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
 #include <zerospan/optimizer/state_array.hpp>
@@ -61,17 +62,18 @@ struct AdamW {
 
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
   void update(const ShardUpdate& shard, InstructionSet set) const {
-    const detail::AdamWRule numbers = rule(shard);
-    auto* const moments = reinterpret_cast<float*>(shard.states);
-    const detail::AdamWRun arrays{.master = shard.master + shard.first,
-                                  .first_moment = moments + shard.first,
-                                  .second_moment = moments + shard.capacity + shard.first,
-                                  .gradient = shard.gradient,
-                                  .parameter = shard.parameter,
-                                  .gradient_scale = shard.gradient_scale};
-    detail::dispatch_element_type(shard.gradient_type, [&](auto gradient) {
-      detail::dispatch_element_type(shard.parameter_type, [&](auto parameter) {
-        run<gradient.value, parameter.value>(numbers, arrays, shard.elements, set);
+    detail::with_parameter_copy(shard, [&, numbers = rule(shard)](const ShardUpdate& piece) {
+      auto* const moments = reinterpret_cast<float*>(piece.states);
+      const detail::AdamWRun arrays{.master = piece.master,
+                                    .first_moment = moments + piece.first,
+                                    .second_moment = moments + piece.capacity + piece.first,
+                                    .gradient = piece.gradient,
+                                    .parameter = piece.parameter,
+                                    .gradient_scale = piece.gradient_scale};
+      detail::dispatch_element_type(piece.gradient_type, [&](auto gradient) {
+        detail::dispatch_element_type(piece.parameter_type, [&](auto parameter) {
+          run<gradient.value, parameter.value>(numbers, arrays, piece.elements, set);
+        });
       });
     });
   }

@@ -15,6 +15,7 @@
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/detail/adamw8bit_kernel.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
+#include <zerospan/optimizer/detail/parameter_copy.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
 #include <zerospan/optimizer/state_array.hpp>
@@ -30,9 +31,9 @@ namespace zerospan::inline v0 {
 /// A code is a share of its block's scale, which is the largest |m|, or v, of the block: a float of three bits after
 /// the first one. It is an eighth to a sixteenth larger than the one below it, wherever it is, so that what is small
 /// beside its block is known as well as what is large: m down to 2^-15.75 of the largest, and v down to 2^-31.75.
-/// Linear codes of v would be zeros where v is small, and leave epsilon alone in its root's place; here its code is 1 at
-/// least, unless it is zero, and a step too short rather than too long. A moment between two codes becomes one of them,
-/// so that both moments are on the average what they were (`detail::Dither`). Rounded to the nearest one, v would
+/// Linear codes of v would be zeros where v is small, and leave epsilon alone in its root's place; here its code is 1
+/// at least, unless it is zero, and a step too short rather than too long. A moment between two codes becomes one of
+/// them, so that both moments are on the average what they were (`detail::Dither`). Rounded to the nearest one, v would
 /// hardly move: it changes by a thousandth of itself in an update.
 ///
 /// A moment is off by an eighth at most. Where gradients are random and their sizes differ by 128 within a block, the
@@ -70,22 +71,23 @@ struct AdamW8bit {
   /// The same bits, by a body of the caller's choice. @param set One that this processor has.
   void update(const ShardUpdate& shard, InstructionSet set) const {
     detail::require_step(name, shard.step);
-    const detail::AdamWRule numbers = in_full().rule(shard);
-    auto* const codes = reinterpret_cast<std::uint8_t*>(shard.states);
-    auto* const scales = reinterpret_cast<float*>(shard.states + 2 * shard.capacity);
-    const std::size_t first_block = shard.first / scaled_elements;
-    const detail::AdamW8bitRun arrays{.master = shard.master + shard.first,
-                                      .first_codes = codes + shard.first,
-                                      .second_codes = codes + shard.capacity + shard.first,
-                                      .first_scales = scales + first_block,
-                                      .second_scales = scales + shard.capacity / scaled_elements + first_block,
-                                      .gradient = shard.gradient,
-                                      .parameter = shard.parameter,
-                                      .gradient_scale = shard.gradient_scale,
-                                      .update = static_cast<std::uint32_t>(shard.step)};
-    detail::dispatch_element_type(shard.gradient_type, [&](auto gradient) {
-      detail::dispatch_element_type(shard.parameter_type, [&](auto parameter) {
-        detail::adamw8bit<gradient.value, parameter.value>(numbers, arrays, shard.elements, set);
+    detail::with_parameter_copy(shard, [&, numbers = in_full().rule(shard)](const ShardUpdate& piece) {
+      auto* const codes = reinterpret_cast<std::uint8_t*>(piece.states);
+      auto* const scales = reinterpret_cast<float*>(piece.states + 2 * piece.capacity);
+      const std::size_t first_block = piece.first / scaled_elements;
+      const detail::AdamW8bitRun arrays{.master = piece.master,
+                                        .first_codes = codes + piece.first,
+                                        .second_codes = codes + piece.capacity + piece.first,
+                                        .first_scales = scales + first_block,
+                                        .second_scales = scales + piece.capacity / scaled_elements + first_block,
+                                        .gradient = piece.gradient,
+                                        .parameter = piece.parameter,
+                                        .gradient_scale = piece.gradient_scale,
+                                        .update = static_cast<std::uint32_t>(piece.step)};
+      detail::dispatch_element_type(piece.gradient_type, [&](auto gradient) {
+        detail::dispatch_element_type(piece.parameter_type, [&](auto parameter) {
+          detail::adamw8bit<gradient.value, parameter.value>(numbers, arrays, piece.elements, set);
+        });
       });
     });
   }

@@ -39,12 +39,13 @@ void update_blocks(const ShardUpdate& shard, F&& update, InstructionSet set = be
              set);
     for (float& g : gradient) g *= shard.gradient_scale;
     const std::size_t first = shard.first + done;
-    update(BlockUpdate{.master = shard.master + first,
+    update(BlockUpdate{.master = shard.master + done,
                        .state = shard.states ? reinterpret_cast<float*>(shard.states) + first : nullptr,
                        .capacity = shard.capacity,
                        .gradient = gradient.data(),
                        .elements = count});
-    from_float(shard.master + first, shard.parameter_type, shard.parameter + done * element_bytes(shard.parameter_type),
+    if (shard.parameter_is_master()) continue;
+    from_float(shard.master + done, shard.parameter_type, shard.parameter + done * element_bytes(shard.parameter_type),
                count, set);
   }
 }

@@ -20,21 +20,25 @@
 namespace zerospan::inline v0 {
 
 /// A contiguous run of elements of one parameter within a sub-group, and all that its update reads and writes.
-/// A sub-group holds `capacity` master weights and the optimizer's states for as many elements; `first` and
-/// `elements` select the run; both are multiples of `block_elements`, except that the last run may end early.
+/// A sub-group holds the optimizer's states for `capacity` elements; `first` and `elements` select the run; both are
+/// multiples of `block_elements`, except that the last run may end early.
 struct ShardUpdate {
-  float* master;              ///< The sub-group's master weights, fp32: element i is `master[i]`.
+  float* master;              ///< The run's master weights, fp32.
   std::byte* states;          ///< The sub-group's `state_bytes(capacity)` bytes of states.
   std::size_t capacity;       ///< Elements of the sub-group: a multiple of `block_elements`.
   std::size_t first;          ///< The run's first element in the sub-group.
   std::size_t elements;       ///< The run's length.
   const std::byte* gradient;  ///< The run's accumulated gradients: the sum over ranks and micro-batches.
   ElementType gradient_type;
-  std::byte* parameter;  ///< Where the run's updated elements are written, rounded to `parameter_type`.
+  std::byte* parameter;  ///< Where the run's updated elements are written, rounded to `parameter_type`: the master
+                         ///< weights themselves, where an fp32 parameter has no others.
   ElementType parameter_type;
   float gradient_scale;  ///< Multiplies each gradient first: 1 / (world size * micro-batches), and the clipping.
   std::int64_t step;     ///< Updates of this parameter, this one included: 1 at the first.
   ParameterGroup group;
+
+  /// Whether the updated elements are where they belong when the master weights are updated.
+  bool parameter_is_master() const noexcept { return parameter == reinterpret_cast<const std::byte*>(master); }
 };
 
 /// A partitioned optimizer (ZeRO-1). Element-wise, or block-wise over blocks of `block_elements` logical elements.

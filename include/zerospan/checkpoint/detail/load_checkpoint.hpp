@@ -35,6 +35,7 @@
 #include <zerospan/engine/detail/engine.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/split_float.hpp>
 #include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -169,7 +170,7 @@ class CheckpointReader {
       check_coverage();
       verify();
     });
-    sums_.resize(1 + manifest_.states.size());
+    sums_.resize(2 + manifest_.states.size());
     DataReader data{files_, directory_, name_, options_.check};
     ranks_.edit_states(model_,
                        {.content = WriteContent::undefined, .progress = manifest_.progress, .buffer = options_.buffer},
@@ -322,11 +323,17 @@ class CheckpointReader {
 
   /// The width of an element of a component of a parameter in the checkpoint.
   std::size_t width_of(const StoredParameter& parameter, std::size_t component) const {
-    if (component > 0) return element_bytes(manifest_.states[component - 1].type);
-    return parameter.training == Training::frozen ? element_bytes(parameter.type) : sizeof(float);
+    const std::size_t of_values = components_of_values(parameter);
+    if (component >= of_values) return element_bytes(manifest_.states[component - of_values].type);
+    return parameter.training == Training::frozen || parameter.is_split ? element_bytes(parameter.type) : sizeof(float);
   }
 
-  std::size_t components_of(const Match& match) const { return match.has_states ? 1 + manifest_.states.size() : 1; }
+  /// Those before the states'.
+  static std::size_t components_of_values(const StoredParameter& parameter) { return parameter.is_split ? 2 : 1; }
+
+  std::size_t components_of(const Match& match) const {
+    return components_of_values(*match.taken) + (match.has_states ? manifest_.states.size() : 0);
+  }
 
   /// Lists what this rank needs of each rank's data.
   void read_parts() {
@@ -455,8 +462,9 @@ class CheckpointReader {
   void check(const RunningChecksum& sum, const CheckedBytes& expected, std::size_t p, std::size_t c,
              const std::string& path) const {
     if (sum.value() == expected.checksum) return;
-    refuse_bits(c == 0 ? "its values" : "its " + manifest_.states[c - 1].name, expected.offset, expected.bytes, path,
-                model_.parameters[p].name);
+    const std::size_t of_values = components_of_values(*matches_[p].taken);
+    refuse_bits(c < of_values ? "its values" : "its " + manifest_.states[c - of_values].name, expected.offset,
+                expected.bytes, path, model_.parameters[p].name);
   }
 
   /// Reads every extent that is needed, whole; of linked files, every piece.
@@ -505,6 +513,8 @@ class CheckpointReader {
     const std::span<std::byte> values = std::as_writable_bytes(edit.master);
     if (const std::size_t width = width_of(*match.taken, 0); width == sizeof(float)) {
       read_range(p, 0, edit.first, values, data);
+    } else if (match.taken->is_split) {
+      read_halves(p, edit, data);
     } else {  // values of 16 bits: into the upper half of their place, then widened from below
       const std::span<std::byte> narrow = values.last(count * width);
       read_range(p, 0, edit.first, narrow, data);
@@ -517,10 +527,26 @@ class CheckpointReader {
     }
     for (std::size_t s = 0; s < edit.states.size(); ++s) {
       if (match.has_states) {
-        read_range(p, 1 + s, edit.first, edit.states[s], data);
+        read_range(p, components_of_values(*match.taken) + s, edit.first, edit.states[s], data);
       } else {
         std::ranges::fill(edit.states[s], std::byte{0});
       }
+    }
+  }
+
+  /// Reads both halves of master weights, the upper ones first, into their place, and joins them there: no lower half is
+  /// written over before it was read.
+  void read_halves(std::size_t p, const StatesEdit& edit, DataReader& data) {
+    const std::size_t count = edit.master.size();
+    const std::span<std::byte> values = std::as_writable_bytes(edit.master);
+    read_range(p, 0, edit.first, values.first(count * sizeof(bfloat16)), data);
+    read_range(p, 1, edit.first, values.last(count * sizeof(bfloat16)), data);
+    std::vector<bfloat16> upper(count);
+    std::memcpy(upper.data(), values.data(), count * sizeof(bfloat16));
+    for (std::size_t i = 0; i < count; ++i) {
+      std::uint16_t lower = 0;
+      std::memcpy(&lower, values.data() + (count + i) * sizeof lower, sizeof lower);
+      edit.master[i] = static_cast<float>(SplitFloat{upper[i], lower});
     }
   }
 

@@ -46,6 +46,7 @@ struct StoredParameter {
   Shape shape;
   ElementType type;
   Training training;
+  bool is_split;  ///< Its master weights are stored in two halves, which are two components.
   std::int64_t updates;
 };
 
@@ -57,7 +58,7 @@ struct StoredPart {
 
 struct Manifest {
   /// Of the format. One that is read has this version or an older one.
-  static constexpr std::int64_t version = 2;
+  static constexpr std::int64_t version = 3;
 
   TrainingProgress progress;
   std::uint64_t seed;
@@ -77,7 +78,8 @@ struct StoredExtent {
   std::uint64_t file = 0;  ///< The rank's data; from 1 on, the linked file of that number.
 };
 
-/// What one rank has of one parameter: master weights (values, if it was declared frozen), and each array of states.
+/// What one rank has of one parameter: master weights (both of their halves, the upper one first, if they are split;
+/// values, if it was declared frozen), and each array of states.
 struct StoredPieces {
   std::string parameter;
   std::vector<std::vector<StoredExtent>> components;
@@ -133,6 +135,11 @@ class JsonReader {
       refuse(std::string{"\""} + name + "\" is no count");
     }
     return static_cast<std::int64_t>(value);
+  }
+  bool truth(const Json& json, const char* name) const {
+    const Json& found = member(json, name);
+    if (!found.is_boolean()) refuse(std::string{"\""} + name + "\" is neither true nor false");
+    return found.get<bool>();
   }
   std::string text(const Json& json, const char* name) const {
     const Json& found = member(json, name);
@@ -199,6 +206,7 @@ inline std::string manifest_text(const Manifest& manifest, const std::string& fi
          {"shape", std::vector<std::size_t>(parameter.shape.extents().begin(), parameter.shape.extents().end())},
          {"type", to_string(parameter.type)},
          {"frozen", parameter.training == Training::frozen},
+         {"split", parameter.is_split},
          {"updates", parameter.updates}});
   }
   json["parts"] = Json::array();
@@ -249,12 +257,15 @@ inline Manifest parse_manifest(std::string_view text, const std::string& file) {
     const std::string name = reader.text(parameter, "name");
     std::vector<std::size_t> extents;
     for (const auto& extent : reader.array(parameter, "shape")) extents.push_back(reader.number_of(extent, "shape"));
-    const auto& frozen = reader.member(parameter, "frozen");
-    if (!frozen.is_boolean()) reader.refuse("\"frozen\" is neither true nor false");
+    const bool is_frozen = reader.truth(parameter, "frozen");
+    const bool is_split = parameter.contains("split") && reader.truth(parameter, "split");  // not in version 2
+    const ElementType type = reader.type(parameter);
+    if (is_split && (is_frozen || type != ElementType::bfloat16)) {
+      throw_checkpoint_error("its master weights cannot be split: it is frozen, or not of bfloat16", file, name);
+    }
     try {
-      manifest.parameters.push_back({name, Shape{extents}, reader.type(parameter),
-                                     frozen.get<bool>() ? Training::frozen : Training::trainable,
-                                     reader.count(parameter, "updates")});
+      manifest.parameters.push_back({name, Shape{extents}, type, is_frozen ? Training::frozen : Training::trainable,
+                                     is_split, reader.count(parameter, "updates")});
     } catch (const ConfigurationError& error) {
       throw_checkpoint_error(error.what(), file, name);
     }

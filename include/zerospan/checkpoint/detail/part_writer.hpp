@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +30,7 @@
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/split_float.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -75,26 +77,37 @@ class PartWriter {
         memory_{model.states, buffer},
         data_{files.create(directory.data_of(name, model.place))} {}
 
-  /// Writes what an engine shows.
-  void write(const StatesPiece& piece) {
+  /// Writes what an engine shows. @param parameter Its index.
+  void write(const StatesPiece& piece, std::size_t parameter) {
     for_parameter(piece.parameter, [&] {
-      auto& components = components_of(piece.parameter, 1 + piece.states.size());
-      if (piece.training == Training::frozen && piece.type != ElementType::float32) {
+      const std::size_t of_values = model_.parameters[parameter].is_split ? 2 : 1;
+      auto& components = components_of(piece.parameter, of_values + piece.states.size());
+      if (of_values == 2) {
+        write_halves(piece, components);
+      } else if (piece.training == Training::frozen && piece.type != ElementType::float32) {
         write_narrow(piece, components[0]);
       } else {
         data_.append(piece.first, sizeof(float), std::as_bytes(piece.master), components[0]);
       }
       for (std::size_t s = 0; s < piece.states.size(); ++s) {
-        data_.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[1 + s]);
+        data_.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[of_values + s]);
       }
     });
   }
 
+  /// Announces what `write` reads.
+  static void expect(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+    for (const StatesPlace& place : places) reading.expect(place.group);
+    for (const Group neighbour : neighbours_of(places)) reading.expect(neighbour);
+  }
+
   /// Writes places that the host can read, or has their files linked, each before the engine changes it.
-  /// @param reading Expects each of them. @throws CheckpointError if the engine ends meanwhile.
+  /// @param reading Expects them. @throws CheckpointError if the engine ends meanwhile.
   void write(std::span<const StatesPlace> places, SaveBy by, StatesBeingRead& reading) {
     std::vector<bool> are_linked(places.size());
-    if (by == SaveBy::linking) are_linked = link(places, reading);
+    const std::vector<Group> neighbours = neighbours_of(places);
+    if (by == SaveBy::linking) are_linked = link(places, neighbours, reading);
+    for (const Group neighbour : neighbours) reading.done_with(neighbour);
     for (std::size_t i = 0; i < places.size(); ++i) {
       if (!are_linked[i]) write(places[i], reading);
       reading.done_with(places[i].group);
@@ -124,12 +137,25 @@ class PartWriter {
  private:
   using Group = StatesBeingRead::Group;
 
+  /// Elements that are converted before they are written.
+  static constexpr std::size_t most_at_once = std::size_t{64} << 10;
+
+  /// Those that extents have in common, each once.
+  static std::vector<Group> neighbours_of(std::span<const StatesPlace> places) {
+    std::vector<Group> groups;
+    std::set<const std::vector<Group>*> seen;
+    for (const StatesPlace& place : places) {
+      if (!place.neighbours || !seen.insert(place.neighbours.get()).second) continue;
+      groups.insert(groups.end(), place.neighbours->begin(), place.neighbours->end());
+    }
+    return groups;
+  }
+
   /// Has files linked, when all that is in them may be read. @return Of each place, whether all of it needs not be
   /// written.
-  std::vector<bool> link(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+  std::vector<bool> link(std::span<const StatesPlace> places, std::vector<Group> groups, StatesBeingRead& reading) {
     StatesLinker linker{model_, part_};
     LinkedNames names{files_, directory_, name_, model_.place, linked_files_};
-    std::vector<Group> groups;
     for (const StatesPlace& place : places) {
       if (linker.can_link(place)) groups.push_back(place.group);
     }
@@ -144,37 +170,43 @@ class PartWriter {
     const std::string& parameter = model_.parameters[place.parameter].name;
     for_parameter(parameter, [&] {
       auto& components = components_of(parameter, place.components.size());
-      if (place.on_host) {
-        for (std::size_t c = 0; c < components.size(); ++c) {
-          const auto [offset, width] = place.components[c];
-          const std::size_t most = DataWriter::extent_bytes / width;
-          for_each_piece(place, most, [&](std::size_t done, std::size_t elements) {
-            const std::span bytes{place.on_host + offset + done * width, elements * width};
-            read({&place.group, 1}, reading,
-                 [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
-          });
-        }
-      } else {
-        for_each_piece(place, memory_.elements(), [&](std::size_t done, std::size_t elements) {
-          read({&place.group, 1}, reading, [&] { write_through_memory(place, done, elements, components); });
+      bool is_all_on_host = true;
+      for (std::size_t c = 0; c < components.size(); ++c) {
+        const auto& [tier, extent, offset, width, on_host] = place.components[c];
+        is_all_on_host = is_all_on_host && on_host;
+        if (!on_host) continue;
+        for_each_piece(place, DataWriter::extent_bytes / width, [&](std::size_t done, std::size_t elements) {
+          const std::span bytes{on_host + offset + done * width, elements * width};
+          read({&place.group, 1}, reading,
+               [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
         });
       }
+      if (is_all_on_host) return;
+      for_each_piece(place, memory_.elements(), [&](std::size_t done, std::size_t elements) {
+        read({&place.group, 1}, reading, [&] { write_through_memory(place, done, elements, components); });
+      });
     });
   }
 
+  /// Writes those components of a piece that the host cannot read as they are.
   void write_through_memory(const StatesPlace& place, std::size_t done, std::size_t elements,
                             std::vector<std::vector<StoredExtent>>& components) {
     const std::size_t room = round_up(elements, PieceMemory::unit);
     std::vector<std::span<std::byte>> memory{std::as_writable_bytes(memory_.master(room))};
+    if (model_.parameters[place.parameter].is_split) {
+      memory.push_back(memory[0].subspan(room * sizeof(bfloat16)));
+      memory[0] = memory[0].first(room * sizeof(bfloat16));
+    }
     for (const std::span<std::byte> states : memory_.states(room)) memory.push_back(states);
-    std::vector<Completion> ends;
+    std::vector<Completion> ends(components.size());
     for (std::size_t c = 0; c < components.size(); ++c) {
-      const auto [offset, width] = place.components[c];
-      const std::size_t bytes = round_up(elements * width, place.tier.alignment());
-      ends.push_back(place.tier.read(place.extent, offset + done * width, memory[c].data(), bytes));
+      const auto& [tier, extent, offset, width, on_host] = place.components[c];
+      if (on_host) continue;
+      ends[c] = tier.read(extent, offset + done * width, memory[c].data(), round_up(elements * width, tier.alignment()));
     }
     for (const Completion& end : ends) end.wait_until(std::chrono::steady_clock::time_point::max());
     for (std::size_t c = 0; c < components.size(); ++c) {
+      if (place.components[c].on_host) continue;
       ends[c].wait();
       const std::size_t width = place.components[c].width;
       data_.append(place.range.first + done, width, memory[c].first(elements * width), components[c]);
@@ -206,12 +238,24 @@ class PartWriter {
     return part_.pieces.back().components;
   }
 
+  /// Master weights that the engine keeps in halves.
+  void write_halves(const StatesPiece& piece, std::vector<std::vector<StoredExtent>>& components) {
+    std::vector<bfloat16> upper(std::min(most_at_once, piece.master.size()));
+    std::vector<std::uint16_t> lower(upper.size());
+    for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
+      const std::size_t count = std::min(most_at_once, piece.master.size() - done);
+      split(piece.master.subspan(done, count), upper.data(), lower.data());
+      data_.append(piece.first + done, sizeof(bfloat16), std::as_bytes(std::span{upper}.first(count)), components[0]);
+      data_.append(piece.first + done, sizeof(std::uint16_t), std::as_bytes(std::span{lower}.first(count)),
+                   components[1]);
+    }
+  }
+
   /// Values of 16 bits, which were widened.
   void write_narrow(const StatesPiece& piece, std::vector<StoredExtent>& extents) {
-    constexpr std::size_t most = std::size_t{64} << 10;
-    std::vector<std::byte> narrow(std::min(most, piece.master.size()) * element_bytes(piece.type));
-    for (std::size_t done = 0; done < piece.master.size(); done += most) {
-      const std::size_t count = std::min(most, piece.master.size() - done);
+    std::vector<std::byte> narrow(std::min(most_at_once, piece.master.size()) * element_bytes(piece.type));
+    for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
+      const std::size_t count = std::min(most_at_once, piece.master.size() - done);
       from_float(piece.master.data() + done, piece.type, narrow.data(), count);
       data_.append(piece.first + done, element_bytes(piece.type),
                    std::span{narrow}.first(count * element_bytes(piece.type)), extents);

@@ -124,7 +124,7 @@ class CheckpointSave {
         places_ = engine_.places_of_states();
         const auto is_out_of_reach = [](const StatesPlace& place) { return !place.is_in_reach(); };
         if (std::ranges::any_of(places_, is_out_of_reach)) write_out_of_reach();
-        for (const StatesPlace& place : places_) reading_->expect(place.group);
+        PartWriter::expect(places_, *reading_);
         begin_work("the thread that writes a checkpoint", [this] {
           const Reading until_then{*reading_};
           part_->write(places_, options_.by, *reading_);
@@ -143,7 +143,12 @@ class CheckpointSave {
     std::erase_if(places_, [](const StatesPlace& place) { return !place.is_in_reach(); });
     std::vector<std::vector<StatesRange>> left_out(model_.parameters.size());
     for (const StatesPlace& place : places_) left_out[place.parameter].push_back(place.range);
-    engine_.for_each_state([&](const StatesPiece& piece) { part_->write(piece); }, options_.buffer, left_out);
+    std::size_t parameter = 0;  // they are shown in the order of declaration
+    const auto write = [&](const StatesPiece& piece) {
+      while (model_.parameters[parameter].name != piece.parameter) ++parameter;
+      part_->write(piece, parameter);
+    };
+    engine_.for_each_state(write, options_.buffer, left_out);
   }
 
   template <class F>
@@ -161,7 +166,7 @@ class CheckpointSave {
     for (const StateArray& array : model_.states) manifest.states.push_back({std::string{array.name}, array.type});
     for (const ParameterDescription& parameter : model_.parameters) {
       manifest.parameters.push_back(
-          {parameter.name, parameter.shape, parameter.type, parameter.training, parameter.updates});
+          {parameter.name, parameter.shape, parameter.type, parameter.training, parameter.is_split, parameter.updates});
     }
     for (std::size_t rank = 0; rank < model_.places; ++rank) {
       manifest.parts.push_back(

@@ -50,36 +50,36 @@ class StatesLinker {
  public:
   StatesLinker(const EngineDescription& model, Part& part) : model_{model}, part_{part} {}
 
-  /// Whether its file could be the checkpoint's: what trains is written elsewhere by the next step in any case. A file
+  /// Whether its files could be the checkpoint's: what trains is written elsewhere by the next step in any case. A file
   /// with something that is frozen would be kept for as long as there are checkpoints, with all else that was in it.
   bool can_link(const StatesPlace& place) const {
-    return place.tier.linkable() && model_.parameters[place.parameter].training == Training::trainable;
+    const auto is_in_file = [](const StatesPlace::Component& component) { return component.tier.linkable() != nullptr; };
+    return std::ranges::all_of(place.components, is_in_file) &&
+           model_.parameters[place.parameter].training == Training::trainable;
   }
 
   /// @return Of each place, whether all of it is in files that have been linked. @throws IoError
   std::vector<bool> link(std::span<const StatesPlace> places, FileNaming& names) {
     std::vector<LinkableExtents*> tiers;  // of all places, in their order
+    std::map<LinkableExtents*, std::map<std::uint64_t, std::size_t>> sizes;  // of extents, by their offsets
     for (const StatesPlace& place : places) {
-      LinkableExtents* const tier = place.tier.linkable();
-      if (can_link(place) && std::ranges::find(tiers, tier) == tiers.end()) tiers.push_back(tier);
+      if (!can_link(place)) continue;
+      for (const auto& [tier, extent, offset, width, on_host] : place.components) {
+        LinkableExtents* const files = tier.linkable();
+        if (std::ranges::find(tiers, files) == tiers.end()) tiers.push_back(files);
+        sizes[files].emplace(extent.offset, extent.bytes);  // some are of several places
+      }
     }
     std::map<LinkableExtents*, LinkedOfTier> linked;
     for (LinkableExtents* const tier : tiers) {
-      std::map<std::uint64_t, std::size_t> sizes;  // of extents, by their offsets: some have several places
-      for (const StatesPlace& place : places) {
-        if (can_link(place) && place.tier.linkable() == tier) sizes.emplace(place.extent.offset, place.extent.bytes);
-      }
       std::vector<Extent> extents;
-      for (const auto& [offset, bytes] : sizes) extents.push_back({offset, bytes});
+      for (const auto& [offset, bytes] : sizes[tier]) extents.push_back({offset, bytes});
       LinkedExtents of_tier = tier->link(extents, &checksum_of_bytes, names);
       linked[tier] = {std::move(of_tier.ranges), part_.files.size() + 1};
       for (LinkedFile& file : of_tier.files) part_.files.push_back(std::move(file));
     }
     std::vector<bool> are_linked;
-    for (const StatesPlace& place : places) {
-      const auto found = linked.find(place.tier.linkable());
-      are_linked.push_back(can_link(place) && found != linked.end() && list(place, found->second));
-    }
+    for (const StatesPlace& place : places) are_linked.push_back(can_link(place) && list(place, linked));
     return are_linked;
   }
 
@@ -95,12 +95,13 @@ class StatesLinker {
   static std::uint64_t checksum_of_bytes(std::span<const std::byte> bytes) noexcept { return checksum(bytes); }
 
   /// Lists a place, if all of it was linked.
-  bool list(const StatesPlace& place, const LinkedOfTier& linked) {
+  bool list(const StatesPlace& place, const std::map<LinkableExtents*, LinkedOfTier>& tiers) {
     std::vector<std::vector<StoredExtent>> components(place.components.size());
     std::size_t bytes = 0;
     for (std::size_t c = 0; c < components.size(); ++c) {
-      const auto [offset_in_extent, width] = place.components[c];
-      const std::uint64_t begin = place.extent.offset + offset_in_extent;
+      const auto& [tier, extent, offset_in_extent, width, on_host] = place.components[c];
+      const LinkedOfTier& linked = tiers.at(tier.linkable());
+      const std::uint64_t begin = extent.offset + offset_in_extent;
       const std::uint64_t end = begin + place.range.elements * width;
       const auto offset = [](const LinkedRange& range) { return range.range.offset; };
       auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);

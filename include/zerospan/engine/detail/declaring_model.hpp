@@ -139,9 +139,25 @@ class StateSizes {
                     slot(core_.replicas, elements * sizeof(float)));
   }
 
-  /// Bytes of the master weights and the optimizer's states of so many elements (whole blocks).
-  std::size_t states_bytes(std::size_t elements) const {
-    return elements * sizeof(float) + elements / block_elements * state_bytes_;
+  /// Bytes of the optimizer's states of so many elements (whole blocks), and of the master weights that are with them.
+  std::size_t states_bytes(std::size_t elements, MasterPlace master = MasterPlace::with_states) const {
+    return elements * master_bytes_with_states(master) + elements / block_elements * state_bytes_;
+  }
+
+  /// An fp32 parameter is its own master weights if it rests on the tier of the optimizer's states, or where it is
+  /// updated in place: nothing is read that would not be read otherwise, and less is written.
+  MasterPlace master_of(const ParameterRecord& parameter) const {
+    if (!parameter.has_states()) return MasterPlace::with_states;
+    const bool are_halves = core_.options.master_weights == MasterWeights::split;
+    if (parameter.type == ElementType::bfloat16 && are_halves) return MasterPlace::split;
+    if (parameter.type != ElementType::float32) return MasterPlace::with_states;
+    const bool is_partitioned = parameter.residence == Residence::partitioned;
+    const TierRef tier = is_partitioned ? core_.placement.parameters : core_.replicas;
+    const bool is_with_states = tier.identity() == core_.placement.optimizer.identity();
+    const bool updates_on_device =
+        !D::lanes_type::is_unified && core_.placement.optimizer.addressable() == Addressable::on_device;
+    const bool is_in_place = !updates_on_device && !Staging<typename D::lanes_type>::passes(tier, Site::host);
+    return is_with_states || is_in_place ? MasterPlace::in_parameter : MasterPlace::with_states;
   }
 
   /// Bytes of so many accumulated gradients.
@@ -223,6 +239,7 @@ class DeclaringModel {
     parameter.initializer = std::move(declaration.initializer);
     parameter.options = declaration.options;
     parameter.residence = residence_of(parameter);
+    parameter.master = sizes_.master_of(parameter);
     parameter.partition = (parameter.residence == Residence::partitioned ? cutter_ : replica_cutter_)
                               .cut(parameter.name, parameter.shape.elements());
     const std::string what = "parameter " + parameter.name;
@@ -238,7 +255,7 @@ class DeclaringModel {
       }
     }
     if (parameter.has_states()) {
-      space_.reserve_states(sizes_.states_bytes(elements), "the optimizer states of " + what);
+      space_.reserve_states(sizes_.states_bytes(elements, parameter.master), "the optimizer states of " + what);
     }
     return parameter;
   }

@@ -2,8 +2,10 @@
 /// EngineDescription: what a checkpoint says of a model and its training, and what this rank holds of it, and where.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +26,7 @@ struct ParameterDescription {
   Shape shape;
   ElementType type;
   Training training;  ///< As it was declared.
+  bool is_split;      ///< Its master weights are: into the parameter and their lower halves.
   std::int64_t updates;
   std::uint64_t first;     ///< Of the elements that this rank holds.
   std::uint64_t elements;  ///< Their number.
@@ -47,24 +50,33 @@ struct StatesRange {
 };
 
 /// Where master weights and states of consecutive elements of a parameter rest, or the values of one that was declared
-/// frozen: in one extent.
+/// frozen.
 struct StatesPlace {
-  /// Elements one after the other.
+  /// Elements one after the other in an extent.
   struct Component {
-    std::uint64_t offset;  ///< In the extent.
-    std::size_t width;     ///< Bytes of an element.
+    TierRef tier;
+    Extent extent;
+    std::uint64_t offset;      ///< In the extent.
+    std::size_t width;         ///< Bytes of an element.
+    const std::byte* on_host;  ///< The extent, where the host may read it as it is; elsewhere nullptr.
   };
 
   std::size_t parameter;  ///< Its index.
   StatesRange range;
-  TierRef tier;
-  Extent extent;
-  std::vector<Component> components;  ///< Of the master weights, or values; of each array of states.
-  const std::byte* on_host;           ///< The extent, where the host may read it as it is; elsewhere nullptr.
+  std::vector<Component> components;  ///< Of the master weights, or of both of their halves, the upper one first, or
+                                      ///< values; of each array of states.
   StatesBeingRead::Group group;       ///< Which is changed at once.
 
+  /// The sub-groups that have something in the same extents: these are linked when all of them may be read. nullptr:
+  /// there is none but its own.
+  std::shared_ptr<const std::vector<StatesBeingRead::Group>> neighbours;
+
   /// Whether the host can read it without the engine.
-  bool is_in_reach() const { return on_host || tier.addressable() == Addressable::nowhere; }
+  bool is_in_reach() const {
+    return std::ranges::all_of(components, [](const Component& component) {
+      return component.on_host || component.tier.addressable() == Addressable::nowhere;
+    });
+  }
 };
 
 /// Where this rank's shard of a parameter that was declared frozen rests: in one range of the parameters' tier.

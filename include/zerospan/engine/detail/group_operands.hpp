@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
+#include <zerospan/engine/detail/model_states.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -28,6 +30,32 @@ struct RunOperands {
   }
 };
 
+/// Where the states of a sub-group are among the operands.
+struct StatesOperand {
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  MasterPlace master_weights;
+  std::size_t operand = none;  ///< None, if there is nothing but master weights, and these are the parameters.
+  std::size_t capacity;        ///< Elements of the sub-group.
+
+  /// The master weights of a run, whose parameter is at `parameter`; unless they are in halves.
+  float* master(std::span<std::byte* const> pointers, const ShardRun& run, std::byte* parameter) const {
+    if (master_weights == MasterPlace::in_parameter) return reinterpret_cast<float*>(parameter);
+    return reinterpret_cast<float*>(pointers[operand]) + run.first_in_group;
+  }
+
+  /// The lower halves of a run's master weights, where they are in halves.
+  std::uint16_t* lower_halves(std::span<std::byte* const> pointers, const ShardRun& run) const {
+    return reinterpret_cast<std::uint16_t*>(pointers[operand]) + run.first_in_group;
+  }
+
+  /// The optimizer's states of the sub-group; nullptr if it has none.
+  std::byte* optimizer(std::span<std::byte* const> pointers) const {
+    if (operand == none) return nullptr;
+    return pointers[operand] + capacity * master_bytes_with_states(master_weights);
+  }
+};
+
 /// Lists the operands of work on one sub-group.
 template <Device D>
 class GroupOperands {
@@ -35,14 +63,21 @@ class GroupOperands {
   GroupOperands(EngineCore<D>& core, const SubGroup& group)
       : core_{core}, group_{group}, space_{core.states.spaces[group.space]} {}
 
-  /// Master weights, then the optimizer's states.
-  void add_states(Operand::Access access) {
+  /// Master weights, or what of them is not in the parameters, then the optimizer's states.
+  StatesOperand add_states(Operand::Access access) {
+    StatesOperand states{.master_weights = space_.master, .capacity = group_.elements};
+    if (group_.states.bytes == 0) return states;
+    states.operand = list_.size();
     list_.push_back({core_.placement.tier(group_.states_on), group_.states, 0, group_.states.bytes, access});
+    return states;
   }
 
-  /// The states are read after those.
+  /// What is changed is read after those.
   void await_states(const std::vector<Completion>& written) {
-    list_.front().ready.insert(list_.front().ready.end(), written.begin(), written.end());
+    for (Operand& operand : list_) {
+      if (operand.access != Operand::Access::change) continue;
+      operand.ready.insert(operand.ready.end(), written.begin(), written.end());
+    }
   }
 
   /// The accumulated gradients; to be read.
@@ -67,22 +102,28 @@ class GroupOperands {
     });
   }
 
-  /// The parameters, on their tier or in this rank's part of the replicas; to be written.
-  RunOperands add_parameters() {
+  /// The parameters, on their tier or in this rank's part of the replicas, to be written.
+  RunOperands add_parameters() { return add_parameters(Operand::Access::write); }
+
+  /// The same, to be updated: those that are master weights, or half of them, are read too.
+  RunOperands add_parameters_to_update() {
+    return add_parameters(space_.master == MasterPlace::with_states ? Operand::Access::write : Operand::Access::change);
+  }
+  std::span<const Operand> list() const noexcept { return list_; }
+
+ private:
+  RunOperands add_parameters(Operand::Access access) {
     const std::size_t width = element_bytes(space_.type);
     if (space_.residence == Residence::partitioned) {
-      return add_together(core_.placement.parameters, space_.parameters, width, Operand::Access::write);
+      return add_together(core_.placement.parameters, space_.parameters, width, access);
     }
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
       const std::size_t shard = core_.shard_of(parameter) * parameter.shard_bytes();
       return Operand{core_.replicas, core_.states.replicas, parameter.replica + shard + run.first_in_shard * width,
-                     bytes, Operand::Access::write};
+                     bytes, access};
     });
   }
 
-  std::span<const Operand> list() const noexcept { return list_; }
-
- private:
   RunOperands add_together(TierRef tier, const Extent& extent, std::size_t width, Operand::Access access) {
     list_.push_back({tier, extent, group_.first * width, group_.elements * width, access});
     return {RunOperands::Layout::together, list_.size() - 1, width};

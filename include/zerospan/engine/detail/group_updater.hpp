@@ -2,6 +2,8 @@
 /// GroupUpdater: the update of one sub-group.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +15,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/group_operands.hpp>
+#include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
@@ -50,7 +53,7 @@ class GroupUpdater {
     GroupOperands<D> operands{core_, group};
     operands.add_states(Operand::Access::change);
     operands.add_gradients();
-    operands.add_parameters();
+    operands.add_parameters_to_update();
     return operands;
   }
 
@@ -68,23 +71,24 @@ class GroupUpdater {
   PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
     const ElementType type = core_.states.spaces[group.space].type;
     GroupOperands operands{core_, group};
-    operands.add_states(Operand::Access::change);
+    const StatesOperand states = operands.add_states(Operand::Access::change);
     const RunOperands gradients = operands.add_gradients();
-    const RunOperands parameters = operands.add_parameters();
+    const RunOperands parameters = operands.add_parameters_to_update();
     const Operation operation{OperationKind::update, group.name, group.states.bytes};
-    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type),
-                             capacity = group.elements](auto& stream, std::span<std::byte* const> pointers) {
-      auto* const master = reinterpret_cast<float*>(pointers[0]);
+    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type)](
+                                auto& stream, std::span<std::byte* const> pointers) {
       std::vector<ShardUpdate> updates;
       for (std::size_t i = 0; i < runs.size(); ++i) {
         const ShardRun& run = runs[i].run;
         std::byte* const parameter = parameters(pointers, i, run);
+        float* const master =
+            states.master_weights == MasterPlace::split ? nullptr : states.master(pointers, run, parameter);
         if (runs[i].has_gradient) {
-          updates.push_back({master, pointers[0] + capacity * sizeof(float), capacity, run.first_in_group, run.elements,
+          updates.push_back({master, states.optimizer(pointers), states.capacity, run.first_in_group, run.elements,
                              gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
                              runs[i].group});
-        } else {
-          narrow(stream, master + run.first_in_group, type, parameter, run.elements);
+        } else if (states.master_weights == MasterPlace::with_states) {
+          narrow(stream, master, type, parameter, run.elements);
         }
       }
       return updates;
@@ -98,9 +102,13 @@ class GroupUpdater {
             });
       }
     }
-    const auto work = [optimizer = optimizer_, updates_of](std::span<std::byte* const> pointers) {
+    const auto work = [optimizer = optimizer_, updates_of, states](std::span<std::byte* const> pointers) {
       StreamRef host = calling_thread;
-      optimizer->update(updates_of(host, pointers));
+      const std::vector<ShardUpdate> updates = updates_of(host, pointers);
+      if (states.master_weights != MasterPlace::split) return optimizer->update(updates);
+      for (const ShardUpdate& update : updates) {
+        update_halves(*optimizer, update, reinterpret_cast<std::uint16_t*>(pointers[states.operand]) + update.first);
+      }
     };
     if (begun) {
       return core_.staging.run_on_host(Lane::update, operation, operands.list(), *std::move(begun), {}, work);
@@ -113,7 +121,28 @@ class GroupUpdater {
 
   Site site_of(const SubGroup& group) const {
     const bool is_on_device = core_.placement.tier(group.states_on).addressable() == Addressable::on_device;
-    return device_has_own_memory && is_on_device ? Site::device : Site::host;
+    const bool are_halves = core_.states.spaces[group.space].master == MasterPlace::split;
+    return device_has_own_memory && is_on_device && !are_halves ? Site::device : Site::host;
+  }
+
+  /// Updates a run whose master weights are the parameter's and these lower halves, piece by piece: each is joined, and
+  /// split again, in the first-level cache.
+  static void update_halves(const AnyOptimizer& optimizer, const ShardUpdate& run, std::uint16_t* lower) {
+    alignas(64) std::array<float, 4 * block_elements> master;
+    auto* const upper = reinterpret_cast<bfloat16*>(run.parameter);
+    for (std::size_t done = 0; done < run.elements; done += master.size()) {
+      const std::span piece = std::span{master}.first(std::min(master.size(), run.elements - done));
+      join(upper + done, lower + done, piece);
+      ShardUpdate update = run;
+      update.master = piece.data();
+      update.first += done;
+      update.elements = piece.size();
+      update.gradient += done * element_bytes(run.gradient_type);
+      update.parameter = reinterpret_cast<std::byte*>(piece.data());
+      update.parameter_type = ElementType::float32;
+      optimizer.update({&update, 1});
+      split(piece, upper + done, lower + done);
+    }
   }
 
   EngineCore<D>& core_;

@@ -238,10 +238,10 @@ class GroupUpdates {
     return std::min(most, std::max<std::size_t>(1, core_.staging.capacity() / largest_) - 1);
   }
 
-  /// Reads the states of a sub-group, if they are not addressable and there is room; and were not read before a step
-  /// that was skipped.
+  /// Reads the states of a sub-group, if there are any, they are not addressable and there is room; and were not read
+  /// before a step that was skipped.
   void read_ahead(Update& update) {
-    if (update.begun) return;
+    if (update.begun || update.group->states.bytes == 0) return;
     if (core_.placement.tier(update.group->states_on).addressable() != Addressable::nowhere) return;
     GroupOperands<D> operands = updater_.operands_of(*update.group);
     operands.await_states(update.states_written);

@@ -232,7 +232,7 @@ class EngineOfDevice final : public Engine {
     for (const ParameterRecord& parameter : core_.states.parameters) {
       const auto [first, elements] = training.access().held(parameter);
       result.parameters.push_back({parameter.name, parameter.shape, parameter.type, parameter.options.training,
-                                   parameter.updates, first, elements});
+                                   parameter.master == MasterPlace::split, parameter.updates, first, elements});
     }
     return result;
   }
@@ -495,6 +495,7 @@ class EngineOfDevice final : public Engine {
     tell_optimizer(told);
     tell("seed", std::to_string(options.seed));
     tell("micro_batches", std::to_string(options.micro_batches));
+    tell("master_weights", options.master_weights == MasterWeights::whole ? "whole" : "split");
     tell("updates", options.updates == UpdateTime::after_step ? "after the step" : "during the backward pass");
     tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
     tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));

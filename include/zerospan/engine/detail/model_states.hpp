@@ -28,6 +28,18 @@ enum class Residence : std::uint8_t {
   replicated,   ///< Each rank has all of it, in device memory.
 };
 
+/// Where the fp32 master weights of a parameter that trains are.
+enum class MasterPlace : std::uint8_t {
+  with_states,   ///< Before the optimizer's states, beside the parameter.
+  in_parameter,  ///< They are the parameter, which is of fp32 and as near to its updates as they would be.
+  split,         ///< The parameter is their upper half, the lower one before the optimizer's states (SplitFloat).
+};
+
+/// Bytes of a master weight that are with the optimizer's states.
+constexpr std::size_t master_bytes_with_states(MasterPlace place) {
+  return place == MasterPlace::with_states ? sizeof(float) : place == MasterPlace::split ? sizeof(std::uint16_t) : 0;
+}
+
 /// One rank's accumulated gradient of one use: the sum over ranks and micro-batches.
 struct GradientAccumulator {
   Extent extent;
@@ -74,6 +86,7 @@ struct ParameterRecord {
   ParameterOptions options{};
   Partition partition{};
   Residence residence = Residence::partitioned;
+  MasterPlace master = MasterPlace::with_states;
   std::size_t replica = 0;        ///< If replicated: bytes from the begin of the extent of replicas.
   std::size_t space = nowhere;    ///< Of its shard; `nowhere` on a rank that holds none.
   std::size_t linear = 0;         ///< Its shard's first element in the space.
@@ -112,8 +125,8 @@ struct ShardRun {
   std::size_t elements;
 };
 
-/// A window of a shard space whose states are one extent: master weights, then the optimizer's states. One sub-group
-/// is one sequential read and one sequential write.
+/// A window of a shard space whose states are one extent: master weights, or what of them is not in the parameters, then
+/// the optimizer's states. One sub-group is one sequential read and one sequential write.
 struct SubGroup {
   std::string name;
   std::size_t space;
@@ -132,6 +145,7 @@ struct ShardSpace {
   ElementType type;
   Residence residence;
   Training training;
+  MasterPlace master;
   bool is_owned;
   std::size_t elements = 0;
   Extent parameters{};
@@ -161,7 +175,8 @@ struct ModelStates {
     auto space = std::ranges::find_if(spaces, is_its_space);
     if (space == spaces.end()) {
       spaces.push_back(
-          {parameter.type, parameter.residence, parameter.options.training, parameter.partition.owner.has_value()});
+          {parameter.type, parameter.residence, parameter.options.training, parameter.master,
+           parameter.partition.owner.has_value()});
       space = std::prev(spaces.end());
     }
     parameter.space = static_cast<std::size_t>(space - spaces.begin());

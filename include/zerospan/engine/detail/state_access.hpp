@@ -20,9 +20,11 @@
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/piece_memory.hpp>
+#include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
+#include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/optimizer/state_array.hpp>
 
@@ -73,6 +75,7 @@ class StateAccess {
 
   /// Where this rank's parts rest.
   std::vector<StatesPlace> places_of_own(std::span<const StateArray> arrays) const {
+    const auto neighbours = neighbours_in_spaces();
     std::vector<StatesPlace> result;
     for (std::size_t p = 0; p < core_.states.parameters.size(); ++p) {
       const ParameterRecord& parameter = core_.states.parameters[p];
@@ -81,15 +84,18 @@ class StateAccess {
       const std::uint64_t shard_first = held(parameter).first;
       for_each_part(places_of(p), part.first - shard_first, part.elements, [&](const Part& each) {
         constexpr auto reads = Operand::Access::read;
-        const std::vector<Operand> operands = parameter.has_states()
-                                                  ? state_operands(each, arrays, reads)
-                                                  : std::vector{parameter_operand(parameter, each, reads)};
-        const auto& [tier, extent, offset, bytes, access, ready] = operands.front();
+        std::vector<Operand> operands;
+        if (parameter.has_states()) operands = state_operands(parameter, each, arrays, reads);
+        if (!parameter.has_states() || is_split(parameter)) {
+          operands.insert(operands.begin(), parameter_operand(parameter, each, reads));
+        }
         std::vector<StatesPlace::Component> components;
-        for (const Operand& operand : operands) components.push_back({operand.offset, operand.bytes / each.elements});
-        const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
-        result.push_back({p, {shard_first + each.in_shard, each.elements}, tier, extent, std::move(components),
-                          passes ? nullptr : tier.view(extent), each.group});
+        for (const auto& [tier, extent, offset, bytes, access, ready] : operands) {
+          const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
+          components.push_back({tier, extent, offset, bytes / each.elements, passes ? nullptr : tier.view(extent)});
+        }
+        result.push_back({p, {shard_first + each.in_shard, each.elements}, std::move(components), each.group,
+                          neighbours[parameter.space]});
       });
     }
     return result;
@@ -208,6 +214,18 @@ class StateAccess {
     std::size_t elements;
   };
 
+  /// Of each space that has master weights, or half of them, in the extent of its parameters: its sub-groups.
+  std::vector<std::shared_ptr<const std::vector<StatesBeingRead::Group>>> neighbours_in_spaces() const {
+    std::vector<std::shared_ptr<std::vector<StatesBeingRead::Group>>> spaces(core_.states.spaces.size());
+    for (const SubGroup& group : core_.states.groups) {
+      const ShardSpace& space = core_.states.spaces[group.space];
+      if (space.master == MasterPlace::with_states || space.residence != Residence::partitioned) continue;
+      if (!spaces[group.space]) spaces[group.space] = std::make_shared<std::vector<StatesBeingRead::Group>>();
+      spaces[group.space]->push_back(&group);
+    }
+    return {spaces.begin(), spaces.end()};
+  }
+
   /// Shows elements that this rank holds of a parameter.
   void visit_range(std::size_t index, const StatesRange& range, const PieceMemory& memory,
                    const StatesVisitor& visitor) {
@@ -271,20 +289,30 @@ class StateAccess {
     return parameter.has_states() ? memory.states(elements) : std::vector<std::span<std::byte>>{};
   }
 
-  /// Master weights, and each array of states, of part of a shard.
-  std::vector<Operand> state_operands(const Part& part, std::span<const StateArray> arrays,
-                                      Operand::Access access) const {
-    const TierRef tier = core_.placement.tier(part.group->states_on);
-    std::vector<Operand> operands;
-    std::size_t array_begin = 0;
-    const auto add = [&](std::size_t width) {
-      operands.push_back(
-          {tier, part.group->states, array_begin + part.in_group * width, part.elements * width, access});
+  /// Master weights, or their lower halves, and each array of states, of part of a shard.
+  std::vector<Operand> state_operands(const ParameterRecord& parameter, const Part& part,
+                                      std::span<const StateArray> arrays, Operand::Access access) const {
+    std::vector<Operand> operands{master_operand(parameter, part, access)};
+    std::size_t array_begin = part.group->elements * master_bytes_with_states(parameter.master);
+    for (const StateArray& array : arrays) {
+      const std::size_t width = element_bytes(array.type);
+      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
+                          array_begin + part.in_group * width, part.elements * width, access});
       array_begin += part.group->elements * width;
-    };
-    add(sizeof(float));
-    for (const StateArray& array : arrays) add(element_bytes(array.type));
+    }
     return operands;
+  }
+
+  /// The master weights, or their lower halves.
+  Operand master_operand(const ParameterRecord& parameter, const Part& part, Operand::Access access) const {
+    if (parameter.master == MasterPlace::in_parameter) return parameter_operand(parameter, part, access);
+    const std::size_t width = master_bytes_with_states(parameter.master);
+    return {core_.placement.tier(part.group->states_on), part.group->states, part.in_group * width,
+            part.elements * width, access};
+  }
+
+  static bool is_split(const ParameterRecord& parameter) {
+    return parameter.has_states() && parameter.master == MasterPlace::split;
   }
 
   /// The parameter itself, on its tier or in this rank's part of the replica.
@@ -311,18 +339,24 @@ class StateAccess {
       const std::size_t count = part.elements;
       const Operation operation{OperationKind::copy, parameter.name, count * sizeof(float)};
       if (parameter.has_states()) {
-        const std::vector<Operand> from = state_operands(part, memory.arrays(), Operand::Access::read);
-        std::vector<std::pair<std::byte*, std::size_t>> targets{
-            {reinterpret_cast<std::byte*>(to), count * sizeof(float)}};
+        std::vector<Operand> from = state_operands(parameter, part, memory.arrays(), Operand::Access::read);
+        const bool are_halves = is_split(parameter);
+        if (are_halves) from.push_back(parameter_operand(parameter, part, Operand::Access::read));
+        std::vector<std::pair<std::byte*, std::size_t>> targets;
         for (std::size_t a = 0; a < states.size(); ++a) {
           const std::size_t width = element_bytes(memory.arrays()[a].type);
           targets.emplace_back(states[a].data() + (part.in_shard - begin) * width, count * width);
         }
         ends.push_back(core_.staging
                            .run_on_host(Lane::copy, operation, from, {},
-                                        [targets](std::span<std::byte* const> pointers) {
+                                        [=](std::span<std::byte* const> pointers) {
+                                          if (are_halves) {
+                                            join_halves(pointers.back(), pointers[0], to, count);
+                                          } else {
+                                            std::memcpy(to, pointers[0], count * sizeof(float));
+                                          }
                                           for (std::size_t i = 0; i < targets.size(); ++i)
-                                            std::memcpy(targets[i].first, pointers[i], targets[i].second);
+                                            std::memcpy(targets[i].first, pointers[1 + i], targets[i].second);
                                         })
                            .work);
       } else {
@@ -353,24 +387,31 @@ class StateAccess {
       std::vector<Operand> to;
       std::vector<const std::byte*> from;
       if (parameter.has_states()) {
-        to = state_operands(part, memory.arrays(), Operand::Access::write);
-        from.push_back(reinterpret_cast<const std::byte*>(master.data() + done));
+        to = state_operands(parameter, part, memory.arrays(), Operand::Access::write);
         for (std::size_t a = 0; a < states.size(); ++a)
           from.push_back(states[a].data() + done * element_bytes(memory.arrays()[a].type));
       }
-      to.push_back(parameter_operand(parameter, part, Operand::Access::write));
+      const bool are_halves = is_split(parameter);
+      const bool has_master = parameter.has_states() && !are_halves;
+      const bool has_parameter = parameter.master != MasterPlace::in_parameter;
+      if (has_parameter) to.push_back(parameter_operand(parameter, part, Operand::Access::write));
       const auto copy = [=, type = parameter.type, places_here = part.elements,
                          values = master.data() + done](std::span<std::byte* const> pointers) {
-        const auto put_zeros = [&](std::byte* target, std::size_t width) {
-          std::memset(target + count * width, 0, (places_here - count) * width);
-        };
-        for (std::size_t i = 0; i < from.size(); ++i) {
+        for (std::size_t i = 0; i < to.size(); ++i) {
           const std::size_t width = to[i].bytes / places_here;
-          if (count > 0) std::memcpy(pointers[i], from[i], count * width);
-          put_zeros(pointers[i], width);
+          std::memset(pointers[i] + count * width, 0, (places_here - count) * width);
         }
-        if (count > 0) from_float(values, type, pointers.back(), count);
-        put_zeros(pointers.back(), element_bytes(type));
+        if (count == 0) return;
+        for (std::size_t i = 0; i < from.size(); ++i) {
+          std::memcpy(pointers[1 + i], from[i], count * (to[1 + i].bytes / places_here));
+        }
+        if (has_master) std::memcpy(pointers[0], values, count * sizeof(float));
+        if (are_halves) {
+          split({values, count}, reinterpret_cast<bfloat16*>(pointers.back()),
+                reinterpret_cast<std::uint16_t*>(pointers[0]));
+        } else if (has_parameter) {
+          from_float(values, type, pointers.back(), count);
+        }
       };
       const Operation operation{OperationKind::copy, parameter.name, part.elements * sizeof(float)};
       const PostedWork posted = core_.staging.run_on_host(Lane::copy, operation, to, {}, copy);
@@ -379,12 +420,39 @@ class StateAccess {
     for (const Completion& end : ends) core_.lanes.wait(calling_thread, end, {OperationKind::write, parameter.name});
   }
 
+  /// @param to In device memory.
   Completion read_master(const ParameterRecord& parameter, const Part& part, float* to) {
-    const Operand master{core_.placement.tier(part.group->states_on), part.group->states, part.in_group * sizeof(float),
-                         part.elements * sizeof(float), Operand::Access::read};
+    const Operand master = master_operand(parameter, part, Operand::Access::read);
+    if (is_split(parameter)) return read_halves(parameter, part, master, to);
     return run_copy(parameter, master, [to, bytes = master.bytes](auto& stream, std::byte* from) {
       copy_bytes(stream, reinterpret_cast<std::byte*>(to), from, bytes);
     });
+  }
+
+  /// Joins them in the host's memory for exports, on their way to the device's.
+  Completion read_halves(const ParameterRecord& parameter, const Part& part, const Operand& lower, float* to) {
+    const std::array operands{lower, parameter_operand(parameter, part, Operand::Access::read)};
+    const std::ptrdiff_t place = to - reinterpret_cast<float*>(core_.exchange.on_device());
+    float* const on_host = reinterpret_cast<float*>(core_.exchange.on_host()) + place;
+    const std::size_t bytes = part.elements * sizeof(float);
+    const Completion joined =
+        core_.staging
+            .run_on_host(Lane::copy, {OperationKind::copy, parameter.name, bytes}, operands, {},
+                         [on_host, elements = part.elements](std::span<std::byte* const> pointers) {
+                           join_halves(pointers[1], pointers[0], on_host, elements);
+                         })
+            .work;
+    if (on_host == to) return joined;
+    return core_.lanes.post(Lane::copy, {joined}, {OperationKind::copy, parameter.name, bytes},
+                            [=](auto& stream) -> Completion {
+                              copy_bytes(stream, reinterpret_cast<std::byte*>(to),
+                                         reinterpret_cast<const std::byte*>(on_host), bytes);
+                              return {};
+                            });
+  }
+
+  static void join_halves(const std::byte* upper, const std::byte* lower, float* to, std::size_t elements) {
+    join(reinterpret_cast<const bfloat16*>(upper), reinterpret_cast<const std::uint16_t*>(lower), {to, elements});
   }
 
   Completion read_frozen(const ParameterRecord& parameter, const Part& part, float* to) {
@@ -418,25 +486,25 @@ class StateAccess {
   /// Writes part of this rank's shard: the master weights, and the parameter on its tier.
   PostedWork store(const ParameterRecord& parameter, const Part& part, const std::byte* from,
                    const Completion& arrived) {
-    const ShardSpace& space = core_.states.spaces[parameter.space];
     const std::size_t width = element_bytes(parameter.type);
     const std::size_t elements = part.elements;
+    const bool are_halves = is_split(parameter);
+    const bool has_master = parameter.has_states() && parameter.master != MasterPlace::in_parameter;
     std::vector<Operand> operands;
-    if (parameter.has_states()) {
-      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
-                          part.in_group * sizeof(float), elements * sizeof(float), Operand::Access::write});
-    }
+    if (has_master) operands.push_back(master_operand(parameter, part, Operand::Access::write));
     if (parameter.residence == Residence::partitioned) {
-      operands.push_back({core_.placement.parameters, space.parameters, (part.group->first + part.in_group) * width,
-                          elements * width, Operand::Access::write});
+      operands.push_back(parameter_operand(parameter, part, Operand::Access::write));
     }
-    return core_.staging.run(Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
-                             [=, type = parameter.type, trains = parameter.has_states()](
-                                 auto& stream, std::span<std::byte* const> pointers) {
-                               if (trains) widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
-                               if (pointers.size() > trains)
-                                 copy_bytes(stream, pointers[trains], from, elements * width);
-                             });
+    return core_.staging.run(
+        Lane::copy, {OperationKind::copy, parameter.name, elements * width}, operands, {arrived},
+        [=, type = parameter.type](auto& stream, std::span<std::byte* const> pointers) {
+          if (are_halves) {
+            fill_zero(stream, pointers[0], elements * sizeof(std::uint16_t));
+          } else if (has_master) {
+            widen(stream, type, from, reinterpret_cast<float*>(pointers[0]), elements);
+          }
+          if (pointers.size() > has_master) copy_bytes(stream, pointers[has_master], from, elements * width);
+        });
   }
 
   EngineCore<D>& core_;

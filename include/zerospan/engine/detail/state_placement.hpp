@@ -18,6 +18,7 @@
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/tier/file_backed_extents.hpp>
 
@@ -97,8 +98,9 @@ class StatePlacement {
     const double fraction = core_.placement.optimizer_share ? core_.placement.optimizer_share->fraction : 0;
     double owed = 0;
     for (SubGroup& group : core_.states.groups) {
-      if (core_.states.spaces[group.space].training != Training::trainable) continue;
-      const std::size_t bytes = sizes_.states_bytes(group.elements);
+      const ShardSpace& space = core_.states.spaces[group.space];
+      const std::size_t bytes = sizes_.states_bytes(group.elements, space.master);
+      if (space.training != Training::trainable || bytes == 0) continue;
       owed += fraction * static_cast<double>(bytes);
       if (owed >= static_cast<double>(bytes)) {
         group.states_on = StateKind::optimizer_share;
@@ -159,23 +161,30 @@ class StatePlacement {
   PostedWork fill_group(const SubGroup& group) {
     const bool trains = core_.states.spaces[group.space].training == Training::trainable;
     GroupOperands operands{core_, group};
-    if (trains) operands.add_states(Operand::Access::write);
+    const StatesOperand states = trains ? operands.add_states(Operand::Access::write) : StatesOperand{};
     const RunOperands parameters = operands.add_parameters();
     return core_.staging.run_on_host(
         Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
-        [this, &group, trains, parameters](std::span<std::byte* const> pointers) {
-          if (trains) fill_zero(calling_thread, pointers[0], group.states.bytes);
+        [this, &group, trains, states, parameters](std::span<std::byte* const> pointers) {
+          if (states.operand != StatesOperand::none) {
+            fill_zero(calling_thread, pointers[states.operand], group.states.bytes);
+          }
           for (std::size_t i = 0; i < group.runs.size(); ++i) {
             const ShardRun& run = group.runs[i];
+            std::byte* const parameter = parameters(pointers, i, run);
+            const bool has_master = trains && states.master_weights == MasterPlace::with_states;
+            const bool has_halves = trains && states.master_weights == MasterPlace::split;
             fill_run(core_.states.parameters[run.parameter], run,
-                     trains ? reinterpret_cast<float*>(pointers[0]) + run.first_in_group : nullptr,
-                     parameters(pointers, i, run));
+                     has_master ? states.master(pointers, run, parameter) : nullptr,
+                     has_halves ? states.lower_halves(pointers, run) : nullptr, parameter);
           }
         });
   }
 
-  /// @param master Where the master weights go; nullptr for a frozen parameter.
-  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::byte* target) const {
+  /// @param master Where whole master weights go that are not the parameter itself; otherwise nullptr.
+  /// @param lower Where the lower halves go of those that are split; otherwise nullptr.
+  void fill_run(const ParameterRecord& parameter, const ShardRun& run, float* master, std::uint16_t* lower,
+                std::byte* target) const {
     std::array<float, block_elements> block;
     const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
     for (std::size_t done = 0; done < run.elements; done += block_elements) {
@@ -187,7 +196,11 @@ class StatePlacement {
         parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
       }
       if (master) std::copy_n(block.begin(), here, master + done);
-      from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), here);
+      if (lower) {
+        split(std::span{block}.first(here), reinterpret_cast<bfloat16*>(target) + done, lower + done);
+      } else {
+        from_float(block.data(), parameter.type, target + done * element_bytes(parameter.type), here);
+      }
     }
   }
 

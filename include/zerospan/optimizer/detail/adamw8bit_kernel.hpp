@@ -78,7 +78,8 @@ struct BlockScales {
   float second_inverse = 0;
 };
 
-/// Decodes and updates the elements [begin, end) of a block.
+/// Decodes and updates the elements [begin, end) of a block. An fp32 parameter is not written, here and below: it is the
+/// master weights.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::always_inline]] inline void update_moments(const AdamWRule& rule, const AdamW8bitRun& run, std::size_t begin,
                                                   std::size_t end, MomentBlock& block,
@@ -89,7 +90,7 @@ template <ElementType Gradient, ElementType Parameter>
     float v = SecondMomentCode::decode(run.second_codes[i], *run.second_scales);
     const float p = rule(run.master[i], g, m, v);
     run.master[i] = p;
-    store_element<Parameter>(run.parameter, i, p);
+    if constexpr (Parameter != ElementType::float32) store_element<Parameter>(run.parameter, i, p);
     block.first[i] = m;
     block.second[i] = v;
     largest.first = std::max(largest.first, magnitude_bits(m));
@@ -144,9 +145,7 @@ template <ElementType Gradient, ElementType Parameter>
   for (std::size_t byte = 0; byte < codes_at_once * element_bytes(Gradient); byte += line) {
     __builtin_prefetch(run.gradient + i * element_bytes(Gradient) + byte);
   }
-  for (std::size_t byte = 0; byte < codes_at_once * element_bytes(Parameter); byte += line) {
-    __builtin_prefetch(run.parameter + i * element_bytes(Parameter) + byte);
-  }
+  if constexpr (Parameter != ElementType::float32) __builtin_prefetch(run.parameter + i * element_bytes(Parameter));
   __builtin_prefetch(run.first_codes + i);
   __builtin_prefetch(run.second_codes + i);
 }
@@ -284,7 +283,7 @@ template <ElementType Gradient, ElementType Parameter>
     for (std::size_t k = i; k < i + codes_at_once; k += 16) {
       const __m256 low = update_moments8<Gradient>(c, run, k, block, vectors);
       const __m256 high = update_moments8<Gradient>(c, run, k + 8, block, vectors);
-      store16<Parameter>(run.parameter, k, low, high);
+      if constexpr (Parameter != ElementType::float32) store16<Parameter>(run.parameter, k, low, high);
     }
   }
   LargestMoments largest{largest_of(vectors.largest_first), largest_of(vectors.largest_second)};
@@ -373,7 +372,7 @@ template <ElementType Gradient, ElementType Parameter>
     const __m512 g = _mm512_mul_ps(load16<Gradient>(run.gradient, i), _mm512_set1_ps(run.gradient_scale));
     const __m512 p = adamw16(rule, _mm512_loadu_ps(run.master + i), g, m, v);
     _mm512_storeu_ps(run.master + i, p);
-    store16<Parameter>(run.parameter, i, p);
+    if constexpr (Parameter != ElementType::float32) store16<Parameter>(run.parameter, i, p);
     _mm512_store_ps(&block.first[i], m);
     _mm512_store_ps(&block.second[i], v);
     const __m512i m_bits = _mm512_and_si512(_mm512_castps_si512(m), magnitude);

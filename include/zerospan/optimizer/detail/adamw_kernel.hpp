@@ -44,7 +44,7 @@ struct AdamWRun {
   float gradient_scale;
 };
 
-/// Updates the elements [begin, end).
+/// Updates the elements [begin, end). An fp32 parameter is not written, here and below: it is the master weights.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::always_inline]] inline void adamw_scalar(const AdamWRule& rule, const AdamWRun& run, std::size_t begin,
                                                 std::size_t end) noexcept {
@@ -56,7 +56,7 @@ template <ElementType Gradient, ElementType Parameter>
     run.first_moment[i] = m;
     run.second_moment[i] = v;
     run.master[i] = p;
-    store_element<Parameter>(run.parameter, i, p);
+    if constexpr (Parameter != ElementType::float32) store_element<Parameter>(run.parameter, i, p);
   }
 }
 
@@ -64,7 +64,7 @@ template <ElementType Gradient, ElementType Parameter>
 /// Elements ahead that vector bodies prefetch: 8 cache lines of each fp32 array.
 inline constexpr std::size_t adamw_ahead = 128;
 
-/// Asks for the cache lines of element `i`: five streams at once are more than the hardware keeps ahead of, and it
+/// Asks for the cache lines of element `i`: four or five streams at once are more than the hardware keeps ahead of, and it
 /// stops at page boundaries.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::always_inline]] inline void prefetch(const AdamWRun& run, std::size_t i) noexcept {
@@ -72,7 +72,7 @@ template <ElementType Gradient, ElementType Parameter>
   __builtin_prefetch(run.second_moment + i);
   __builtin_prefetch(run.master + i);
   __builtin_prefetch(run.gradient + i * element_bytes(Gradient));
-  __builtin_prefetch(run.parameter + i * element_bytes(Parameter));
+  if constexpr (Parameter != ElementType::float32) __builtin_prefetch(run.parameter + i * element_bytes(Parameter));
 }
 
 namespace avx2 {
@@ -126,7 +126,7 @@ template <ElementType Gradient, ElementType Parameter>
     prefetch<Gradient, Parameter>(run, std::min(i + adamw_ahead, n - 1));
     const __m256 low = adamw8<Gradient>(vectors, run, i);
     const __m256 high = adamw8<Gradient>(vectors, run, i + 8);
-    store16<Parameter>(run.parameter, i, low, high);
+    if constexpr (Parameter != ElementType::float32) store16<Parameter>(run.parameter, i, low, high);
   }
   adamw_scalar<Gradient, Parameter>(rule, run, i, n);
 }
@@ -173,7 +173,8 @@ template <ElementType Gradient, ElementType Parameter>
   std::size_t i = 0;
   for (; i + 16 <= n; i += 16) {
     prefetch<Gradient, Parameter>(arrays, std::min(i + adamw_ahead, n - 1));
-    store16<Parameter>(arrays.parameter, i, adamw16<Gradient>(numbers, arrays, i));
+    const __m512 updated = adamw16<Gradient>(numbers, arrays, i);
+    if constexpr (Parameter != ElementType::float32) store16<Parameter>(arrays.parameter, i, updated);
   }
   adamw_scalar<Gradient, Parameter>(numbers, arrays, i, n);
 }

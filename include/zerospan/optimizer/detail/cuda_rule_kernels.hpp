@@ -31,7 +31,7 @@ class CudaRun {
   CudaRun(const Rule& rule, const ShardUpdate& shard)
       : rule_{rule},
         gradient_scale_{shard.gradient_scale},
-        master_{reinterpret_cast<std::byte*>(shard.master + shard.first)},
+        master_{reinterpret_cast<std::byte*>(shard.master)},
         gradient_{shard.gradient},
         parameter_{shard.parameter},
         elements_{shard.elements} {
@@ -86,7 +86,7 @@ class CudaRun {
       store_pack<ElementType::float32, Width>(states_[s], first, values[s]);
     }
     store_pack<ElementType::float32, Width>(master_, first, weights);
-    store_pack<Parameter, Width>(parameter_, first, to_elements<Parameter>(weights));
+    if (parameter_ != master_) store_pack<Parameter, Width>(parameter_, first, to_elements<Parameter>(weights));
   }
 
   Rule rule_;

@@ -15,6 +15,7 @@
 #include <zerospan/kernels/detail/arithmetic.hpp>
 #include <zerospan/kernels/detail/avx2.hpp>
 #include <zerospan/kernels/detail/avx512.hpp>
+#include <zerospan/optimizer/detail/parameter_copy.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -50,7 +51,7 @@ template <class Rule>
   }
 }
 
-/// Updates the elements [begin, end).
+/// Updates the elements [begin, end). An fp32 parameter is not written, here and below: it is the master weights.
 template <ElementType Gradient, ElementType Parameter, class Rule>
 [[gnu::always_inline]] inline void update_scalar(const Rule& rule, const RuleRun& run, std::size_t begin,
                                                  std::size_t end) noexcept {
@@ -63,7 +64,7 @@ template <ElementType Gradient, ElementType Parameter, class Rule>
     } else {
       run.master[i] = rule(run.master[i], g);
     }
-    store_element<Parameter>(run.parameter, i, run.master[i]);
+    if constexpr (Parameter != ElementType::float32) store_element<Parameter>(run.parameter, i, run.master[i]);
   }
 }
 
@@ -86,7 +87,9 @@ template <ElementType Gradient, ElementType Parameter, class Rule>
   prefetch_lines<count * sizeof(float)>(run.master + ahead);
   if constexpr (Rule::states == 1) prefetch_lines<count * sizeof(float)>(run.state + ahead);
   prefetch_lines<count * element_bytes(Gradient)>(run.gradient + ahead * element_bytes(Gradient));
-  prefetch_lines<count * element_bytes(Parameter)>(run.parameter + ahead * element_bytes(Parameter));
+  if constexpr (Parameter != ElementType::float32) {
+    prefetch_lines<count * element_bytes(Parameter)>(run.parameter + ahead * element_bytes(Parameter));
+  }
 }
 
 namespace avx2 {
@@ -104,8 +107,10 @@ template <ElementType Gradient, ElementType Parameter, class Rule>
     }
     float* const master = run.master + i;
     apply_rule(rule, master, Rule::states == 0 ? nullptr : run.state + i, gradient.data());
-    for (std::size_t k = 0; k < RuleStep::value; k += 16) {
-      store16<Parameter>(run.parameter, i + k, _mm256_loadu_ps(master + k), _mm256_loadu_ps(master + k + 8));
+    if constexpr (Parameter != ElementType::float32) {
+      for (std::size_t k = 0; k < RuleStep::value; k += 16) {
+        store16<Parameter>(run.parameter, i + k, _mm256_loadu_ps(master + k), _mm256_loadu_ps(master + k + 8));
+      }
     }
   }
   update_scalar<Gradient, Parameter>(rule, run, i, n);
@@ -129,8 +134,10 @@ template <ElementType Gradient, ElementType Parameter, class Rule>
     }
     float* const master = run.master + i;
     apply_rule(rule, master, Rule::states == 0 ? nullptr : run.state + i, gradient.data());
-    for (std::size_t k = 0; k < RuleStep::value; k += 16) {
-      store16<Parameter>(run.parameter, i + k, _mm512_loadu_ps(master + k));
+    if constexpr (Parameter != ElementType::float32) {
+      for (std::size_t k = 0; k < RuleStep::value; k += 16) {
+        store16<Parameter>(run.parameter, i + k, _mm512_loadu_ps(master + k));
+      }
     }
   }
   update_scalar<Gradient, Parameter>(rule, run, i, n);
@@ -152,14 +159,16 @@ void update_run(const Rule& rule, const RuleRun& run, std::size_t n, [[maybe_unu
 template <class Rule>
 void update_by_rule(const ShardUpdate& shard, const Rule& rule, InstructionSet set) {
   static_assert(Rule::states <= 1);
-  const RuleRun run{.master = shard.master + shard.first,
-                    .state = Rule::states == 0 ? nullptr : reinterpret_cast<float*>(shard.states) + shard.first,
-                    .gradient = shard.gradient,
-                    .parameter = shard.parameter,
-                    .gradient_scale = shard.gradient_scale};
-  dispatch_element_type(shard.gradient_type, [&](auto gradient) {
-    dispatch_element_type(shard.parameter_type, [&](auto parameter) {
-      update_run<gradient.value, parameter.value>(rule, run, shard.elements, set);
+  with_parameter_copy(shard, [&](const ShardUpdate& piece) {
+    const RuleRun run{.master = piece.master,
+                      .state = Rule::states == 0 ? nullptr : reinterpret_cast<float*>(piece.states) + piece.first,
+                      .gradient = piece.gradient,
+                      .parameter = piece.parameter,
+                      .gradient_scale = piece.gradient_scale};
+    dispatch_element_type(piece.gradient_type, [&](auto gradient) {
+      dispatch_element_type(piece.parameter_type, [&](auto parameter) {
+        update_run<gradient.value, parameter.value>(rule, run, piece.elements, set);
+      });
     });
   });
 }
