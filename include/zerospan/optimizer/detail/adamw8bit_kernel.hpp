@@ -32,7 +32,7 @@ struct AdamW8bitRun {
   const std::byte* gradient;
   std::byte* parameter;
   float gradient_scale;
-  std::uint32_t update;  ///< Its number, for the thresholds of rounding.
+  std::uint32_t update;  ///< Its number, for `Dither`.
 
   /// The same from a later block on.
   template <ElementType Gradient, ElementType Parameter>
@@ -78,8 +78,8 @@ struct BlockScales {
   float second_inverse = 0;
 };
 
-/// Decodes and updates the elements [begin, end) of a block. An fp32 parameter is not written, here and below: it is the
-/// master weights.
+/// Decodes and updates the elements [begin, end) of a block. An fp32 parameter is not written, here and below: it is
+/// the master weights.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::always_inline]] inline void update_moments(const AdamWRule& rule, const AdamW8bitRun& run, std::size_t begin,
                                                   std::size_t end, MomentBlock& block,
@@ -106,9 +106,7 @@ template <ElementType Gradient, ElementType Parameter>
     const std::uint32_t dither = Dither::at(run.update, static_cast<std::uint32_t>(i));
     int first = 0;
     int second = 0;
-    if (scales.first_inverse > 0) {
-      first = FirstMomentCode::encode(block.first[i], scales.first_inverse, dither);
-    }
+    if (scales.first_inverse > 0) first = FirstMomentCode::encode(block.first[i], scales.first_inverse, dither);
     if (scales.second_inverse > 0) {
       second = SecondMomentCode::encode(block.second[i], scales.second_inverse, dither);
       second = std::max(second, block.second[i] > 0 ? 1 : 0);

@@ -19,7 +19,7 @@ namespace zerospan::inline v0::detail {
 /// none: from 2^-31.75 on.
 template <int Largest>
 struct ShareCode {
-  static constexpr int dropped_bits = 20;                                  ///< Of the fraction of a float.
+  static constexpr int dropped_bits = 20;                                     ///< Of the fraction of a float.
   static constexpr int below_first = (0x3f800000 >> dropped_bits) - Largest;  ///< What the bits of code 0 would be.
 
   /// @param code From 0 on.
