@@ -13,6 +13,7 @@
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/adamw8bit.hpp>
 #include <zerospan/optimizer/lion.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/sgd.hpp>
@@ -31,13 +32,13 @@ std::size_t share(const benchmark::State& state) { return elements / static_cast
 /// What one thread works on, first touched by it.
 struct Arrays {
   /// @param bytes Of an element of gradients, and of parameters, which are the master weights if it is 4.
-  Arrays(std::size_t count, std::size_t state_arrays, std::size_t bytes)
+  Arrays(std::size_t count, std::size_t state_bytes, std::size_t bytes)
       : n{count},
         memory{device.host_memory().allocate(
-            zerospan::Bytes{((1 + state_arrays) * 4 + bytes + bytes_of_parameter(bytes)) * n}, "arrays")},
+            zerospan::Bytes{(4 + bytes + bytes_of_parameter(bytes)) * n + state_bytes}, "arrays")},
         master{reinterpret_cast<float*>(memory.data())},
         states{memory.data() + 4 * n},
-        gradient{states + state_arrays * 4 * n},
+        gradient{states + state_bytes},
         parameter{bytes == 4 ? memory.data() : gradient + bytes * n} {
     std::fill_n(memory.data(), memory.bytes(), std::byte{0x3c});  // a small number in any format
   }
@@ -56,17 +57,17 @@ struct Arrays {
   std::byte* parameter;
 };
 
-/// Reports bytes moved a second, and elements updated a second.
-void report(benchmark::State& state, std::size_t n, std::size_t bytes_per_element) {
+/// Reports bytes moved a second, and elements updated a second. @param bytes In an iteration.
+void report(benchmark::State& state, std::size_t n, std::size_t bytes) {
   const auto updated = static_cast<double>(state.iterations()) * static_cast<double>(n);
-  state.SetBytesProcessed(static_cast<std::int64_t>(updated) * static_cast<std::int64_t>(bytes_per_element));
+  state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * static_cast<std::int64_t>(bytes));
   state.counters["elements"] = benchmark::Counter(updated, benchmark::Counter::kIsRate);
 }
 
 template <zerospan::Optimizer O>
 void fused(benchmark::State& state, const O& optimizer, ElementType type) {
-  const std::size_t state_arrays = optimizer.state_bytes(1024) / (1024 * sizeof(float));
-  Arrays arrays{share(state), state_arrays, zerospan::element_bytes(type)};
+  const std::size_t state_bytes = optimizer.state_bytes(share(state));
+  Arrays arrays{share(state), state_bytes, zerospan::element_bytes(type)};
   std::int64_t step = 0;
   for (auto _ : state) {
     optimizer.update({.master = arrays.master,
@@ -84,33 +85,41 @@ void fused(benchmark::State& state, const O& optimizer, ElementType type) {
     benchmark::ClobberMemory();
   }
   const std::size_t bytes = zerospan::element_bytes(type);
-  report(state, arrays.n, 8 * (1 + state_arrays) + bytes + Arrays::bytes_of_parameter(bytes));
+  report(state, arrays.n, 2 * state_bytes + (8 + bytes + Arrays::bytes_of_parameter(bytes)) * arrays.n);
 }
 
 /// What an update does to memory and nothing else: the master weights and `States` arrays of states are changed in
-/// place, gradients are read, and parameters of 16 bits written. The bound. @tparam E An element of gradients.
-template <class E, std::size_t States>
+/// place, gradients are read, and parameters of 16 bits written. The bound.
+/// @tparam E An element of gradients. @tparam S One of an array of states.
+template <class E, std::size_t States, class S>
 void in_place(benchmark::State& state) {
-  Arrays arrays{share(state), States, sizeof(E)};
-  float* const __restrict p = arrays.array(0);
-  float* const __restrict m = arrays.array(1);
-  float* const __restrict v = arrays.array(2);
+  Arrays arrays{share(state), States * sizeof(S) * share(state), sizeof(E)};
+  float* const __restrict p = arrays.master;
+  S* const __restrict m = reinterpret_cast<S*>(arrays.states);
+  S* const __restrict v = m + arrays.n;
   const E* const __restrict g = reinterpret_cast<const E*>(arrays.gradient);
   [[maybe_unused]] E* const __restrict out = reinterpret_cast<E*>(arrays.parameter);
   for (auto _ : state) {
-    for (std::size_t i = 0; i < arrays.n; ++i) {
-      if constexpr (States > 0) m[i] += 0.5F;
-      if constexpr (States > 1) v[i] += 0.5F;
-      if constexpr (sizeof(E) == sizeof(float)) {
-        p[i] += g[i];
-      } else {
-        p[i] += 0.5F;
-        out[i] = g[i];
+    for (std::size_t first = 0; first < arrays.n; first += 64) {  // so many at once: arrays of bytes vectorize, too
+      if constexpr (States > 0) {
+        for (std::size_t i = first; i < first + 64; ++i) m[i] = static_cast<S>(m[i] + S{1});
+      }
+      if constexpr (States > 1) {
+        for (std::size_t i = first; i < first + 64; ++i) v[i] = static_cast<S>(v[i] + S{1});
+      }
+      for (std::size_t i = first; i < first + 64; ++i) {
+        if constexpr (sizeof(E) == sizeof(float)) {
+          p[i] += g[i];
+        } else {
+          p[i] += 0.5F;
+          out[i] = g[i];
+        }
       }
     }
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 8 * (1 + States) + sizeof(E) + Arrays::bytes_of_parameter(sizeof(E)));
+  const std::size_t bytes = 8 + 2 * States * sizeof(S) + sizeof(E) + Arrays::bytes_of_parameter(sizeof(E));
+  report(state, arrays.n, bytes * arrays.n);
 }
 
 /// x[i] = k x[i]: STREAM's loop "scale", in place. 8 bytes an element.
@@ -120,12 +129,12 @@ void scale(benchmark::State& state) {
     for (std::size_t i = 0; i < arrays.n; ++i) arrays.master[i] *= 0.999F;
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 8);
+  report(state, arrays.n, 8 * arrays.n);
 }
 
 /// a[i] = b[i] + k c[i]: 12 bytes an element.
 void triad(benchmark::State& state) {
-  Arrays arrays{share(state), 2, 0};
+  Arrays arrays{share(state), 8 * share(state), 0};
   float* const __restrict a = arrays.array(0);
   const float* const __restrict b = arrays.array(1);
   const float* const __restrict c = arrays.array(2);
@@ -133,23 +142,24 @@ void triad(benchmark::State& state) {
     for (std::size_t i = 0; i < arrays.n; ++i) a[i] = b[i] + 3.0F * c[i];
     benchmark::ClobberMemory();
   }
-  report(state, arrays.n, 12);
+  report(state, arrays.n, 12 * arrays.n);
 }
 
-/// The rows of an optimizer with so many arrays of states, and of the raw loops beside them.
-template <std::size_t States, zerospan::Optimizer O>
+/// The rows of an optimizer with so many arrays of states of a type, and of the raw loops beside them.
+template <std::size_t States, class S = float, zerospan::Optimizer O>
 void add_rows(const std::string& name, const O& optimizer) {
   const auto add = [](const std::string& row, auto function) {
     benchmark::RegisterBenchmark(row.c_str(), function)->Threads(1)->Threads(2)->UseRealTime();
   };
   add(name + "/bf16", [=](benchmark::State& state) { fused(state, optimizer, ElementType::bfloat16); });
-  add(name + "_raw/bf16", in_place<std::uint16_t, States>);
+  add(name + "_raw/bf16", in_place<std::uint16_t, States, S>);
   add(name + "/fp32", [=](benchmark::State& state) { fused(state, optimizer, ElementType::float32); });
-  add(name + "_raw/fp32", in_place<float, States>);
+  add(name + "_raw/fp32", in_place<float, States, S>);
 }
 
 const bool are_added = [] {
   add_rows<2>("fused_adamw", zerospan::AdamW{});
+  add_rows<2, std::uint8_t>("fused_adamw8bit", zerospan::AdamW8bit{});
   add_rows<1>("fused_lion", zerospan::Lion{});
   add_rows<1>("fused_momentum", zerospan::Sgd{.momentum = 0.9F});
   add_rows<0>("fused_sgd", zerospan::Sgd{});

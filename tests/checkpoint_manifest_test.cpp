@@ -39,4 +39,25 @@ TEST_CASE("an optimizer's settings that have no names are refused, though the ch
                        CheckpointError);
 }
 
+TEST_CASE("arrays of states are of a form that is known; of values, where a checkpoint does not say") {
+  using zerospan::StateForm;
+  zerospan::detail::Manifest manifest{};
+  manifest.states = {{"a", zerospan::ElementType::float32, StateForm::scales},
+                     {"b", zerospan::ElementType::bfloat16, StateForm::codes}};
+  manifest.parts = {{1, 2}};
+  nlohmann::json json = nlohmann::json::parse(zerospan::detail::manifest_text(manifest, "file"));
+  const auto form_of_first = [&] {
+    json.erase("checksum");
+    json["checksum"] = zerospan::detail::in_hexadecimal(zerospan::detail::checksum(std::string_view{json.dump()}));
+    return parse_manifest(json.dump(), "file").states.at(0).form;
+  };
+  CHECK(form_of_first() == StateForm::scales);
+  json["optimizer"]["states"][0]["form"] = "codes";
+  CHECK(form_of_first() == StateForm::codes);
+  json["optimizer"]["states"][0].erase("form");
+  CHECK(form_of_first() == StateForm::values);
+  json["optimizer"]["states"][0]["form"] = "sums";
+  CHECK_THROWS_WITH_AS(form_of_first(), "file: states are no sums", CheckpointError);
+}
+
 }  // namespace

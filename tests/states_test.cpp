@@ -361,7 +361,7 @@ TEST_CASE("an optimizer that does not say what its states are, or says it wrongl
   });
   with_engine_of(NamesTooMuch{}, [](auto& engine) {
     CHECK_THROWS_WITH_AS(engine.for_each_state([](const StatesPiece&) {}),
-                         doctest::Contains("names states of 8 bytes an element"), ConfigurationError);
+                         doctest::Contains("names states of 8192 bytes, and has 4096 bytes for 1024 elements"), ConfigurationError);
   });
 }
 

@@ -33,12 +33,16 @@ class ToyRank {
   /// @param rig Outlives it. @param compute Likewise.
   ToyRank(zerospan::ThreadedIoEngine& io, Rig& rig, Communicator& communicator, const Configuration& c,
           const Compute& compute = at_once)
-      : c_{c}, rank_{communicator.rank()}, disk_{io, rig, c.disk}, engine_{c.stage,
-                                                                           communicator,
-                                                                           rig.device,
-                                                                           placement(rig),
-                                                                           c.training.optimizer,
-                                                                           engine_options(c)} {
+      : ToyRank{io, rig, communicator, c, compute, c.training.optimizer} {}
+
+  /// The same, by another optimizer than the configuration's.
+  template <zerospan::Optimizer O>
+  ToyRank(zerospan::ThreadedIoEngine& io, Rig& rig, Communicator& communicator, const Configuration& c,
+          const Compute& compute, const O& optimizer)
+      : c_{c},
+        rank_{communicator.rank()},
+        disk_{io, rig, c.disk},
+        engine_{c.stage, communicator, rig.device, placement(rig), optimizer, engine_options(c)} {
     if (c.type == zerospan::ElementType::float32) model_.template emplace<ToyModel<float>>(engine_, compute);
     if (c.type == zerospan::ElementType::bfloat16)
       model_.template emplace<ToyModel<zerospan::bfloat16>>(engine_, compute);
@@ -86,17 +90,21 @@ class ToyRank {
 
 /// Calls `f(rank)` with a ToyRank on each of the configuration's ranks, which are threads. @return What `f` returns, by
 /// rank.
-template <class F>
-auto on_toy_ranks(const Configuration& c, F f) {
+template <class F, zerospan::Optimizer O>
+auto on_toy_ranks(const Configuration& c, F f, const O& optimizer) {
   return zerospan::run_ranks(c.training.ranks,
                              [&](zerospan::ThreadCommunicator communicator) {
                                zerospan::ThreadedIoEngine io;
                                const zerospan::Bytes budget{std::size_t{16} << 20};
                                Memory<zerospan::ThreadedIoEngine> rig{io, budget, budget};
-                               ToyRank<> rank{io, rig, communicator, c};
+                               ToyRank<> rank{io, rig, communicator, c, at_once, optimizer};
                                return f(rank);
                              },
                              {.timeout = std::chrono::seconds{30}});
+}
+template <class F>
+auto on_toy_ranks(const Configuration& c, F f) {
+  return on_toy_ranks(c, std::move(f), c.training.optimizer);
 }
 
 /// Stage 3 with all states on one tier.

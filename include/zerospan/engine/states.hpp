@@ -37,7 +37,8 @@ struct StatesPiece {
   std::uint64_t first;            ///< The first of the elements.
   std::span<const float> master;  ///< Of a parameter that was declared frozen: its values.
 
-  /// Of each array of the optimizer's (`Optimizer::state_arrays`), in its order; none if declared frozen.
+  /// Of each array of the optimizer's (`Optimizer::state_arrays`), in its order, as it is: codes are not decoded. What
+  /// there is of scales begins with that of the first of the elements. None if declared frozen.
   std::span<const std::span<const std::byte>> states;
 };
 

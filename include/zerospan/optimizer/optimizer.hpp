@@ -66,8 +66,8 @@ concept Optimizer = std::copyable<O> && requires(const O& optimizer, std::size_t
 };
 
 /// An optimizer whose states can be read element by element: `optimizer.state_arrays()` are some StateArrays, of as
-/// many bytes together as its `state_bytes` of one element. In the states of a sub-group they lie one after the other
-/// in that order, each whole: the first one's `capacity` elements, then the second one's.
+/// many bytes together as its `state_bytes` of a block. In the states of a sub-group they lie one after the other in
+/// that order, each whole: the first one's `capacity` elements, then the second one's.
 template <class O>
 concept NamesStates = Optimizer<O> && requires(const O& optimizer) {
   std::span<const StateArray>{optimizer.state_arrays()};

@@ -36,6 +36,7 @@
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/split_float.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/tier/linkable_extents.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -280,7 +281,7 @@ class CheckpointReader {
   /// Whether the optimizer's states are those of the checkpoint's.
   bool check_states(const std::string& path, bool is_strict) const {
     const auto is_same = [](const StoredArray& stored, const StateArray& named) {
-      return stored.name == named.name && stored.type == named.type;
+      return stored.name == named.name && stored.type == named.type && stored.form == named.form;
     };
     const bool are_same =
         manifest_.optimizer == model_.optimizer && std::ranges::equal(manifest_.states, model_.states, is_same);
@@ -322,10 +323,14 @@ class CheckpointReader {
   }
 
   /// The width of an element of a component of a parameter in the checkpoint.
-  std::size_t width_of(const StoredParameter& parameter, std::size_t component) const {
+  ElementWidth width_of(const StoredParameter& parameter, std::size_t component) const {
     const std::size_t of_values = components_of_values(parameter);
-    if (component >= of_values) return element_bytes(manifest_.states[component - of_values].type);
-    return parameter.training == Training::frozen || parameter.is_split ? element_bytes(parameter.type) : sizeof(float);
+    if (component >= of_values) {
+      const StoredArray& array = manifest_.states[component - of_values];
+      return state_width(array.type, array.form);
+    }
+    const bool is_narrow = parameter.training == Training::frozen || parameter.is_split;
+    return {is_narrow ? element_bytes(parameter.type) : sizeof(float)};
   }
 
   /// Those before the states'.
@@ -386,7 +391,7 @@ class CheckpointReader {
     if (pieces.components.size() < needed_[p].size())
       throw_checkpoint_error("states are missing", path, parameter.name);
     for (std::size_t c = 0; c < needed_[p].size(); ++c) {
-      const std::size_t width = width_of(*matches_[p].taken, c);
+      const ElementWidth width = width_of(*matches_[p].taken, c);
       for (const StoredExtent& extent : pieces.components[c]) {
         const std::uint64_t all = parameter.shape.elements();
         if (extent.file > linked_[rank].size()) {
@@ -394,9 +399,13 @@ class CheckpointReader {
         }
         const std::uint64_t bytes = extent.file == 0 ? data_bytes : linked_[rank][extent.file - 1].bytes();
         const bool is_within = extent.first <= all && extent.elements <= all - extent.first && extent.elements > 0 &&
-                               extent.elements <= bytes / width && extent.offset <= bytes - extent.elements * width;
+                               width.of(extent.elements) <= bytes && extent.offset <= bytes - width.of(extent.elements);
         if (!is_within) throw_checkpoint_error("an extent ends beyond its parameter or its file", path, parameter.name);
-        if (extent.file > 0 && !linked_[rank][extent.file - 1].have(extent.offset, extent.elements * width)) {
+        const std::uint64_t end = extent.first + extent.elements;
+        if (extent.first % width.elements != 0 || (end % width.elements != 0 && end != all)) {
+          throw_checkpoint_error("an extent has a part of what shares a scale", path, parameter.name);
+        }
+        if (extent.file > 0 && !linked_[rank][extent.file - 1].have(extent.offset, width.of(extent.elements))) {
           throw_checkpoint_error("an extent has no checksum", path, parameter.name);
         }
         const bool overlaps =
@@ -488,11 +497,11 @@ class CheckpointReader {
     };
     for (std::size_t p = 0; p < needed_.size(); ++p) {
       for (std::size_t c = 0; c < needed_[p].size(); ++c) {
-        const std::size_t width = width_of(*matches_[p].taken, c);
+        const ElementWidth width = width_of(*matches_[p].taken, c);
         for (const NeededExtent& needed : needed_[p][c]) {
           const StoredExtent& extent = needed.extent;
           const std::size_t rank = needed.rank;
-          const CheckedBytes all{extent.offset, extent.elements * width, extent.checksum};
+          const CheckedBytes all{extent.offset, width.of(extent.elements), extent.checksum};
           if (is_checked_while_loading(p, extent)) continue;
           if (extent.file == 0) {
             compare(p, c, rank, 0, all);
@@ -511,13 +520,13 @@ class CheckpointReader {
     edit.updates = match.has_states ? match.taken->updates : 0;
     const std::uint64_t count = edit.master.size();
     const std::span<std::byte> values = std::as_writable_bytes(edit.master);
-    if (const std::size_t width = width_of(*match.taken, 0); width == sizeof(float)) {
-      read_range(p, 0, edit.first, values, data);
+    if (const std::size_t width = width_of(*match.taken, 0).bytes; width == sizeof(float)) {
+      read_range(p, 0, edit.first, count, values, data);
     } else if (match.taken->is_split) {
       read_halves(p, edit, data);
     } else {  // values of 16 bits: into the upper half of their place, then widened from below
       const std::span<std::byte> narrow = values.last(count * width);
-      read_range(p, 0, edit.first, narrow, data);
+      read_range(p, 0, edit.first, count, narrow, data);
       std::array<std::byte, 2 * block_elements> block;
       for (std::size_t done = 0; done < count; done += block_elements) {
         const std::size_t here = std::min<std::size_t>(block_elements, count - done);
@@ -527,7 +536,7 @@ class CheckpointReader {
     }
     for (std::size_t s = 0; s < edit.states.size(); ++s) {
       if (match.has_states) {
-        read_range(p, components_of_values(*match.taken) + s, edit.first, edit.states[s], data);
+        read_range(p, components_of_values(*match.taken) + s, edit.first, count, edit.states[s], data);
       } else {
         std::ranges::fill(edit.states[s], std::byte{0});
       }
@@ -539,8 +548,8 @@ class CheckpointReader {
   void read_halves(std::size_t p, const StatesEdit& edit, DataReader& data) {
     const std::size_t count = edit.master.size();
     const std::span<std::byte> values = std::as_writable_bytes(edit.master);
-    read_range(p, 0, edit.first, values.first(count * sizeof(bfloat16)), data);
-    read_range(p, 1, edit.first, values.last(count * sizeof(bfloat16)), data);
+    read_range(p, 0, edit.first, count, values.first(count * sizeof(bfloat16)), data);
+    read_range(p, 1, edit.first, count, values.last(count * sizeof(bfloat16)), data);
     std::vector<bfloat16> upper(count);
     std::memcpy(upper.data(), values.data(), count * sizeof(bfloat16));
     for (std::size_t i = 0; i < count; ++i) {
@@ -550,25 +559,26 @@ class CheckpointReader {
     }
   }
 
-  /// Reads elements of a component from `first` on, as many as `to` has room for. What is read of an extent goes on
-  /// where the last piece of it ended.
-  void read_range(std::size_t p, std::size_t c, std::uint64_t first, std::span<std::byte> to, DataReader& data) {
-    const std::size_t width = width_of(*matches_[p].taken, c);
+  /// Reads so many elements of a component from `first` on. What is read of an extent goes on where the last piece of
+  /// it ended.
+  void read_range(std::size_t p, std::size_t c, std::uint64_t first, std::uint64_t elements, std::span<std::byte> to,
+                  DataReader& data) {
+    const ElementWidth width = width_of(*matches_[p].taken, c);
     const std::vector<NeededExtent>& extents = needed_[p][c];
-    const std::uint64_t end = first + to.size() / width;
+    const std::uint64_t end = first + elements;
     auto next = std::ranges::upper_bound(extents, first, {}, [](const NeededExtent& n) { return n.extent.first; });
     for (--next; first < end; ++next) {
       const StoredExtent& extent = next->extent;
       const std::uint64_t last = extent.first + extent.elements;
       const std::uint64_t count = std::min(end, last) - first;
-      const std::span piece = to.first(static_cast<std::size_t>(count) * width);
-      data.of(next->rank, extent.file).read(extent.offset + (first - extent.first) * width, piece);
+      const std::span piece = to.first(width.of(count));
+      data.of(next->rank, extent.file).read(extent.offset + width.of(first - extent.first), piece);
       if (is_checked_while_loading(p, extent)) {
         RunningChecksum& sum = sums_[c];
         if (first == extent.first) sum.restart();
         sum.add(piece);
         if (first + count == last) {
-          check(sum, {extent.offset, extent.elements * width, extent.checksum}, p, c, data.path_of(next->rank, 0));
+          check(sum, {extent.offset, width.of(extent.elements), extent.checksum}, p, c, data.path_of(next->rank, 0));
         }
       }
       to = to.subspan(piece.size());

@@ -24,6 +24,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/shape.hpp>
 #include <zerospan/engine/states.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/tier/linkable_extents.hpp>
 
@@ -39,6 +40,7 @@ inline std::uint64_t checksum(std::string_view text) noexcept { return XXH3_64bi
 struct StoredArray {
   std::string name;
   ElementType type;
+  StateForm form;
 };
 
 struct StoredParameter {
@@ -163,6 +165,16 @@ class JsonReader {
     refuse("there is no element type " + name);
   }
 
+  /// Values, where nothing is said of it, as in version 2.
+  StateForm form(const Json& json) const {
+    if (!json.contains("form")) return StateForm::values;
+    const std::string name = text(json, "form");
+    for (const StateForm form : {StateForm::values, StateForm::codes, StateForm::scales}) {
+      if (name == to_string(form)) return form;
+    }
+    refuse("states are no " + name);
+  }
+
  private:
   const std::string& file_;
 };
@@ -197,7 +209,7 @@ inline std::string manifest_text(const Manifest& manifest, const std::string& fi
   for (const auto& [name, value] : manifest.settings) settings[name] = value;
   Json states = Json::array();
   for (const StoredArray& array : manifest.states)
-    states.push_back({{"name", array.name}, {"type", to_string(array.type)}});
+    states.push_back({{"name", array.name}, {"type", to_string(array.type)}, {"form", to_string(array.form)}});
   json["optimizer"] = {{"name", manifest.optimizer}, {"settings", settings}, {"states", states}};
   json["parameters"] = Json::array();
   for (const StoredParameter& parameter : manifest.parameters) {
@@ -251,7 +263,7 @@ inline Manifest parse_manifest(std::string_view text, const std::string& file) {
     manifest.settings.emplace_back(name, value.is_number() ? value.get<double>() : std::nan(""));
   }
   for (const auto& array : reader.array(optimizer, "states")) {
-    manifest.states.push_back({reader.text(array, "name"), reader.type(array)});
+    manifest.states.push_back({reader.text(array, "name"), reader.type(array), reader.form(array)});
   }
   for (const auto& parameter : reader.array(json, "parameters")) {
     const std::string name = reader.text(parameter, "name");

@@ -25,12 +25,14 @@
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/piece_memory.hpp>
 #include <zerospan/engine/detail/states_being_read.hpp>
 #include <zerospan/engine/states.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/split_float.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 namespace zerospan::inline v0::detail {
 
@@ -45,16 +47,18 @@ class DataWriter {
   std::uint64_t bytes() const noexcept { return bytes_; }
   void sync() { file_->sync(); }
 
-  /// Appends elements of `width` bytes, from logical element `first` on, and lists their extents.
-  void append(std::uint64_t first, std::size_t width, std::span<const std::byte> bytes,
+  /// Appends elements of that width, from logical element `first` on, and lists their extents.
+  void append(std::uint64_t first, std::size_t elements, ElementWidth width, const std::byte* bytes,
               std::vector<StoredExtent>& extents) {
-    while (!bytes.empty()) {
-      const std::span<const std::byte> extent = bytes.first(std::min(bytes.size(), extent_bytes));
+    while (elements > 0) {
+      const std::size_t count = std::min(elements, width.elements_in(extent_bytes));
+      const std::span extent{bytes, width.of(count)};
       file_->write(extent);
-      extents.push_back({first, extent.size() / width, bytes_, checksum(extent)});
-      first += extent.size() / width;
+      extents.push_back({first, count, bytes_, checksum(extent)});
+      first += count;
+      elements -= count;
       bytes_ += extent.size();
-      bytes = bytes.subspan(extent.size());
+      bytes += extent.size();
     }
   }
 
@@ -87,10 +91,11 @@ class PartWriter {
       } else if (piece.training == Training::frozen && piece.type != ElementType::float32) {
         write_narrow(piece, components[0]);
       } else {
-        data_.append(piece.first, sizeof(float), std::as_bytes(piece.master), components[0]);
+        append(piece.first, piece.master, components[0]);
       }
       for (std::size_t s = 0; s < piece.states.size(); ++s) {
-        data_.append(piece.first, element_bytes(model_.states[s].type), piece.states[s], components[of_values + s]);
+        data_.append(piece.first, piece.master.size(), model_.states[s].width(), piece.states[s].data(),
+                     components[of_values + s]);
       }
     });
   }
@@ -117,7 +122,7 @@ class PartWriter {
   /// Writes the host's bytes, makes everything durable, and then the part that lists it. @return What the manifest says
   /// of that.
   StoredPart finish(std::span<const std::byte> host_bytes) {
-    data_.append(0, 1, host_bytes, part_.host);
+    append(0, host_bytes, part_.host);
     data_.sync();
     for (const std::string& path : linked_files_) files_.sync_file(path);
     part_.bytes = data_.bytes();
@@ -175,10 +180,11 @@ class PartWriter {
         const auto& [tier, extent, offset, width, on_host] = place.components[c];
         is_all_on_host = is_all_on_host && on_host;
         if (!on_host) continue;
-        for_each_piece(place, DataWriter::extent_bytes / width, [&](std::size_t done, std::size_t elements) {
-          const std::span bytes{on_host + offset + done * width, elements * width};
+        const std::size_t most = width.elements_in(DataWriter::extent_bytes);
+        for_each_piece(place, most, [&](std::size_t done, std::size_t elements) {
+          const std::byte* const bytes = on_host + offset + width.of(done);
           read({&place.group, 1}, reading,
-               [&] { data_.append(place.range.first + done, width, bytes, components[c]); });
+               [&] { data_.append(place.range.first + done, elements, width, bytes, components[c]); });
         });
       }
       if (is_all_on_host) return;
@@ -198,19 +204,35 @@ class PartWriter {
       memory[0] = memory[0].first(room * sizeof(bfloat16));
     }
     for (const std::span<std::byte> states : memory_.states(room)) memory.push_back(states);
+    std::vector<std::shared_ptr<std::byte>> scales(components.size());
+    std::vector<const std::byte*> data(components.size());
     std::vector<Completion> ends(components.size());
     for (std::size_t c = 0; c < components.size(); ++c) {
       const auto& [tier, extent, offset, width, on_host] = place.components[c];
       if (on_host) continue;
-      ends[c] = tier.read(extent, offset + done * width, memory[c].data(), round_up(elements * width, tier.alignment()));
+      const std::size_t begin = offset + width.of(done);
+      const std::size_t before = width.elements == 1 ? 0 : begin % tier.alignment();
+      const std::size_t bytes = round_up(before + width.of(elements), tier.alignment());
+      std::byte* to = memory[c].data();
+      if (width.elements > 1) {  // they begin at no transfer's boundary, and are few
+        scales[c] = transfer_memory(Bytes{bytes});
+        to = scales[c].get();
+      }
+      ends[c] = tier.read(extent, begin - before, to, bytes);
+      data[c] = to + before;
     }
     for (const Completion& end : ends) end.wait_until(std::chrono::steady_clock::time_point::max());
     for (std::size_t c = 0; c < components.size(); ++c) {
-      if (place.components[c].on_host) continue;
+      if (!data[c]) continue;
       ends[c].wait();
-      const std::size_t width = place.components[c].width;
-      data_.append(place.range.first + done, width, memory[c].first(elements * width), components[c]);
+      data_.append(place.range.first + done, elements, place.components[c].width, data[c], components[c]);
     }
+  }
+
+  /// Appends what is in the host's memory.
+  template <class T>
+  void append(std::uint64_t first, std::span<const T> values, std::vector<StoredExtent>& extents) {
+    data_.append(first, values.size(), {sizeof(T)}, std::as_bytes(values).data(), extents);
   }
 
   /// @throws CheckpointError if the engine has ended.
@@ -245,9 +267,8 @@ class PartWriter {
     for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
       const std::size_t count = std::min(most_at_once, piece.master.size() - done);
       split(piece.master.subspan(done, count), upper.data(), lower.data());
-      data_.append(piece.first + done, sizeof(bfloat16), std::as_bytes(std::span{upper}.first(count)), components[0]);
-      data_.append(piece.first + done, sizeof(std::uint16_t), std::as_bytes(std::span{lower}.first(count)),
-                   components[1]);
+      append(piece.first + done, std::span<const bfloat16>{upper}.first(count), components[0]);
+      append(piece.first + done, std::span<const std::uint16_t>{lower}.first(count), components[1]);
     }
   }
 
@@ -257,8 +278,7 @@ class PartWriter {
     for (std::size_t done = 0; done < piece.master.size(); done += most_at_once) {
       const std::size_t count = std::min(most_at_once, piece.master.size() - done);
       from_float(piece.master.data() + done, piece.type, narrow.data(), count);
-      data_.append(piece.first + done, element_bytes(piece.type),
-                   std::span{narrow}.first(count * element_bytes(piece.type)), extents);
+      data_.append(piece.first + done, count, {element_bytes(piece.type)}, narrow.data(), extents);
     }
   }
 

@@ -163,7 +163,9 @@ class CheckpointSave {
   /// @param parts Of each rank: the bytes and the checksum of its part.
   void complete(std::span<const std::int64_t> parts) {
     Manifest manifest{model_.progress, model_.seed, model_.optimizer, model_.settings, {}, {}, {}};
-    for (const StateArray& array : model_.states) manifest.states.push_back({std::string{array.name}, array.type});
+    for (const StateArray& array : model_.states) {
+      manifest.states.push_back({std::string{array.name}, array.type, array.form});
+    }
     for (const ParameterDescription& parameter : model_.parameters) {
       manifest.parameters.push_back(
           {parameter.name, parameter.shape, parameter.type, parameter.training, parameter.is_split, parameter.updates});

@@ -102,7 +102,7 @@ class StatesLinker {
       const auto& [tier, extent, offset_in_extent, width, on_host] = place.components[c];
       const LinkedOfTier& linked = tiers.at(tier.linkable());
       const std::uint64_t begin = extent.offset + offset_in_extent;
-      const std::uint64_t end = begin + place.range.elements * width;
+      const std::uint64_t end = begin + width.of(place.range.elements);
       const auto offset = [](const LinkedRange& range) { return range.range.offset; };
       auto next = std::ranges::upper_bound(linked.ranges, begin, {}, offset);
       if (next == linked.ranges.begin()) return false;
@@ -110,8 +110,9 @@ class StatesLinker {
       for (--next; next != linked.ranges.end() && next->range.offset <= done && done < end; ++next) {
         const std::uint64_t until = std::min(end, next->range.offset + next->range.bytes);
         if (until <= done) return false;
-        components[c].push_back({place.range.first + (done - begin) / width, (until - done) / width, done, 0,
-                                 linked.first_file + next->file});
+        const std::uint64_t first = width.elements_in(done - begin);
+        const std::uint64_t elements = until == end ? place.range.elements - first : width.elements_in(until - done);
+        components[c].push_back({place.range.first + first, elements, done, 0, linked.first_file + next->file});
         done = until;
       }
       if (done < end) return false;

@@ -90,8 +90,10 @@ class ReservedSpace {
 template <Device D>
 class StateSizes {
  public:
-  /// @param state_bytes Of the optimizer, for a block of elements.
-  StateSizes(EngineCore<D>& core, std::size_t state_bytes) : core_{core}, state_bytes_{state_bytes} {}
+  /// @param state_bytes Of the optimizer, for a block of elements. @param narrowest Bytes of the narrowest element that
+  /// is read or written by itself.
+  StateSizes(EngineCore<D>& core, std::size_t state_bytes, std::size_t narrowest)
+      : core_{core}, state_bytes_{state_bytes}, narrowest_{narrowest} {}
 
   /// Elements to which shards are aligned in their spaces, so that each begins at a transfer's boundary on any tier.
   std::size_t alignment() const {
@@ -99,7 +101,7 @@ class StateSizes {
     for (const TierRef tier : core_.placement.tiers()) {
       if (tier.addressable() == Addressable::nowhere) bytes = std::max(bytes, tier.alignment());
     }
-    return round_up(std::max<std::size_t>(bytes / sizeof(bfloat16), 1), block_elements);
+    return round_up(std::max<std::size_t>(bytes / narrowest_, 1), block_elements);
   }
 
   /// Elements of the largest sub-group of which twelve fit into the staging memory, so that gathers wait for little and
@@ -171,6 +173,7 @@ class StateSizes {
  private:
   EngineCore<D>& core_;
   std::size_t state_bytes_;
+  std::size_t narrowest_;
 };
 
 /// Takes parameters and their uses, one after another: each is refused, or cut, and has its space reserved. A

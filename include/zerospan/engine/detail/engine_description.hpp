@@ -57,7 +57,7 @@ struct StatesPlace {
     TierRef tier;
     Extent extent;
     std::uint64_t offset;      ///< In the extent.
-    std::size_t width;         ///< Bytes of an element.
+    ElementWidth width;
     const std::byte* on_host;  ///< The extent, where the host may read it as it is; elsewhere nullptr.
   };
 

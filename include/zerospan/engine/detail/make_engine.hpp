@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -46,7 +47,7 @@ class EngineOfDevice final : public Engine {
         optimizer_{std::move(optimizer)},
         state_bytes_{optimizer_->state_bytes(block_elements)},
         core_{std::move(communicator), device, placement, options, stage},
-        sizes_{core_, state_bytes_},
+        sizes_{core_, state_bytes_, narrowest(*optimizer_)},
         space_{core_.placement, core_.replicas},
         declaring_{core_, memory_, space_, sizes_},
         states_{core_, device, space_, sizes_} {
@@ -433,6 +434,15 @@ class EngineOfDevice final : public Engine {
     if (training_) throw_configuration_error("parameter " + name + " is declared after the first gather");
   }
 
+  /// Bytes of the narrowest element of parameters and states.
+  static std::size_t narrowest(const AnyOptimizer& optimizer) {
+    std::size_t bytes = sizeof(bfloat16);
+    for (const StateArray& array : optimizer.state_arrays().value_or(std::vector<StateArray>{})) {
+      bytes = std::min(bytes, array.width().bytes);
+    }
+    return bytes;
+  }
+
   /// What the optimizer's states are. @throws ConfigurationError if it does not say, or not of all their bytes.
   std::vector<StateArray> state_arrays() const {
     check_states_size();
@@ -445,11 +455,15 @@ class EngineOfDevice final : public Engine {
                                 "loaded");
     }
     std::size_t bytes = 0;
-    for (const StateArray& array : *arrays) bytes += element_bytes(array.type);
-    if (bytes * block_elements != state_bytes_) {
+    for (const StateArray& array : *arrays) bytes += array.width().of(block_elements);
+    if (bytes != state_bytes_) {
       throw_configuration_error("the optimizer " + name + " names states of " + std::to_string(bytes) +
-                                " bytes an element, and has " + std::to_string(state_bytes_) + " bytes for " +
+                                " bytes, and has " + std::to_string(state_bytes_) + " bytes for " +
                                 std::to_string(block_elements) + " elements");
+    }
+    const auto is_scales = [](const StateArray& array) { return array.form == StateForm::scales; };
+    if (!std::ranges::is_partitioned(*arrays, std::not_fn(is_scales))) {
+      throw_configuration_error("the optimizer " + name + " names an array behind its scales: these are to be last");
     }
     return *arrays;
   }

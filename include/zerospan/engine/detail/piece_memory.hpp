@@ -10,7 +10,6 @@
 #include <vector>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/detail/huge_pages.hpp>
@@ -26,15 +25,15 @@ class PieceMemory {
 
   /// @param arrays Outlive it. @throws ConfigurationError if not even `unit` elements fit into `bytes`.
   PieceMemory(std::span<const StateArray> arrays, Bytes bytes) : arrays_{arrays} {
-    std::size_t width = sizeof(float);
-    for (const StateArray& array : arrays) width += element_bytes(array.type);
-    elements_ = bytes.count / width / unit * unit;
+    std::size_t of_unit = unit * sizeof(float);
+    for (const StateArray& array : arrays) of_unit += array.width().of(unit);
+    elements_ = bytes.count / of_unit * unit;
     if (elements_ == 0) {
       throw_configuration_error("a buffer of " + std::to_string(bytes.count) + " bytes for pieces of " +
                                 std::to_string(unit) + " elements with their states; it must have " +
-                                std::to_string(unit * width));
+                                std::to_string(of_unit));
     }
-    memory_ = transfer_memory(Bytes{elements_ * width});
+    memory_ = transfer_memory(Bytes{elements_ / unit * of_unit});
   }
 
   std::span<const StateArray> arrays() const noexcept { return arrays_; }
@@ -48,10 +47,9 @@ class PieceMemory {
   }
   std::vector<std::span<std::byte>> states(std::size_t elements) const {
     std::vector<std::span<std::byte>> spans;
-    std::byte* next = memory_.get() + elements * sizeof(float);
+    std::byte* next = memory_.get() + elements_ * sizeof(float);
     for (const StateArray& array : arrays_) {
-      const std::size_t bytes = elements * element_bytes(array.type);
-      spans.emplace_back(std::exchange(next, next + bytes), bytes);
+      spans.emplace_back(std::exchange(next, next + array.width().of(elements_)), array.width().of(elements));
     }
     return spans;
   }

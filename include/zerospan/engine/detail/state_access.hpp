@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -84,15 +85,20 @@ class StateAccess {
       const std::uint64_t shard_first = held(parameter).first;
       for_each_part(places_of(p), part.first - shard_first, part.elements, [&](const Part& each) {
         constexpr auto reads = Operand::Access::read;
-        std::vector<Operand> operands;
-        if (parameter.has_states()) operands = state_operands(parameter, each, arrays, reads);
-        if (!parameter.has_states() || is_split(parameter)) {
-          operands.insert(operands.begin(), parameter_operand(parameter, each, reads));
-        }
         std::vector<StatesPlace::Component> components;
-        for (const auto& [tier, extent, offset, bytes, access, ready] : operands) {
+        const auto add = [&](const Operand& operand, std::size_t first, ElementWidth width) {
+          const auto& [tier, extent, offset, bytes, access, ready] = operand;
           const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
-          components.push_back({tier, extent, offset, bytes / each.elements, passes ? nullptr : tier.view(extent)});
+          components.push_back({tier, extent, offset + first, width, passes ? nullptr : tier.view(extent)});
+        };
+        const auto add_whole = [&](const Operand& operand) { add(operand, 0, {operand.bytes / each.elements}); };
+        if (!parameter.has_states() || is_split(parameter)) add_whole(parameter_operand(parameter, each, reads));
+        if (parameter.has_states()) {
+          const StateOperands states = state_operands(parameter, each, arrays, reads);
+          add_whole(states.list[0]);
+          for (std::size_t a = 0; a < arrays.size(); ++a) {
+            add(states.list[states.arrays[a].operand], states.arrays[a].offset, arrays[a].width());
+          }
         }
         result.push_back({p, {shard_first + each.in_shard, each.elements}, std::move(components), each.group,
                           neighbours[parameter.space]});
@@ -289,16 +295,43 @@ class StateAccess {
     return parameter.has_states() ? memory.states(elements) : std::vector<std::span<std::byte>>{};
   }
 
-  /// Master weights, or their lower halves, and each array of states, of part of a shard.
-  std::vector<Operand> state_operands(const ParameterRecord& parameter, const Part& part,
-                                      std::span<const StateArray> arrays, Operand::Access access) const {
-    std::vector<Operand> operands{master_operand(parameter, part, access)};
-    std::size_t array_begin = part.group->elements * master_bytes_with_states(parameter.master);
+  /// What there is of an array of states in an operand.
+  struct ArrayPlace {
+    std::size_t operand;  ///< Its index.
+    std::size_t offset;   ///< Bytes from the operand's begin.
+  };
+
+  struct StateOperands {
+    std::vector<Operand> list;
+    std::vector<ArrayPlace> arrays;
+  };
+
+  /// Master weights, or their lower halves, and each array of states, of part of a shard. Scales do not begin at a
+  /// transfer's boundary, as the others do: all of the sub-group's, which are few, are the last operand.
+  StateOperands state_operands(const ParameterRecord& parameter, const Part& part, std::span<const StateArray> arrays,
+                               Operand::Access access) const {
+    const SubGroup& group = *part.group;
+    const TierRef tier = core_.placement.tier(group.states_on);
+    StateOperands operands{{master_operand(parameter, part, access)}, {}};
+    std::size_t array_begin = group.elements * master_bytes_with_states(parameter.master);
+    std::optional<std::size_t> scales_begin;
     for (const StateArray& array : arrays) {
-      const std::size_t width = element_bytes(array.type);
-      operands.push_back({core_.placement.tier(part.group->states_on), part.group->states,
-                          array_begin + part.in_group * width, part.elements * width, access});
-      array_begin += part.group->elements * width;
+      const ElementWidth width = array.width();
+      const std::size_t begin = array_begin + width.of(part.in_group);
+      if (array.form != StateForm::scales) {
+        operands.list.push_back({tier, group.states, begin, width.of(part.elements), access});
+        operands.arrays.push_back({operands.list.size() - 1, 0});
+      } else {
+        if (!scales_begin) {
+          const bool writes = access == Operand::Access::write;
+          scales_begin = array_begin;
+          operands.list.push_back(
+              {tier, group.states, array_begin, 0, writes ? Operand::Access::change : Operand::Access::read});
+        }
+        operands.list.back().bytes += width.of(group.elements);
+        operands.arrays.push_back({operands.list.size() - 1, begin - *scales_begin});
+      }
+      array_begin += width.of(group.elements);
     }
     return operands;
   }
@@ -339,24 +372,27 @@ class StateAccess {
       const std::size_t count = part.elements;
       const Operation operation{OperationKind::copy, parameter.name, count * sizeof(float)};
       if (parameter.has_states()) {
-        std::vector<Operand> from = state_operands(parameter, part, memory.arrays(), Operand::Access::read);
+        auto [from, arrays] = state_operands(parameter, part, memory.arrays(), Operand::Access::read);
         const bool are_halves = is_split(parameter);
         if (are_halves) from.push_back(parameter_operand(parameter, part, Operand::Access::read));
         std::vector<std::pair<std::byte*, std::size_t>> targets;
         for (std::size_t a = 0; a < states.size(); ++a) {
-          const std::size_t width = element_bytes(memory.arrays()[a].type);
-          targets.emplace_back(states[a].data() + (part.in_shard - begin) * width, count * width);
+          const ElementWidth width = memory.arrays()[a].width();
+          targets.emplace_back(states[a].data() + width.of(part.in_shard - begin), width.of(count));
         }
         ends.push_back(core_.staging
                            .run_on_host(Lane::copy, operation, from, {},
-                                        [=](std::span<std::byte* const> pointers) {
+                                        [=, ranges = std::move(arrays)](std::span<std::byte* const> pointers) {
                                           if (are_halves) {
                                             join_halves(pointers.back(), pointers[0], to, count);
                                           } else {
                                             std::memcpy(to, pointers[0], count * sizeof(float));
                                           }
-                                          for (std::size_t i = 0; i < targets.size(); ++i)
-                                            std::memcpy(targets[i].first, pointers[1 + i], targets[i].second);
+                                          for (std::size_t i = 0; i < targets.size(); ++i) {
+                                            const auto& [operand, offset] = ranges[i];
+                                            std::memcpy(targets[i].first, pointers[operand] + offset,
+                                                        targets[i].second);
+                                          }
                                         })
                            .work);
       } else {
@@ -384,27 +420,35 @@ class StateAccess {
     for_each_part(places, begin, with_padding, [&](const Part& part) {
       const std::size_t done = part.in_shard - begin;
       const std::size_t count = std::min(part.elements, elements - std::min(elements, done));
-      std::vector<Operand> to;
+      StateOperands operands;
       std::vector<const std::byte*> from;
+      std::vector<ElementWidth> widths;
       if (parameter.has_states()) {
-        to = state_operands(parameter, part, memory.arrays(), Operand::Access::write);
-        for (std::size_t a = 0; a < states.size(); ++a)
-          from.push_back(states[a].data() + done * element_bytes(memory.arrays()[a].type));
+        operands = state_operands(parameter, part, memory.arrays(), Operand::Access::write);
+        for (std::size_t a = 0; a < states.size(); ++a) {
+          widths.push_back(memory.arrays()[a].width());
+          from.push_back(states[a].data() + widths.back().of(done));
+        }
       }
+      std::vector<Operand>& to = operands.list;
       const bool are_halves = is_split(parameter);
       const bool has_master = parameter.has_states() && !are_halves;
       const bool has_parameter = parameter.master != MasterPlace::in_parameter;
       if (has_parameter) to.push_back(parameter_operand(parameter, part, Operand::Access::write));
-      const auto copy = [=, type = parameter.type, places_here = part.elements,
+      const std::size_t master_width = to.front().bytes / part.elements;
+      const auto copy = [=, arrays = operands.arrays, type = parameter.type, places_here = part.elements,
                          values = master.data() + done](std::span<std::byte* const> pointers) {
-        for (std::size_t i = 0; i < to.size(); ++i) {
-          const std::size_t width = to[i].bytes / places_here;
-          std::memset(pointers[i] + count * width, 0, (places_here - count) * width);
+        const auto clear = [=](std::byte* target, ElementWidth width) {
+          std::memset(target + width.of(count), 0, width.of(places_here) - width.of(count));
+        };
+        clear(pointers.front(), {master_width});
+        if (has_parameter) clear(pointers.back(), {element_bytes(type)});
+        for (std::size_t i = 0; i < from.size(); ++i) {
+          std::byte* const target = pointers[arrays[i].operand] + arrays[i].offset;
+          if (count > 0) std::memcpy(target, from[i], widths[i].of(count));
+          clear(target, widths[i]);
         }
         if (count == 0) return;
-        for (std::size_t i = 0; i < from.size(); ++i) {
-          std::memcpy(pointers[1 + i], from[i], count * (to[1 + i].bytes / places_here));
-        }
         if (has_master) std::memcpy(pointers[0], values, count * sizeof(float));
         if (are_halves) {
           split({values, count}, reinterpret_cast<bfloat16*>(pointers.back()),

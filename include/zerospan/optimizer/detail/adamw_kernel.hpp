@@ -94,18 +94,23 @@ struct AdamWVectors {
   __m256 decay, step_size, inverse_root_correction, epsilon;
 };
 
-/// `AdamWRule`, operation by operation, for eight elements. @return the new master weights, stored already.
+/// `AdamWRule`, operation by operation, for eight elements. @return the new master weights.
+[[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline __m256 adamw8(const AdamWVectors& c, __m256 p, __m256 g,
+                                                                          __m256& m, __m256& v) noexcept {
+  m = _mm256_fmadd_ps(c.beta1, m, _mm256_mul_ps(c.one_minus_beta1, g));
+  v = _mm256_fmadd_ps(c.beta2, v, _mm256_mul_ps(_mm256_mul_ps(c.one_minus_beta2, g), g));
+  const __m256 denominator = _mm256_fmadd_ps(_mm256_sqrt_ps(v), c.inverse_root_correction, c.epsilon);
+  return _mm256_fnmadd_ps(c.step_size, _mm256_div_ps(m, denominator), _mm256_mul_ps(p, c.decay));
+}
+
+/// The same for the elements from `i` on. @return the new master weights, stored already.
 template <ElementType Gradient>
 [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline __m256 adamw8(const AdamWVectors& c, const AdamWRun& run,
                                                                           std::size_t i) noexcept {
-  const __m256 old_m = _mm256_loadu_ps(run.first_moment + i);
-  const __m256 old_v = _mm256_loadu_ps(run.second_moment + i);
-  const __m256 old_p = _mm256_loadu_ps(run.master + i);
+  __m256 m = _mm256_loadu_ps(run.first_moment + i);
+  __m256 v = _mm256_loadu_ps(run.second_moment + i);
   const __m256 g = _mm256_mul_ps(load8<Gradient>(run.gradient, i), c.gradient_scale);
-  const __m256 m = _mm256_fmadd_ps(c.beta1, old_m, _mm256_mul_ps(c.one_minus_beta1, g));
-  const __m256 v = _mm256_fmadd_ps(c.beta2, old_v, _mm256_mul_ps(_mm256_mul_ps(c.one_minus_beta2, g), g));
-  const __m256 denominator = _mm256_fmadd_ps(_mm256_sqrt_ps(v), c.inverse_root_correction, c.epsilon);
-  const __m256 p = _mm256_fnmadd_ps(c.step_size, _mm256_div_ps(m, denominator), _mm256_mul_ps(old_p, c.decay));
+  const __m256 p = adamw8(c, _mm256_loadu_ps(run.master + i), g, m, v);
   _mm256_storeu_ps(run.first_moment + i, m);
   _mm256_storeu_ps(run.second_moment + i, v);
   _mm256_storeu_ps(run.master + i, p);
@@ -130,24 +135,29 @@ template <ElementType Gradient, ElementType Parameter>
 
 namespace avx512 {
 
-/// `AdamWRule`, operation by operation, for sixteen elements. @return the new master weights, stored already.
+/// `AdamWRule`, operation by operation, for sixteen elements. @return the new master weights.
+[[gnu::target("avx512f,avx2,fma,f16c"), gnu::always_inline]] inline __m512 adamw16(const AdamWRule& rule, __m512 p,
+                                                                                   __m512 g, __m512& m,
+                                                                                   __m512& v) noexcept {
+  m = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta1), m, _mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta1), g));
+  v = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta2), v,
+                      _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta2), g), g));
+  const __m512 denominator =
+      _mm512_fmadd_ps(_mm512_maskz_sqrt_ps(all_lanes, v), _mm512_set1_ps(rule.inverse_root_correction),
+                      _mm512_set1_ps(rule.epsilon));
+  return _mm512_fnmadd_ps(_mm512_set1_ps(rule.step_size), _mm512_div_ps(m, denominator),
+                          _mm512_mul_ps(p, _mm512_set1_ps(rule.decay)));
+}
+
+/// The same for the elements from `i` on. @return the new master weights, stored already.
 template <ElementType Gradient>
 [[gnu::target("avx512f,avx2,fma,f16c"), gnu::always_inline]] inline __m512 adamw16(const AdamWRule& rule,
                                                                                    const AdamWRun& run,
                                                                                    std::size_t i) noexcept {
-  const __m512 old_m = _mm512_loadu_ps(run.first_moment + i);
-  const __m512 old_v = _mm512_loadu_ps(run.second_moment + i);
-  const __m512 old_p = _mm512_loadu_ps(run.master + i);
+  __m512 m = _mm512_loadu_ps(run.first_moment + i);
+  __m512 v = _mm512_loadu_ps(run.second_moment + i);
   const __m512 g = _mm512_mul_ps(load16<Gradient>(run.gradient, i), _mm512_set1_ps(run.gradient_scale));
-  const __m512 m = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta1), old_m,
-                                   _mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta1), g));
-  const __m512 v = _mm512_fmadd_ps(_mm512_set1_ps(rule.beta2), old_v,
-                                   _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(rule.one_minus_beta2), g), g));
-  const __m512 denominator =
-      _mm512_fmadd_ps(_mm512_maskz_sqrt_ps(all_lanes, v), _mm512_set1_ps(rule.inverse_root_correction),
-                      _mm512_set1_ps(rule.epsilon));
-  const __m512 p = _mm512_fnmadd_ps(_mm512_set1_ps(rule.step_size), _mm512_div_ps(m, denominator),
-                                    _mm512_mul_ps(old_p, _mm512_set1_ps(rule.decay)));
+  const __m512 p = adamw16(rule, _mm512_loadu_ps(run.master + i), g, m, v);
   _mm512_storeu_ps(run.first_moment + i, m);
   _mm512_storeu_ps(run.second_moment + i, v);
   _mm512_storeu_ps(run.master + i, p);
