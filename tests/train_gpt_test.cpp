@@ -370,8 +370,12 @@ TEST_CASE("master weights in halves have equal bits in every stage, and take two
   for (const std::string stage : {"0", "1", "2"}) {
     CHECK(train(stage, "split").back()["parameter_hash"] == split.back()["parameter_hash"]);
   }
-  const auto whole = train("3", "whole");
-  CHECK(split[2]["bytes_written"].get<double>() < whole[2]["bytes_written"].get<double>());
+  const auto written = [](const std::vector<nlohmann::json>& lines) {
+    double bytes = 0;
+    for (const nlohmann::json& line : lines) bytes += line.value("bytes_written", 0.0);
+    return bytes;
+  };
+  CHECK(written(split) < written(train("3", "whole")));
 }
 
 TEST_CASE("moments of 8 bits have equal bits in every stage, and take six bytes less") {
