@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -17,12 +18,14 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/adamw8bit.hpp>
 #include <zerospan/optimizer/detail/any_optimizer.hpp>
 #include <zerospan/optimizer/detail/optimizer_settings.hpp>
 #include <zerospan/optimizer/lion.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/optimizer/setting.hpp>
 #include <zerospan/optimizer/sgd.hpp>
+#include <zerospan/optimizer/state_array.hpp>
 
 #include "support/fake_gpu.hpp"
 #include "support/fake_gpu_operations.hpp"
@@ -32,6 +35,7 @@
 namespace {
 
 using zerospan::AdamW;
+using zerospan::block_elements;
 using zerospan::ConfigurationError;
 using zerospan::ElementType;
 using zerospan::Lion;
@@ -367,13 +371,29 @@ TEST_CASE("fingerprints are the same everywhere") {
 TEST_CASE("an optimizer that names its states names all of their bytes") {
   const auto bytes_of = [](const auto& optimizer) {
     std::size_t bytes = 0;
-    for (const zerospan::StateArray& array : optimizer.state_arrays()) bytes += zerospan::element_bytes(array.type);
+    for (const zerospan::StateArray& array : optimizer.state_arrays()) bytes += array.width().of(block_elements);
     return bytes;
   };
-  CHECK(bytes_of(AdamW{}) == AdamW{}.state_bytes(1));
-  CHECK(bytes_of(Lion{}) == Lion{}.state_bytes(1));
-  CHECK(bytes_of(Sgd{}) == Sgd{}.state_bytes(1));
-  CHECK(bytes_of(Sgd{.momentum = 0.9F}) == Sgd{.momentum = 0.9F}.state_bytes(1));
+  CHECK(bytes_of(AdamW{}) == AdamW{}.state_bytes(block_elements));
+  CHECK(bytes_of(zerospan::AdamW8bit{}) == zerospan::AdamW8bit{}.state_bytes(block_elements));
+  CHECK(bytes_of(Lion{}) == Lion{}.state_bytes(block_elements));
+  CHECK(bytes_of(Sgd{}) == Sgd{}.state_bytes(block_elements));
+  CHECK(bytes_of(Sgd{.momentum = 0.9F}) == Sgd{.momentum = 0.9F}.state_bytes(block_elements));
+}
+
+TEST_CASE("elements of an array take whole bytes, also where several share them") {
+  using zerospan::StateArray;
+  using zerospan::StateForm;
+  constexpr StateArray values{"values", ElementType::bfloat16};
+  constexpr StateArray codes{"codes", ElementType::float32, StateForm::codes};
+  constexpr StateArray scales{"scales", ElementType::float32, StateForm::scales};
+  CHECK(values.width().of(1000) == 2000);
+  CHECK(codes.width().of(1000) == 1000);
+  for (const auto& [elements, bytes] : {std::pair{0U, 0U}, {1U, 4U}, {256U, 4U}, {257U, 8U}, {1024U, 16U}}) {
+    CHECK(scales.width().of(elements) == bytes);
+  }
+  CHECK(values.width().elements_in(2000) == 1000);
+  CHECK(scales.width().elements_in(16) == 1024);
 }
 
 TEST_CASE("states lie in the order in which they are named, each whole") {
