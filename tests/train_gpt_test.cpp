@@ -378,6 +378,22 @@ TEST_CASE("master weights in halves have equal bits in every stage, and take two
   CHECK(written(split) < written(train("3", "whole")));
 }
 
+TEST_CASE("moments of 8 bits have equal bits in every stage, and take six bytes less") {
+  const zerospan_test::ScratchDirectory scratch;
+  const auto train = [&](const std::string& stage, const std::string& moments) {
+    std::vector<std::string> arguments{"--ranks", "2", "--stage", stage, "--moments", moments};
+    if (stage != "3") arguments.insert(arguments.end(), {"--parameters", "device", "--gradients", "device"});
+    return train_small(scratch, arguments);
+  };
+  const auto small = train("3", "8bit");
+  for (const std::string stage : {"0", "1", "2"}) {
+    CHECK(train(stage, "8bit").back()["parameter_hash"] == small.back()["parameter_hash"]);
+  }
+  const auto full = train("3", "fp32");
+  CHECK(small.back()["parameter_hash"] != full.back()["parameter_hash"]);
+  CHECK(small[2]["bytes_written"].get<double>() < full[2]["bytes_written"].get<double>());
+}
+
 TEST_CASE("updates during the backward pass change no bits, by either schedule") {
   const zerospan_test::ScratchDirectory scratch;
   for (const std::string precision : {"fp32", "bf16"}) {

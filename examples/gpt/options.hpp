@@ -24,6 +24,7 @@ enum class DeviceKind { cpu, cuda };
 enum class CommunicatorKind { thread, nccl, mpi };
 enum class Sharding { world, group };
 enum class Quantization { none, gather, reduce, both };
+enum class Moments { fp32, eight_bits };
 enum class Checksums { off, on };
 
 /// How the micro-batches of a step go through the model: one after the other, or all together, layer by layer.
@@ -91,6 +92,7 @@ struct Options {
   float clip = 1.0F;
   zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
   zerospan::MasterWeights master_weights = zerospan::MasterWeights::whole;  ///< Of bf16.
+  Moments moments = Moments::fp32;
   std::uint64_t seed = 1337;
 
   std::filesystem::path checkpoint;  ///< Where empty, nothing is saved.

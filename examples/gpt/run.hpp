@@ -11,6 +11,7 @@
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
+#include <zerospan/optimizer/adamw8bit.hpp>
 
 #include "directory_use.hpp"
 #include "engine.hpp"
@@ -62,7 +63,9 @@ inline std::optional<zerospan::DynamicLossScale> loss_scale(Precision precision)
   return scale;
 }
 
-inline zerospan::AdamW optimizer_of(const Options& options) {
+/// @tparam AdamW Or AdamW8bit.
+template <class AdamW>
+AdamW optimizer_of(const Options& options) {
   return {.learning_rate = static_cast<float>(options.schedule.maximum),
           .beta1 = options.beta1,
           .beta2 = options.beta2,
@@ -84,7 +87,7 @@ inline zerospan::EngineOptions engine_options(const Job& job) {
           .timeline = &job.timeline};
 }
 
-template <class Stage, class Platform>
+template <class Stage, class AdamW, class Platform>
 class EngineOf final : public Engine {
  public:
   EngineOf(Platform& platform, const Job& job)
@@ -94,7 +97,7 @@ class EngineOf final : public Engine {
                 platform.communicator(),
                 storage_.device(),
                 storage_.placement(job.options),
-                optimizer_of(job.options),
+                optimizer_of<AdamW>(job.options),
                 engine_options(job)} {}
 
   void set_learning_rate(float rate) override { engine_.optimizer().learning_rate = rate; }
@@ -116,12 +119,12 @@ class EngineOf final : public Engine {
 
   const Options& options_;
   Storage& storage_;
-  zerospan::ZeroEngine<Stage, zerospan::AnyCommunicator, typename Storage::Device, zerospan::AdamW> engine_;
+  zerospan::ZeroEngine<Stage, zerospan::AnyCommunicator, typename Storage::Device, AdamW> engine_;
 };
 
-template <class Stage, class Platform>
-Result run_stage(Platform& platform, const Job& job) {
-  EngineOf<Stage, Platform> engine{platform, job};
+template <class Stage, class AdamW, class Platform>
+Result run_engine(Platform& platform, const Job& job) {
+  EngineOf<Stage, AdamW, Platform> engine{platform, job};
   MatrixProducts products;
   if (Reports* reports = job.reports_of(platform.ranks().rank())) {
     products = platform.products(job.options);
@@ -130,6 +133,12 @@ Result run_stage(Platform& platform, const Job& job) {
   Result result = platform.train(engine, job);
   result.summary.products = std::move(products);
   return result;
+}
+
+template <class Stage, class Platform>
+Result run_stage(Platform& platform, const Job& job) {
+  if (job.options.moments == Moments::fp32) return run_engine<Stage, zerospan::AdamW>(platform, job);
+  return run_engine<Stage, zerospan::AdamW8bit>(platform, job);
 }
 
 }  // namespace detail

@@ -24,7 +24,9 @@ inline std::uint64_t state_bytes(const Options& o) {
   const bool are_parameters = o.precision == Precision::fp32 && !rest_apart;
   const bool are_split = o.master_weights == zerospan::MasterWeights::split;
   const std::uint64_t master = are_parameters ? 0 : are_split ? 2 : 4;
-  return o.model.parameters() * (element + gradient + master + 2 * sizeof(float));
+  const std::uint64_t parameters = o.model.parameters();
+  const std::uint64_t moments = o.moments == Moments::fp32 ? parameters * 8 : parameters * 2 + parameters / 32;
+  return parameters * (element + gradient + master) + moments;
 }
 
 /// What all ranks may use of device and host memory.
