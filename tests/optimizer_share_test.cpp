@@ -99,7 +99,7 @@ TEST_CASE("a share is a fraction, and has to fit") {
       zerospan::Stage3{}, self,        device, Placement{host, host, host, TierShare{on_device, 0.9}},
       zerospan::AdamW{},  small_groups};
   CHECK_THROWS_AS(
-      (zerospan::PartitionedParameter<Array<float>>{engine, "too large", {120'000}, zerospan::init::constant(0)}),
+      (zerospan::PartitionedParameter<Array<float>>{engine, "too large", {180'000}, zerospan::init::constant(0)}),
       zerospan::BudgetError);
 }
 
