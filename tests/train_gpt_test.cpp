@@ -34,6 +34,13 @@ using zerospan_test::train_layers;
 using zerospan_test::train_small;
 using zerospan_test::write_text;
 
+/// In all steps of a metrics file.
+double bytes_written(const std::vector<nlohmann::json>& metrics) {
+  double bytes = 0;
+  for (const nlohmann::json& line : metrics) bytes += line.value("bytes_written", 0.0);
+  return bytes;
+}
+
 bool says(const std::string& text, const std::string& words) { return text.find(words) != std::string::npos; }
 
 TEST_CASE("a wrong flag is one clear line, and exit code 2") {
@@ -370,12 +377,7 @@ TEST_CASE("master weights in halves have equal bits in every stage, and take two
   for (const std::string stage : {"0", "1", "2"}) {
     CHECK(train(stage, "split").back()["parameter_hash"] == split.back()["parameter_hash"]);
   }
-  const auto written = [](const std::vector<nlohmann::json>& lines) {
-    double bytes = 0;
-    for (const nlohmann::json& line : lines) bytes += line.value("bytes_written", 0.0);
-    return bytes;
-  };
-  CHECK(written(split) < written(train("3", "whole")));
+  CHECK(bytes_written(split) < bytes_written(train("3", "whole")));
 }
 
 TEST_CASE("moments of 8 bits have equal bits in every stage, and take six bytes less") {
@@ -391,7 +393,7 @@ TEST_CASE("moments of 8 bits have equal bits in every stage, and take six bytes 
   }
   const auto full = train("3", "fp32");
   CHECK(small.back()["parameter_hash"] != full.back()["parameter_hash"]);
-  CHECK(small[2]["bytes_written"].get<double>() < full[2]["bytes_written"].get<double>());
+  CHECK(bytes_written(small) < bytes_written(full));
 }
 
 TEST_CASE("updates during the backward pass change no bits, by either schedule") {

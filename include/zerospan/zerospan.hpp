@@ -24,7 +24,6 @@
 #include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/optimizer/adamw.hpp>
-#include <zerospan/optimizer/adamw8bit.hpp>
 #include <zerospan/optimizer/lion.hpp>
 #include <zerospan/optimizer/sgd.hpp>
 #include <zerospan/partition/partitioned_parameter.hpp>
