@@ -452,6 +452,9 @@ class GatedRank {
     }
   }
 
+  /// What is held would keep the engine from ending, if another rank has failed first.
+  ~GatedRank() { tier_.open_gate(); }
+
   zerospan_test::AnyEngine& engine() { return *engine_; }
   std::uint64_t hash() { return zerospan_test::hash_masters(*engine_); }
   GatedTier& tier() { return tier_; }
