@@ -48,7 +48,7 @@ inline gpt::Options options_of(const gpt::Dimensions& model, std::size_t steps, 
   o.precision = gpt::Precision::bf16;
   o.master_weights = zerospan::MasterWeights::split;
   o.batch = 1;
-  const double rate = 0.1 / static_cast<double>(model.width);
+  const double rate = 0.004 / static_cast<double>(model.width);  // wide and deep, and few tokens
   o.schedule = {.maximum = rate, .minimum = rate / 10, .warmup = 1, .steps = steps};
   o.timeout = 600;
   const std::uint64_t group = model.largest_group() * gpt::element_bytes(o);

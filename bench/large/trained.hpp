@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "gpt/options.hpp"
@@ -40,7 +41,7 @@ struct Trained {
 };
 
 inline std::vector<std::string> arguments_of(const gpt::Options& o) {
-  const auto number = [](auto value) { return std::to_string(value); };
+  const auto number = [](auto value) { return fmt::format("{}", value); };
   const std::vector<std::pair<std::string, std::string>> options{{"--ranks", number(o.ranks)},
                                                                  {"--threads", number(o.threads)},
                                                                  {"--timeout", number(o.timeout)},
