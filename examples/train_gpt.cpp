@@ -62,6 +62,7 @@ int run(int argc, char** argv, std::optional<gpt::MpiProcess>& mpi) {
     if (options.communicator == gpt::CommunicatorKind::mpi) {
       mpi.emplace(argc, argv);
       options.ranks = mpi->ranks();
+      gpt::choose_budgets(app, options);
       if (!mpi->reports()) options.metrics.clear();
     }
     if (options.text.empty()) options.text = gpt::source_files(ZEROSPAN_SOURCE_DIR);

@@ -307,6 +307,15 @@ inline bool all_on_disk(const Options& o) {
 
 }  // namespace detail
 
+/// Gives a rank all of whose states are on disk small budgets, unless the command line has them. With MPI, once the
+/// number of ranks is known.
+inline void choose_budgets(const CLI::App& app, Options& options) {
+  if (!detail::all_on_disk(options)) return;
+  const Budgets budgets = small_budgets(options);
+  if (app.count("--device-budget") == 0) options.device_budget = budgets.device;
+  if (app.count("--host-budget") == 0) options.host_budget = budgets.host;
+}
+
 /// Parses the command line. The CLI::App throws CLI::ParseError, for --help as well.
 inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   Options options;
@@ -325,11 +334,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   }
   if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
   if (app.count("--activations") > 0 && options.checkpoint_every == 0) options.checkpoint_every = 1;
-  if (detail::all_on_disk(options)) {
-    const Budgets budgets = small_budgets(options);
-    if (app.count("--device-budget") == 0) options.device_budget = budgets.device;
-    if (app.count("--host-budget") == 0) options.host_budget = budgets.host;
-  }
+  choose_budgets(app, options);
   const auto temporary = std::filesystem::temp_directory_path();
   if (options.nvme_path.empty()) options.nvme_path = {temporary};
   if (options.trace.empty()) options.trace = temporary / fmt::format("train_gpt.{}.trace.json", ::getpid());
