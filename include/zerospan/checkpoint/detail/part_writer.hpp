@@ -101,16 +101,16 @@ class PartWriter {
   }
 
   /// Announces what `write` reads.
-  static void expect(std::span<const StatesPlace> places, StatesBeingRead& reading) {
+  void expect(std::span<const StatesPlace> places, SaveBy by, StatesBeingRead& reading) const {
     for (const StatesPlace& place : places) reading.expect(place.group);
-    for (const Group neighbour : neighbours_of(places)) reading.expect(neighbour);
+    for (const Group neighbour : neighbours_of(places, by)) reading.expect(neighbour);
   }
 
   /// Writes places that the host can read, or has their files linked, each before the engine changes it.
   /// @param reading Expects them. @throws CheckpointError if the engine ends meanwhile.
   void write(std::span<const StatesPlace> places, SaveBy by, StatesBeingRead& reading) {
     std::vector<bool> are_linked(places.size());
-    const std::vector<Group> neighbours = neighbours_of(places);
+    const std::vector<Group> neighbours = neighbours_of(places, by);
     if (by == SaveBy::linking) are_linked = link(places, neighbours, reading);
     for (const Group neighbour : neighbours) reading.done_with(neighbour);
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -145,12 +145,14 @@ class PartWriter {
   /// Elements that are converted before they are written.
   static constexpr std::size_t most_at_once = std::size_t{64} << 10;
 
-  /// Those that extents have in common, each once.
-  static std::vector<Group> neighbours_of(std::span<const StatesPlace> places) {
+  /// Of what is linked: the sub-groups that have extents in common, each once. What is copied waits for none of them.
+  std::vector<Group> neighbours_of(std::span<const StatesPlace> places, SaveBy by) const {
+    if (by != SaveBy::linking) return {};
     std::vector<Group> groups;
     std::set<const std::vector<Group>*> seen;
     for (const StatesPlace& place : places) {
-      if (!place.neighbours || !seen.insert(place.neighbours.get()).second) continue;
+      if (!place.neighbours || !StatesLinker::can_link(model_, place)) continue;
+      if (!seen.insert(place.neighbours.get()).second) continue;
       groups.insert(groups.end(), place.neighbours->begin(), place.neighbours->end());
     }
     return groups;
@@ -162,7 +164,7 @@ class PartWriter {
     StatesLinker linker{model_, part_};
     LinkedNames names{files_, directory_, name_, model_.place, linked_files_};
     for (const StatesPlace& place : places) {
-      if (linker.can_link(place)) groups.push_back(place.group);
+      if (StatesLinker::can_link(model_, place)) groups.push_back(place.group);
     }
     std::vector<bool> are_linked;
     read(groups, reading, [&] { are_linked = linker.link(places, names); });

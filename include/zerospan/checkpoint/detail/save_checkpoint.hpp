@@ -124,7 +124,7 @@ class CheckpointSave {
         places_ = engine_.places_of_states();
         const auto is_out_of_reach = [](const StatesPlace& place) { return !place.is_in_reach(); };
         if (std::ranges::any_of(places_, is_out_of_reach)) write_out_of_reach();
-        PartWriter::expect(places_, *reading_);
+        part_->expect(places_, options_.by, *reading_);
         begin_work("the thread that writes a checkpoint", [this] {
           const Reading until_then{*reading_};
           part_->write(places_, options_.by, *reading_);

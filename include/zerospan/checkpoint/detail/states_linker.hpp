@@ -52,10 +52,10 @@ class StatesLinker {
 
   /// Whether its files could be the checkpoint's: what trains is written elsewhere by the next step in any case. A file
   /// with something that is frozen would be kept for as long as there are checkpoints, with all else that was in it.
-  bool can_link(const StatesPlace& place) const {
-    const auto is_in_file = [](const StatesPlace::Component& component) { return component.tier.linkable() != nullptr; };
+  static bool can_link(const EngineDescription& model, const StatesPlace& place) {
+    const auto is_in_file = [](const StatesPlace::Component& each) { return each.tier.linkable() != nullptr; };
     return std::ranges::all_of(place.components, is_in_file) &&
-           model_.parameters[place.parameter].training == Training::trainable;
+           model.parameters[place.parameter].training == Training::trainable;
   }
 
   /// @return Of each place, whether all of it is in files that have been linked. @throws IoError
@@ -63,7 +63,7 @@ class StatesLinker {
     std::vector<LinkableExtents*> tiers;  // of all places, in their order
     std::map<LinkableExtents*, std::map<std::uint64_t, std::size_t>> sizes;  // of extents, by their offsets
     for (const StatesPlace& place : places) {
-      if (!can_link(place)) continue;
+      if (!can_link(model_, place)) continue;
       for (const auto& [tier, extent, offset, width, on_host] : place.components) {
         LinkableExtents* const files = tier.linkable();
         if (std::ranges::find(tiers, files) == tiers.end()) tiers.push_back(files);
@@ -79,7 +79,7 @@ class StatesLinker {
       for (LinkedFile& file : of_tier.files) part_.files.push_back(std::move(file));
     }
     std::vector<bool> are_linked;
-    for (const StatesPlace& place : places) are_linked.push_back(can_link(place) && list(place, linked));
+    for (const StatesPlace& place : places) are_linked.push_back(can_link(model_, place) && list(place, linked));
     return are_linked;
   }
 
