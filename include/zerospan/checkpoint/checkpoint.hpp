@@ -11,9 +11,10 @@
 ///
 /// **What it is.** `DIR/step-8` has, of each rank that saved it, `rank-0.data`: the fp32 master weights (in halves, if
 /// the engine keeps them so: `MasterWeights::split`) and each array of the optimizer's states (of parameters that were
-/// declared frozen, their values in their own type), extent after extent, or files of a tier that have them, as they were when the step had ended (`rank-0.1.data` and so on); and
-/// `rank-0.json`: which elements of which parameter each extent has, and checksums (XXH3). Nothing in it depends on how
-/// many ranks there were, on stage, placement or communicator. `DIR/step-8/manifest.json` has everything else: shapes,
+/// declared frozen, their values in their own type), extent after extent, or files of a tier that have them, as they
+/// were when the step had ended (`rank-0.1.data` and so on); and `rank-0.json`: which elements of which parameter each
+/// extent has, and checksums (XXH3). Nothing in it depends on how many ranks there were, on stage, placement or
+/// communicator. `DIR/step-8/manifest.json` has everything else: shapes,
 /// types, the optimizer's name and settings, how often each parameter was updated, the step, the loss scale.
 /// `DIR/latest` names the latest checkpoint. All ranks see the same directory.
 ///

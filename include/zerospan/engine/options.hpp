@@ -29,15 +29,15 @@ enum class UpdateTime : std::uint8_t {
                     ///< update.
 };
 
-/// How the fp32 master weights of bfloat16 parameters that train are kept. (An fp32 parameter that rests with them is its
-/// own.)
+/// How the fp32 master weights of bfloat16 parameters that train are kept. (An fp32 parameter that rests with them is
+/// its own.)
 enum class MasterWeights : std::uint8_t {
   whole,  ///< Beside the parameter, which is rounded to nearest, ties to even: 4 bytes an element.
 
   /// In two halves: the parameter is one, the other is 2 bytes an element, that many less at rest and written in each
-  /// step. Nothing is lost; but where a master weight lies halfway between two parameters, its parameter is not the even
-  /// one of them, but the one away from zero: another one in 131,072 updates (kernels/split_float.hpp). The host makes
-  /// the updates.
+  /// step. Nothing is lost; but where a master weight lies halfway between two parameters, its parameter is not the
+  /// even one of them, but the one away from zero: another one in 131,072 updates (kernels/split_float.hpp). The host
+  /// makes the updates.
   split,
 };
 

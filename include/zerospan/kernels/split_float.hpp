@@ -71,7 +71,8 @@ inline void join(const bfloat16* nearest, const std::uint16_t* lower, std::span<
   const bfloat16* const __restrict upper = nearest;
   const std::uint16_t* const __restrict rest = lower;
   float* const __restrict to = values.data();
-  detail::for_each_split(values.size(), [=](std::size_t i) { to[i] = static_cast<float>(SplitFloat{upper[i], rest[i]}); });
+  detail::for_each_split(values.size(),
+                         [=](std::size_t i) { to[i] = static_cast<float>(SplitFloat{upper[i], rest[i]}); });
 }
 
 }  // namespace zerospan::inline v0

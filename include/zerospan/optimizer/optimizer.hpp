@@ -37,6 +37,17 @@ struct ShardUpdate {
   std::int64_t step;     ///< Updates of this parameter, this one included: 1 at the first.
   ParameterGroup group;
 
+  /// So many of its elements, from `begin` on, which is a multiple of `block_elements`.
+  ShardUpdate part(std::size_t begin, std::size_t count) const noexcept {
+    ShardUpdate some = *this;
+    if (master) some.master += begin;
+    some.first += begin;
+    some.elements = count;
+    some.gradient += begin * element_bytes(gradient_type);
+    some.parameter += begin * element_bytes(parameter_type);
+    return some;
+  }
+
   /// Whether the updated elements are where they belong when the master weights are updated.
   bool parameter_is_master() const noexcept { return parameter == reinterpret_cast<const std::byte*>(master); }
 };

@@ -543,8 +543,8 @@ class CheckpointReader {
     }
   }
 
-  /// Reads both halves of master weights, the upper ones first, into their place, and joins them there: no lower half is
-  /// written over before it was read.
+  /// Reads both halves of master weights, the upper ones first, into their place, and joins them there: no lower half
+  /// is written over before it was read.
   void read_halves(std::size_t p, const StatesEdit& edit, DataReader& data) {
     const std::size_t count = edit.master.size();
     const std::span<std::byte> values = std::as_writable_bytes(edit.master);

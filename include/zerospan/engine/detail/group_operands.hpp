@@ -38,15 +38,16 @@ struct StatesOperand {
   std::size_t operand = none;  ///< None, if there is nothing but master weights, and these are the parameters.
   std::size_t capacity;        ///< Elements of the sub-group.
 
-  /// The master weights of a run, whose parameter is at `parameter`; unless they are in halves.
+  /// The master weights of a run, whose parameter is at `parameter`; nullptr where they are in halves.
   float* master(std::span<std::byte* const> pointers, const ShardRun& run, std::byte* parameter) const {
+    if (master_weights == MasterPlace::split) return nullptr;
     if (master_weights == MasterPlace::in_parameter) return reinterpret_cast<float*>(parameter);
     return reinterpret_cast<float*>(pointers[operand]) + run.first_in_group;
   }
 
-  /// The lower halves of a run's master weights, where they are in halves.
-  std::uint16_t* lower_halves(std::span<std::byte* const> pointers, const ShardRun& run) const {
-    return reinterpret_cast<std::uint16_t*>(pointers[operand]) + run.first_in_group;
+  /// The lower halves of master weights that are in halves, of the run that begins there in the sub-group.
+  std::uint16_t* lower_halves(std::span<std::byte* const> pointers, std::size_t first_in_group) const {
+    return reinterpret_cast<std::uint16_t*>(pointers[operand]) + first_in_group;
   }
 
   /// The optimizer's states of the sub-group; nullptr if it has none.
@@ -109,6 +110,7 @@ class GroupOperands {
   RunOperands add_parameters_to_update() {
     return add_parameters(space_.master == MasterPlace::with_states ? Operand::Access::write : Operand::Access::change);
   }
+
   std::span<const Operand> list() const noexcept { return list_; }
 
  private:

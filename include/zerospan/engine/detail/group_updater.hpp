@@ -59,12 +59,7 @@ class GroupUpdater {
 
   /// Bytes of staging memory that an update takes.
   std::size_t staged_bytes(const SubGroup& group) const {
-    const GroupOperands<D> operands = operands_of(group);
-    std::size_t bytes = 0;
-    for (const Operand& operand : operands.list()) {
-      bytes += EngineCore<D>::staging_type::slot_bytes(operand.tier, operand.bytes, site_of(group));
-    }
-    return bytes;
+    return EngineCore<D>::staging_type::slot_bytes(operands_of(group).list(), site_of(group));
   }
 
   /// @param begun Its slot, if its states were read ahead.
@@ -82,8 +77,7 @@ class GroupUpdater {
       for (std::size_t i = 0; i < runs.size(); ++i) {
         const ShardRun& run = runs[i].run;
         std::byte* const parameter = parameters(pointers, i, run);
-        float* const master =
-            states.master_weights == MasterPlace::split ? nullptr : states.master(pointers, run, parameter);
+        float* const master = states.master(pointers, run, parameter);
         if (runs[i].has_gradient) {
           updates.push_back({master, states.optimizer(pointers), states.capacity, run.first_in_group, run.elements,
                              gradients(pointers, i, run), gradient_type, parameter, type, scale, runs[i].step,
@@ -108,7 +102,7 @@ class GroupUpdater {
       const std::vector<ShardUpdate> updates = updates_of(host, pointers);
       if (states.master_weights != MasterPlace::split) return optimizer->update(updates);
       for (const ShardUpdate& update : updates) {
-        update_halves(*optimizer, update, reinterpret_cast<std::uint16_t*>(pointers[states.operand]) + update.first);
+        update_halves(*optimizer, update, states.lower_halves(pointers, update.first));
       }
     };
     if (begun) {
@@ -130,19 +124,16 @@ class GroupUpdater {
   /// split again, in the first-level cache.
   static void update_halves(const AnyOptimizer& optimizer, const ShardUpdate& run, std::uint16_t* lower) {
     alignas(64) std::array<float, 4 * block_elements> master;
-    auto* const upper = reinterpret_cast<bfloat16*>(run.parameter);
     for (std::size_t done = 0; done < run.elements; done += master.size()) {
-      const std::span piece = std::span{master}.first(std::min(master.size(), run.elements - done));
-      join(upper + done, lower + done, piece);
-      ShardUpdate update = run;
-      update.master = piece.data();
-      update.first += done;
-      update.elements = piece.size();
-      update.gradient += done * element_bytes(run.gradient_type);
-      update.parameter = reinterpret_cast<std::byte*>(piece.data());
-      update.parameter_type = ElementType::float32;
-      optimizer.update({&update, 1});
-      split(piece, upper + done, lower + done);
+      ShardUpdate piece = run.part(done, std::min(master.size(), run.elements - done));
+      auto* const upper = reinterpret_cast<bfloat16*>(piece.parameter);
+      const std::span joined = std::span{master}.first(piece.elements);
+      join(upper, lower + done, joined);
+      piece.master = joined.data();
+      piece.parameter = reinterpret_cast<std::byte*>(joined.data());
+      piece.parameter_type = ElementType::float32;
+      optimizer.update({&piece, 1});
+      split(joined, upper, lower + done);
     }
   }
 

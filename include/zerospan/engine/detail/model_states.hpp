@@ -125,8 +125,8 @@ struct ShardRun {
   std::size_t elements;
 };
 
-/// A window of a shard space whose states are one extent: master weights, or what of them is not in the parameters, then
-/// the optimizer's states. One sub-group is one sequential read and one sequential write.
+/// A window of a shard space whose states are one extent: master weights, or what of them is not in the parameters,
+/// then the optimizer's states. One sub-group is one sequential read and one sequential write.
 struct SubGroup {
   std::string name;
   std::size_t space;

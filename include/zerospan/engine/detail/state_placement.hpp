@@ -176,7 +176,7 @@ class StatePlacement {
             const bool has_halves = trains && states.master_weights == MasterPlace::split;
             fill_run(core_.states.parameters[run.parameter], run,
                      has_master ? states.master(pointers, run, parameter) : nullptr,
-                     has_halves ? states.lower_halves(pointers, run) : nullptr, parameter);
+                     has_halves ? states.lower_halves(pointers, run.first_in_group) : nullptr, parameter);
           }
         });
   }

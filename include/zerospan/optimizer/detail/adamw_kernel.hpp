@@ -64,8 +64,8 @@ template <ElementType Gradient, ElementType Parameter>
 /// Elements ahead that vector bodies prefetch: 8 cache lines of each fp32 array.
 inline constexpr std::size_t adamw_ahead = 128;
 
-/// Asks for the cache lines of element `i`: four or five streams at once are more than the hardware keeps ahead of, and it
-/// stops at page boundaries.
+/// Asks for the cache lines of element `i`: four or five streams at once are more than the hardware keeps ahead of, and
+/// it stops at page boundaries.
 template <ElementType Gradient, ElementType Parameter>
 [[gnu::always_inline]] inline void prefetch(const AdamWRun& run, std::size_t i) noexcept {
   __builtin_prefetch(run.first_moment + i);

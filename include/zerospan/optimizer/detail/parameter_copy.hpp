@@ -20,12 +20,7 @@ void with_parameter_copy(const ShardUpdate& shard, F&& update) {
   if (shard.parameter_type != ElementType::float32 || shard.parameter_is_master()) return update(shard);
   constexpr std::size_t most = 8 * block_elements;
   for (std::size_t done = 0; done < shard.elements; done += most) {
-    ShardUpdate piece = shard;
-    piece.master += done;
-    piece.first += done;
-    piece.elements = std::min(most, shard.elements - done);
-    piece.gradient += done * element_bytes(shard.gradient_type);
-    piece.parameter += done * sizeof(float);
+    const ShardUpdate piece = shard.part(done, std::min(most, shard.elements - done));
     update(piece);
     std::memcpy(piece.parameter, piece.master, piece.elements * sizeof(float));
   }

@@ -58,7 +58,7 @@ struct PostedWork {
 /// Work that has its slot before it can be posted, and whose operands that it changes are read.
 struct BegunWork {
   StagingSlot slot;
-  std::vector<Completion> free;              ///< The ends of those who had the slot.
+  std::vector<Completion> free;             ///< The ends of those who had the slot.
   std::map<std::size_t, Completion> reads;  ///< Of operands, by their indices.
   bool is_reserved = false;  ///< The slot was taken before the work is posted, and operands are read.
 };
@@ -93,6 +93,13 @@ class Staging {
   /// Bytes of the ring that an operand of `bytes` takes.
   static std::size_t slot_bytes(TierRef tier, std::size_t bytes, Site site) {
     return passes(tier, site) ? round_up(bytes, Arena::alignment) : 0;
+  }
+
+  /// The same of all operands of a piece of work.
+  static std::size_t slot_bytes(std::span<const Operand> operands, Site site) {
+    std::size_t bytes = 0;
+    for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, site);
+    return bytes;
   }
 
   /// How much of an operand on `tier` one piece of work may take, so that several pieces are under way at once.
@@ -145,8 +152,7 @@ class Staging {
   /// @param others Bytes of the largest piece of work that will be posted before this one.
   /// @return Nothing, where that would leave less than half of the ring, or no room for the others.
   std::optional<BegunWork> begin(std::string_view name, std::span<const Operand> operands, std::size_t others) {
-    std::size_t bytes = 0;
-    for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, Site::host);
+    const std::size_t bytes = slot_bytes(operands, Site::host);
     const std::size_t at = begun_ > 0 ? kept_end_ : cursor_ + bytes > capacity() ? 0 : cursor_;
     const std::size_t from = begun_ > 0 ? kept_begin_ : at;
     const std::size_t end = at + bytes;
@@ -229,8 +235,7 @@ class Staging {
 
   /// The next slot of the ring, for all of the operands that pass through it.
   BegunWork take_for(Site site, std::string_view what, std::span<const Operand> operands) {
-    std::size_t bytes = 0;
-    for (const Operand& o : operands) bytes += slot_bytes(o.tier, o.bytes, site);
+    const std::size_t bytes = slot_bytes(operands, site);
     if (bytes == 0) return {};
     const auto fits = [&](std::size_t begin) {
       return begin + bytes <= capacity() && (begin >= kept_end_ || begin + bytes <= kept_begin_);
