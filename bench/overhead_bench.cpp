@@ -1,6 +1,6 @@
 /// What a lease costs the host where no bytes move: gathers of what is in memory already, with their releases, one
-/// after the other. The parameters stay whole, or are partitioned and were kept since their last use. Whether the others
-/// of a model cost anything is told by 100,000, of which as many are gathered in turn as of 100. Times are the
+/// after the other. The parameters stay whole, or are partitioned and were kept since their last use. Whether the
+/// others of a model cost anything is told by 100,000, of which as many are gathered in turn as of 100. Times are the
 /// processor's: the host's thread waits for nothing.
 
 #include <cstddef>

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -22,7 +21,7 @@
 #include <zerospan/optimizer/state_array.hpp>
 #include <zerospan/zerospan.hpp>
 
-#include "support/fake_gpu_run.hpp"
+#include "support/fake_toy_rank.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
 #include "support/small_rank.hpp"
@@ -382,27 +381,15 @@ TEST_CASE("a device with memory and streams of its own has it run by the host") 
   const std::uint64_t expected = hash_after(everything_on(Place::device, 1), 3);
   const Model shown = shown_after(everything_on(Place::device, 1), 3);
   for (const Place place : {Place::device, Place::host, Place::nvme}) {
-    const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
-    zerospan::run_ranks(1, [&](zerospan::ThreadCommunicator threads) {
-      zerospan::ThreadedIoEngine io;
-      zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> rig{
-          io, [&] {
-            const Bytes budget{std::size_t{16} << 20};
-            return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu},
-                                             zerospan::StreamDeviceOptions{budget, budget}};
-          }};
-      zerospan_test::FakeCommunicator communicator{std::move(threads), rig.device};
-      const zerospan_test::FakeCompute compute{gpu};
-      zerospan_test::ToyRank<zerospan_test::FakeDevice, zerospan_test::FakeCommunicator> rank{
-          io, rig, communicator, everything_on(place, 1), compute, optimizer};
+    const auto check = [&](auto& rank) {
       rank.train(0, 3);
       CHECK(rank.hash() == expected);
       Model here;
       std::mutex mutex;
       collect_from(rank, here, mutex);
       CHECK((here == shown));
-      return 0;
-    });
+    };
+    zerospan_test::on_fake_toy_rank(everything_on(place, 1), check, optimizer);
   }
 }
 

@@ -186,8 +186,8 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
           const zerospan::Statistics after = engine.statistics();
           const zerospan::TierCounters tier_after = memory.on_nvme.counters();
           // Read: parameters for each gather; accumulators from the second micro-batch on, and for the update; master
-          // weights and moments. Written: accumulators in each micro-batch; moments; master weights and parameters, which
-          // are the same if they are of fp32.
+          // weights and moments. Written: accumulators in each micro-batch; moments; master weights and parameters,
+          // which are the same if they are of fp32.
           const std::size_t gradient_width = micro_batches == 1 ? width : sizeof(float);
           const std::size_t read =
               shards * (micro_batches * width + (micro_batches - 1) * gradient_width + gradient_width + 4 + 8);

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -19,7 +18,7 @@
 #include <zerospan/engine/states.hpp>
 #include <zerospan/zerospan.hpp>
 
-#include "support/fake_gpu_run.hpp"
+#include "support/fake_toy_rank.hpp"
 #include "support/sample.hpp"
 #include "support/toy_rank.hpp"
 #include "support/training_run.hpp"
@@ -393,19 +392,7 @@ TEST_CASE("a device with memory and streams of its own shows and edits the same"
   const Configuration c = everything_on(Place::device, 1);
   const Shown shown = shown_after(c, 2);
   for (const Place place : {Place::device, Place::host, Place::nvme}) {
-    const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
-    zerospan::run_ranks(1, [&](zerospan::ThreadCommunicator threads) {
-      zerospan::ThreadedIoEngine io;
-      zerospan_test::Memory<zerospan::ThreadedIoEngine, zerospan_test::FakeDevice> rig{
-          io, [&] {
-            const Bytes budget{std::size_t{16} << 20};
-            return zerospan_test::FakeDevice{zerospan_test::FakeRuntime{gpu},
-                                             zerospan::StreamDeviceOptions{budget, budget}};
-          }};
-      zerospan_test::FakeCommunicator communicator{std::move(threads), rig.device};
-      const zerospan_test::FakeCompute compute{gpu};
-      zerospan_test::ToyRank<zerospan_test::FakeDevice, zerospan_test::FakeCommunicator> rank{
-          io, rig, communicator, everything_on(place, 1), compute};
+    const auto check = [&](auto& rank) {
       rank.train(0, 2);
       ModelStates here;
       rank.engine().for_each_state([&](const StatesPiece& piece) { collect(here, piece); }, small_buffer);
@@ -416,8 +403,8 @@ TEST_CASE("a device with memory and streams of its own shows and edits the same"
                                 {.progress = shown.progress});
       rank.train(2, 4);
       CHECK(rank.hash() == first);
-      return 0;
-    });
+    };
+    zerospan_test::on_fake_toy_rank(everything_on(place, 1), check, everything_on(place, 1).training.optimizer);
   }
 }
 

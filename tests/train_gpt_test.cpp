@@ -365,33 +365,35 @@ TEST_CASE("by both schedules a training has equal bits; vertically a step reads 
   }
 }
 
+/// Trains a small model on two ranks. Below stage 3 parameters and gradients stay in memory.
+std::vector<nlohmann::json> train_in_stage(const zerospan_test::ScratchDirectory& scratch, const std::string& stage,
+                                           std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--ranks", "2", "--stage", stage});
+  if (stage != "3") arguments.insert(arguments.end(), {"--parameters", "device", "--gradients", "device"});
+  return train_small(scratch, std::move(arguments));
+}
+
+/// @return What stage 3 comes to, as the other stages do.
+std::vector<nlohmann::json> train_in_each_stage(const zerospan_test::ScratchDirectory& scratch,
+                                                const std::vector<std::string>& arguments) {
+  const auto expected = train_in_stage(scratch, "3", arguments);
+  for (const std::string stage : {"0", "1", "2"}) {
+    CHECK(train_in_stage(scratch, stage, arguments).back()["parameter_hash"] == expected.back()["parameter_hash"]);
+  }
+  return expected;
+}
+
 TEST_CASE("master weights in halves have equal bits in every stage, and take two bytes less") {
   const zerospan_test::ScratchDirectory scratch;
-  const auto train = [&](const std::string& stage, const std::string& master_weights) {
-    std::vector<std::string> arguments{"--ranks",          "2",           "--precision", "bf16", "--stage", stage,
-                                       "--master-weights", master_weights, "--optimizer", "nvme"};
-    if (stage != "3") arguments.insert(arguments.end(), {"--parameters", "device", "--gradients", "device"});
-    return train_small(scratch, arguments);
-  };
-  const auto split = train("3", "split");
-  for (const std::string stage : {"0", "1", "2"}) {
-    CHECK(train(stage, "split").back()["parameter_hash"] == split.back()["parameter_hash"]);
-  }
-  CHECK(bytes_written(split) < bytes_written(train("3", "whole")));
+  const auto split = train_in_each_stage(scratch, {"--precision", "bf16", "--master-weights", "split"});
+  const auto whole = train_in_stage(scratch, "3", {"--precision", "bf16", "--master-weights", "whole"});
+  CHECK(bytes_written(split) < bytes_written(whole));
 }
 
 TEST_CASE("moments of 8 bits have equal bits in every stage, and take six bytes less") {
   const zerospan_test::ScratchDirectory scratch;
-  const auto train = [&](const std::string& stage, const std::string& moments) {
-    std::vector<std::string> arguments{"--ranks", "2", "--stage", stage, "--moments", moments};
-    if (stage != "3") arguments.insert(arguments.end(), {"--parameters", "device", "--gradients", "device"});
-    return train_small(scratch, arguments);
-  };
-  const auto small = train("3", "8bit");
-  for (const std::string stage : {"0", "1", "2"}) {
-    CHECK(train(stage, "8bit").back()["parameter_hash"] == small.back()["parameter_hash"]);
-  }
-  const auto full = train("3", "fp32");
+  const auto small = train_in_each_stage(scratch, {"--moments", "8bit"});
+  const auto full = train_in_stage(scratch, "3", {"--moments", "fp32"});
   CHECK(small.back()["parameter_hash"] != full.back()["parameter_hash"]);
   CHECK(bytes_written(small) < bytes_written(full));
 }

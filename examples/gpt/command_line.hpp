@@ -176,8 +176,8 @@ inline void add_training(CLI::App& app, Options& o) {
   add_choice<zerospan::MasterWeights>(app, "--master-weights", o.master_weights,
                                       {{"whole", zerospan::MasterWeights::whole},
                                        {"split", zerospan::MasterWeights::split}},
-                                      "How fp32 master weights of bf16 are kept: whole, or split, where the parameter is "
-                                      "their upper half, in 2 bytes less");
+                                      "How fp32 master weights of bf16 are kept: whole, or split, where the parameter "
+                                      "is their upper half, in 2 bytes less");
   add_choice<Moments>(app, "--moments", o.moments, {{"fp32", Moments::fp32}, {"8bit", Moments::eight_bits}},
                       "In what AdamW keeps its moments: fp32, 8 bytes a parameter, or 8bit, 2 bytes");
   app.add_option("--seed", o.seed, "Seed of initialization, batches and sample")
