@@ -1,6 +1,7 @@
 // Updates that are made during the backward pass.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -170,12 +171,15 @@ TEST_CASE("updates during the backward pass come to what updates after the step 
             CAPTURE(micro_batches);
             CAPTURE(static_cast<int>(backward));
             CAPTURE(ranks);
-            const auto train = [&](UpdateTime updates) {
+            const auto train = [&](UpdateTime updates, const EngineOptions& options = {}) {
               return zerospan::run_ranks(ranks, [&](zerospan::ThreadCommunicator communicator) {
-                return Rank{communicator, {stage, is_on_disk, micro_batches, backward, updates}}.train(7);
+                return Rank{communicator, {stage, is_on_disk, micro_batches, backward, updates}, options}.train(7);
               });
             };
-            CHECK((train(UpdateTime::during_backward) == train(UpdateTime::after_step)));
+            const auto expected = train(UpdateTime::after_step);
+            CHECK((train(UpdateTime::during_backward) == expected));
+            CHECK((train(UpdateTime::during_backward, {.early_share = 1}) == expected));
+            CHECK((train(UpdateTime::during_backward, {.early_share = 0.3}) == expected));
           }
         }
       }
@@ -199,6 +203,10 @@ TEST_CASE("what is decided on after the backward pass is refused together with u
                        ConfigurationError);
   CHECK_THROWS_WITH_AS(on_ranks([](Rank&) {}, {.loss_scale = zerospan::DynamicLossScale{}}),
                        doctest::Contains("loss_scale"), ConfigurationError);
+  for (const double share : {0.0, -0.5, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK_THROWS_WITH_AS(on_ranks([](Rank&) {}, {.early_share = share}), doctest::Contains("share of early updates"),
+                         ConfigurationError);
+  }
 }
 
 TEST_CASE("a parameter that has been updated is not gathered again in its step") {
@@ -211,7 +219,7 @@ TEST_CASE("a parameter that has been updated is not gathered again in its step")
     CHECK_THROWS_WITH_AS(rank.engine().abandon(), doctest::Contains("UpdateTime::during_backward"), LeaseError);
     rank.engine().step();
     rank.read(rank.parameters()[2]);
-  });
+  }, {.early_share = 1});
 }
 
 TEST_CASE("a gradient that is infinite is told, on every rank; the next step goes on") {

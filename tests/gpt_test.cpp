@@ -662,7 +662,7 @@ std::vector<zerospan::Span> two_steps() {
   const auto add = [&](int rank, std::string_view track, std::string_view kind, std::int64_t begin, std::int64_t end) {
     spans.push_back({zerospan::Rank{rank}, track, kind, "it", 1, begin, end});
   };
-  const auto [read, copy, communicate, update, write] = zerospan::lane_names;
+  const auto [read, copy, communicate, read_states, update, write] = zerospan::lane_names;
   add(0, write, "write", 10, 90);  // of the initial values
   add(0, copy, "fill", 100, 120);
   add(0, read, "read", 100, 140);
@@ -679,7 +679,7 @@ std::vector<zerospan::Span> two_steps() {
   add(2, "host", "wait", 310, 320);
   add(2, copy, "copy", 300, 320);
   add(0, "host", "compute", 250, 400);
-  add(0, read, "read", 350, 400);
+  add(0, read_states, "read", 350, 400);
   return spans;
 }
 
@@ -708,7 +708,7 @@ TEST_CASE("the time of steps: how busy each part is, and which transfers were hi
 TEST_CASE("what is busiest is the bottleneck, whatever it is") {
   auto spans = two_steps();
   spans.push_back({zerospan::Rank{0}, zerospan::lane_names[0], "read", "more", 1, 250, 350});
-  spans.push_back({zerospan::Rank{0}, zerospan::lane_names[0], "read", "more", 1, 130, 200});
+  spans.push_back({zerospan::Rank{0}, zerospan::lane_names[3], "read", "more", 1, 130, 200});
   const gpt::StepTime time = gpt::time_of_steps(spans, rank_0_of_2, {{100, 200}, {250, 350}});
   CHECK(time.parts.front().what == "disk read");
   CHECK(time.parts.front().share == doctest::Approx(1.0));  // at once it does not count twice

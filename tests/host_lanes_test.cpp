@@ -49,7 +49,8 @@ using zerospan::TimeoutError;
 using zerospan::detail::HostLanes;
 using zerospan::detail::HostStream;
 
-constexpr std::array all_lanes{Lane::read, Lane::copy, Lane::communicate, Lane::update, Lane::write};
+constexpr std::array all_lanes{Lane::read,        Lane::copy,   Lane::communicate,
+                               Lane::read_states, Lane::update, Lane::write};
 
 // Near misses: a drain that may throw, work that returns nothing, no way to record, no error to check.
 struct SoundLanes {
@@ -506,11 +507,12 @@ TEST_CASE("the timeline has a span of every operation, on its lane's track, and 
   CHECK(spans_of_track == std::map<std::string_view, std::size_t>{{"read (nc)", 2 * count},
                                                                   {"copy (cg)", count},
                                                                   {"communicate (gg)", count},
+                                                                  {"read states", count},
                                                                   {"update", count},
                                                                   {"write", count}});
   CHECK(names.count("copy.7") == zerospan::lane_count);
   CHECK(names.count("transfer.39") == 1);
-  CHECK(bytes == 5 * (count * (count - 1) / 2) + count * 1000 + count * (count - 1) / 2);
+  CHECK(bytes == all_lanes.size() * (count * (count - 1) / 2) + count * 1000 + count * (count - 1) / 2);
 }
 
 TEST_CASE("kinds of operations and lanes have names") {

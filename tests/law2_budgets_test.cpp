@@ -1,8 +1,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <random>
 #include <string>
@@ -113,6 +115,35 @@ TEST_CASE("staging that does not fit the host budget is refused") {
   };
   CHECK_THROWS_WITH_AS(make(), doctest::Contains("the staging memory in host memory needs 65536 bytes, 32768 are left"),
                        BudgetError);
+}
+
+TEST_CASE("staging takes half of the host memory where nothing rests there, if that helps") {
+  struct Case {
+    Bytes host;
+    Place parameters;
+    zerospan::EngineOptions options;
+    Bytes staging;
+  };
+  const std::array cases{
+      Case{1024_MiB, Place::nvme, {}, 512_MiB},
+      Case{100_MiB, Place::nvme, {}, 64_MiB},
+      Case{16_MiB, Place::nvme, {}, 16_MiB},
+      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::size_t{1} << 20}, 192_MiB},
+      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::numeric_limits<std::size_t>::max()}, 512_MiB},
+      Case{1024_MiB, Place::nvme, {.staging = 8_MiB}, 8_MiB},
+      Case{1024_MiB, Place::host, {}, 64_MiB},
+      Case{100_MiB, Place::host, {}, 25_MiB},
+  };
+  for (const auto& [host, parameters, options, staging] : cases) {
+    CAPTURE(host.count);
+    ThreadedIoEngine io;
+    Memory<ThreadedIoEngine> memory{io, 1_MiB, host};
+    SelfCommunicator self;
+    const SelfEngine engine{zerospan::Stage3{}, self,
+                            memory.device,      memory.placement(parameters, Place::nvme, Place::nvme),
+                            zerospan::AdamW{},  options};
+    CHECK(memory.device.host_memory().used() == staging);
+  }
 }
 
 TEST_CASE("a gradient that can never fit is refused before anything is trained") {

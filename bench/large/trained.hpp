@@ -54,7 +54,7 @@ inline std::vector<std::string> arguments_of(const gpt::Options& o) {
                                                                  {"--nvme-path", o.nvme_path.front().string()},
                                                                  {"--device-budget", number(o.device_budget)},
                                                                  {"--host-budget", number(o.host_budget)},
-                                                                 {"--staging-bytes", number(o.staging_bytes)},
+                                                                 {"--staging-bytes", number(o.staging_bytes.value())},
                                                                  {"--prefetch-bytes", number(o.prefetch_bytes)},
                                                                  {"--layers", number(o.model.layers)},
                                                                  {"--heads", number(o.model.heads)},

@@ -64,12 +64,18 @@ void add_choice(CLI::App& app, const std::string& name, Choice& target, const st
       ->default_str(chosen);
 }
 
-inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target, const std::string& description,
-                      const std::string& shown = "") {
+/// @param shown What `--help` says of its default.
+template <class Target>
+void add_bytes(CLI::App& app, const std::string& name, Target& target, const std::string& description,
+               const std::string& shown) {
   app.add_option(name, target, description)
       ->transform(CLI::AsSizeValue(false))
       ->check(number("a possible size of memory", [](double bytes) { return bytes >= 0 && bytes < 0x1p47; }))
-      ->default_str(shown.empty() ? fmt::format("{}MiB", target >> 20) : shown);
+      ->default_str(shown);
+}
+
+inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target, const std::string& description) {
+  add_bytes(app, name, target, description, fmt::format("{}MiB", target >> 20));
 }
 
 inline void add_placement(CLI::App& app, Options& o) {
@@ -104,7 +110,8 @@ inline void add_placement(CLI::App& app, Options& o) {
       app, "--host-budget", o.host_budget, "Host memory of a rank, staging included",
       fmt::format("{}MiB; with all states on nvme, together with the device's a tenth of them", o.host_budget >> 20));
   add_bytes(app, "--staging-bytes", o.staging_bytes,
-            "Host memory, within its budget, that transfers to and from disks may take: the more, the larger they are");
+            "Host memory, within its budget, that transfers to and from disks may take: the more, the larger they are",
+            "64MiB; half of the budget if that is more and nothing rests in it");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 
@@ -173,6 +180,10 @@ inline void add_training(CLI::App& app, Options& o) {
                                     {"during-backward", zerospan::UpdateTime::during_backward}},
                                    "When weights are updated: after-step, behind the next forward pass; "
                                    "during-backward, as gradients come, which takes --clip inf");
+  app.add_option("--early-share", o.early_share,
+                 "Which share of the weights --update during-backward means; the others are updated after the step")
+      ->check(number("above 0 and at most 1", [](double share) { return share > 0 && share <= 1; }))
+      ->capture_default_str();
   add_choice<zerospan::MasterWeights>(app, "--master-weights", o.master_weights,
                                       {{"whole", zerospan::MasterWeights::whole},
                                        {"split", zerospan::MasterWeights::split}},

@@ -76,7 +76,7 @@ struct Options {
   Checksums checksums = Checksums::off;          ///< Of what is on the disks.
   std::uint64_t device_budget = std::uint64_t{64} << 20;
   std::uint64_t host_budget = std::uint64_t{128} << 20;
-  std::uint64_t staging_bytes = std::uint64_t{64} << 20;  ///< Of the host budget, at most.
+  std::optional<std::uint64_t> staging_bytes{};  ///< Of the host budget, at most; none: what an engine takes.
   std::uint64_t prefetch_bytes = std::uint64_t{16} << 20;
 
   Dimensions model{.layers = 8, .heads = 4, .width = 96, .context = 64};
@@ -91,6 +91,7 @@ struct Options {
   float beta2 = 0.99F;
   float clip = 1.0F;
   zerospan::UpdateTime updates = zerospan::UpdateTime::after_step;
+  double early_share = zerospan::EngineOptions{}.early_share;  ///< Of the sub-groups, where updates come early.
   zerospan::MasterWeights master_weights = zerospan::MasterWeights::whole;  ///< Of bf16.
   Moments moments = Moments::fp32;
   std::uint64_t seed = 1337;

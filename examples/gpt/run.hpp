@@ -72,17 +72,26 @@ AdamW optimizer_of(const Options& options) {
           .weight_decay = options.weight_decay};
 }
 
+/// Activations that rest in host memory take it after the engine does: then the rest is left to them.
+inline std::optional<zerospan::Bytes> staging_of(const Options& options) {
+  constexpr std::uint64_t beside_activations = std::uint64_t{64} << 20;
+  if (options.staging_bytes) return zerospan::Bytes{*options.staging_bytes};
+  if (options.checkpoint_every > 0 && options.activations == TierKind::host) return zerospan::Bytes{beside_activations};
+  return std::nullopt;
+}
+
 inline zerospan::EngineOptions engine_options(const Job& job) {
   const Options& options = job.options;
   return {.micro_batches = options.micro_batches,
           .max_gradient_norm = options.clip,
           .updates = options.updates,
+          .early_share = options.early_share,
           .master_weights = options.master_weights,
           .loss_scale = loss_scale(options.precision),
           .seed = options.seed,
           .persistence_threshold = zerospan::Bytes{resident_bytes},
           .prefetch = zerospan::Bytes{options.prefetch_bytes},
-          .staging = zerospan::Bytes{options.staging_bytes},
+          .staging = staging_of(options),
           .timeout = timeout_of(options),
           .timeline = &job.timeline};
 }

@@ -144,9 +144,10 @@ inline StepTime time_of_steps(std::span<const zerospan::Span> spans, const Ranks
   const detail::TimeIntervals all{steps};
   const detail::PeerCalls peers{spans, ranks.peers};
 
-  constexpr std::array<std::string_view, zerospan::lane_count> names{"disk read", "copies", "communication", "updates",
-                                                                     "disk write"};
-  std::array<std::vector<TimeInterval>, zerospan::lane_count> busy;  // of each lane
+  // What each lane keeps busy; of two that keep the same, it counts with the first.
+  constexpr std::array<std::string_view, zerospan::lane_count> names{"disk read", "copies",  "communication",
+                                                                     "disk read", "updates", "disk write"};
+  std::array<std::vector<TimeInterval>, zerospan::lane_count> busy;
   std::vector<TimeInterval> computing;
   std::vector<TimeInterval> waiting;
   std::vector<TimeInterval> awaiting_peers;
@@ -163,7 +164,8 @@ inline StepTime time_of_steps(std::span<const zerospan::Span> spans, const Ranks
     add({span.begin, begin}, awaiting_peers);
     const auto lane = std::ranges::find(zerospan::lane_names, span.track);
     if (lane != zerospan::lane_names.end()) {
-      add_to(busy[static_cast<std::size_t>(lane - zerospan::lane_names.begin())]);
+      const auto what = std::ranges::find(names, names[static_cast<std::size_t>(lane - zerospan::lane_names.begin())]);
+      add_to(busy[static_cast<std::size_t>(what - names.begin())]);
     } else if (span.kind == to_string(zerospan::OperationKind::wait)) {
       add_to(waiting);
     } else if (span.rank == ranks.engine && span.kind == to_string(zerospan::OperationKind::compute)) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -231,7 +232,7 @@ zerospan::EngineOptions engine_options(const Configuration& c) {
       .partition = c.partition,
       .persistence_threshold = c.persistence_threshold,
       .prefetch = c.prefetch == Prefetch::on ? zerospan::Bytes{std::size_t{256} << 20} : zerospan::Bytes{0},
-      .staging = c.budget == Budget::tight ? zerospan::Bytes{std::size_t{64} << 10} : zerospan::EngineOptions{}.staging,
+      .staging = c.budget == Budget::tight ? std::optional{zerospan::Bytes{std::size_t{64} << 10}} : std::nullopt,
       .timeout = c.timeout};
 }
 

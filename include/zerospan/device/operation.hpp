@@ -11,13 +11,14 @@
 
 namespace zerospan::inline v0 {
 
-/// The in-order lanes of one rank. Each has one executor; `communicate` issues every collective, in program order.
-enum class Lane : std::uint8_t { read, copy, communicate, update, write };
+/// The in-order lanes of one rank. Each has one executor; `communicate` issues every collective, in program order. What
+/// updates read has a lane of its own: it waits for staging memory, and parameters are not to wait behind it.
+enum class Lane : std::uint8_t { read, copy, communicate, read_states, update, write };
 
-inline constexpr std::size_t lane_count = 5;
+inline constexpr std::size_t lane_count = 6;
 
-inline constexpr std::array<std::string_view, lane_count> lane_names{"read (nc)", "copy (cg)", "communicate (gg)",
-                                                                     "update", "write"};
+inline constexpr std::array<std::string_view, lane_count> lane_names{
+    "read (nc)", "copy (cg)", "communicate (gg)", "read states", "update", "write"};
 
 enum class OperationKind : std::uint8_t {
   read,

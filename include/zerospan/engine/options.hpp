@@ -52,6 +52,10 @@ struct EngineOptions {
   /// When parameters are updated: the bits are the same.
   UpdateTime updates = UpdateTime::after_step;
 
+  /// The share of the sub-groups that UpdateTime::during_backward means, in (0, 1]: the others, which are spread evenly
+  /// among them, are updated behind the next forward pass, so that either pass has a part of the transfers.
+  double early_share = 2.0 / 3;
+
   MasterWeights master_weights = MasterWeights::whole;
 
   /// Where given, gradients are those of the loss multiplied by `ZeroEngine::loss_scale()`; the step divides by it. For
@@ -70,8 +74,10 @@ struct EngineOptions {
   /// How many bytes of device memory prefetched parameters may occupy before they are used. 0: fetch on demand.
   Bytes prefetch = 256_MiB;
 
-  /// Host memory for transfers to and from tiers that are not addressable; taken from the device's host arena.
-  Bytes staging = 64_MiB;
+  /// Host memory for transfers to and from tiers that are not addressable, at most; taken from the device's host arena
+  /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, half of what is left of
+  /// it if that is more, but no more than what twelve of the largest sub-groups take.
+  std::optional<Bytes> staging = std::nullopt;
 
   /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a
   /// twelfth of the staging memory holds, or a third of it if that is less than 4 MiB.

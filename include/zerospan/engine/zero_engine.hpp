@@ -176,6 +176,9 @@ class ZeroEngine {
     if (options.micro_batches == 0) throw_configuration_error("a step has at least one micro-batch");
     if (options.timeout.count() <= 0) throw_configuration_error("the timeout must be positive");
     if (!(options.max_gradient_norm > 0)) throw_configuration_error("the largest gradient norm must be positive");
+    if (!(options.early_share > 0 && options.early_share <= 1)) {
+      throw_configuration_error("the share of early updates is in (0, 1], not " + std::to_string(options.early_share));
+    }
     if (options.loss_scale) options.loss_scale->validate();
     optimizer.validate();
   }

@@ -298,7 +298,7 @@ struct EngineCore {
     if (!placement.uses(Addressable::on_host)) {
       return Bytes{lanes_type::is_unified ? least : resting + round_up(least * 4 / 3 + 1, Arena::alignment)};
     }
-    const std::size_t beside_staging = std::min(resting * 4 / 3 + 1, resting + options.staging.count);
+    const std::size_t beside_staging = std::min(resting * 4 / 3 + 1, resting + options.staging.value_or(usual_staging).count);
     const std::size_t for_staging = least > least_staging.count ? 4 * least : 0;
     return Bytes{round_up(std::max({resting + least, beside_staging, for_staging}), 4 * Arena::alignment)};
   }
@@ -317,13 +317,18 @@ struct EngineCore {
 
   /// Exports and broadcasts need a little staging memory wherever states rest.
   static constexpr Bytes least_staging = 64_KiB;
+  static constexpr Bytes usual_staging = 64_MiB;
 
   static Bytes staging_bytes(D& device, const Placement& where, const EngineOptions& how) {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    return Bytes{
-        std::max(least_staging.count, std::min(how.staging.count, most) / Arena::alignment * Arena::alignment)};
+    std::size_t wanted = how.staging.value_or(usual_staging).count;
+    if (!how.staging && !where.uses(Addressable::on_host)) {
+      constexpr std::size_t element_bytes = 16;  // of a gradient and its states
+      wanted = std::max(wanted, std::min(left / 2, 12 * element_bytes * std::min(how.sub_group_elements, left)));
+    }
+    return Bytes{std::max(least_staging.count, std::min(wanted, most) / Arena::alignment * Arena::alignment)};
   }
 };
 

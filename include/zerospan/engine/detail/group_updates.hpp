@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -34,7 +35,8 @@ namespace zerospan::inline v0::detail {
 /// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated
 /// is published by collectives, whose order is the same on every rank: all of its updates are posted at once.
 ///
-/// Or what is partitioned is updated during the backward pass, as gradients come (UpdateTime::during_backward).
+/// Or a share of what is partitioned is updated during the backward pass, as gradients come
+/// (UpdateTime::during_backward), and the rest behind the next forward pass.
 ///
 /// `ParameterRecord::ready` and `GradientAccumulator::ready` say when what an update writes may be read, and what it
 /// reads may be written.
@@ -115,7 +117,7 @@ class GroupUpdates {
 
   /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward
   /// pass, its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often
-  /// as in any step before.
+  /// as in any step before; but for those that are left to the next forward pass.
   void gradient_is_whole(std::size_t parameter) {
     if (core_.options.updates != UpdateTime::during_backward) return;
     if (core_.states.parameters[parameter].residence == Residence::partitioned) {
@@ -127,7 +129,7 @@ class GroupUpdates {
     if (commits_before_ == 0) return;
     std::erase_if(whole_, [&](const SubGroup* group) {
       if (!can_update(*group)) return false;
-      update_early(*group);
+      if (is_early(++whole_so_far_)) update_early(*group);
       return true;
     });
   }
@@ -260,6 +262,7 @@ class GroupUpdates {
       need.most_gathers_after = std::max(need.most_gathers_after, std::exchange(need.gathers_after, 0));
     }
     whole_.clear();
+    whole_so_far_ = 0;
     ++steps_;
     brought_ = 0;
   }
@@ -274,6 +277,15 @@ class GroupUpdates {
     return std::ranges::all_of(group.runs, [&](const ShardRun& run) {
       return needs_[run.parameter].is_whole || !core_.states.parameters[run.parameter].trains();
     });
+  }
+
+  /// Whether a sub-group is updated during the backward pass: its share of them, evenly among the others.
+  /// @param number Of those whose gradients have come so far in this step, from 1 on.
+  bool is_early(std::size_t number) const {
+    const auto early_of = [this](std::size_t count) {
+      return std::floor(static_cast<double>(count) * core_.options.early_share);
+    };
+    return early_of(number) > early_of(number - 1);
   }
 
   /// Whether nothing in it is gathered any more in this step, if that is as it was.
@@ -422,7 +434,8 @@ class GroupUpdates {
   std::vector<Update> queue_;       ///< What is partitioned and trains, in the order of its updates.
   std::size_t next_ = 0;            ///< The first of the queue whose update is not posted.
   std::size_t early_ = 0;           ///< So many of the queue, the first ones, were posted before their step.
-  std::vector<const SubGroup*> whole_;  ///< Whose gradients are there, and whose update is not posted.
+  std::vector<const SubGroup*> whole_;  ///< Whose gradients are there, and of whom nobody has decided when.
+  std::size_t whole_so_far_ = 0;        ///< In this step, of those for whom it was decided.
   std::size_t largest_ = 0;
   std::size_t ahead_ = 0;  ///< How many more are posted than are asked for.
   std::size_t commits_ = 0;         ///< Since the last step.

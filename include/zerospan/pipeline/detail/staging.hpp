@@ -114,8 +114,8 @@ class Staging {
   template <class Work>
   PostedWork run(Lane lane, const Operation& operation, std::span<const Operand> operands,
                  std::vector<Completion> after, Work work) {
-    return bring(Site::device, operation, operands, take_for(Site::device, operation.name, operands), std::move(after),
-                 [&](std::vector<std::byte*> pointers, std::vector<Completion> ready) {
+    return bring(Site::device, lane, operation, operands, take_for(Site::device, operation.name, operands),
+                 std::move(after), [&](std::vector<std::byte*> pointers, std::vector<Completion> ready) {
                    return lanes_->post(lane, std::move(ready), operation,
                                        [pointers, work = std::move(work)](stream_type& stream) -> Completion {
                                          work(stream, std::span{pointers});
@@ -137,7 +137,7 @@ class Staging {
   template <class Work>
   PostedWork run_on_host(Lane lane, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
                          std::vector<Completion> after, Work work) {
-    return bring(Site::host, operation, operands, std::move(begun), std::move(after),
+    return bring(Site::host, lane, operation, operands, std::move(begun), std::move(after),
                  [&](std::vector<std::byte*> pointers, std::vector<Completion> ready) {
                    return lanes_->post_host(lane, std::move(ready), operation,
                                             [pointers, work = std::move(work)]() -> Completion {
@@ -147,8 +147,8 @@ class Staging {
                  });
   }
 
-  /// Takes memory for work on the host that will be posted later, and reads now, of those of its operands that are not
-  /// addressable, what it will change. Nobody else gets that memory meanwhile.
+  /// Takes memory for an update on the host that will be posted later, and reads now, of those of its operands that are
+  /// not addressable, what it will change. Nobody else gets that memory meanwhile.
   /// @param others Bytes of the largest piece of work that will be posted before this one.
   /// @return Nothing, where that would leave less than half of the ring, or no room for the others.
   std::optional<BegunWork> begin(std::string_view name, std::span<const Operand> operands, std::size_t others) {
@@ -168,7 +168,9 @@ class Staging {
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
       if (!passes(o.tier, Site::host)) continue;
-      if (o.access == Operand::Access::change) begun.reads.emplace(i, post_read(name, o, next, begun.free));
+      if (o.access == Operand::Access::change) {
+        begun.reads.emplace(i, post_read(Lane::read_states, name, o, next, begun.free));
+      }
       next += slot_bytes(o.tier, o.bytes, Site::host);
     }
     return begun;
@@ -192,7 +194,7 @@ class Staging {
  private:
   /// @param post Called as `post(pointers, after)`; returns the end of the work.
   template <class Post>
-  PostedWork bring(Site site, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
+  PostedWork bring(Site site, Lane lane, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
                    std::vector<Completion> after, Post post) {
     const bool was_begun = begun.is_reserved;
     std::vector<std::byte*> pointers(operands.size());
@@ -204,8 +206,9 @@ class Staging {
         next += slot_bytes(o.tier, o.bytes, site);
         if (o.access == Operand::Access::write) continue;
         const auto read = begun.reads.find(i);
-        after.push_back(read != begun.reads.end() ? read->second
-                                                  : post_read(operation.name, o, pointers[i], begun.free));
+        after.push_back(read != begun.reads.end()
+                            ? read->second
+                            : post_read(reads_for(lane), operation.name, o, pointers[i], begun.free));
       } else {
         pointers[i] = o.tier.view(o.extent) + o.offset;
         after.insert(after.end(), o.ready.begin(), o.ready.end());
@@ -265,13 +268,17 @@ class Staging {
     kept_begin_ = kept_end_ = 0;
   }
 
-  Completion post_read(std::string_view name, const Operand& o, std::byte* data, std::vector<Completion> after) {
+  /// The lane of what work on a lane reads.
+  static Lane reads_for(Lane lane) { return lane == Lane::update ? Lane::read_states : Lane::read; }
+
+  Completion post_read(Lane lane, std::string_view name, const Operand& o, std::byte* data,
+                       std::vector<Completion> after) {
     after.insert(after.end(), o.ready.begin(), o.ready.end());
     if (o.tier.addressable() == Addressable::on_device) {
-      return post_copy(Lane::read, name, data, o.tier.view(o.extent) + o.offset, o.bytes, std::move(after));
+      return post_copy(lane, name, data, o.tier.view(o.extent) + o.offset, o.bytes, std::move(after));
     }
     const std::size_t bytes = round_up(o.bytes, o.tier.alignment());
-    return lanes_->post_host(Lane::read, std::move(after), {OperationKind::read, name, bytes, o.tier.identity()},
+    return lanes_->post_host(lane, std::move(after), {OperationKind::read, name, bytes, o.tier.identity()},
                              [o, data, bytes] { return o.tier.read(o.extent, o.offset, data, bytes); });
   }
 
