@@ -29,7 +29,7 @@ struct SmallRankOptions {
   std::string disk{};  ///< The directory of an NvmeTier that all states rest on; none: they rest in memory.
   zerospan::Bytes budget{std::size_t{1} << 20};
   std::size_t sub_group_elements = zerospan::EngineOptions{}.sub_group_elements;
-  zerospan::Bytes prefetch = zerospan::EngineOptions{}.prefetch;
+  std::optional<zerospan::Bytes> prefetch = std::nullopt;
 };
 
 /// An engine with a few parameters, and gradients that depend on everything.

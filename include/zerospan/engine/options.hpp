@@ -71,8 +71,9 @@ struct EngineOptions {
   /// Parameters of at most this size stay gathered in device memory; their states are partitioned all the same.
   Bytes persistence_threshold = 32_KiB;
 
-  /// How many bytes of device memory prefetched parameters may occupy before they are used. 0: fetch on demand.
-  Bytes prefetch = 256_MiB;
+  /// How many bytes of device memory prefetched parameters may occupy before they are used. 0: fetch on demand. None:
+  /// 256 MiB, or what three of the largest gathers take if that is more.
+  std::optional<Bytes> prefetch = std::nullopt;
 
   /// Host memory for transfers to and from tiers that are not addressable, at most; taken from the device's host arena
   /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, half of what is left of

@@ -513,7 +513,7 @@ class EngineOfDevice final : public Engine {
     tell("updates", options.updates == UpdateTime::after_step ? "after the step" : "during the backward pass");
     tell("persistence_threshold", std::to_string(options.persistence_threshold.count));
     tell("max_gradient_norm", in_words(double{options.max_gradient_norm}));
-    tell("prefetch", std::to_string(options.prefetch.count));
+    tell("prefetch", options.prefetch ? std::to_string(options.prefetch->count) : "chosen by the engine");
     tell("partition", std::string{options.partition.name()});
     tell("the fingerprint of the partitioner's settings", std::to_string(options.partition.fingerprint()));
     tell("the alignment of shards, for the tiers of the placement,", std::to_string(sizes_.alignment()) + " elements");

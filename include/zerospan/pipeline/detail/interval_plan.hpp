@@ -78,6 +78,10 @@ class IntervalPlan {
     std::size_t kept_for = TraceUse::never;  ///< The next use, if the buffer stays for it.
   };
 
+  /// Operators whose gathers are under way while another one computes (ZeRO-Infinity, section 6.2): memory that what
+  /// stays leaves to the look-ahead.
+  static constexpr std::size_t ahead = 3;
+
   /// Uses are placed in the order of their acquisition, each where its last use was, if the buffer has stayed (as
   /// Residency chooses, and the ranges allow), or at the earliest posting at which (1) it is not posted before its
   /// predecessors, (2) at most `look_ahead` bytes are posted and not yet acquired, (3) a range is free until its
@@ -123,10 +127,6 @@ class IntervalPlan {
   std::size_t steps() const noexcept { return steps_; }
 
  private:
-  /// Operators whose gathers are under way while another one computes (ZeRO-Infinity, section 6.2): memory that what
-  /// stays leaves to the look-ahead.
-  static constexpr std::size_t ahead = 3;
-
   /// What all placements of a plan have to keep to.
   struct Terms {
     const Trace& trace;

@@ -42,9 +42,13 @@ class OverlapPipeline {
     std::vector<Completion> ready;  ///< What its first use waits for.
   };
 
-  /// @param look_ahead Bytes that may be posted and not yet used.
-  OverlapPipeline(WorkingMemory memory, Bytes look_ahead, Fetch fetch)
-      : memory_{std::move(memory)}, look_ahead_{look_ahead.count}, fetch_{std::move(fetch)} {}
+  /// @param look_ahead Bytes that may be posted and not yet used. None: 256 MiB, or what so many of the largest gathers
+  /// take as are under way at once in steady state.
+  OverlapPipeline(WorkingMemory memory, std::optional<Bytes> look_ahead, Fetch fetch)
+      : memory_{std::move(memory)},
+        look_ahead_{look_ahead.value_or(256_MiB).count},
+        grows_{!look_ahead},
+        fetch_{std::move(fetch)} {}
 
   /// @return Nothing if no room is left beside the buffers in use.
   std::optional<Buffer> acquire(UseKey key, std::size_t bytes) {
@@ -61,6 +65,7 @@ class OverlapPipeline {
       buffer = PendingGather{0, key, *offset, bytes, std::move(after)};
     }
     if (key.kind == UseKind::gathered) {
+      if (grows_) look_ahead_ = std::max(look_ahead_, IntervalPlan::ahead * bytes);
       ++(is_miss ? counters_.misses : buffer->has_stayed() ? counters_.kept : counters_.hits);
     }
     record(*buffer);
@@ -304,6 +309,7 @@ class OverlapPipeline {
 
   WorkingMemory memory_;
   std::size_t look_ahead_;
+  bool grows_;  ///< With what is gathered.
   Fetch fetch_;
   PathMemory paths_;
   PipelineCounters counters_;
