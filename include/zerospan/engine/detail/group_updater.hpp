@@ -48,30 +48,36 @@ class GroupUpdater {
   /// The optimizer that was set.
   const AnyOptimizer* optimizer() const noexcept { return optimizer_.get(); }
 
-  /// States, gradients, parameters.
-  GroupOperands<D> operands_of(const SubGroup& group) const {
-    GroupOperands<D> operands{core_, group};
-    operands.add_states(Operand::Access::change);
-    operands.add_gradients();
-    operands.add_parameters_to_update();
-    return operands;
+  /// What an update changes and reads: states, gradients, parameters.
+  struct UpdateOperands {
+    GroupOperands<D> all;
+    StatesOperand states;
+    RunOperands gradients;
+    RunOperands parameters;
+  };
+
+  UpdateOperands operands_of(const SubGroup& group) const {
+    GroupOperands<D> all{core_, group};
+    const StatesOperand states = all.add_states(Operand::Access::change);
+    const RunOperands gradients = all.add_gradients();
+    const RunOperands parameters = all.add_parameters_to_update();
+    return {std::move(all), states, gradients, parameters};
   }
 
   /// Bytes of staging memory that an update takes.
   std::size_t staged_bytes(const SubGroup& group) const {
-    return EngineCore<D>::staging_type::slot_bytes(operands_of(group).list(), site_of(group));
+    return EngineCore<D>::staging_type::slot_bytes(operands_of(group).all.list(), site_of(group));
   }
 
   /// @param begun Its slot, if its states were read ahead.
   PostedWork post(const SubGroup& group, const std::vector<RunUpdate>& runs, std::optional<BegunWork> begun) {
     const ElementType type = core_.states.spaces[group.space].type;
-    GroupOperands operands{core_, group};
-    const StatesOperand states = operands.add_states(Operand::Access::change);
-    const RunOperands gradients = operands.add_gradients();
-    const RunOperands parameters = operands.add_parameters_to_update();
+    const UpdateOperands operands = operands_of(group);
+    const StatesOperand states = operands.states;
     const std::size_t of_master = group.elements * (sizeof(float) - master_bytes_with_states(states.master_weights));
     const Operation operation{OperationKind::update, group.name, group.states.bytes + of_master};
-    const auto updates_of = [=, scale = gradient_scale_, gradient_type = core_.accumulator_type(type)](
+    const auto updates_of = [runs, states, gradients = operands.gradients, parameters = operands.parameters, type,
+                             scale = gradient_scale_, gradient_type = core_.accumulator_type(type)](
                                 auto& stream, std::span<std::byte* const> pointers) {
       std::vector<ShardUpdate> updates;
       for (std::size_t i = 0; i < runs.size(); ++i) {
@@ -91,7 +97,7 @@ class GroupUpdater {
     if constexpr (device_has_own_memory) {
       if (optimizer_->updates_on_device() && site_of(group) == Site::device) {
         return core_.staging.run(
-            Lane::update, operation, operands.list(), {},
+            Lane::update, operation, operands.all.list(), {},
             [optimizer = optimizer_, updates_of](auto& stream, std::span<std::byte* const> pointers) {
               optimizer->update(stream, updates_of(stream, pointers));
             });
@@ -106,9 +112,9 @@ class GroupUpdater {
       }
     };
     if (begun) {
-      return core_.staging.run_on_host(Lane::update, operation, operands.list(), *std::move(begun), {}, work);
+      return core_.staging.run_on_host(Lane::update, operation, operands.all.list(), *std::move(begun), {}, work);
     }
-    return core_.staging.run_on_host(Lane::update, operation, operands.list(), {}, work);
+    return core_.staging.run_on_host(Lane::update, operation, operands.all.list(), {}, work);
   }
 
  private:

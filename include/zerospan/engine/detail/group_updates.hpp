@@ -245,7 +245,7 @@ class GroupUpdates {
   void read_ahead(Update& update) {
     if (update.begun || update.group->states.bytes == 0) return;
     if (core_.placement.tier(update.group->states_on).addressable() != Addressable::nowhere) return;
-    GroupOperands<D> operands = updater_.operands_of(*update.group);
+    GroupOperands<D> operands = updater_.operands_of(*update.group).all;
     operands.await_states(update.states_written);
     update.begun = core_.staging.begin(update.group->name, operands.list(), largest_);
   }
