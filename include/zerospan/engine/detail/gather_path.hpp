@@ -182,7 +182,7 @@ class GatherPath {
     return end;
   }
 
-  Completion copy_values(std::string_view name, const typename GroupUpdates<D>::Values& values, std::size_t offset,
+  Completion copy_values(std::string_view name, const StagedValues& values, std::size_t offset,
                          std::byte* to, std::size_t bytes, std::vector<Completion> after) {
     after.push_back(values.work);
     Completion end = core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, name, bytes},

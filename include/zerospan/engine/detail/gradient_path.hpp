@@ -132,6 +132,10 @@ class GradientPath {
                                       within(norm_begin, begin, elements), within(norm_end, begin, elements), digits});
               });
           read.push_back(posted.work);
+          if (posted.last && core_.options.updates == UpdateTime::during_backward) {
+            gradient.staged.push_back({begin * element_bytes(type), accumulator.bytes,
+                                       {posted.last, posted.work, posted.slot}});
+          }
           return posted.ends;
         },
         addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
@@ -172,6 +176,7 @@ class GradientPath {
     const std::size_t piece = core_.staging.piece_bytes(core_.placement.gradients);
     const std::size_t total = gradient.elements * element_bytes(type);
     std::vector<Completion> ends;
+    gradient.staged.clear();
     for (std::size_t done = 0; done < total;) {
       const std::size_t bytes = std::min(piece, total - done);
       const auto posted =

@@ -93,13 +93,15 @@ class GroupOperands {
         const std::vector<Completion>& ready = accumulator(run.parameter).ready;
         list_.back().ready.insert(list_.back().ready.end(), ready.begin(), ready.end());
       }
+      list_.back().staged =
+          accumulator(group_.runs.front().parameter).staged_values(list_.back().offset, list_.back().bytes);
       return runs;
     }
     return add_apart(width, [&](const ParameterRecord& parameter, const ShardRun& run, std::size_t bytes) {
       const GradientAccumulator& gradient = accumulator(run.parameter);
       const std::size_t first = parameter.partition.first(core_.shard_of(parameter)) + run.first_in_shard;
-      return Operand{core_.placement.gradients, gradient.extent, first * width, bytes,
-                     Operand::Access::read,     gradient.ready};
+      return Operand{core_.placement.gradients, gradient.extent, first * width, bytes, Operand::Access::read,
+                     gradient.ready,            gradient.staged_values(first * width, bytes)};
     });
   }
 

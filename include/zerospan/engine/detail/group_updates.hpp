@@ -149,18 +149,11 @@ class GroupUpdates {
     }
   }
 
-  /// The new values of a sub-group's parameters, in staging memory, after `work`.
-  struct Values {
-    const std::byte* data;
-    Completion work;
-    StagingSlot slot;
-  };
-
-  /// @return Nothing where they are not, or not any more.
-  std::optional<Values> values_in_staging(const SubGroup& group) const {
+  /// The new values of a sub-group's parameters. @return Nothing where they are not, or not any more.
+  std::optional<StagedValues> values_in_staging(const SubGroup& group) const {
     const auto place = places_.find(&group);
     if (place == places_.end()) return std::nullopt;
-    const std::optional<Values>& values = queue_[place->second].values;
+    const std::optional<StagedValues>& values = queue_[place->second].values;
     if (!values || place->second >= next_ || !core_.staging.holds(values->slot)) return std::nullopt;
     return values;
   }
@@ -206,7 +199,7 @@ class GroupUpdates {
     const SubGroup* group;
     std::vector<RunUpdate> runs{};             ///< None if it has none in this step.
     std::optional<BegunWork> begun{};          ///< Its states were read ahead.
-    std::optional<Values> values{};            ///< What the last update has left in staging memory.
+    std::optional<StagedValues> values{};            ///< What the last update has left in staging memory.
     std::vector<Completion> states_written{};  ///< The ends of the last update.
   };
 
@@ -369,7 +362,7 @@ class GroupUpdates {
     for (const RunUpdate& run : update.runs) {
       core_.states.parameters[run.run.parameter].ready.push_back(posted.last_end);
     }
-    if (posted.last) update.values = Values{posted.last, posted.work, posted.slot};
+    if (posted.last) update.values = StagedValues{posted.last, posted.work, posted.slot};
   }
 
   /// Posts the updates of what is replicated, and its publication.

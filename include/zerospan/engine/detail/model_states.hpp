@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include <zerospan/engine/placement.hpp>
 #include <zerospan/partition/parameter_store.hpp>
 #include <zerospan/partition/partitioner.hpp>
+#include <zerospan/pipeline/detail/staging.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::detail {
@@ -53,9 +55,28 @@ struct GradientAccumulator {
   std::int64_t* square_norm = nullptr;  ///< Digits of an ExactSum, on the device: of this rank's shard, after the last
                                         ///< addition.
 
+  /// What the last addition has left in staging memory of it.
+  struct Piece {
+    std::size_t begin;  ///< Bytes from the accumulator's begin.
+    std::size_t bytes;
+    StagedValues values;
+  };
+  std::vector<Piece> staged{};  ///< Where updates are made during the backward pass.
+
+  /// A range of the extent, if it is in one piece. @param from Bytes from the extent's begin.
+  std::optional<StagedValues> staged_values(std::size_t from, std::size_t bytes) const {
+    for (const Piece& piece : staged) {
+      const std::size_t begin = offset + piece.begin;
+      if (from < begin || from + bytes > begin + piece.bytes) continue;
+      return StagedValues{piece.values.data + (from - begin), piece.values.work, piece.values.slot};
+    }
+    return std::nullopt;
+  }
+
   void forget() noexcept {
     commits = 0;
     has_sum = false;
+    staged.clear();
   }
 };
 

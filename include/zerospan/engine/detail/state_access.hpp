@@ -87,9 +87,9 @@ class StateAccess {
         constexpr auto reads = Operand::Access::read;
         std::vector<StatesPlace::Component> components;
         const auto add = [&](const Operand& operand, std::size_t first, ElementWidth width) {
-          const auto& [tier, extent, offset, bytes, access, ready] = operand;
-          const bool passes = EngineCore<D>::staging_type::passes(tier, Site::host);
-          components.push_back({tier, extent, offset + first, width, passes ? nullptr : tier.view(extent)});
+          const bool passes = EngineCore<D>::staging_type::passes(operand.tier, Site::host);
+          components.push_back({operand.tier, operand.extent, operand.offset + first, width,
+                                passes ? nullptr : operand.tier.view(operand.extent)});
         };
         const auto add_whole = [&](const Operand& operand) { add(operand, 0, {operand.bytes / each.elements}); };
         if (!parameter.has_states() || is_split(parameter)) add_whole(parameter_operand(parameter, each, reads));

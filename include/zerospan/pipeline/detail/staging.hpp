@@ -26,6 +26,20 @@
 
 namespace zerospan::inline v0::detail {
 
+/// A range of the ring that a piece of work was given.
+struct StagingSlot {
+  std::size_t begin = 0;
+  std::size_t bytes = 0;
+  std::uint64_t number = 0;  ///< Of those that were given; 0: none.
+};
+
+/// What a piece of work has left in its slot.
+struct StagedValues {
+  const std::byte* data;
+  Completion work;
+  StagingSlot slot;
+};
+
 /// A range of an extent that work reads, writes or changes. Its offset is a multiple of the tier's alignment.
 struct Operand {
   enum class Access : std::uint8_t { read, write, change };
@@ -35,14 +49,8 @@ struct Operand {
   std::size_t offset;
   std::size_t bytes;
   Access access;
-  std::vector<Completion> ready{};  ///< The ends of the last transfers of the range.
-};
-
-/// A range of the ring that a piece of work was given.
-struct StagingSlot {
-  std::size_t begin = 0;
-  std::size_t bytes = 0;
-  std::uint64_t number = 0;  ///< Of those that were given; 0: none.
+  std::vector<Completion> ready{};         ///< The ends of the last transfers of the range.
+  std::optional<StagedValues> staged{};    ///< What is in the range, to be read there while the ring holds the slot.
 };
 
 /// Work that was posted: the end of the work itself, and the ends of all that follows from it.
@@ -198,6 +206,7 @@ class Staging {
                    std::vector<Completion> after, Post post) {
     const bool was_begun = begun.is_reserved;
     std::vector<std::byte*> pointers(operands.size());
+    std::vector<StagingSlot> read_in;  // slots of others
     std::size_t next = begun.slot.begin;
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
@@ -205,6 +214,12 @@ class Staging {
         pointers[i] = memory_.data() + next;
         next += slot_bytes(o.tier, o.bytes, site);
         if (o.access == Operand::Access::write) continue;
+        if (o.access == Operand::Access::read && o.staged && holds(o.staged->slot)) {
+          pointers[i] = const_cast<std::byte*>(o.staged->data);
+          after.push_back(o.staged->work);
+          read_in.push_back(o.staged->slot);
+          continue;
+        }
         const auto read = begun.reads.find(i);
         after.push_back(read != begun.reads.end()
                             ? read->second
@@ -232,6 +247,7 @@ class Staging {
     }
     if (posted.ends.empty()) posted.ends.push_back(posted.work);
     for (const Completion& end : posted.ends) former_.record(begun.slot.begin, begun.slot.bytes, end);
+    for (const StagingSlot& slot : read_in) record_use(slot, posted.work);
     if (was_begun) end_reservation();
     return posted;
   }
