@@ -26,7 +26,8 @@ enum class UpdateTime : std::uint8_t {
                     ///< For where updates take longer than a forward pass. What is decided on after the backward pass
                     ///< cannot be: no clipping, no loss scale, and a gradient that is infinite or NaN spoils the model,
                     ///< which `step()` tells by a ConfigurationError. The optimizer's settings are those at the first
-                    ///< update.
+                    ///< update. A gradient that an update reads at once is not written to its tier, if that is not
+                    ///< addressable and staging memory has room for both.
 };
 
 /// How the fp32 master weights of bfloat16 parameters that train are kept. (An fp32 parameter that rests with them is

@@ -42,16 +42,23 @@ class GradientPath {
       padding_from = parameter.gathered_elements();
     }
     ++use.gradient.commits;
+    const bool is_left = core_.holds(parameter) && may_be_left(use, parameter);
     const Addition addition = std::exchange(use.gradient.has_sum, true) ? Addition::add : Addition::replace;
     if (core_.holds(parameter)) {
-      after = accumulate_sum(use, parameter, sum, padding_from, addition, std::move(after));
+      const Operand::Access access = is_left                        ? Operand::Access::leave
+                                     : addition == Addition::replace ? Operand::Access::write
+                                                                     : Operand::Access::change;
+      after = accumulate_sum(use, parameter, sum, padding_from, addition, access, std::move(after));
     }
     const auto is_whole = [&](std::size_t u) {
       return core_.states.uses[u].gradient.commits == core_.options.micro_batches;
     };
     if (std::ranges::all_of(parameter.uses, is_whole)) {
       join_uses(parameter);
-      updates_.gradient_is_whole(use.parameter);
+      const std::vector<const SubGroup*> early = updates_.gradient_is_whole(use.parameter);
+      if (is_left) write_back(use, parameter, early);
+      for (const SubGroup* const group : early) updates_.update(*group);
+      if (is_left) use.gradient.staged.clear();  // others read what was written
     }
     return after;
   }
@@ -74,6 +81,48 @@ class GradientPath {
     std::byte* data;
     ElementType type;
   };
+
+  /// Whether a gradient is whole at once, would be written, and can be read in staging memory by those updates that come
+  /// now: then what they alone read is not written.
+  bool may_be_left(const ParameterUse& use, const ParameterRecord& parameter) {
+    const bool is_whole_at_once = core_.options.micro_batches == 1 && parameter.uses.size() == 1;
+    if (!is_whole_at_once || parameter.residence != Residence::partitioned) return false;
+    const std::size_t bytes = use.gradient.elements * element_bytes(core_.accumulator_type(parameter.type));
+    const std::size_t staged = EngineCore<D>::staging_type::slot_bytes(core_.placement.gradients, bytes, Site::device);
+    return staged > 0 && updates_.finds_in_staging(use.parameter, staged);
+  }
+
+  /// Writes what was left of a gradient, but for what is in sub-groups that have nothing else in them, are updated now
+  /// and find all of it in one piece.
+  void write_back(ParameterUse& use, const ParameterRecord& parameter, std::span<const SubGroup* const> early) {
+    GradientAccumulator& gradient = use.gradient;
+    const std::size_t width = element_bytes(core_.accumulator_type(parameter.type));
+    const auto write = [&](std::size_t from, std::size_t to) {
+      for (const GradientAccumulator::Piece& piece : gradient.staged) {
+        const std::size_t begin = std::max(from, piece.begin);
+        const std::size_t end = std::min(to, piece.begin + piece.bytes);
+        if (begin >= end) continue;
+        StagedValues values = piece.values;
+        values.data += begin - piece.begin;
+        gradient.ready.push_back(core_.staging.write_back(
+            use.name, operand(gradient, begin, end - begin, Operand::Access::write), values));
+      }
+    };
+    std::size_t from = 0;  // of what is to be written, in bytes
+    std::size_t to = 0;
+    core_.states.for_each_run(use.parameter, [&](const SubGroup& group, const ShardRun& run) {
+      const std::size_t end = (run.first_in_shard + run.elements) * width;
+      const bool is_read_there = std::ranges::find(early, &group) != early.end() && group.runs.size() == 1 &&
+                                 gradient.staged_values(group.first * width, group.elements * width);
+      if (is_read_there) {
+        write(from, to);
+        from = end;
+      }
+      to = end;
+    });
+    write(from, to);
+    for (GradientAccumulator::Piece& piece : gradient.staged) piece.values.are_on_tier = false;
+  }
 
   bool is_partitioned(const ParameterUse& use, const ParameterRecord& parameter) const {
     return use.gradient.elements < parameter.gathered_elements();
@@ -111,7 +160,8 @@ class GradientPath {
 
   /// @param padding_from The summand's elements from here on are to be zeroed first.
   std::vector<Completion> accumulate_sum(ParameterUse& use, const ParameterRecord& parameter, Summand sum,
-                                         std::size_t padding_from, Addition addition, std::vector<Completion> after) {
+                                         std::size_t padding_from, Addition addition, Operand::Access access,
+                                         std::vector<Completion> after) {
     GradientAccumulator& gradient = use.gradient;
     const ElementType type = core_.accumulator_type(parameter.type);
     const auto [norm_begin, norm_end] = owned(use, parameter);
@@ -138,7 +188,7 @@ class GradientPath {
           }
           return posted.ends;
         },
-        addition == Addition::replace ? Operand::Access::write : Operand::Access::change);
+        access);
     if (!read.empty()) gradient.summed = read.back();  // the lane's work ends in order
     return read;
   }

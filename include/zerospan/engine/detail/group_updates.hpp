@@ -118,20 +118,53 @@ class GroupUpdates {
   /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward
   /// pass, its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often
   /// as in any step before; but for those that are left to the next forward pass.
-  void gradient_is_whole(std::size_t parameter) {
-    if (core_.options.updates != UpdateTime::during_backward) return;
+  /// @return Them, in the order in which `update` is to be called for each: now.
+  std::vector<const SubGroup*> gradient_is_whole(std::size_t parameter) {
+    if (core_.options.updates != UpdateTime::during_backward) return {};
     if (core_.states.parameters[parameter].residence == Residence::partitioned) {
       needs_[parameter].is_whole = true;
       core_.states.for_each_run(parameter, [&](const SubGroup& group, const ShardRun&) {
         if (is_whole(group)) whole_.push_back(&group);
       });
     }
-    if (commits_before_ == 0) return;
+    std::vector<const SubGroup*> early;
+    if (commits_before_ == 0) return early;
     std::erase_if(whole_, [&](const SubGroup* group) {
       if (!can_update(*group)) return false;
-      if (is_early(++whole_so_far_)) update_early(*group);
+      if (is_early(++whole_so_far_)) early.push_back(group);
       return true;
     });
+    return early;
+  }
+
+  /// Posts an update before its step is made.
+  void update(const SubGroup& group) {
+    begin_early();
+    for (const ShardRun& run : group.runs) {
+      ParameterRecord& parameter = core_.states.parameters[run.parameter];
+      if (!parameter.trains() || std::exchange(parameter.is_updated, true)) continue;
+      parameter.ready.clear();
+      count_update(parameter);
+    }
+    const std::size_t place = places_.at(&group);
+    std::swap(queue_[place], queue_[early_]);
+    places_[queue_[place].group] = place;
+    places_[&group] = early_;
+    prepare(queue_[early_]);
+    post_update(queue_[early_++]);
+  }
+
+  /// For whoever is about to add the last gradient of a parameter in this step: whether the updates that
+  /// `gradient_is_whole` names then will find it in staging memory, if nothing but them is brought there meanwhile.
+  /// @param bytes Of that gradient there.
+  bool finds_in_staging(std::size_t parameter, std::size_t bytes) {
+    if (core_.options.updates != UpdateTime::during_backward || commits_before_ == 0) return false;
+    begin_early();
+    std::size_t needed = bytes + largest_;  // a slot that does not fit in the end of the ring leaves that empty
+    const auto add = [&](const SubGroup& group) { needed += updater_.staged_bytes(group); };
+    for (const SubGroup* const group : whole_) add(*group);
+    core_.states.for_each_run(parameter, [&](const SubGroup& group, const ShardRun&) { add(group); });
+    return needed <= core_.staging.capacity();
   }
 
   /// For whoever has written a gradient: during the second half of the last backward pass the states of the sub-groups
@@ -289,26 +322,13 @@ class GroupUpdates {
     });
   }
 
-  /// Posts an update before the step is made.
-  void update_early(const SubGroup& group) {
-    if (early_ == 0) {
-      finish();
-      optimizer_.validate();
-      const double gradients = static_cast<double>(core_.contributors() * core_.options.micro_batches);
-      updater_.set(optimizer_.snapshot(), static_cast<float>(1.0 / gradients));
-    }
-    for (const ShardRun& run : group.runs) {
-      ParameterRecord& parameter = core_.states.parameters[run.parameter];
-      if (!parameter.trains() || std::exchange(parameter.is_updated, true)) continue;
-      parameter.ready.clear();
-      count_update(parameter);
-    }
-    const std::size_t place = places_.at(&group);
-    std::swap(queue_[place], queue_[early_]);
-    places_[queue_[place].group] = place;
-    places_[&group] = early_;
-    prepare(queue_[early_]);
-    post_update(queue_[early_++]);
+  /// Before the first update of a step that is not yet made.
+  void begin_early() {
+    if (early_ > 0) return;
+    finish();
+    optimizer_.validate();
+    const double gradients = static_cast<double>(core_.contributors() * core_.options.micro_batches);
+    updater_.set(optimizer_.snapshot(), static_cast<float>(1.0 / gradients));
   }
 
   bool has_gradient(const ParameterRecord& parameter) const {

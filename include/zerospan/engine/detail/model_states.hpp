@@ -68,7 +68,9 @@ struct GradientAccumulator {
     for (const Piece& piece : staged) {
       const std::size_t begin = offset + piece.begin;
       if (from < begin || from + bytes > begin + piece.bytes) continue;
-      return StagedValues{piece.values.data + (from - begin), piece.values.work, piece.values.slot};
+      StagedValues values = piece.values;
+      values.data += from - begin;
+      return values;
     }
     return std::nullopt;
   }

@@ -38,11 +38,17 @@ struct StagedValues {
   const std::byte* data;
   Completion work;
   StagingSlot slot;
+  bool are_on_tier = true;  ///< Or will be. If not, whoever reads them must come before others get the slot.
 };
 
 /// A range of an extent that work reads, writes or changes. Its offset is a multiple of the tier's alignment.
 struct Operand {
-  enum class Access : std::uint8_t { read, write, change };
+  enum class Access : std::uint8_t {
+    read,
+    write,
+    change,
+    leave  ///< Written, and left in the ring, if it passes through it: the tier gets what `write_back` is called for.
+  };
 
   TierRef tier;
   Extent extent;
@@ -196,10 +202,27 @@ class Staging {
     return owner != owners_.end() && owner->second.number == slot.number && owner->second.bytes == slot.bytes;
   }
 
+  /// Writes a range of what was left in a slot that is held. @return The end.
+  Completion write_back(std::string_view name, const Operand& range, const StagedValues& values) {
+    const Completion end = post_write(name, range, values.data, values.work);
+    record_use(values.slot, end);
+    return end;
+  }
+
   /// Whoever gets the memory of a slot that is held waits for `use` too.
   void record_use(const StagingSlot& slot, const Completion& use) { former_.record(slot.begin, slot.bytes, use); }
 
  private:
+  /// Whether the ring still has these values. @throws BudgetError if nobody else has.
+  bool is_there(std::string_view name, const StagedValues& values) const {
+    const bool is_held = holds(values.slot);
+    if (!is_held && !values.are_on_tier) {
+      throw_budget_error("what staging memory is to keep for " + std::string{name}, Bytes{values.slot.bytes}, Bytes{0},
+                         "raise the host budget");
+    }
+    return is_held;
+  }
+
   /// @param post Called as `post(pointers, after)`; returns the end of the work.
   template <class Post>
   PostedWork bring(Site site, Lane lane, const Operation& operation, std::span<const Operand> operands, BegunWork begun,
@@ -213,8 +236,8 @@ class Staging {
       if (passes(o.tier, site)) {
         pointers[i] = memory_.data() + next;
         next += slot_bytes(o.tier, o.bytes, site);
-        if (o.access == Operand::Access::write) continue;
-        if (o.access == Operand::Access::read && o.staged && holds(o.staged->slot)) {
+        if (o.access == Operand::Access::write || o.access == Operand::Access::leave) continue;
+        if (o.access == Operand::Access::read && o.staged && is_there(operation.name, *o.staged)) {
           pointers[i] = const_cast<std::byte*>(o.staged->data);
           after.push_back(o.staged->work);
           read_in.push_back(o.staged->slot);
@@ -238,12 +261,11 @@ class Staging {
     for (std::size_t i = 0; i < operands.size(); ++i) {
       const Operand& o = operands[i];
       if (!passes(o.tier, site)) continue;
-      if (o.access != Operand::Access::read) {
-        posted.ends.push_back(post_write(operation.name, o, pointers[i], posted.work));
-      }
+      const bool is_written = o.access == Operand::Access::write || o.access == Operand::Access::change;
+      if (is_written) posted.ends.push_back(post_write(operation.name, o, pointers[i], posted.work));
       if (i + 1 < operands.size()) continue;
       posted.last = pointers[i];
-      if (o.access != Operand::Access::read) posted.last_end = posted.ends.back();
+      if (is_written) posted.last_end = posted.ends.back();
     }
     if (posted.ends.empty()) posted.ends.push_back(posted.work);
     for (const Completion& end : posted.ends) former_.record(begun.slot.begin, begun.slot.bytes, end);
