@@ -45,7 +45,7 @@ struct ClusterOptions {
   int ranks_per_group = 0;       ///< As in `split_into_groups`, where equals are to be found in groups; 0: no groups.
 };
 
-/// Bytes that a rank has received from others.
+/// Bytes of tensors that a rank has received from others.
 struct Traffic {
   double within = 0;   ///< Its node.
   double between = 0;  ///< Nodes.

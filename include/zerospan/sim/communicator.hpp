@@ -88,7 +88,7 @@ class Communicator {
   }
   void all_reduce(Collective what, std::span<std::int64_t> integers) {
     const double slice = static_cast<double>(integers.size_bytes()) / static_cast<double>(size());
-    post(what, OperationKind::all_reduce, exchange(2 * slice), 2);
+    post(what, OperationKind::all_reduce, exchange(2 * slice), 2, IsCounted::no);
   }
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
     post(what, OperationKind::broadcast, rooted(static_cast<double>(bytes.size()), root, Root::sends), 1);
@@ -101,6 +101,7 @@ class Communicator {
  private:
   using Members = std::shared_ptr<const std::vector<int>>;
   enum class Root : std::uint8_t { sends, receives };
+  enum class IsCounted : std::uint8_t { yes, no };
 
   /// Bytes that this rank receives and sends.
   struct Bytes_ {
@@ -195,11 +196,14 @@ class Communicator {
   }
 
   /// @param rounds In which every rank hears from every other.
-  void post(Collective what, OperationKind kind, const Bytes_& bytes, int rounds) {
+  void post(Collective what, OperationKind kind, const Bytes_& bytes, int rounds,
+            IsCounted is_counted = IsCounted::yes) {
     if (size() == 1) return;
-    Traffic& traffic = cluster_->traffic_[static_cast<std::size_t>(self_)];
-    traffic.within += bytes.from_within;
-    traffic.between += bytes.from_between;
+    if (is_counted == IsCounted::yes) {
+      Traffic& traffic = cluster_->traffic_[static_cast<std::size_t>(self_)];
+      traffic.within += bytes.from_within;
+      traffic.between += bytes.from_between;
+    }
     const std::array amounts{bytes.from_within, bytes.to_within, bytes.from_between, bytes.to_between};
     const double most = std::ranges::max(amounts);
     const detail::Part part{most, latency(rounds), most > 0 ? route(amounts, most) : detail::none, group_};
