@@ -146,7 +146,7 @@ std::vector<double> ends(const std::vector<sim::detail::LinkSpeed>& links,
         continue;
       }
       ended[flow->second] = now;
-      fluid.end(flow->first);
+      fluid.end(now, flow->first);
       flow = numbers.erase(flow);
     }
   }
@@ -212,6 +212,27 @@ TEST_CASE("the disk of a node is shared by its ranks, that of a rank is its own"
     const sim::Schedule schedule = cluster.resolve();
     CHECK(end_of(schedule, "read", 5) == sharers);
     CHECK(end_of(schedule, "write", 5) == sharers + 2 * sharers);
+  }
+}
+
+TEST_CASE("links tell what has gone over them, and how long they were busy") {
+  sim::Topology topology{.ranks_per_node = 4, .disk = {.read = 8, .write = 4, .scope = sim::Scope::node}};
+  for (const sim::Simulate simulate : {sim::Simulate::every_rank, sim::Simulate::one_of_equals}) {
+    sim::Cluster cluster{topology, {.simulate = simulate}};
+    for (const Rank r : cluster.ranks()) {
+      Cpu rank{cluster, r};
+      const Completion read = rank.read("read", 16);
+      rank.device.compute("compute", 1);
+      rank.write("write", 4, {rank.read("again", 16), read});
+    }
+    const sim::Schedule schedule = cluster.resolve();
+    REQUIRE(schedule.links().size() == 2);
+    CHECK(schedule.links()[0].name == "disk reads of ranks 0 to 3");
+    CHECK(schedule.links()[0].bytes == 4 * 32);
+    CHECK(schedule.links()[0].busy == 16);
+    CHECK(schedule.links()[1].name == "disk writes of ranks 0 to 3");
+    CHECK(schedule.links()[1].bytes == 4 * 4);
+    CHECK(schedule.links()[1].busy == 4);
   }
 }
 
@@ -624,6 +645,39 @@ TEST_CASE_TEMPLATE("stragglers and slow disks are simulated apart, and everybody
   }
 }
 
+/// Seconds of the engine's updates of states in memory, by memories of different speeds.
+template <class MakeTier>
+double update_seconds(MakeTier make_tier) {
+  sim::Topology topology{};
+  topology.host_memory.update = 1000;
+  topology.device_memory.update = 8000;
+  sim::Cluster cluster{topology};
+  sim::Device device{cluster, Rank{0}, {.device_budget = 8_MiB, .host_budget = 8_MiB}};
+  sim::Communicator communicator{cluster, Rank{0}};
+  auto tier = make_tier(device);
+  zerospan::DeviceTier memory{device};
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, communicator, device,
+                              zerospan::Placement{.parameters = memory, .gradients = memory, .optimizer = tier},
+                              zerospan::AdamW{}};
+  const zerospan::PartitionedParameter<Ghost<float>> weight{engine, "weight", {4096}, zerospan::init::zeros()};
+  {
+    auto gradient = weight.gradient(device.stream());
+    gradient.commit();
+  }
+  engine.step();
+  engine.synchronize();
+  for (const sim::Event& e : cluster.resolve()) {
+    if (e.kind == OperationKind::update) return (e.end - e.begin) / static_cast<double>(e.bytes);
+  }
+  return 0;
+}
+
+TEST_CASE("the engine's updates take the time of the side that makes them") {
+  CHECK(update_seconds([](sim::Device& device) { return zerospan::DeviceTier{device}; }) ==
+        doctest::Approx(1.0 / 8000));
+  CHECK(update_seconds([](sim::Device& device) { return zerospan::HostTier{device}; }) == doctest::Approx(1.0 / 1000));
+}
+
 TEST_CASE("owners run programs of their own, and all of them are simulated") {
   const sim::Schedule all = on_shared_links<sim::Device>({}, 0, zerospan::Owners{});
   std::vector<int> kinds;
@@ -631,6 +685,56 @@ TEST_CASE("owners run programs of their own, and all of them are simulated") {
   const sim::Schedule few = on_shared_links<sim::Device>(
       {.simulate = sim::Simulate::one_of_equals, .kinds = kinds}, 0, zerospan::Owners{});
   CHECK(check_same_times(few, all) < 12);
+}
+
+TEST_CASE("twenty trillion parameters on 512 GPUs: one rank of a node stands for all, and shares its disk with fifteen") {
+  sim::Topology topology{.nodes = 32,
+                         .ranks_per_node = 16,
+                         .within = {150e9, 5e-6},
+                         .between = {100e9, 10e-6},
+                         .host_link = {.to_device = {12e9}, .to_host = {12e9}, .ranks = 2},
+                         .flops_per_second = 70e12};
+  topology.disk = {.read = 25.6e9, .write = 25.6e9, .scope = sim::Scope::node};
+  sim::Cluster cluster{topology, {.simulate = sim::Simulate::one_of_equals}};
+  REQUIRE(cluster.ranks() == std::vector{Rank{0}});
+  constexpr std::size_t hidden = std::size_t{88} * 1024;
+  constexpr std::size_t layers = 205;
+  std::uint64_t bytes_read = 0;
+  {
+    sim::Device device{cluster, Rank{0}, {.device_budget = 320_GiB, .host_budget = 90_GiB}};
+    sim::Communicator ranks{cluster, Rank{0}};
+    zerospan::GroupedCommunicator communicator{split_into_groups(ranks, topology.ranks_per_node)};
+    sim::Tier disk{device, {.capacity = 1024_GiB}};
+    zerospan::ZeroEngine engine{
+        zerospan::Stage3{},
+        communicator,
+        device,
+        zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
+        zerospan::AdamW{},
+        zerospan::EngineOptions{.prefetch = 128_GiB, .staging = 64_GiB, .sub_group_elements = std::size_t{1} << 30}};
+    std::vector<zerospan::PartitionedParameter<Ghost<bfloat16>>> model;
+    std::size_t parameters = 0;
+    for (std::size_t l = 0; l < layers; ++l) {
+      for (const std::size_t width : {3, 1, 4, 4}) {
+        model.emplace_back(engine, std::to_string(l) + "." + std::to_string(model.size()),
+                           zerospan::Shape{width * hidden, hidden}, zerospan::init::zeros());
+        parameters += width * hidden * hidden;
+      }
+    }
+    CHECK(parameters > std::size_t{19'900'000'000'000});
+    for (const auto& weight : model) {
+      const auto full = weight.gather(device.stream());
+      device.compute("forward", sim::matrix_product(4096, hidden, 4 * hidden));
+    }
+    engine.synchronize();
+    bytes_read = engine.statistics().bytes_read;
+    CHECK(bytes_read >= parameters * sizeof(bfloat16) / 512);
+  }
+  const sim::Schedule schedule = cluster.resolve();
+  const auto reads = std::ranges::find(schedule.links(), "disk reads of ranks 0 to 15", &sim::LinkLoad::name);
+  REQUIRE(reads != schedule.links().end());
+  CHECK(reads->bytes == doctest::Approx(16.0 * static_cast<double>(bytes_read)));
+  CHECK(reads->busy >= reads->bytes / reads->bytes_per_second * 0.999);
 }
 
 TEST_CASE("groups of ranks that are no equals any more are refused, unless the cluster knows of them") {

@@ -30,7 +30,11 @@
 
 namespace zerospan::inline v0::sim {
 
-enum class DeviceMemory : std::uint8_t;
+namespace detail {
+
+class DevicePrices;
+
+}  // namespace detail
 
 /// Whose programs are run.
 enum class Simulate : std::uint8_t {
@@ -117,11 +121,17 @@ class Cluster {
                           begin, end});
       }
     }
-    return {std::move(events), std::move(names)};
+    std::vector<LinkLoad> loads;
+    for (detail::LinkId link = 0; link < links_.speeds().size(); ++link) {
+      const auto [bytes, busy] = resolution.load(link);
+      loads.push_back({links_.name(link), links_.speeds()[link].alone, bytes, busy});
+    }
+    return {std::move(events), std::move(names), std::move(loads)};
   }
 
  private:
   friend class Communicator;
+  friend class detail::DevicePrices;
   template <DeviceMemory>
   friend class BasicDevice;
   template <DeviceMemory>
@@ -149,6 +159,15 @@ class Cluster {
     };
     require(topology.nodes > 0 && topology.ranks_per_node > 0, "nodes and ranks");
     require(topology.host_link.ranks > 0, "at least one rank below each host link");
+    for (const double speed :
+         {topology.within.bytes_per_second, topology.between.bytes_per_second, topology.adapter,
+          topology.host_link.to_device.bytes_per_second, topology.host_link.to_host.bytes_per_second,
+          topology.disk.read, topology.disk.write, topology.host_memory.bytes_per_second, topology.host_memory.fill,
+          topology.host_memory.accumulate, topology.host_memory.update, topology.device_memory.bytes_per_second,
+          topology.device_memory.fill, topology.device_memory.accumulate, topology.device_memory.update,
+          topology.flops_per_second}) {
+      require(speed > 0, "speeds that are positive");
+    }
     require(options.kinds.empty() || options.kinds.size() == static_cast<std::size_t>(topology.ranks()),
             "a kind for each rank, or none at all");
     require(options.ranks_per_group >= 0 &&

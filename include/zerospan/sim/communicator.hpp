@@ -104,7 +104,7 @@ class Communicator {
   enum class IsCounted : std::uint8_t { yes, no };
 
   /// Bytes that this rank receives and sends.
-  struct Bytes_ {
+  struct Shipment {
     double from_within = 0;
     double to_within = 0;
     double from_between = 0;
@@ -152,7 +152,7 @@ class Communicator {
   }
 
   /// Each rank has so many bytes for each other one.
-  Bytes_ exchange(double slice) const {
+  Shipment exchange(double slice) const {
     if (cluster_->topology().collectives == Algorithm::ring) return along_ring(slice * (size() - 1));
     const double within = slice * (near_ - 1);
     const double between = slice * (size() - near_);
@@ -160,20 +160,20 @@ class Communicator {
   }
 
   /// So many bytes go from each rank to the next. Of the ranks of a node, one is next to another node.
-  Bytes_ along_ring(double bytes) const {
+  Shipment along_ring(double bytes) const {
     const double between = nodes_ > 1 ? bytes / near_ : 0;
     return {bytes - between, bytes - between, between, between};
   }
 
   /// One rank has so many bytes for, or from, each other. Where equals are simulated once, nobody knows which of them
   /// it is, and bytes go from rank to rank.
-  Bytes_ rooted(double bytes, Rank root, Root does) const {
+  Shipment rooted(double bytes, Rank root, Root does) const {
     const int of = (*members_)[static_cast<std::size_t>(root.value)];
     if (size() == 1) return {};
     if (cluster_->topology().collectives == Algorithm::ring || cluster_->equals_.count(of, *members_) > 1) {
       return along_ring(bytes);
     }
-    Bytes_ result;
+    Shipment result;
     const bool receives = (of == self_) == (does == Root::receives);
     double& within = receives ? result.from_within : result.to_within;
     double& between = receives ? result.from_between : result.to_between;
@@ -196,7 +196,7 @@ class Communicator {
   }
 
   /// @param rounds In which every rank hears from every other.
-  void post(Collective what, OperationKind kind, const Bytes_& bytes, int rounds,
+  void post(Collective what, OperationKind kind, const Shipment& bytes, int rounds,
             IsCounted is_counted = IsCounted::yes) {
     if (size() == 1) return;
     if (is_counted == IsCounted::yes) {

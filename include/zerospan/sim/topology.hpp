@@ -7,7 +7,6 @@
 #include <limits>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/error.hpp>
 
 namespace zerospan::inline v0::sim {
 
@@ -58,6 +57,12 @@ struct Memory {
   double fill = instant;
   double accumulate = instant;
   double update = instant;
+};
+
+/// Where a device has its memory.
+enum class DeviceMemory : std::uint8_t {
+  own,      ///< As a GPU: copies go over the host link, kernels run in the device's memory, compute on a stream.
+  unified,  ///< As a CPU: the host's threads do everything, in its memory.
 };
 
 /// How collectives send their bytes.

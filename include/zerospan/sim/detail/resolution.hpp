@@ -57,13 +57,15 @@ class Resolution {
 
   /// @throws DivergenceError if ranks wait for each other's collectives for ever, or meet in different ones.
   void run() {
-    for (Rank_& rank : ranks_) wake(rank.first_runner);
+    for (SimulatedRank& rank : ranks_) wake(rank.first_runner);
     do {
       step_all();
       fluid_.settle(now_, [&](FlowId flow, double end) { push(end, What::flow, flow, fluid_.version(flow)); });
     } while (advance());
     check_all_ended();
   }
+
+  FluidLinks::Load load(LinkId link) const { return fluid_.load(link); }
 
   Times times(std::size_t rank, std::size_t item) const {
     const State& state = ranks_[rank].states[item];
@@ -96,7 +98,7 @@ class Resolution {
     bool waits = false;            // for an item
   };
 
-  struct Rank_ {
+  struct SimulatedRank {
     Rank rank;
     const Recording* recording;
     RunnerId first_runner;  // the host's; then its stream's; then of each lane its thread, stream and transfers
@@ -125,7 +127,7 @@ class Resolution {
 
   enum class Stage : std::uint8_t { thread, stream, transfers };
 
-  static RunnerId runner_of(const Rank_& rank, const Item& item, Stage stage) {
+  static RunnerId runner_of(const SimulatedRank& rank, const Item& item, Stage stage) {
     return rank.first_runner + 2 + 3 * (item.lanes * static_cast<RunnerId>(lane_count) + item.lane) +
            static_cast<RunnerId>(stage);
   }
@@ -179,7 +181,7 @@ class Resolution {
 
   /// Lets a runner begin what it can.
   void step(RunnerId id) {
-    Rank_& rank = ranks_[runners_[id].rank];
+    SimulatedRank& rank = ranks_[runners_[id].rank];
     const RunnerId offset = id - rank.first_runner;
     if (is_host(offset)) return step_host(rank, id);
     for (;;) {
@@ -203,7 +205,7 @@ class Resolution {
   }
 
   /// The host's thread posts, computes and waits.
-  void step_host(Rank_& rank, RunnerId id) {
+  void step_host(SimulatedRank& rank, RunnerId id) {
     while (rank.next < rank.states.size()) {
       RunnerState& runner = runners_[id];
       if (runner.running != none || runner.waits) return;
@@ -228,7 +230,7 @@ class Resolution {
 
   /// Whether all that an item comes after has ended (or, for an item that is given to a stream, is on one); if not,
   /// the runner is woken when the first that has not ends.
-  bool is_ready(Rank_& rank, RunnerId id, const Item& item, bool is_enough_enqueued) {
+  bool is_ready(SimulatedRank& rank, RunnerId id, const Item& item, bool is_enough_enqueued) {
     for (const ItemId earlier : rank.recording->after(item)) {
       State& state = rank.states[earlier];
       if (state.has_ended || (is_enough_enqueued && state.is_enqueued)) continue;
@@ -249,7 +251,7 @@ class Resolution {
     }
   }
 
-  void queue(Rank_& rank, ItemId number, RunnerId to) {
+  void queue(SimulatedRank& rank, ItemId number, RunnerId to) {
     RunnerState& runner = runners_[to];
     rank.states[number].next = none;
     if (runner.first == none) {
@@ -261,13 +263,13 @@ class Resolution {
     wake(to);
   }
 
-  void enqueue(Rank_& rank, ItemId number, RunnerId stream) {
+  void enqueue(SimulatedRank& rank, ItemId number, RunnerId stream) {
     rank.states[number].is_enqueued = true;
     wake_waiting(rank.states[number]);
     queue(rank, number, stream);
   }
 
-  void begin(Rank_& rank, RunnerId id, ItemId number, double time) {
+  void begin(SimulatedRank& rank, RunnerId id, ItemId number, double time) {
     rank.states[number].begin = time;
     runners_[id].running = number;
     runners_[id].part = 0;
@@ -277,7 +279,7 @@ class Resolution {
   /// A runner has done some part of an item.
   void go_on(RunnerId id) {
     RunnerState& runner = runners_[id];
-    Rank_& rank = ranks_[runner.rank];
+    SimulatedRank& rank = ranks_[runner.rank];
     const ItemId number = runner.running;
     const Item& item = (*rank.recording)[number];
     const auto parts = rank.recording->parts(item);
@@ -373,14 +375,14 @@ class Resolution {
   }
 
   void flow_ended(FlowId flow) {
-    fluid_.end(flow);
+    fluid_.end(now_, flow);
     after_flow(std::move(owners_[flow].runners), owners_[flow].seconds);
   }
 
   void after_flow(const std::vector<RunnerId>& runners, double seconds) {
     for (const RunnerId id : runners) {
       const RunnerState& runner = runners_[id];
-      const Rank_& rank = ranks_[runner.rank];
+      const SimulatedRank& rank = ranks_[runner.rank];
       if (seconds <= 0) {
         go_on(id);
       } else if (is_transfers(id - rank.first_runner)) {
@@ -394,7 +396,7 @@ class Resolution {
     }
   }
 
-  void end_item(Rank_& rank, ItemId number) {
+  void end_item(SimulatedRank& rank, ItemId number) {
     State& state = rank.states[number];
     state.end = now_;
     state.has_ended = true;
@@ -435,7 +437,7 @@ class Resolution {
       if (group.arrived.empty()) continue;
       const RunnerId one = group.arrived.front();
       const RunnerId place = one - ranks_[runners_[one].rank].first_runner;
-      for (const Rank_& rank : ranks_) {
+      for (const SimulatedRank& rank : ranks_) {
         const RunnerId other = rank.first_runner + place;
         const bool has_place = place < 2 + 3 * lane_count * rank.recording->lane_sets;
         if (has_place && std::ranges::find(group.arrived, other) == group.arrived.end()) {
@@ -447,7 +449,7 @@ class Resolution {
 
   const LinksOfRanks& links_;
   FluidLinks fluid_;
-  std::vector<Rank_> ranks_;
+  std::vector<SimulatedRank> ranks_;
   std::vector<RunnerState> runners_;
   std::vector<Group> groups_;
   std::vector<FlowOwner> owners_;  // by the flow's number
