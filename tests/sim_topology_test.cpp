@@ -215,6 +215,19 @@ TEST_CASE("the disk of a node is shared by its ranks, that of a rank is its own"
   }
 }
 
+TEST_CASE("where a switch is not full, its ranks are no equals of the others") {
+  // Of five ranks two and two are below a switch, and one is alone.
+  const sim::Topology topology{.nodes = 2, .ranks_per_node = 5, .host_link = {.to_device = {8}, .ranks = 2}};
+  sim::Cluster cluster{topology, {.simulate = sim::Simulate::one_of_equals}};
+  REQUIRE(cluster.ranks() == std::vector{Rank{0}, Rank{4}});
+  CHECK(cluster.representative(Rank{8}) == Rank{0});
+  CHECK(cluster.representative(Rank{9}) == Rank{4});
+  for (const Rank r : cluster.ranks()) Gpu{cluster, r}.copy("copy", 8);
+  const sim::Schedule schedule = cluster.resolve();
+  CHECK(end_of(schedule, "copy", 0) == 2);
+  CHECK(end_of(schedule, "copy", 4) == 1);
+}
+
 TEST_CASE("links tell what has gone over them, and how long they were busy") {
   sim::Topology topology{.ranks_per_node = 4, .disk = {.read = 8, .write = 4, .scope = sim::Scope::node}};
   for (const sim::Simulate simulate : {sim::Simulate::every_rank, sim::Simulate::one_of_equals}) {
@@ -420,9 +433,55 @@ TEST_CASE("in groups each byte crosses between nodes once: a gather across, then
     zerospan::GroupedCommunicator groups{split_into_groups(communicator, 2)};
     gather(groups, what, rank);
   };
-  CHECK(collective({.between = {64}}, grouped) == 2);         // one shard for each of the two ranks
-  CHECK(collective({.within = {64}}, grouped) == 2);          // two shards
+  CHECK(collective({.between = {64}}, grouped) == 2);  // one shard for each of the two ranks
+  CHECK(collective({.within = {64}}, grouped) == 2);   // two shards
   CHECK(collective({.within = {64}, .between = {64}}, grouped) == 4);
+}
+
+TEST_CASE("a rank whose program ends before a collective is named") {
+  sim::Cluster cluster{sim::Topology{.ranks_per_node = 2}};
+  for (const Rank r : cluster.ranks()) {
+    Gpu rank{cluster, r};
+    sim::Communicator communicator{cluster, r};
+    if (r == Rank{0}) rank.communicate(OperationKind::barrier, "end", [&](auto what) { communicator.barrier(what); });
+  }
+  CHECK_THROWS_WITH_AS(cluster.resolve(), "rank 0: barrier of end (0 bytes); rank 1: nothing more",
+                       zerospan::DivergenceError);
+}
+
+TEST_CASE("the root of a reduction receives what all others send, the one of a broadcast sends it") {
+  const auto seconds = [](auto call) {
+    sim::Cluster cluster{sim::Topology{.ranks_per_node = 4, .within = {64}}};
+    for (const Rank r : cluster.ranks()) {
+      Gpu rank{cluster, r};
+      sim::Communicator communicator{cluster, r};
+      rank.communicate(OperationKind::reduce, "rooted", [&](auto what) { call(communicator, what, rank); });
+    }
+    return end_of(cluster.resolve(), "rooted", 2);
+  };
+  CHECK(seconds([](sim::Communicator& communicator, zerospan::Collective what, Gpu& rank) {
+          std::byte* const data = rank.device.memory().data();
+          const auto type = zerospan::ElementType::float32;
+          communicator.reduce(what, {type, data, type, data, 16}, Rank{1});
+        }) == 3);
+  CHECK(seconds([](sim::Communicator& communicator, zerospan::Collective what, Gpu& rank) {
+          communicator.broadcast(what, {rank.device.memory().data(), 64}, Rank{1});
+        }) == 3);
+}
+
+TEST_CASE("a collective on the calling thread keeps the host until it ends") {
+  sim::Cluster cluster{sim::Topology{.ranks_per_node = 2, .within = {64}, .flops_per_second = 1}};
+  for (const Rank r : cluster.ranks()) {
+    sim::HostDevice device{cluster, r, {.device_budget = 1_MiB, .host_budget = 1_MiB}};
+    sim::Communicator communicator{cluster, r};
+    device.compute("before", r.value);
+    const zerospan::GatherPart part{device.memory().data(), 64};
+    communicator.all_gather({calling_thread, "gather"}, {&part, 1});
+    device.compute("after", 1);
+  }
+  const sim::Schedule schedule = cluster.resolve();
+  CHECK(begin_of(schedule, "after", 0) == 2);
+  CHECK(begin_of(schedule, "after", 1) == 2);
 }
 
 TEST_CASE("collectives of two communicators share links") {
@@ -511,11 +570,10 @@ constexpr auto hybrid = [](Levels levels, auto&) { return zerospan::HybridCommun
 constexpr auto quantized = []<class D>(Levels levels, D& device) {
   using Across = zerospan::QuantizedCommunicator<sim::Communicator, D>;
   return zerospan::GroupedCommunicator{zerospan::CommunicatorLevels<sim::Communicator, Across>{
-      std::move(levels.within), Across{std::move(levels.across),
-                                       device,
-                                       {.gather = zerospan::QuantizedType::int8,
-                                        .reduce = zerospan::QuantizedType::int4,
-                                        .scratch = 64_KiB}}}};
+      std::move(levels.within),
+      Across{std::move(levels.across),
+             device,
+             {.gather = zerospan::QuantizedType::int8, .reduce = zerospan::QuantizedType::int4, .scratch = 64_KiB}}}};
 };
 
 constexpr int groups = 3;
@@ -633,8 +691,9 @@ TEST_CASE_TEMPLATE("stragglers and slow disks are simulated apart, and everybody
   for (const int in_group : {0, 4}) {
     CAPTURE(in_group);
     const double usual = end_of(on_shared_links<D>({}, in_group), "end");
-    for (const sim::Slower& slower : {sim::Slower{.rank = Rank{5}, .compute = 3}, sim::Slower{.rank = Rank{2}, .disk = 2},
-                                      sim::Slower{.rank = Rank{9}, .network = 4}}) {
+    for (const sim::Slower& slower :
+         {sim::Slower{.rank = Rank{5}, .compute = 3}, sim::Slower{.rank = Rank{2}, .disk = 2},
+          sim::Slower{.rank = Rank{9}, .network = 4}}) {
       sim::ClusterOptions options{.slower = {slower}, .ranks_per_group = in_group};
       const sim::Schedule all = on_shared_links<D>(options, in_group);
       options.simulate = sim::Simulate::one_of_equals;
@@ -682,12 +741,13 @@ TEST_CASE("owners run programs of their own, and all of them are simulated") {
   const sim::Schedule all = on_shared_links<sim::Device>({}, 0, zerospan::Owners{});
   std::vector<int> kinds;
   for (int r = 0; r < 12; ++r) kinds.push_back(std::min(r, 5));  // five layers, of an owner each
-  const sim::Schedule few = on_shared_links<sim::Device>(
-      {.simulate = sim::Simulate::one_of_equals, .kinds = kinds}, 0, zerospan::Owners{});
+  const sim::Schedule few =
+      on_shared_links<sim::Device>({.simulate = sim::Simulate::one_of_equals, .kinds = kinds}, 0, zerospan::Owners{});
   CHECK(check_same_times(few, all) < 12);
 }
 
-TEST_CASE("twenty trillion parameters on 512 GPUs: one rank of a node stands for all, and shares its disk with fifteen") {
+TEST_CASE(
+    "twenty trillion parameters on 512 GPUs: one rank of a node stands for all, and shares its disk with fifteen") {
   sim::Topology topology{.nodes = 32,
                          .ranks_per_node = 16,
                          .within = {150e9, 5e-6},

@@ -117,8 +117,8 @@ class Cluster {
       for (std::size_t i = 0; i < recording->size(); ++i) {
         const detail::Item& item = (*recording)[i];
         const auto [begin, end] = resolution.times(r, i);
-        events.push_back({rank, item.kind, track_of(item), recording->name(item), static_cast<std::size_t>(item.bytes),
-                          begin, end});
+        events.push_back(
+            {rank, item.kind, track_of(item), recording->name(item), static_cast<std::size_t>(item.bytes), begin, end});
       }
     }
     std::vector<LinkLoad> loads;

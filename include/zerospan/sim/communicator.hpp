@@ -252,8 +252,7 @@ inline CommunicatorLevels<Communicator> split_into_groups(Communicator& communic
   }
   const int n = ranks_per_group;
   Communicator within = communicator.split([n](Rank rank) { return SplitPlace{rank.value / n, rank.value % n}; });
-  return {std::move(within),
-          communicator.split([n](Rank rank) { return SplitPlace{rank.value % n, rank.value / n}; })};
+  return {std::move(within), communicator.split([n](Rank rank) { return SplitPlace{rank.value % n, rank.value / n}; })};
 }
 
 }  // namespace zerospan::inline v0::sim

@@ -86,9 +86,9 @@ enum class Algorithm : std::uint8_t {
 struct Topology {
   int nodes = 1;
   int ranks_per_node = 1;
-  Link within{};                 ///< Of each rank to the others of its node, each direction.
-  Link between{};                ///< Of each node to the others, each direction: all adapters of the node together.
-  double adapter = instant;      ///< Bytes a second that one rank alone gets of `between`.
+  Link within{};             ///< Of each rank to the others of its node, each direction.
+  Link between{};            ///< Of each node to the others, each direction: all adapters of the node together.
+  double adapter = instant;  ///< Bytes a second that one rank alone gets of `between`.
   HostLink host_link{};
   Disk disk{};
   Memory host_memory{};

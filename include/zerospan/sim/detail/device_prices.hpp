@@ -69,7 +69,9 @@ class DevicePrices {
   }
   Part kernel(const Operation& operation, Side side) const {
     const auto& routes = side == Side::host ? by_host_ : by_device_;
-    const std::size_t which = operation.kind == OperationKind::fill ? 0 : operation.kind == OperationKind::update ? 2 : 1;
+    const std::size_t which = operation.kind == OperationKind::fill     ? 0
+                              : operation.kind == OperationKind::update ? 2
+                                                                        : 1;
     return {static_cast<double>(operation.bytes), 0, routes[which], none};
   }
 

@@ -35,13 +35,13 @@ struct LinkUse {
 
 /// What a link is able to do; links may be pairs that slow each other.
 struct LinkSpeed {
-  double alone;           ///< Bytes a second.
-  double both;            ///< While something flows over the partner too.
+  double alone;  ///< Bytes a second.
+  double both;   ///< While something flows over the partner too.
   LinkId partner = none;
 };
 
-/// Flows of bytes. The rate of each is as high as it can be without lowering that of one that has no more (Bertsekas and
-/// Gallager, Data Networks, section 6.5.2: progressive filling).
+/// Flows of bytes. The rate of each is as high as it can be without lowering that of one that has no more (Bertsekas
+/// and Gallager, Data Networks, section 6.5.2: progressive filling).
 ///
 /// Links over which nothing has come or gone since the last `settle` keep their rates: the cost of an event is that of
 /// the flows that share links with what came or went, directly or by others.
@@ -215,8 +215,8 @@ class FluidLinks {
       double least = instant;
       for (const LinkId id : reached_links_) {
         State& link = links_[id];
-        link.level = link.waiting > 0 ? std::max(level, link.left / (static_cast<double>(link.waiting) / weight_one))
-                                      : instant;
+        link.level =
+            link.waiting > 0 ? std::max(level, link.left / (static_cast<double>(link.waiting) / weight_one)) : instant;
         least = std::min(least, link.level);
       }
       for (const FlowId id : reached_flows_) {

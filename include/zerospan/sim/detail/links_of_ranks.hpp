@@ -61,17 +61,17 @@ struct Route {
 
 /// What links are called; disks are called by what is done to them.
 inline constexpr std::array<std::string_view, 12> resource_names{"links within nodes, into ranks,",
-                                                        "links within nodes, out of ranks,",
-                                                        "links between nodes, inwards,",
-                                                        "links between nodes, outwards,",
-                                                        "the adapter, inwards,",
-                                                        "the adapter, outwards,",
-                                                        "copies to devices",
-                                                        "copies to the host",
-                                                        "disk reads",
-                                                        "disk writes",
-                                                        "host memory",
-                                                        "device memory"};
+                                                                 "links within nodes, out of ranks,",
+                                                                 "links between nodes, inwards,",
+                                                                 "links between nodes, outwards,",
+                                                                 "the adapter, inwards,",
+                                                                 "the adapter, outwards,",
+                                                                 "copies to devices",
+                                                                 "copies to the host",
+                                                                 "disk reads",
+                                                                 "disk writes",
+                                                                 "host memory",
+                                                                 "device memory"};
 
 class LinksOfRanks {
  public:
@@ -196,14 +196,16 @@ class LinksOfRanks {
   Shared shared(int rank, Resource resource, const std::vector<int>& sharing, double speed) {
     if (speed == instant) return {none, 0};
     const auto [known, is_new] = links_.try_emplace({resource, sharing.front()}, none);
-    if (is_new) known->second = add_link(speed, std::string{resource_names[static_cast<std::size_t>(resource)]} + whose(sharing));
+    if (is_new)
+      known->second = add_link(speed, std::string{resource_names[static_cast<std::size_t>(resource)]} + whose(sharing));
     return {known->second, equals_.count(rank, sharing)};
   }
 
   Shared disk_of(int rank, Resource resource, const std::vector<int>& sharing) {
     if (topology_.disk.read == instant && topology_.disk.write == instant) return {none, 0};
     const auto [known, is_new] = links_.try_emplace({Resource::disk_read, sharing.front()}, none);
-    if (is_new) known->second = add_disk(topology_.disk, slowest(sharing, &Slower::disk), whose(sharing).substr(1)).first;
+    if (is_new)
+      known->second = add_disk(topology_.disk, slowest(sharing, &Slower::disk), whose(sharing).substr(1)).first;
     return {known->second + (resource == Resource::disk_write ? 1U : 0U), equals_.count(rank, sharing)};
   }
 

@@ -20,6 +20,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/operation.hpp>
 #include <zerospan/sim/detail/fluid_links.hpp>
+#include <zerospan/sim/detail/joined_flow.hpp>
 #include <zerospan/sim/detail/links_of_ranks.hpp>
 #include <zerospan/sim/detail/recording.hpp>
 
@@ -33,8 +34,8 @@ struct RankRecording {
 
 /// A discrete simulation of events. Each rank has runners, which take items one after the other: the host's thread, in
 /// program order; its stream; and of each lane, in posting order, the thread, the stream of a device with memory of its
-/// own, and the queue of asynchronous transfers. What runs flows over links (`FluidLinks`). All that happens at one time
-/// happens before links are shared anew, so that equal ranks stay equal to the bit.
+/// own, and the queue of asynchronous transfers. What runs flows over links (`FluidLinks`). All that happens at one
+/// time happens before links are shared anew, so that equal ranks stay equal to the bit.
 class Resolution {
  public:
   struct Times {
@@ -316,51 +317,21 @@ class Resolution {
     std::vector<RunnerId> arrived = std::exchange(group.arrived, {});
     std::ranges::sort(arrived);
     for (const RunnerId other : arrived) check_same(arrived.front(), other);
-    double bytes = 0;
-    double seconds = 0;
-    for (const RunnerId each : arrived) {
-      bytes = std::max(bytes, current(each).bytes);
-      seconds = std::max(seconds, current(each).seconds);
-    }
-    std::vector<LinkUse> uses;
-    double cap = instant;
-    for (const RunnerId each : arrived) {
-      const Part& own = current(each);
-      if (own.bytes <= 0) continue;
-      const Route& route = links_.route(own.route);
-      cap = std::min(cap, route.cap);
-      for (const LinkUse& use : route.uses) {
-        const Weight weight = own.bytes == bytes ? use.weight : to_weight(static_cast<double>(use.weight) / weight_one *
-                                                                            (own.bytes / bytes));
-        if (weight > 0) uses.push_back({use.link, weight});
-      }
-    }
-    join_equal_links(uses);
+    std::vector<Part> parts;
+    for (const RunnerId each : arrived) parts.push_back(current(each));
+    const JoinedFlow flow = join(parts, links_);
     for (const RunnerId each : arrived) {
       RunnerState& runner = runners_[each];
       if (runner.part == 0) ranks_[runner.rank].states[runner.running].begin = now_;
       ++runner.part;
     }
-    if (uses.empty() && cap == instant) return after_flow(std::move(arrived), seconds);
-    flows_with(fluid_.start(now_, bytes, uses, cap), seconds).runners = std::move(arrived);
+    if (flow.uses.empty() && flow.cap == instant) return after_flow(arrived, flow.seconds);
+    flows_with(fluid_.start(now_, flow.bytes, flow.uses, flow.cap), flow.seconds).runners = std::move(arrived);
   }
 
   const Part& current(RunnerId id) const {
     const Recording& recording = *ranks_[runners_[id].rank].recording;
     return recording.parts(recording[runners_[id].running])[runners_[id].part];
-  }
-
-  static void join_equal_links(std::vector<LinkUse>& uses) {
-    std::ranges::sort(uses, {}, &LinkUse::link);
-    std::size_t kept = 0;
-    for (const LinkUse& use : uses) {
-      if (kept > 0 && uses[kept - 1].link == use.link) {
-        uses[kept - 1].weight += use.weight;
-      } else {
-        uses[kept++] = use;
-      }
-    }
-    uses.resize(kept);
   }
 
   struct FlowOwner {
