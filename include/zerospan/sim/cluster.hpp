@@ -168,6 +168,10 @@ class Cluster {
           topology.flops_per_second}) {
       require(speed > 0, "speeds that are positive");
     }
+    for (const MemoryTraffic& traffic : {topology.host_memory.traffic, topology.device_memory.traffic}) {
+      require(traffic.fill > 0 && traffic.accumulate > 0 && traffic.update > 0, "kernels that touch memory");
+      require(traffic.copy >= 0 && traffic.disk >= 0, "traffic that is not negative");
+    }
     require(options.kinds.empty() || options.kinds.size() == static_cast<std::size_t>(topology.ranks()),
             "a kind for each rank, or none at all");
     require(options.ranks_per_group >= 0 &&

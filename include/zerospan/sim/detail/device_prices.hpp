@@ -67,12 +67,13 @@ class DevicePrices {
   static bool is_kernel(OperationKind kind) {
     return kind == OperationKind::fill || kind == OperationKind::accumulate || kind == OperationKind::update;
   }
+  /// In bytes of memory, not of operands: memories are shared by what crosses them.
   Part kernel(const Operation& operation, Side side) const {
-    const auto& routes = side == Side::host ? by_host_ : by_device_;
+    const auto& kernels = side == Side::host ? by_host_ : by_device_;
     const std::size_t which = operation.kind == OperationKind::fill     ? 0
                               : operation.kind == OperationKind::update ? 2
                                                                         : 1;
-    return {static_cast<double>(operation.bytes), 0, routes[which], none};
+    return {static_cast<double>(operation.bytes) * kernels[which].traffic, 0, kernels[which].route, none};
   }
 
   static bool is_transfer(OperationKind kind) { return kind == OperationKind::read || kind == OperationKind::write; }
@@ -94,10 +95,17 @@ class DevicePrices {
     return cluster_.route(rank_, std::vector<Use>{uses}, cap);
   }
 
-  std::array<RouteId, 3> kernels(const Memory& memory, Resource resource) {
-    return {route({{resource, memory.traffic.fill}}, memory.fill),
-            route({{resource, memory.traffic.accumulate}}, memory.accumulate),
-            route({{resource, memory.traffic.update}}, memory.update)};
+  struct Kernel {
+    RouteId route = none;
+    double traffic = 1;
+  };
+
+  std::array<Kernel, 3> kernels(const Memory& memory, Resource resource) {
+    const auto kernel = [&](double traffic, double operands) {
+      return Kernel{route({{resource, 1}}, operands * traffic), traffic};
+    };
+    return {kernel(memory.traffic.fill, memory.fill), kernel(memory.traffic.accumulate, memory.accumulate),
+            kernel(memory.traffic.update, memory.update)};
   }
 
   Cluster& cluster_;
@@ -108,8 +116,8 @@ class DevicePrices {
   RouteId in_host_ = none;
   RouteId in_device_ = none;
   RouteId touch_ = none;
-  std::array<RouteId, 3> by_host_{};
-  std::array<RouteId, 3> by_device_{};
+  std::array<Kernel, 3> by_host_{};
+  std::array<Kernel, 3> by_device_{};
   TierRoutes disk_;
   std::map<const void*, TierRoutes> tiers_;
 };
