@@ -837,6 +837,7 @@ TEST_CASE("what makes no sense is refused") {
   sim::Device other{cluster, Rank{1}, {.device_budget = 1_MiB, .host_budget = 1_MiB}};
   CHECK_THROWS_AS(device.compute(other.stream(), "compute", {1}), zerospan::ConfigurationError);
   CHECK_THROWS_AS(sim::MeasuredSpeed{{}}, zerospan::ConfigurationError);
+  CHECK_THROWS_AS((sim::Tier{device, {.capacity = 1_MiB, .own = sim::Disk{.read = 0}}}), zerospan::ConfigurationError);
 }
 
 }  // namespace

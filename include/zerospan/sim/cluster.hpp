@@ -233,7 +233,9 @@ class Cluster {
     return links_.route(rank.value, uses, cap);
   }
 
+  /// @throws ConfigurationError
   std::pair<detail::RouteId, detail::RouteId> private_disk(Rank rank, const Disk& disk) {
+    if (!(disk.read > 0 && disk.write > 0)) throw_configuration_error("a simulated disk needs positive speeds");
     const std::scoped_lock lock{mutex_};
     return links_.private_disk(rank.value, disk);
   }

@@ -30,7 +30,8 @@ struct HostLink {
   int ranks = 1;  ///< So many consecutive ranks of a node share them: those below one switch or socket.
 };
 
-/// Storage that stays: reads and writes.
+/// Storage that stays. The requests of one lane are served in the order in which they were posted; those of other
+/// lanes, and of other ranks, share with them.
 struct Disk {
   double read = instant;   ///< Bytes a second while nothing is written.
   double write = instant;  ///< Bytes a second while nothing is read.
