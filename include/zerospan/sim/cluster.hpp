@@ -30,7 +30,11 @@
 
 namespace zerospan::inline v0::sim {
 
-enum class DeviceMemory : std::uint8_t;
+namespace detail {
+
+class DevicePrices;
+
+}  // namespace detail
 
 /// Whose programs are run.
 enum class Simulate : std::uint8_t {
@@ -45,7 +49,7 @@ struct ClusterOptions {
   int ranks_per_group = 0;       ///< As in `split_into_groups`, where equals are to be found in groups; 0: no groups.
 };
 
-/// Bytes that a rank has received from others.
+/// Bytes of tensors that a rank has received from others.
 struct Traffic {
   double within = 0;   ///< Its node.
   double between = 0;  ///< Nodes.
@@ -113,15 +117,21 @@ class Cluster {
       for (std::size_t i = 0; i < recording->size(); ++i) {
         const detail::Item& item = (*recording)[i];
         const auto [begin, end] = resolution.times(r, i);
-        events.push_back({rank, item.kind, track_of(item), recording->name(item), static_cast<std::size_t>(item.bytes),
-                          begin, end});
+        events.push_back(
+            {rank, item.kind, track_of(item), recording->name(item), static_cast<std::size_t>(item.bytes), begin, end});
       }
     }
-    return {std::move(events), std::move(names)};
+    std::vector<LinkLoad> loads;
+    for (detail::LinkId link = 0; link < links_.speeds().size(); ++link) {
+      const auto [bytes, busy] = resolution.load(link);
+      loads.push_back({links_.name(link), links_.speeds()[link].alone, bytes, busy});
+    }
+    return {std::move(events), std::move(names), std::move(loads)};
   }
 
  private:
   friend class Communicator;
+  friend class detail::DevicePrices;
   template <DeviceMemory>
   friend class BasicDevice;
   template <DeviceMemory>
@@ -149,6 +159,19 @@ class Cluster {
     };
     require(topology.nodes > 0 && topology.ranks_per_node > 0, "nodes and ranks");
     require(topology.host_link.ranks > 0, "at least one rank below each host link");
+    for (const double speed :
+         {topology.within.bytes_per_second, topology.between.bytes_per_second, topology.adapter,
+          topology.host_link.to_device.bytes_per_second, topology.host_link.to_host.bytes_per_second,
+          topology.disk.read, topology.disk.write, topology.host_memory.bytes_per_second, topology.host_memory.fill,
+          topology.host_memory.accumulate, topology.host_memory.update, topology.device_memory.bytes_per_second,
+          topology.device_memory.fill, topology.device_memory.accumulate, topology.device_memory.update,
+          topology.flops_per_second}) {
+      require(speed > 0, "speeds that are positive");
+    }
+    for (const MemoryTraffic& traffic : {topology.host_memory.traffic, topology.device_memory.traffic}) {
+      require(traffic.fill > 0 && traffic.accumulate > 0 && traffic.update > 0, "kernels that touch memory");
+      require(traffic.copy >= 0 && traffic.disk >= 0, "traffic that is not negative");
+    }
     require(options.kinds.empty() || options.kinds.size() == static_cast<std::size_t>(topology.ranks()),
             "a kind for each rank, or none at all");
     require(options.ranks_per_group >= 0 &&
@@ -210,7 +233,9 @@ class Cluster {
     return links_.route(rank.value, uses, cap);
   }
 
+  /// @throws ConfigurationError
   std::pair<detail::RouteId, detail::RouteId> private_disk(Rank rank, const Disk& disk) {
+    if (!(disk.read > 0 && disk.write > 0)) throw_configuration_error("a simulated disk needs positive speeds");
     const std::scoped_lock lock{mutex_};
     return links_.private_disk(rank.value, disk);
   }

@@ -88,7 +88,7 @@ class Communicator {
   }
   void all_reduce(Collective what, std::span<std::int64_t> integers) {
     const double slice = static_cast<double>(integers.size_bytes()) / static_cast<double>(size());
-    post(what, OperationKind::all_reduce, exchange(2 * slice), 2);
+    post(what, OperationKind::all_reduce, exchange(2 * slice), 2, IsCounted::no);
   }
   void broadcast(Collective what, std::span<std::byte> bytes, Rank root) {
     post(what, OperationKind::broadcast, rooted(static_cast<double>(bytes.size()), root, Root::sends), 1);
@@ -101,9 +101,10 @@ class Communicator {
  private:
   using Members = std::shared_ptr<const std::vector<int>>;
   enum class Root : std::uint8_t { sends, receives };
+  enum class IsCounted : std::uint8_t { yes, no };
 
   /// Bytes that this rank receives and sends.
-  struct Bytes_ {
+  struct Shipment {
     double from_within = 0;
     double to_within = 0;
     double from_between = 0;
@@ -151,7 +152,7 @@ class Communicator {
   }
 
   /// Each rank has so many bytes for each other one.
-  Bytes_ exchange(double slice) const {
+  Shipment exchange(double slice) const {
     if (cluster_->topology().collectives == Algorithm::ring) return along_ring(slice * (size() - 1));
     const double within = slice * (near_ - 1);
     const double between = slice * (size() - near_);
@@ -159,20 +160,20 @@ class Communicator {
   }
 
   /// So many bytes go from each rank to the next. Of the ranks of a node, one is next to another node.
-  Bytes_ along_ring(double bytes) const {
+  Shipment along_ring(double bytes) const {
     const double between = nodes_ > 1 ? bytes / near_ : 0;
     return {bytes - between, bytes - between, between, between};
   }
 
   /// One rank has so many bytes for, or from, each other. Where equals are simulated once, nobody knows which of them
   /// it is, and bytes go from rank to rank.
-  Bytes_ rooted(double bytes, Rank root, Root does) const {
+  Shipment rooted(double bytes, Rank root, Root does) const {
     const int of = (*members_)[static_cast<std::size_t>(root.value)];
     if (size() == 1) return {};
     if (cluster_->topology().collectives == Algorithm::ring || cluster_->equals_.count(of, *members_) > 1) {
       return along_ring(bytes);
     }
-    Bytes_ result;
+    Shipment result;
     const bool receives = (of == self_) == (does == Root::receives);
     double& within = receives ? result.from_within : result.to_within;
     double& between = receives ? result.from_between : result.to_between;
@@ -195,11 +196,14 @@ class Communicator {
   }
 
   /// @param rounds In which every rank hears from every other.
-  void post(Collective what, OperationKind kind, const Bytes_& bytes, int rounds) {
+  void post(Collective what, OperationKind kind, const Shipment& bytes, int rounds,
+            IsCounted is_counted = IsCounted::yes) {
     if (size() == 1) return;
-    Traffic& traffic = cluster_->traffic_[static_cast<std::size_t>(self_)];
-    traffic.within += bytes.from_within;
-    traffic.between += bytes.from_between;
+    if (is_counted == IsCounted::yes) {
+      Traffic& traffic = cluster_->traffic_[static_cast<std::size_t>(self_)];
+      traffic.within += bytes.from_within;
+      traffic.between += bytes.from_between;
+    }
     const std::array amounts{bytes.from_within, bytes.to_within, bytes.from_between, bytes.to_between};
     const double most = std::ranges::max(amounts);
     const detail::Part part{most, latency(rounds), most > 0 ? route(amounts, most) : detail::none, group_};
@@ -248,8 +252,7 @@ inline CommunicatorLevels<Communicator> split_into_groups(Communicator& communic
   }
   const int n = ranks_per_group;
   Communicator within = communicator.split([n](Rank rank) { return SplitPlace{rank.value / n, rank.value % n}; });
-  return {std::move(within),
-          communicator.split([n](Rank rank) { return SplitPlace{rank.value % n, rank.value / n}; })};
+  return {std::move(within), communicator.split([n](Rank rank) { return SplitPlace{rank.value % n, rank.value / n}; })};
 }
 
 }  // namespace zerospan::inline v0::sim

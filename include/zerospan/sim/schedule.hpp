@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -26,12 +27,23 @@ struct Event {
   double end;
 };
 
-/// All events of all simulated ranks, ordered by rank and posting. Copies are of the same names.
+/// A link of the topology that simulated ranks have used. Equals that share it are counted, simulated or not.
+struct LinkLoad {
+  std::string name;         ///< "disk reads of ranks 0 to 15"
+  double bytes_per_second;  ///< What it is able to do.
+  double bytes;             ///< That have gone over it.
+  double busy;              ///< Seconds in which any have.
+};
+
+/// All events of all simulated ranks, ordered by rank and posting.
 class Schedule {
  public:
   using Names = std::vector<std::shared_ptr<detail::Names>>;
 
-  Schedule(std::vector<Event> events, Names names) : events_{std::move(events)}, names_{std::move(names)} {}
+  Schedule(std::vector<Event> events, Names names, std::vector<LinkLoad> links)
+      : events_{std::move(events)}, names_{std::move(names)}, links_{std::move(links)} {}
+
+  const std::vector<LinkLoad>& links() const noexcept { return links_; }
 
   auto begin() const noexcept { return events_.begin(); }
   auto end() const noexcept { return events_.end(); }
@@ -43,6 +55,7 @@ class Schedule {
  private:
   std::vector<Event> events_;
   Names names_;
+  std::vector<LinkLoad> links_;
 };
 
 }  // namespace zerospan::inline v0::sim

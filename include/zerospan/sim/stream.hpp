@@ -31,8 +31,8 @@ class ItemBeingPosted {
   virtual ~ItemBeingPosted() = default;
 
   virtual void copies(const std::byte* to, const std::byte* from, std::size_t bytes) = 0;
-  /// A kernel reads and writes so many bytes of this memory.
-  virtual void touches(const std::byte* memory, std::size_t bytes) = 0;
+  /// A kernel reads and writes so many bytes.
+  virtual void touches(std::size_t bytes) = 0;
   /// A collective has added its part.
   virtual void call_ends(OperationKind kind, std::string_view name) = 0;
 
@@ -63,27 +63,27 @@ inline void copy_bytes(const Stream& stream, std::byte* to, const std::byte* fro
   if (to != from) stream.item().copies(to, from, bytes);
 }
 
-inline void fill_zero(const Stream& stream, std::byte* to, std::size_t bytes) { stream.item().touches(to, bytes); }
+inline void fill_zero(const Stream& stream, std::byte*, std::size_t bytes) { stream.item().touches(bytes); }
 
-inline void widen(const Stream& stream, ElementType type, const std::byte*, float* to, std::size_t elements) {
-  stream.item().touches(reinterpret_cast<const std::byte*>(to), elements * (element_bytes(type) + sizeof(float)));
+inline void widen(const Stream& stream, ElementType type, const std::byte*, float*, std::size_t elements) {
+  stream.item().touches(elements * (element_bytes(type) + sizeof(float)));
 }
 
-inline void narrow(const Stream& stream, const float*, ElementType type, std::byte* to, std::size_t elements) {
-  stream.item().touches(to, elements * (element_bytes(type) + sizeof(float)));
+inline void narrow(const Stream& stream, const float*, ElementType type, std::byte*, std::size_t elements) {
+  stream.item().touches(elements * (element_bytes(type) + sizeof(float)));
 }
 
 /// Priced as the item that it is part of.
 inline void add_gradient(const Stream&, const GradientAddition&) noexcept {}
 
-inline void encode_blocks(const Stream& stream, ElementType element, const std::byte* from, QuantizedType type,
-                          std::byte*, std::size_t elements) {
-  stream.item().touches(from, elements * element_bytes(element) + encoded_bytes(elements, type));
+inline void encode_blocks(const Stream& stream, ElementType element, const std::byte*, QuantizedType type, std::byte*,
+                          std::size_t elements) {
+  stream.item().touches(elements * element_bytes(element) + encoded_bytes(elements, type));
 }
 
 inline void sum_blocks(const Stream& stream, std::span<const std::byte* const> inputs, QuantizedType type,
-                       ElementType element, std::byte* to, std::size_t elements) {
-  stream.item().touches(to, inputs.size() * encoded_bytes(elements, type) + elements * element_bytes(element));
+                       ElementType element, std::byte*, std::size_t elements) {
+  stream.item().touches(inputs.size() * encoded_bytes(elements, type) + elements * element_bytes(element));
 }
 
 /// Priced as the item that it is part of.

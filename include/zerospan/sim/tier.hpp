@@ -32,9 +32,9 @@ class Tier {
   static constexpr std::size_t block = 4096;
 
   /// @param device The only one that posts transfers to it; outlives it.
-  template <DeviceMemory Memory>
-  Tier(BasicDevice<Memory>& device, TierOptions options) : options_{std::move(options)} {
-    if (options_.own) device.connect(this, *options_.own);
+  template <DeviceMemory Where>
+  Tier(BasicDevice<Where>& device, TierOptions options) : options_{std::move(options)} {
+    if (options_.own) device.prices_.add_tier(this, *options_.own);
   }
   Tier(const Tier&) = delete;
   Tier& operator=(const Tier&) = delete;

@@ -7,7 +7,6 @@
 #include <limits>
 
 #include <zerospan/core/config.hpp>
-#include <zerospan/core/error.hpp>
 
 namespace zerospan::inline v0::sim {
 
@@ -31,7 +30,8 @@ struct HostLink {
   int ranks = 1;  ///< So many consecutive ranks of a node share them: those below one switch or socket.
 };
 
-/// Storage that stays: reads and writes.
+/// Storage that stays. The requests of one lane are served in the order in which they were posted; those of other
+/// lanes, and of other ranks, share with them.
 struct Disk {
   double read = instant;   ///< Bytes a second while nothing is written.
   double write = instant;  ///< Bytes a second while nothing is read.
@@ -60,6 +60,12 @@ struct Memory {
   double update = instant;
 };
 
+/// Where a device has its memory.
+enum class DeviceMemory : std::uint8_t {
+  own,      ///< As a GPU: copies go over the host link, kernels run in the device's memory, compute on a stream.
+  unified,  ///< As a CPU: the host's threads do everything, in its memory.
+};
+
 /// How collectives send their bytes.
 enum class Algorithm : std::uint8_t {
   direct,  ///< Each rank sends each other one its slice: in one hop, and between nodes once for each pair of ranks.
@@ -81,9 +87,9 @@ enum class Algorithm : std::uint8_t {
 struct Topology {
   int nodes = 1;
   int ranks_per_node = 1;
-  Link within{};                 ///< Of each rank to the others of its node, each direction.
-  Link between{};                ///< Of each node to the others, each direction: all adapters of the node together.
-  double adapter = instant;      ///< Bytes a second that one rank alone gets of `between`.
+  Link within{};             ///< Of each rank to the others of its node, each direction.
+  Link between{};            ///< Of each node to the others, each direction: all adapters of the node together.
+  double adapter = instant;  ///< Bytes a second that one rank alone gets of `between`.
   HostLink host_link{};
   Disk disk{};
   Memory host_memory{};

@@ -70,8 +70,7 @@ class Equals {
 
   /// How many equals of `rank` are among `ranks`.
   int count(int rank, const std::vector<int>& ranks) const {
-    return static_cast<int>(
-        std::ranges::count_if(ranks, [&](int other) { return class_of(other) == class_of(rank); }));
+    return static_cast<int>(std::ranges::count_if(ranks, [&](int other) { return class_of(other) == class_of(rank); }));
   }
 
   /// The classes of `ranks`, sorted.
@@ -93,8 +92,7 @@ class Equals {
   void add_colors(const RankSets& sets, std::vector<std::vector<int>>& colors) const {
     std::map<std::vector<int>, int> compositions;
     for (const std::vector<int>& members : sets.members) {
-      const int color =
-          compositions.emplace(composition(members), static_cast<int>(compositions.size())).first->second;
+      const int color = compositions.emplace(composition(members), static_cast<int>(compositions.size())).first->second;
       for (const int rank : members) colors[static_cast<std::size_t>(rank)].push_back(color);
     }
   }

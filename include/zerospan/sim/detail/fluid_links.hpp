@@ -35,21 +35,29 @@ struct LinkUse {
 
 /// What a link is able to do; links may be pairs that slow each other.
 struct LinkSpeed {
-  double alone;           ///< Bytes a second.
-  double both;            ///< While something flows over the partner too.
+  double alone;  ///< Bytes a second.
+  double both;   ///< While something flows over the partner too.
   LinkId partner = none;
 };
 
-/// Flows of bytes. The rate of each is as high as it can be without lowering that of one that has no more (Bertsekas and
-/// Gallager, Data Networks, section 6.5.2: progressive filling).
+/// Flows of bytes. The rate of each is as high as it can be without lowering that of one that has no more (Bertsekas
+/// and Gallager, Data Networks, section 6.5.2: progressive filling).
 ///
 /// Links over which nothing has come or gone since the last `settle` keep their rates: the cost of an event is that of
 /// the flows that share links with what came or went, directly or by others.
 class FluidLinks {
  public:
+  struct Load {
+    double bytes = 0;
+    double busy = 0;  ///< Seconds in which anything has flowed.
+  };
+
   explicit FluidLinks(std::span<const LinkSpeed> speeds) {
     links_.reserve(speeds.size());
-    for (const LinkSpeed& speed : speeds) links_.push_back({speed, {}, 0, 0, 0, 0, 0});
+    for (const LinkSpeed& speed : speeds) {
+      links_.emplace_back();
+      links_.back().speed = speed;
+    }
   }
 
   /// A flow begins. Its rate is known when `settle` returns.
@@ -65,34 +73,42 @@ class FluidLinks {
     }
     Flow& flow = flows_[id];
     flow.uses.assign(uses.begin(), uses.end());
-    flow.remaining = bytes;
+    flow.bytes = flow.remaining = bytes;
     flow.cap = cap;
     flow.rate = 0;
     flow.since = now;
     flow.is_new = true;
     for (const LinkUse& use : uses) {
-      links_[use.link].flows.push_back(id);
-      if (links_[use.link].flows.size() == 1) touch_partner(use.link);
+      State& link = links_[use.link];
+      link.flows.push_back(id);
+      if (link.flows.size() > 1) continue;
+      link.busy_since = now;
+      touch_partner(use.link);
     }
     started_.push_back(id);
     return id;
   }
 
   /// A flow has ended. Nobody else gets its number before the next `settle`.
-  void end(FlowId id) {
+  void end(double now, FlowId id) {
     Flow& flow = flows_[id];
     for (const LinkUse& use : flow.uses) {
-      auto& flows = links_[use.link].flows;
-      const auto at = std::ranges::find(flows, id);
-      *at = flows.back();
-      flows.pop_back();
+      State& link = links_[use.link];
+      *std::ranges::find(link.flows, id) = link.flows.back();
+      link.flows.pop_back();
+      link.load.bytes += flow.bytes * (static_cast<double>(use.weight) / weight_one);
       touched_.push_back(use.link);
-      if (flows.empty()) touch_partner(use.link);
+      if (!link.flows.empty()) continue;
+      link.load.busy += now - link.busy_since;
+      touch_partner(use.link);
     }
     flow.uses.clear();
     ++flow.version;
     ended_.push_back(id);
   }
+
+  /// What has gone over a link, of flows that have ended.
+  Load load(LinkId link) const { return links_[link].load; }
 
   /// Tells flows that ended from others that have their numbers, and old ends of a flow from the last one.
   std::uint32_t version(FlowId id) const { return flows_[id].version; }
@@ -121,17 +137,20 @@ class FluidLinks {
 
  private:
   struct State {
-    LinkSpeed speed;
+    LinkSpeed speed{};
     std::vector<FlowId> flows;
-    std::uint32_t epoch;
-    double left;       // bytes a second that are not given
-    Weight waiting;    // of the flows that have no rate yet
-    Weight given;      // of the flows that got theirs in this round
-    double level;      // the rate that its flows can have
+    std::uint32_t epoch = 0;
+    double left = 0;     // bytes a second that are not given
+    Weight waiting = 0;  // of the flows that have no rate yet
+    Weight given = 0;    // of the flows that got theirs in this round
+    double level = 0;    // the rate that its flows can have
+    double busy_since = 0;
+    Load load;
   };
 
   struct Flow {
     std::vector<LinkUse> uses;
+    double bytes = 0;
     double remaining = 0;
     double cap = 0;
     double rate = 0;
@@ -196,8 +215,8 @@ class FluidLinks {
       double least = instant;
       for (const LinkId id : reached_links_) {
         State& link = links_[id];
-        link.level = link.waiting > 0 ? std::max(level, link.left / (static_cast<double>(link.waiting) / weight_one))
-                                      : instant;
+        link.level =
+            link.waiting > 0 ? std::max(level, link.left / (static_cast<double>(link.waiting) / weight_one)) : instant;
         least = std::min(least, link.level);
       }
       for (const FlowId id : reached_flows_) {

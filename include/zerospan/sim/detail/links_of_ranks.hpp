@@ -6,9 +6,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -58,6 +59,20 @@ struct Route {
   double cap = instant;
 };
 
+/// What links are called; disks are called by what is done to them.
+inline constexpr std::array<std::string_view, 12> resource_names{"links within nodes, into ranks,",
+                                                                 "links within nodes, out of ranks,",
+                                                                 "links between nodes, inwards,",
+                                                                 "links between nodes, outwards,",
+                                                                 "the adapter, inwards,",
+                                                                 "the adapter, outwards,",
+                                                                 "copies to devices",
+                                                                 "copies to the host",
+                                                                 "disk reads",
+                                                                 "disk writes",
+                                                                 "host memory",
+                                                                 "device memory"};
+
 class LinksOfRanks {
  public:
   LinksOfRanks(const Topology& topology, std::span<const Slower> slower, const Equals& equals)
@@ -76,6 +91,7 @@ class LinksOfRanks {
 
   const RankSets& nodes() const noexcept { return nodes_; }
   const std::vector<LinkSpeed>& speeds() const noexcept { return speeds_; }
+  const std::string& name(LinkId link) const { return names_[link]; }
   const Route& route(RouteId id) const { return routes_[id]; }
 
   /// How a rank's transfers of a kind go; the same each time that it is asked.
@@ -93,7 +109,7 @@ class LinksOfRanks {
   /// The routes of reads and writes of a disk that one rank has alone.
   std::pair<RouteId, RouteId> private_disk(int rank, const Disk& disk) {
     const double slower = slowest({rank}, &Slower::disk);
-    const auto [read, write] = add_disk(disk, slower);
+    const auto [read, write] = add_disk(disk, slower, "of rank " + std::to_string(rank));
     Route reads{{{read, to_weight(1)}}, instant};
     Route writes{{{write, to_weight(1)}}, instant};
     if (const auto [memory, sharers] = link_of(rank, Resource::host_memory); memory != none) {
@@ -123,14 +139,15 @@ class LinksOfRanks {
     return static_cast<RouteId>(routes_.size() - 1);
   }
 
-  LinkId add_link(double speed) {
+  LinkId add_link(double speed, std::string name) {
     speeds_.push_back({speed, speed, none});
+    names_.push_back(std::move(name));
     return static_cast<LinkId>(speeds_.size() - 1);
   }
 
-  std::pair<LinkId, LinkId> add_disk(const Disk& disk, double slower) {
-    const LinkId read = add_link(disk.read / slower);
-    const LinkId write = add_link(disk.write / slower);
+  std::pair<LinkId, LinkId> add_disk(const Disk& disk, double slower, const std::string& of) {
+    const LinkId read = add_link(disk.read / slower, "disk reads " + of);
+    const LinkId write = add_link(disk.write / slower, "disk writes " + of);
     if (disk.mixed > 0) {
       speeds_[read] = {disk.read / slower, disk.mixed / slower, write};
       speeds_[write] = {disk.write / slower, disk.mixed / slower, read};
@@ -170,17 +187,25 @@ class LinksOfRanks {
     return {none, 0};
   }
 
+  /// " of rank 3", " of ranks 4 to 7"
+  static std::string whose(const std::vector<int>& sharing) {
+    if (sharing.size() == 1) return " of rank " + std::to_string(sharing.front());
+    return " of ranks " + std::to_string(sharing.front()) + " to " + std::to_string(sharing.back());
+  }
+
   Shared shared(int rank, Resource resource, const std::vector<int>& sharing, double speed) {
     if (speed == instant) return {none, 0};
     const auto [known, is_new] = links_.try_emplace({resource, sharing.front()}, none);
-    if (is_new) known->second = add_link(speed);
+    if (is_new)
+      known->second = add_link(speed, std::string{resource_names[static_cast<std::size_t>(resource)]} + whose(sharing));
     return {known->second, equals_.count(rank, sharing)};
   }
 
   Shared disk_of(int rank, Resource resource, const std::vector<int>& sharing) {
     if (topology_.disk.read == instant && topology_.disk.write == instant) return {none, 0};
     const auto [known, is_new] = links_.try_emplace({Resource::disk_read, sharing.front()}, none);
-    if (is_new) known->second = add_disk(topology_.disk, slowest(sharing, &Slower::disk)).first;
+    if (is_new)
+      known->second = add_disk(topology_.disk, slowest(sharing, &Slower::disk), whose(sharing).substr(1)).first;
     return {known->second + (resource == Resource::disk_write ? 1U : 0U), equals_.count(rank, sharing)};
   }
 
@@ -190,6 +215,7 @@ class LinksOfRanks {
   RankSets nodes_;
   RankSets switches_;
   std::vector<LinkSpeed> speeds_;
+  std::vector<std::string> names_;
   std::map<std::pair<Resource, int>, LinkId> links_;  // by the first rank that shares them
   std::vector<Route> routes_;
 };

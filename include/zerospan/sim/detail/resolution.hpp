@@ -20,6 +20,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/operation.hpp>
 #include <zerospan/sim/detail/fluid_links.hpp>
+#include <zerospan/sim/detail/joined_flow.hpp>
 #include <zerospan/sim/detail/links_of_ranks.hpp>
 #include <zerospan/sim/detail/recording.hpp>
 
@@ -33,8 +34,8 @@ struct RankRecording {
 
 /// A discrete simulation of events. Each rank has runners, which take items one after the other: the host's thread, in
 /// program order; its stream; and of each lane, in posting order, the thread, the stream of a device with memory of its
-/// own, and the queue of asynchronous transfers. What runs flows over links (`FluidLinks`). All that happens at one time
-/// happens before links are shared anew, so that equal ranks stay equal to the bit.
+/// own, and the queue of asynchronous transfers. What runs flows over links (`FluidLinks`). All that happens at one
+/// time happens before links are shared anew, so that equal ranks stay equal to the bit.
 class Resolution {
  public:
   struct Times {
@@ -57,13 +58,15 @@ class Resolution {
 
   /// @throws DivergenceError if ranks wait for each other's collectives for ever, or meet in different ones.
   void run() {
-    for (Rank_& rank : ranks_) wake(rank.first_runner);
+    for (SimulatedRank& rank : ranks_) wake(rank.first_runner);
     do {
       step_all();
       fluid_.settle(now_, [&](FlowId flow, double end) { push(end, What::flow, flow, fluid_.version(flow)); });
     } while (advance());
     check_all_ended();
   }
+
+  FluidLinks::Load load(LinkId link) const { return fluid_.load(link); }
 
   Times times(std::size_t rank, std::size_t item) const {
     const State& state = ranks_[rank].states[item];
@@ -96,7 +99,7 @@ class Resolution {
     bool waits = false;            // for an item
   };
 
-  struct Rank_ {
+  struct SimulatedRank {
     Rank rank;
     const Recording* recording;
     RunnerId first_runner;  // the host's; then its stream's; then of each lane its thread, stream and transfers
@@ -125,7 +128,7 @@ class Resolution {
 
   enum class Stage : std::uint8_t { thread, stream, transfers };
 
-  static RunnerId runner_of(const Rank_& rank, const Item& item, Stage stage) {
+  static RunnerId runner_of(const SimulatedRank& rank, const Item& item, Stage stage) {
     return rank.first_runner + 2 + 3 * (item.lanes * static_cast<RunnerId>(lane_count) + item.lane) +
            static_cast<RunnerId>(stage);
   }
@@ -179,7 +182,7 @@ class Resolution {
 
   /// Lets a runner begin what it can.
   void step(RunnerId id) {
-    Rank_& rank = ranks_[runners_[id].rank];
+    SimulatedRank& rank = ranks_[runners_[id].rank];
     const RunnerId offset = id - rank.first_runner;
     if (is_host(offset)) return step_host(rank, id);
     for (;;) {
@@ -203,7 +206,7 @@ class Resolution {
   }
 
   /// The host's thread posts, computes and waits.
-  void step_host(Rank_& rank, RunnerId id) {
+  void step_host(SimulatedRank& rank, RunnerId id) {
     while (rank.next < rank.states.size()) {
       RunnerState& runner = runners_[id];
       if (runner.running != none || runner.waits) return;
@@ -228,7 +231,7 @@ class Resolution {
 
   /// Whether all that an item comes after has ended (or, for an item that is given to a stream, is on one); if not,
   /// the runner is woken when the first that has not ends.
-  bool is_ready(Rank_& rank, RunnerId id, const Item& item, bool is_enough_enqueued) {
+  bool is_ready(SimulatedRank& rank, RunnerId id, const Item& item, bool is_enough_enqueued) {
     for (const ItemId earlier : rank.recording->after(item)) {
       State& state = rank.states[earlier];
       if (state.has_ended || (is_enough_enqueued && state.is_enqueued)) continue;
@@ -249,7 +252,7 @@ class Resolution {
     }
   }
 
-  void queue(Rank_& rank, ItemId number, RunnerId to) {
+  void queue(SimulatedRank& rank, ItemId number, RunnerId to) {
     RunnerState& runner = runners_[to];
     rank.states[number].next = none;
     if (runner.first == none) {
@@ -261,13 +264,13 @@ class Resolution {
     wake(to);
   }
 
-  void enqueue(Rank_& rank, ItemId number, RunnerId stream) {
+  void enqueue(SimulatedRank& rank, ItemId number, RunnerId stream) {
     rank.states[number].is_enqueued = true;
     wake_waiting(rank.states[number]);
     queue(rank, number, stream);
   }
 
-  void begin(Rank_& rank, RunnerId id, ItemId number, double time) {
+  void begin(SimulatedRank& rank, RunnerId id, ItemId number, double time) {
     rank.states[number].begin = time;
     runners_[id].running = number;
     runners_[id].part = 0;
@@ -277,7 +280,7 @@ class Resolution {
   /// A runner has done some part of an item.
   void go_on(RunnerId id) {
     RunnerState& runner = runners_[id];
-    Rank_& rank = ranks_[runner.rank];
+    SimulatedRank& rank = ranks_[runner.rank];
     const ItemId number = runner.running;
     const Item& item = (*rank.recording)[number];
     const auto parts = rank.recording->parts(item);
@@ -314,51 +317,21 @@ class Resolution {
     std::vector<RunnerId> arrived = std::exchange(group.arrived, {});
     std::ranges::sort(arrived);
     for (const RunnerId other : arrived) check_same(arrived.front(), other);
-    double bytes = 0;
-    double seconds = 0;
-    for (const RunnerId each : arrived) {
-      bytes = std::max(bytes, current(each).bytes);
-      seconds = std::max(seconds, current(each).seconds);
-    }
-    std::vector<LinkUse> uses;
-    double cap = instant;
-    for (const RunnerId each : arrived) {
-      const Part& own = current(each);
-      if (own.bytes <= 0) continue;
-      const Route& route = links_.route(own.route);
-      cap = std::min(cap, route.cap);
-      for (const LinkUse& use : route.uses) {
-        const Weight weight = own.bytes == bytes ? use.weight : to_weight(static_cast<double>(use.weight) / weight_one *
-                                                                            (own.bytes / bytes));
-        if (weight > 0) uses.push_back({use.link, weight});
-      }
-    }
-    join_equal_links(uses);
+    std::vector<Part> parts;
+    for (const RunnerId each : arrived) parts.push_back(current(each));
+    const JoinedFlow flow = join(parts, links_);
     for (const RunnerId each : arrived) {
       RunnerState& runner = runners_[each];
       if (runner.part == 0) ranks_[runner.rank].states[runner.running].begin = now_;
       ++runner.part;
     }
-    if (uses.empty() && cap == instant) return after_flow(std::move(arrived), seconds);
-    flows_with(fluid_.start(now_, bytes, uses, cap), seconds).runners = std::move(arrived);
+    if (flow.uses.empty() && flow.cap == instant) return after_flow(arrived, flow.seconds);
+    flows_with(fluid_.start(now_, flow.bytes, flow.uses, flow.cap), flow.seconds).runners = std::move(arrived);
   }
 
   const Part& current(RunnerId id) const {
     const Recording& recording = *ranks_[runners_[id].rank].recording;
     return recording.parts(recording[runners_[id].running])[runners_[id].part];
-  }
-
-  static void join_equal_links(std::vector<LinkUse>& uses) {
-    std::ranges::sort(uses, {}, &LinkUse::link);
-    std::size_t kept = 0;
-    for (const LinkUse& use : uses) {
-      if (kept > 0 && uses[kept - 1].link == use.link) {
-        uses[kept - 1].weight += use.weight;
-      } else {
-        uses[kept++] = use;
-      }
-    }
-    uses.resize(kept);
   }
 
   struct FlowOwner {
@@ -373,14 +346,14 @@ class Resolution {
   }
 
   void flow_ended(FlowId flow) {
-    fluid_.end(flow);
+    fluid_.end(now_, flow);
     after_flow(std::move(owners_[flow].runners), owners_[flow].seconds);
   }
 
   void after_flow(const std::vector<RunnerId>& runners, double seconds) {
     for (const RunnerId id : runners) {
       const RunnerState& runner = runners_[id];
-      const Rank_& rank = ranks_[runner.rank];
+      const SimulatedRank& rank = ranks_[runner.rank];
       if (seconds <= 0) {
         go_on(id);
       } else if (is_transfers(id - rank.first_runner)) {
@@ -394,7 +367,7 @@ class Resolution {
     }
   }
 
-  void end_item(Rank_& rank, ItemId number) {
+  void end_item(SimulatedRank& rank, ItemId number) {
     State& state = rank.states[number];
     state.end = now_;
     state.has_ended = true;
@@ -435,7 +408,7 @@ class Resolution {
       if (group.arrived.empty()) continue;
       const RunnerId one = group.arrived.front();
       const RunnerId place = one - ranks_[runners_[one].rank].first_runner;
-      for (const Rank_& rank : ranks_) {
+      for (const SimulatedRank& rank : ranks_) {
         const RunnerId other = rank.first_runner + place;
         const bool has_place = place < 2 + 3 * lane_count * rank.recording->lane_sets;
         if (has_place && std::ranges::find(group.arrived, other) == group.arrived.end()) {
@@ -447,7 +420,7 @@ class Resolution {
 
   const LinksOfRanks& links_;
   FluidLinks fluid_;
-  std::vector<Rank_> ranks_;
+  std::vector<SimulatedRank> ranks_;
   std::vector<RunnerState> runners_;
   std::vector<Group> groups_;
   std::vector<FlowOwner> owners_;  // by the flow's number
