@@ -304,7 +304,8 @@ StepTimes step_times(const Load& load) {
   std::map<std::string_view, double> busy;
   for (const sim::Event& e : events) {
     if (e.rank.value != 0 || e.kind == OperationKind::wait) continue;
-    busy[e.track] += std::max(0.0, std::min(e.end, to) - std::max(e.begin, from)) / 3;
+    const bool is_read = e.kind == OperationKind::read;  // by two lanes, of one disk
+    busy[is_read ? "disk read" : e.track] += std::max(0.0, std::min(e.end, to) - std::max(e.begin, from)) / 3;
   }
   const auto most = std::ranges::max_element(busy, {}, [](const auto& track) { return track.second; });
   return {(to - from) / 3, most->second};
