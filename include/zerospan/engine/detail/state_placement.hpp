@@ -18,6 +18,7 @@
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/initial_values.hpp>
 #include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/tier/file_backed_extents.hpp>
@@ -193,7 +194,8 @@ class StatePlacement {
       const std::size_t count = std::min(here, parameter.partition.elements - begin);
       block.fill(0.0F);
       if (count > 0) {
-        parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
+        initialize(parameter.initializer, {core_.options.seed, name_stream(parameter.name)}, begin,
+                   std::span{block}.first(count));
       }
       if (master) std::copy_n(block.begin(), here, master + done);
       if (lower) {
