@@ -78,7 +78,7 @@ std::pair<std::string, double> speed_of(const json& entry) {
 
 /// The name without what says how Google Benchmark measures: "load/iterations:2/repeats:3/real_time" is "load".
 std::string without_settings(std::string name) {
-  for (const std::string setting : {"/real_time", "/manual_time", "/iterations:", "/repeats:"}) {
+  for (const std::string setting : {"/real_time", "/manual_time", "/iterations:", "/min_time:", "/repeats:"}) {
     const auto begin = name.find(setting);
     if (begin != std::string::npos) name.erase(begin, name.find('/', begin + 1) - begin);
   }
