@@ -23,7 +23,8 @@ struct LinkSpeed {
 
 /// Passes every collective on to another communicator, and returns no earlier than links would allow: the latency, and
 /// the bytes that each rank receives, counted from the moment when the last rank has arrived. The calling thread sleeps
-/// meanwhile: it takes no core. For communicators whose collectives are done when they return.
+/// meanwhile: it takes no core. For communicators whose collectives are done when they return. Each begins with a
+/// barrier, which is what errors of ranks that have failed name.
 ///
 /// What a rank receives is what CountedCommunicator counts, and simulated links carry: slices, sent to their ranks
 /// directly.

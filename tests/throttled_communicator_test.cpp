@@ -47,7 +47,6 @@ TEST_CASE_TEMPLATE_INVOKE(broadcasts, Throttled);
 TEST_CASE_TEMPLATE_INVOKE(barriers, Throttled);
 TEST_CASE_TEMPLATE_INVOKE(duplicates, Throttled);
 TEST_CASE_TEMPLATE_INVOKE(outlives, Throttled);
-TEST_CASE_TEMPLATE_INVOKE(refuses, Throttled);
 TEST_CASE_TEMPLATE_INVOKE(validates, Throttled);
 
 namespace {
