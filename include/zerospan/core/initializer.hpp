@@ -80,6 +80,11 @@ struct UniformValues {
   }
 };
 
+inline bool is_our_initializer(const Initializer& initializer) noexcept {
+  return initializer.target<ConstantValues>() || initializer.target<NormalValues>() ||
+         initializer.target<UniformValues>();
+}
+
 }  // namespace detail
 
 namespace init {
