@@ -233,7 +233,8 @@ TEST_CASE("a report of benchmarks gives the pairs, by names without settings") {
       write(scratch, "report",
             report(entry("load/once/iterations:2/real_time", R"("bytes_per_second": 3, "real_time": 7)") + "," +
                    entry("load_raw/once/iterations:2/real_time", R"("bytes_per_second": 4, "real_time": 7)") + "," +
-                   entry("plan", R"("real_time": 2)") + "," + entry("plan_raw", R"("real_time": 1)") + "," +
+                   entry("plan/repeats:3/manual_time", R"("real_time": 2)") + "," +
+                   entry("plan_raw", R"("real_time": 1)") + "," +
                    entry("alone/threads:1", R"("real_time": 1)") + "," +
                    R"({"run_name": "plan", "aggregate_name": "mean", "time_unit": "ms", "real_time": 9})"));
   const auto pairs = bench::read_report(path);

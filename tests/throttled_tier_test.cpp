@@ -71,6 +71,7 @@ TEST_CASE("links without bandwidth or with a negative latency are refused") {
   CHECK_THROWS_AS((ThrottledTier{host.tier, {.bytes_per_second = 0}}), ConfigurationError);
   CHECK_THROWS_AS((ThrottledTier{host.tier, {.bytes_per_second = std::numeric_limits<double>::quiet_NaN()}}),
                   ConfigurationError);
+  CHECK_THROWS_AS((ThrottledTier{host.tier, {.write_bytes_per_second = 0}}), ConfigurationError);
   CHECK_THROWS_AS((ThrottledTier{host.tier, {.latency = -1ns}}), ConfigurationError);
   const ThrottledTier tier{host.tier};
   CHECK(tier.addressable() == Addressable::nowhere);
@@ -96,6 +97,20 @@ TEST_CASE("reads queue behind reads and writes behind writes") {
   tier.write(extent, 0, buffer.data(), 2000).wait();
   tier.write(extent, 0, buffer.data(), 2000).wait();
   CHECK(Clock::now() - middle >= 10ms);
+}
+
+TEST_CASE("writes have a speed of their own, where one is given") {
+  zerospan_test::HostRig host;
+  ThrottledTier tier{host.tier, {.write_bytes_per_second = 1e6}};
+  const Extent extent = tier.place(4000);
+  const AlignedBuffer buffer{4000};
+  const auto begin = Clock::now();
+  tier.write(extent, 0, buffer.data(), 4000).wait();
+  CHECK(Clock::now() - begin >= 4ms);
+  ThrottledTier slow_reads{host.tier, {.bytes_per_second = 1e6, .write_bytes_per_second = 1e300}};
+  const auto middle = Clock::now();
+  slow_reads.read(extent, 0, buffer.data(), 4000).wait();
+  CHECK(Clock::now() - middle >= 4ms);
 }
 
 /// A throttled tier over one that the test commands.

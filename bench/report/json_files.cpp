@@ -76,9 +76,9 @@ std::pair<std::string, double> speed_of(const json& entry) {
   return {"runs_per_" + entry.at("time_unit").get<std::string>(), 1.0 / entry.at("real_time").get<double>()};
 }
 
-/// The name without what says how Google Benchmark measures: "load/iterations:2/real_time" is "load".
+/// The name without what says how Google Benchmark measures: "load/iterations:2/repeats:3/real_time" is "load".
 std::string without_settings(std::string name) {
-  for (const std::string setting : {"/real_time", "/iterations:"}) {
+  for (const std::string setting : {"/real_time", "/manual_time", "/iterations:", "/min_time:", "/repeats:"}) {
     const auto begin = name.find(setting);
     if (begin != std::string::npos) name.erase(begin, name.find('/', begin + 1) - begin);
   }

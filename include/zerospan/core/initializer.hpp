@@ -51,15 +51,20 @@ struct ConstantValues {
   }
 };
 
+/// A normal value of deviation 1, by Box and Muller's formula, of two words of random bits.
+inline float standard_normal(std::uint32_t first, std::uint32_t second) {
+  const double u = (static_cast<double>(first) + 1.0) * 0x1p-32;  // (0, 1]
+  const double angle = static_cast<double>(second) * 0x1p-32 * 2.0 * std::numbers::pi;
+  return static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
+}
+
 struct NormalValues {
   float standard_deviation;
 
   void operator()(const InitializerContext& context, std::uint64_t first, std::span<float> values) const {
     for (std::size_t i = 0; i < values.size(); ++i) {
       const auto word = philox(context.seed, context.stream, first + i);
-      const double u = (static_cast<double>(word[0]) + 1.0) * 0x1p-32;  // (0, 1]
-      const double angle = static_cast<double>(word[1]) * 0x1p-32 * 2.0 * std::numbers::pi;
-      values[i] = standard_deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
+      values[i] = standard_deviation * standard_normal(word[0], word[1]);
     }
   }
 };
@@ -74,6 +79,11 @@ struct UniformValues {
     }
   }
 };
+
+inline bool is_our_initializer(const Initializer& initializer) noexcept {
+  return initializer.target<ConstantValues>() || initializer.target<NormalValues>() ||
+         initializer.target<UniformValues>();
+}
 
 }  // namespace detail
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -29,6 +30,7 @@ namespace zerospan::inline v0 {
 
 struct ThrottledTierOptions {
   double bytes_per_second = std::numeric_limits<double>::infinity();  ///< Of each direction.
+  std::optional<double> write_bytes_per_second = std::nullopt;        ///< Of writes, where they have another speed.
   std::chrono::nanoseconds latency{0};
 
   /// How long the destructor waits for transfers whose end the other tier has not reported.
@@ -140,8 +142,9 @@ class ThrottledTier {
         name_{"link to " + std::string{inner.name()}},
         drain_timeout_{options.drain_timeout},
         read_link_{options.bytes_per_second, options.latency},
-        write_link_{read_link_} {
-    if (!(options.bytes_per_second > 0) || options.latency.count() < 0) {
+        write_link_{options.write_bytes_per_second.value_or(options.bytes_per_second), options.latency} {
+    const bool has_bandwidth = options.bytes_per_second > 0 && options.write_bytes_per_second.value_or(1) > 0;
+    if (!has_bandwidth || options.latency.count() < 0) {
       throw_configuration_error("a " + name_ + " needs a positive bandwidth and a latency that is not negative");
     }
     timer_ = detail::start_thread("the thread of a " + name_, [ends = ends_] { ends->run(); });

@@ -31,9 +31,9 @@ namespace zerospan::inline v0::detail {
 ///
 /// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in
 /// which the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its
-/// own, and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. As the
-/// backward pass ends, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated
-/// is published by collectives, whose order is the same on every rank: all of its updates are posted at once.
+/// own, and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. During the
+/// backward pass, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
+/// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
 ///
 /// Or a share of what is partitioned is updated during the backward pass, as gradients come
 /// (UpdateTime::during_backward), and the rest behind the next forward pass.
@@ -167,14 +167,15 @@ class GroupUpdates {
     return needed <= core_.staging.capacity();
   }
 
-  /// For whoever has written a gradient: during the second half of the last backward pass the states of the sub-groups
-  /// that will be updated first are read, one after the other, so that what that pass reads itself is not behind them.
+  /// For whoever has written a gradient: during the last backward pass the states of the sub-groups that will be updated
+  /// first are read, evenly distributed over it, so that what it reads itself is not behind them: a backward pass reads
+  /// less than a forward pass with its updates does, and has room for them from its beginning on.
   void read_ahead() {
     ++commits_;
     if (next_ < queue_.size() || core_.options.updates == UpdateTime::during_backward) return;
     const std::size_t of_replicated = std::min(ahead_ + 1, replicated_.size());
     const std::size_t count = of_replicated + std::min(ahead_ + 1, queue_.size());
-    const std::size_t span = commits_before_ / (2 * core_.options.micro_batches);
+    const std::size_t span = commits_before_ / core_.options.micro_batches;
     while (read_ahead_ < count && commits_before_ > 0 &&
            commits_ > commits_before_ - span + read_ahead_ * span / count) {
       const std::size_t next = read_ahead_++;

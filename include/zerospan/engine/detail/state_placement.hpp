@@ -18,6 +18,7 @@
 #include <zerospan/engine/detail/group_operands.hpp>
 #include <zerospan/kernels/convert.hpp>
 #include <zerospan/kernels/detail/exact_sum.hpp>
+#include <zerospan/kernels/initial_values.hpp>
 #include <zerospan/kernels/split_float.hpp>
 #include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/tier/file_backed_extents.hpp>
@@ -59,13 +60,19 @@ class StatePlacement {
     place_norms();
   }
 
-  /// Posts the initialization of every shard, and the gathering of replicas.
+  /// Posts the initialization of every shard, and the gathering of replicas. The library's own values are computed by
+  /// two lanes in turn, which have nothing else to do; the host's functions are called by one of them alone.
   /// @return The ends of all that was posted.
   std::vector<Completion> fill() {
     std::vector<Completion> ends{clear_norms()};
+    bool is_turn_of_copies = false;
     for (const SubGroup& group : core_.states.groups) {
       if (clear_group(group)) continue;
-      const PostedWork posted = fill_group(group);
+      const bool is_shared = std::ranges::all_of(group.runs, [this](const ShardRun& run) {
+        return is_our_initializer(core_.states.parameters[run.parameter].initializer);
+      });
+      if (is_shared) is_turn_of_copies = !is_turn_of_copies;
+      const PostedWork posted = fill_group(group, is_shared && is_turn_of_copies ? Lane::copy : Lane::update);
       ends.insert(ends.end(), posted.ends.begin(), posted.ends.end());
     }
     const std::vector<Completion> published = core_.publish_replicas("initial parameters", ends);
@@ -158,13 +165,14 @@ class StatePlacement {
     return true;
   }
 
-  PostedWork fill_group(const SubGroup& group) {
+  /// @param lane Whose thread computes the values.
+  PostedWork fill_group(const SubGroup& group, Lane lane) {
     const bool trains = core_.states.spaces[group.space].training == Training::trainable;
     GroupOperands operands{core_, group};
     const StatesOperand states = trains ? operands.add_states(Operand::Access::write) : StatesOperand{};
     const RunOperands parameters = operands.add_parameters();
     return core_.staging.run_on_host(
-        Lane::update, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
+        lane, {OperationKind::fill, group.name, group.states.bytes}, operands.list(), {},
         [this, &group, trains, states, parameters](std::span<std::byte* const> pointers) {
           if (states.operand != StatesOperand::none) {
             fill_zero(calling_thread, pointers[states.operand], group.states.bytes);
@@ -193,7 +201,8 @@ class StatePlacement {
       const std::size_t count = std::min(here, parameter.partition.elements - begin);
       block.fill(0.0F);
       if (count > 0) {
-        parameter.initializer({core_.options.seed, name_stream(parameter.name)}, begin, std::span{block}.first(count));
+        initialize(parameter.initializer, {core_.options.seed, name_stream(parameter.name)}, begin,
+                   std::span{block}.first(count));
       }
       if (master) std::copy_n(block.begin(), here, master + done);
       if (lower) {
