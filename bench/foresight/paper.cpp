@@ -6,6 +6,7 @@
 /// is the same in all rows. Nothing is fitted to what is foretold. Beside it stand two null models: the time that
 /// computing takes by itself, and the sum of everything, one after the other. The last line is a JSON object.
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstddef>
@@ -152,17 +153,26 @@ class Report {
     rows.push_back(json);
   }
 
+  /// @param by_formula By the paper's 20 bytes a parameter.
   void add_size(std::string_view group, std::string_view name, double measured, double ours, double unit,
-                const std::string& note) {
+                const std::string& note, std::optional<double> by_formula = {}) {
     sizes_.add(error_of(ours, measured));
-    print(fmt::format("{:<26}{:>8.1f}{:>8.1f}{:>+7.0f}%\n    {}\n", name, measured / unit, ours / unit,
-                      100 * error_of(ours, measured), note));
-    rows.push_back({{"group", group},
-                    {"name", name},
-                    {"measured", measured},
-                    {"foretold", ours},
-                    {"error", error_of(ours, measured)},
-                    {"note", note}});
+    std::string line = fmt::format("{:<26}{:>8.1f}{:>8.1f}{:>+7.0f}%", name, measured / unit, ours / unit,
+                                   100 * error_of(ours, measured));
+    ordered_json json{{"group", group},
+                      {"name", name},
+                      {"measured", measured},
+                      {"foretold", ours},
+                      {"error", error_of(ours, measured)}};
+    if (by_formula) {
+      formula_.add(error_of(*by_formula, measured));
+      line += fmt::format("{:>10.1f}{:>+6.0f}%", *by_formula / unit, 100 * error_of(*by_formula, measured));
+      json["by_formula"] = *by_formula;
+      json["error_of_formula"] = error_of(*by_formula, measured);
+    }
+    json["note"] = note;
+    print(line + "\n    " + note + "\n");
+    rows.push_back(json);
   }
 
   ordered_json summary() {
@@ -174,9 +184,10 @@ class Report {
     };
     line(fmt::format("median of {} timed rows", ours_.all.size()), [](const Errors& e) { return e.middle(); });
     line("worst", [](const Errors& e) { return e.worst(); });
-    print(fmt::format("{:<42}{:>7.1f}%\n{:<42}{:>7.1f}%\n",
-                      fmt::format("median of {} sizes", sizes_.all.size()), 100 * sizes_.middle(), "worst",
-                      100 * sizes_.worst()));
+    print(fmt::format("{:<42}{:>8}{:>17}\n", "", "ours", "20 B a parameter"));
+    print(fmt::format("{:<42}{:>7.1f}%{:>16.1f}%\n", fmt::format("median of {} sizes", sizes_.all.size()),
+                      100 * sizes_.middle(), 100 * formula_.middle()));
+    print(fmt::format("{:<42}{:>7.1f}%{:>16.1f}%\n", "worst", 100 * sizes_.worst(), 100 * formula_.worst()));
     return {{"timed_rows", ours_.all.size()},
             {"median_error", ours_.middle()},
             {"worst_error", ours_.worst()},
@@ -186,7 +197,9 @@ class Report {
             {"worst_error_of_all_lanes", lanes_.worst()},
             {"sizes", sizes_.all.size()},
             {"median_error_of_sizes", sizes_.middle()},
-            {"worst_error_of_sizes", sizes_.worst()}};
+            {"worst_error_of_sizes", sizes_.worst()},
+            {"median_error_of_formula", formula_.middle()},
+            {"worst_error_of_formula", formula_.worst()}};
   }
 
   const std::string& text() const { return text_; }
@@ -199,6 +212,7 @@ class Report {
   Errors compute_;
   Errors lanes_;
   Errors sizes_;
+  Errors formula_;
 };
 
 /// How much of the errors is the curve's one speed: each row with the speed that the others imply, and the null models
@@ -322,12 +336,10 @@ ordered_json sensitivity(Report& report) {
   return all;
 }
 
-std::string note_of(const paper::Largest& largest, double by_formula) {
-  return fmt::format(
-      "{} layers of hd {}; at rest {:.1f} GB a GPU, {:.1f} host, {:.1f} NVMe, beside {:.1f} GB of allowances; at the "
-      "paper's 20 bytes a parameter, not 16, it is {:.1f}B.",
-      largest.model.layers, largest.model.hidden, largest.device / 1e9, largest.host / 1e9, largest.disk / 1e9,
-      largest.allowances / 1e9, by_formula / 1e9);
+std::string note_of(const paper::Largest& largest) {
+  return fmt::format("{} layers of hd {}; the engine reserves {:.1f} GB a GPU, {:.1f} host, {:.1f} NVMe; allowances {:.1f} GB.",
+                     largest.model.layers, largest.model.hidden, largest.device / 1e9, largest.host / 1e9,
+                     largest.disk / 1e9, largest.allowances / 1e9);
 }
 
 int run(const std::filesystem::path& results) {
@@ -353,23 +365,27 @@ int run(const std::filesystem::path& results) {
   for (const paper::TimedRow& row : paper::by_tier()) report.add(foretell(row), "tiers", 1e12);
 
   report.title("The largest model on one node");
-  report.heading("billions of parameters");
+  report.print(fmt::format("{:<26}{:>8}{:>8}{:>8}{:>17}\n", "billions of parameters", "paper", "ours", "error",
+                           "20 B a parameter"));
   for (const paper::SizeRow& row : paper::by_strategy()) {
     const paper::Largest largest = paper::largest_model(row.strategy, row.model);
     const double by_formula = paper::largest_by_formula(row.strategy, row.model);
-    report.add_size("strategy", row.strategy.name, row.measured, largest.parameters, 1e9, note_of(largest, by_formula));
+    report.add_size("strategy", row.strategy.name, row.measured, largest.parameters, 1e9, note_of(largest), by_formula);
   }
   report.title("The widest layer in GPU memory that is free in pieces of 2 GiB alone");
-  report.heading("hd, in 1024");
+  report.print(fmt::format("{:<26}{:>8}{:>8}{:>8}\n", "hd in 1024, powers of two", "paper", "ours", "error"));
   for (const paper::WidthRow& row : paper::by_tiles()) {
-    const auto widest = static_cast<double>(paper::widest_layer(row.tiles));
+    const std::size_t widest = paper::widest_layer(row.tiles, 1024);
     const auto measured = static_cast<double>(row.measured);
     const double tensor = 8 * measured * measured / static_cast<double>(row.tiles) / paper::gibi;
-    report.add_size("tiling", fmt::format("{} tiles", row.tiles), measured, widest, 1024,
-                    fmt::format("A weight and its gradient are in one piece here; the paper's hd has tensors of {:.1f} "
-                                "GiB each.",
-                                tensor));
+    report.add_size("tiling", fmt::format("{} tiles", row.tiles), measured,
+                    static_cast<double>(std::bit_floor(widest)), 1024,
+                    fmt::format("To the 1024: {}. A weight and its gradient share one piece here; each of them takes {:.1f} "
+                                "GiB at the paper's hd.",
+                                widest / 1024, tensor));
   }
+  report.print(
+      "    Sixteen tiles make a layer four times as wide, since bytes grow with hd squared; the paper's is eight times.\n");
 
   json["sensitivity"] = sensitivity(report);
   ordered_json summary = report.summary();

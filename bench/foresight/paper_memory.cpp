@@ -75,16 +75,13 @@ Reserved reserve(Stage stage, const Strategy& strategy, const Model& model) {
     }
   }
   engine.begin(zerospan::Pass::training);
-  {
-    const auto& largest = weights.back();
-    const auto full = largest.gather(device.stream());
-    auto gradient = largest.gradient(device.stream());
-    gradient.commit();
-  }
-  Reserved reserved{.device = static_cast<double>(gpu.counters().used.count),
-                    .host = static_cast<double>(cpu.counters().used.count),
-                    .disk = static_cast<double>(nvme.counters().used.count)};
-  return reserved;
+  const auto& largest = weights.back();
+  const auto full = largest.gather(device.stream());
+  auto gradient = largest.gradient(device.stream());
+  gradient.commit();
+  return {.device = static_cast<double>(device.memory().peak().count),
+          .host = static_cast<double>(device.host_memory().peak().count),
+          .disk = static_cast<double>(nvme.counters().peak.count)};
 }
 
 Reserved reserve(const Strategy& strategy, const Model& model) {
@@ -205,9 +202,9 @@ double largest_by_formula(const Strategy& strategy, const Model& model) {
   return found.parameters();
 }
 
-std::size_t widest_layer(std::size_t tiles) {
-  constexpr std::size_t end = 128;
-  return 1024 * most(end, [&](std::size_t kibis) { return fits_in_pieces(1024 * kibis, tiles); });
+std::size_t widest_layer(std::size_t tiles, std::size_t step) {
+  constexpr std::size_t wider_than_any = 256 * 1024;
+  return step * most(wider_than_any / step, [&](std::size_t count) { return fits_in_pieces(step * count, tiles); });
 }
 
 }  // namespace paper

@@ -21,13 +21,13 @@ struct Strategy {
   Place checkpoints;  ///< Of activations, every layer's input.
 };
 
-/// What one GPU of the largest model that fits has reserved.
+/// What the engine has reserved on each GPU for the largest model that fits.
 struct Largest {
   Model model;
   double parameters;
-  double device;       ///< Bytes that rest in the GPU's memory.
-  double host;         ///< In its share of the host's.
-  double disk;         ///< In its share of the disk.
+  double device;       ///< Bytes of the GPU's memory, buffers of one matrix and its gradient included.
+  double host;         ///< Of its share of the host's, staging memory included.
+  double disk;         ///< Of its share of the disk.
   double allowances;   ///< Bytes of the GPU's memory that are left to activations and to a framework.
   std::string beyond;  ///< What the engine says to one layer more.
 };
@@ -39,8 +39,8 @@ Largest largest_model(const Strategy& strategy, const Model& model);
 /// The same by the paper's 20 bytes a parameter, without allowances but those: parameters.
 double largest_by_formula(const Strategy& strategy, const Model& model);
 
-/// The widest hd, a multiple of 1024, whose hd x 4 hd layer a GPU gathers beside its gradient in memory that is free in
+/// The widest hd, in steps of `step`, whose hd x 4 hd layer a GPU gathers beside its gradient in memory that is free in
 /// pieces of 2 GiB alone, where the layer is cut into so many tiles.
-std::size_t widest_layer(std::size_t tiles);
+std::size_t widest_layer(std::size_t tiles, std::size_t step);
 
 }  // namespace paper
