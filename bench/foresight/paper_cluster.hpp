@@ -15,15 +15,15 @@ inline constexpr int gpus_of_node = 16;
 
 /// What a GPU or a node has. Bytes a second in each direction, and seconds.
 struct Hardware {
-  double between_gpus = 70e9;     ///< Of a GPU to the others of its node, when it gathers: the paper's figure.
-  double between_nodes = 100e9;   ///< Of a node: eight adapters of 100 Gbit/s.
-  double to_host = 3e9;           ///< Of a GPU, while all of its node copy (48 GB/s a node); one alone gets 12 GB/s.
-  double disk = 1.6e9;            ///< Of a GPU, while all of its node read or write (25.6 GB/s a node).
-  double host_memory = 200e9;     ///< Of a node: two sockets of six channels of DDR4-2666 have 256 GB/s by data sheet.
-  double device_memory = 900e9;   ///< Of a GPU, by data sheet.
-  double latency_within = 5e-6;   ///< A hop between GPUs.
-  double latency_between = 10e-6; ///< A hop between nodes.
-  double latency_disk = 100e-6;   ///< A request.
+  double between_gpus = 70e9;      ///< Of a GPU to the others of its node, when it gathers: the paper's figure.
+  double between_nodes = 100e9;    ///< Of a node: eight adapters of 100 Gbit/s.
+  double to_host = 3e9;            ///< Of a GPU, while all of its node copy (48 GB/s a node); one alone gets 12 GB/s.
+  double disk = 1.6e9;             ///< Of a GPU, while all of its node read or write (25.6 GB/s a node).
+  double host_memory = 200e9;      ///< Of a node: two sockets of six channels of DDR4-2666 have 256 GB/s by data sheet.
+  double device_memory = 900e9;    ///< Of a GPU, by data sheet.
+  double latency_within = 5e-6;    ///< A hop between GPUs.
+  double latency_between = 10e-6;  ///< A hop between nodes.
+  double latency_disk = 100e-6;    ///< A request.
 };
 
 inline constexpr double device_bytes = 32 * gibi;

@@ -46,9 +46,8 @@ Reserved reserve(Stage stage, const Strategy& strategy, const Model& model) {
   if (device_budget < 0 || host_budget < 0) {
     zerospan::throw_budget_error("activations and a framework", zerospan::Bytes{0}, zerospan::Bytes{0}, "fewer layers");
   }
-  sim::Device device{cluster,
-                     zerospan::Rank{0},
-                     {.device_budget = to_bytes(device_budget), .host_budget = to_bytes(host_budget)}};
+  sim::Device device{
+      cluster, zerospan::Rank{0}, {.device_budget = to_bytes(device_budget), .host_budget = to_bytes(host_budget)}};
   zerospan::DeviceTier gpu{device};
   zerospan::HostTier cpu{device};
   sim::Tier nvme{device, {.name = "NVMe", .capacity = to_bytes(disk_bytes)}};
@@ -69,7 +68,7 @@ Reserved reserve(Stage stage, const Strategy& strategy, const Model& model) {
   std::vector<zerospan::PartitionedParameter<Ghost>> weights;
   for (std::size_t layer = 0; layer < model.layers; ++layer) {
     const std::string of = std::to_string(layer);
-    for (const std::size_t times : {3, 1, 4, 4}) {
+    for (const std::size_t times : {std::size_t{3}, std::size_t{1}, std::size_t{4}, std::size_t{4}}) {
       weights.emplace_back(engine, of + "." + std::to_string(weights.size()),
                            zerospan::Shape{times * model.hidden, model.hidden}, zerospan::init::zeros());
     }
@@ -126,11 +125,8 @@ bool fits_in_pieces(std::size_t hidden, std::size_t tiles) {
                                 zerospan::Placement{.parameters = nvme, .gradients = nvme, .optimizer = nvme},
                                 zerospan::AdamW{},
                                 zerospan::EngineOptions{.staging = 1_GiB}};
-    const zerospan::TiledLinear<Ghost> up{engine,
-                                          "up",
-                                          {.outputs = 4 * hidden, .inputs = hidden},
-                                          {.outputs = tiles},
-                                          zerospan::init::zeros()};
+    const zerospan::TiledLinear<Ghost> up{
+        engine, "up", {.outputs = 4 * hidden, .inputs = hidden}, {.outputs = tiles}, zerospan::init::zeros()};
     engine.begin(zerospan::Pass::training);
     for (const auto& part : up.parts()) {
       const auto full = part.weight.gather(device.stream());

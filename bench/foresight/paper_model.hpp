@@ -13,11 +13,11 @@ inline constexpr double tebi = kibi * gibi;
 /// A transformer and its batch. Where a sequence is shorter than a GPU's share of the batch, as 1.25 sequences a GPU,
 /// the GPUs that share a layer (model parallelism) share the sequences too.
 struct Model {
-  std::size_t hidden;         ///< hd
-  std::size_t layers;         ///< nl
-  double batch;               ///< bsz: sequences a GPU.
-  std::size_t heads;          ///< Of attention.
-  int model_parallel = 1;     ///< GPUs that share each matrix.
+  std::size_t hidden;      ///< hd
+  std::size_t layers;      ///< nl
+  double batch;            ///< bsz: sequences a GPU.
+  std::size_t heads;       ///< Of attention.
+  int model_parallel = 1;  ///< GPUs that share each matrix.
   std::size_t sequence = 1024;
 
   constexpr double hd() const { return static_cast<double>(hidden); }

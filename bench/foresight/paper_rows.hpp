@@ -32,11 +32,7 @@ struct WidthRow {
 /// Heads are of 128 elements. GPUs that share a matrix: those of the paper's table 1, without which the largest matrix
 /// of these models and its gradient are no GPU's.
 inline Model model(std::size_t hidden, std::size_t layers, double batch, int model_parallel = 1) {
-  return {.hidden = hidden,
-          .layers = layers,
-          .batch = batch,
-          .heads = hidden / 128,
-          .model_parallel = model_parallel};
+  return {.hidden = hidden, .layers = layers, .batch = batch, .heads = hidden / 128, .model_parallel = model_parallel};
 }
 
 inline constexpr std::size_t k = 1024;

@@ -167,10 +167,10 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Training& traini
   };
 
   const double checkpoint = bytes_of_checkpoints(model, model.batch) / model.nl();
-  zerospan::ActivationCheckpoints stack{device,
-                                        tier(place_of_checkpoints(model)),
-                                        {.bytes = to_bytes(model.nl() * (checkpoint + 4096)),
-                                         .device_bytes = to_bytes(4 * (checkpoint + 64))}};
+  zerospan::ActivationCheckpoints stack{
+      device,
+      tier(place_of_checkpoints(model)),
+      {.bytes = to_bytes(model.nl() * (checkpoint + 4096)), .device_bytes = to_bytes(4 * (checkpoint + 64))}};
 
   sim::Communicator world{cluster, rank};
   auto [sharing, across] = sim::split_into_groups(world, model.model_parallel);
@@ -198,9 +198,8 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Training& traini
 }  // namespace
 
 StepTime step_time(const Training& training) {
-  sim::Cluster cluster{
-      topology(training.nodes, training.hardware),
-      {.simulate = sim::Simulate::one_of_equals, .ranks_per_group = training.model.model_parallel}};
+  sim::Cluster cluster{topology(training.nodes, training.hardware),
+                       {.simulate = sim::Simulate::one_of_equals, .ranks_per_group = training.model.model_parallel}};
   for (const zerospan::Rank rank : cluster.ranks()) run_rank(cluster, rank, training);
 
   const sim::Schedule schedule = cluster.resolve();

@@ -14,8 +14,8 @@ enum class Place : std::uint8_t { gpu, cpu, nvme };
 
 /// When parameters are updated.
 enum class Order : std::uint8_t {
-  step_by_itself,     ///< The next forward pass begins when the step has ended: as in the paper.
-  behind_next_pass,   ///< As the library does it where nobody asks for anything else.
+  step_by_itself,    ///< The next forward pass begins when the step has ended: as in the paper.
+  behind_next_pass,  ///< As the library does it where nobody asks for anything else.
 };
 
 struct Training {
@@ -31,8 +31,9 @@ struct Training {
 /// Seconds of a step in the middle of a training.
 struct StepTime {
   double step;
-  double compute;    ///< Alone: products, attention and what crosses the GPU's memory between them.
-  double all_lanes;  ///< Compute, copies, transfers, collectives and updates one after the other, each alone on its link.
+  double compute;  ///< Alone: products, attention and what crosses the GPU's memory between them.
+  double
+      all_lanes;  ///< Compute, copies, transfers, collectives and updates one after the other, each alone on its link.
 };
 
 /// Checkpoints of activations rest in the GPU's memory as far as they take a quarter of it at most, and else in the

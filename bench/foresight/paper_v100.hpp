@@ -13,10 +13,10 @@ namespace paper {
 /// A matrix product takes the time of its tiles, or that of its bytes.
 ///
 /// NVIDIA's "Matrix Multiplication Background User's Guide" gives the form: a product is cut into tiles of 256 x 128
-/// outputs, of which each of the V100's 80 multiprocessors has one at a time, so that tiles at the edge and the last wave
-/// of tiles waste some of them; and nothing is faster than its operands cross the memory, at 900 GB/s. How fast full waves
-/// are is what ZeRO-Infinity names as the achievable peak of a V100, 70 TFLOP/s (arXiv 2104.07857, section 4 and figure
-/// 3). The data sheet says 125 TFLOP/s; 83 were measured with cuBLAS (Markidis et al., arXiv 1803.04014).
+/// outputs, of which each of the V100's 80 multiprocessors has one at a time, so that tiles at the edge and the last
+/// wave of tiles waste some of them; and nothing is faster than its operands cross the memory, at 900 GB/s. How fast
+/// full waves are is what ZeRO-Infinity names as the achievable peak of a V100, 70 TFLOP/s (arXiv 2104.07857, section 4
+/// and figure 3). The data sheet says 125 TFLOP/s; 83 were measured with cuBLAS (Markidis et al., arXiv 1803.04014).
 struct V100 {
   double full_waves = 70e12;  ///< Operations a second.
   double memory = 900e9;      ///< Bytes a second.
