@@ -49,7 +49,7 @@ struct PassStep {
 /// A layer: gathered forward and backward, where all of its gradients are beside it.
 struct Layer {
   std::string name;
-  std::vector<std::string> parameters;  ///< Gathered together.
+  std::vector<std::string> parameters{};  ///< Gathered together.
   double forward_flops = 0;             ///< Of one micro-batch.
   double backward_flops = 0;            ///< Likewise; with what is computed again, if anything is.
   Bytes checkpoint{};                   ///< Of the activation that enters it and is kept, for one micro-batch.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -44,6 +45,9 @@ class Engine : public ParameterStore {
   virtual Statistics statistics() const = 0;
   virtual Requirements requirements() const = 0;
   virtual MemoryAccount memory() const = 0;
+
+  /// Who has each parameter whole that is not in slices; of all, in the order of their declaration.
+  virtual std::vector<std::optional<Rank>> owners() const = 0;
 
   /// For checkpoints. @throws LeaseError if this is not between steps; ConfigurationError if the optimizer does not say
   /// what its states are.

@@ -345,6 +345,12 @@ class EngineOfDevice final : public Engine {
     return account;
   }
 
+  std::vector<std::optional<Rank>> owners() const override {
+    std::vector<std::optional<Rank>> result;
+    for (const ParameterRecord& parameter : core_.states.parameters) result.push_back(parameter.partition.owner);
+    return result;
+  }
+
   void close(bool unwinding) noexcept override {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
     closed_ = true;

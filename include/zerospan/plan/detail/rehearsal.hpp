@@ -2,17 +2,27 @@
 /// Rehearsal: a declared model is trained on one rank of a simulated machine, by the engine that would train it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
+#include <map>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include <zerospan/activation/detail/device_checkpoints.hpp>
 #include <zerospan/core/config.hpp>
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/arena.hpp>
 #include <zerospan/engine/detail/engine_of.hpp>
+#include <zerospan/engine/memory_account.hpp>
 #include <zerospan/engine/placement.hpp>
 #include <zerospan/engine/zero_engine.hpp>
 #include <zerospan/plan/detail/program.hpp>
@@ -58,15 +68,11 @@ void with_engine(const Setting& setting, SimulatedRank& machine, F f) {
   }
 }
 
-/// @throws ConfigurationError if ranks are not alike, or there is none of that number.
+/// @throws ConfigurationError if there is no such rank.
 inline void check_rank(const Setting& setting, Rank rank) {
   if (setting.ranks < 1 || rank.value < 0 || rank.value >= setting.ranks) {
     throw_configuration_error("there is no rank " + std::to_string(rank.value) + " of " +
                               std::to_string(setting.ranks));
-  }
-  if (!setting.options.partition.is<Slices>()) {
-    throw_configuration_error("a plan is of parameters in slices, and not of the partition by " +
-                              std::string{setting.options.partition.name()});
   }
 }
 
@@ -78,11 +84,11 @@ struct Rehearsed {
   std::size_t step;  ///< Steps made.
 };
 
-/// Makes steps of the model in virtual time. Activation checkpoints are made when all parameters are declared.
-/// @param after Called as `after(Rehearsed)` when declaration has ended, and after each step.
+/// Declares the model on a rank. Activation checkpoints are made when all parameters are declared.
+/// @param f Called as `f(Rehearsed, program)`; the first call that needs values ends declaration.
 /// @throws as an engine does: BudgetError for what does not fit, ConfigurationError for what contradicts itself.
-template <class After>
-void rehearse(const Model& model, const Setting& setting, SimulatedRank& machine, std::size_t steps, After after) {
+template <class F>
+void declare(const Model& model, const Setting& setting, SimulatedRank& machine, F f) {
   with_engine(setting, machine, [&](zerospan::detail::Engine& engine) {
     Program program{model, setting, engine,
                     [&](std::string_view name, double flops) { machine.compute(name, flops); }};
@@ -91,11 +97,122 @@ void rehearse(const Model& model, const Setting& setting, SimulatedRank& machine
       checkpoints.emplace(machine.device, machine.tier(setting.activations->place), setting.activations->options);
     }
     zerospan::detail::CheckpointStore* const store = checkpoints ? &*checkpoints : nullptr;
-    engine.begin(Pass::training);
-    after(Rehearsed{engine, store, machine, 0});
-    for (std::size_t step = 1; step <= steps; ++step) {
-      program.step(store);
-      after(Rehearsed{engine, store, machine, step});
+    f(Rehearsed{engine, store, machine, 0}, program);
+  });
+}
+
+/// What ranks have for gathered parameters and gradients: each as much as the one that has least. They differ where
+/// something is so small that it has an owner, and is not in slices.
+class WorkingMemories {
+ public:
+  /// Ends declaration on one of each kind of ranks, where there are several kinds.
+  /// @param owners @see zerospan::detail::Engine::owners
+  WorkingMemories(const Model& model, const Setting& setting, const std::vector<std::optional<Rank>>& owners) {
+    const std::vector<Belongings> belongings = belongings_of(model, setting.ranks, owners);
+    for (std::size_t r = 0; r < belongings.size(); ++r) {
+      const Rank rank{static_cast<int>(r)};
+      const auto kind = kinds_.try_emplace(belongings[r]).first;
+      if (kind->second.ranks.empty()) kind->second.first = rank;
+      kind->second.ranks.insert(rank);
+    }
+    if (kinds_.size() == 1) return;
+    for (auto& [owned, kind] : kinds_) look_at(kind, model, setting);
+  }
+
+  /// Bytes that a rank has of it, and does not use.
+  Bytes withheld(Rank rank) const {
+    std::size_t least = std::numeric_limits<std::size_t>::max();
+    std::size_t own = 0;
+    for (const auto& [owned, kind] : kinds_) {
+      if (!kind.bytes) continue;
+      least = std::min(least, *kind.bytes);
+      if (kind.ranks.contains(rank)) own = *kind.bytes;
+    }
+    return Bytes{own - std::min(own, least)};
+  }
+
+  /// @throws The error of a rank that cannot end its declaration, if there is one.
+  void check() const {
+    if (error_) throw BudgetError{*error_};
+  }
+
+ private:
+  /// What of the model one rank has alone. What is alike but for its name takes as much.
+  using Belongings = std::vector<std::tuple<std::size_t, ElementType, Training, std::size_t>>;
+
+  /// Ranks that have as much.
+  struct Kind {
+    Rank first{};
+    std::set<Rank> ranks{};
+    std::optional<std::size_t> bytes{};  ///< Of working memory; none, if it was not looked at, or it cannot be.
+  };
+
+  static std::vector<Belongings> belongings_of(const Model& model, int ranks,
+                                               const std::vector<std::optional<Rank>>& owners) {
+    std::vector<Belongings> result(static_cast<std::size_t>(ranks));
+    std::vector<std::size_t> uses(model.parameters.size(), 1);
+    for (const Parameter& parameter : model.parameters) {
+      if (parameter.tied_to) ++uses[*parameter.tied_to];
+    }
+    auto owner = owners.begin();
+    for (std::size_t p = 0; p < uses.size(); ++p) {
+      const Parameter& parameter = model.parameters[p];
+      if (parameter.tied_to) continue;
+      if (*owner) {
+        result[static_cast<std::size_t>((*owner)->value)].emplace_back(parameter.shape.elements(), parameter.type,
+                                                                        parameter.training, uses[p]);
+      }
+      ++owner;
+    }
+    return result;
+  }
+
+  void look_at(Kind& kind, const Model& model, const Setting& setting) {
+    SimulatedRank machine{setting, kind.first, {}};
+    try {
+      declare(model, setting, machine, [&](const Rehearsed& now, const auto&) {
+        try {
+          now.engine.begin(Pass::training);
+          kind.bytes = now.engine.memory().working.count;
+        } catch (const BudgetError&) {
+          if (!is_placed(now.engine.memory())) throw;
+          kind.bytes = machine.device.memory().largest_free();  // too little for a parameter alone
+        }
+      });
+    } catch (const BudgetError& error) {
+      if (!error_) error_ = error;
+    }
+  }
+
+  /// Whether all that was reserved has its place.
+  static bool is_placed(const MemoryAccount& account) {
+    std::size_t reserved = 0;
+    std::size_t used = 0;
+    for (const MemoryLine& line : account.lines) {
+      reserved += line.reserved.count;
+      used += line.used.count;
+    }
+    return used >= reserved;
+  }
+
+  std::map<Belongings, Kind> kinds_;
+  std::optional<BudgetError> error_;
+};
+
+/// Makes steps of the model in virtual time.
+/// @param after Called as `after(Rehearsed)` when declaration has ended, and after each step.
+/// @throws as `declare`, and as an engine does in training.
+template <class After>
+void rehearse(const Model& model, const Setting& setting, SimulatedRank& machine, std::size_t steps, After after) {
+  declare(model, setting, machine, [&](Rehearsed now, auto& program) {
+    const WorkingMemories all{model, setting, now.engine.owners()};
+    const Allocation withheld = machine.device.memory().allocate_working(all.withheld(machine.communicator.rank()));
+    now.engine.begin(Pass::training);
+    all.check();
+    after(now);
+    for (now.step = 1; now.step <= steps; ++now.step) {
+      program.step(now.checkpoints);
+      after(now);
     }
   });
 }
