@@ -2,6 +2,8 @@
 /// SimulatedRank: one rank's machine in virtual time. All that a plan knows of `sim` is here.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -12,7 +14,9 @@
 #include <zerospan/comm/communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/device/operation.hpp>
 #include <zerospan/engine/detail/make_engine.hpp>
+#include <zerospan/plan/detail/critical_path.hpp>
 #include <zerospan/plan/detail/planned_disk.hpp>
 #include <zerospan/plan/rates.hpp>
 #include <zerospan/plan/setting.hpp>
@@ -81,10 +85,28 @@ class SimulatedRank {
   /// The host computes.
   void compute(std::string_view name, double flops) { device.compute(name, flops); }
 
+  /// The host has come to the end of a step.
+  void mark() { device.compute(end_of_step, 0); }
+
+  /// The host's track, and the lanes'.
+  static std::array<std::string_view, lane_count + 1> tracks() {
+    std::array<std::string_view, lane_count + 1> names{"host"};
+    std::ranges::copy(lane_names, names.begin() + 1);
+    return names;
+  }
+
   /// All that has happened, in virtual seconds.
-  std::vector<sim::Event> events() const { return cluster_.resolve(); }
+  std::vector<TimedItem> items() const {
+    std::vector<TimedItem> items;
+    for (const sim::Event& event : cluster_.resolve()) {
+      items.push_back({event.track, event.kind, event.begin, event.end, event.name == end_of_step});
+    }
+    return items;
+  }
 
  private:
+  static constexpr std::string_view end_of_step = "(the step ends)";
+
   sim::Cluster cluster_{1};
 
  public:
