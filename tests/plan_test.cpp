@@ -21,6 +21,10 @@
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/zerospan.hpp>
 
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+#include <zerospan/checkpoint/checkpoint.hpp>
+#endif
+
 #include "support/any_engine.hpp"
 #include "support/scratch.hpp"
 #include "support/toy_model.hpp"
@@ -136,6 +140,10 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
         any(),
         {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
   }
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+  using By = plan::SaveSetting::By;
+  if (draw.one_in(2)) s.saves = plan::SaveSetting{draw(1, 3), draw.among({By::linking, By::copying})};
+#endif
   return s;
 }
 
@@ -220,6 +228,7 @@ class Ledger {
   zerospan::TierCounters counters() const { return inner_.counters(); }
   const zerospan::Arena* arena() const { return inner_.arena(); }
   zerospan::FileBackedExtents* file_backed() { return inner_.file_backed(); }
+  zerospan::LinkableExtents* linkable() { return inner_.linkable(); }
 
   std::size_t reserved(std::string_view begin) const {
     const auto found = reserved_.find(begin);
@@ -318,9 +327,11 @@ class Training {
 /// A rank on real memory and a real file.
 class RealRank {
  public:
-  RealRank(const plan::Model& model, const plan::Setting& s, const std::string& directory)
+  RealRank(const plan::Model& model, const plan::Setting& s, const std::string& directory, zerospan::Rank rank)
       : model_{model},
         s_{s},
+        rank_{rank},
+        checkpoints_{directory + "/checkpoints"},
         device_{{.device_budget = s.device_budget, .host_budget = s.host_budget}},
         on_device_{device_},
         on_host_{device_},
@@ -410,6 +421,23 @@ class RealRank {
     seen.disk = disk_.counters();
     seen.prefetch = engine.statistics().prefetch;
     if (checkpoints) seen.activations = checkpoints->counters();
+    if (s_.saves) save(engine, seen);
+  }
+
+  /// What was written is in a file of this rank.
+  void save([[maybe_unused]] AnyEngine& engine, [[maybe_unused]] plan::Footprint& seen) {
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+    const bool links = s_.saves->by == plan::SaveSetting::By::linking;
+    const zerospan::SavedCheckpoint saved =
+        zerospan::save_checkpoint(engine, checkpoints_,
+                                  {.keep = s_.saves->keep,
+                                   .by = links ? zerospan::SaveBy::linking : zerospan::SaveBy::copying});
+    seen.saves.emplace();
+    seen.saves->linked = saved.linked;
+    const auto data = std::filesystem::path{saved.path} / ("rank-" + std::to_string(rank_.value) + ".data");
+    seen.saves->written = Bytes{std::filesystem::file_size(data)};
+    seen.saves->kept = Bytes{s_.saves->keep * (seen.saves->linked.count + seen.saves->written.count)};
+#endif
   }
 
   static void count(zerospan::LaneCounters& counters, const zerospan::Span& span) {
@@ -423,6 +451,8 @@ class RealRank {
 
   const plan::Model& model_;
   const plan::Setting& s_;
+  zerospan::Rank rank_;
+  std::string checkpoints_;
   zerospan::ThreadedIoEngine io_;
   zerospan::HostDevice device_;
   zerospan::DeviceTier on_device_;
@@ -466,6 +496,9 @@ std::string text(const Outcome& outcome) {
     if (kind == OperationKind::wait || kind == OperationKind::compute || counter.count == 0) continue;
     add(to_string(kind), number(counter.count), number(counter.bytes), "\n");
   }
+  if (f->saves) {
+    add("saves", number(f->saves->written.count), number(f->saves->linked.count), number(f->saves->kept.count), "\n");
+  }
   if (f->activations) {
     add("activations", number(f->activations->peak_device.count), number(f->activations->peak_tier.count),
         number(f->activations->bytes_offloaded), number(f->activations->bytes_fetched), number(f->activations->hits),
@@ -491,6 +524,7 @@ std::string directory_in_memory() {
 struct Tally {
   std::size_t fit = 0;
   std::size_t refused = 0;
+  std::size_t linked = 0;  ///< Whose checkpoints were linked.
 };
 
 void compare(std::uint64_t seed, const std::string& directory, std::size_t alignment, Tally& tally) {
@@ -503,7 +537,7 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
   const std::vector<Outcome> seen = zerospan::run_ranks(
       s.ranks,
       [&](zerospan::ThreadCommunicator communicator) {
-        RealRank rank{model, s, directory};
+        RealRank rank{model, s, directory, communicator.rank()};
         Outcome outcome = rank.train(communicator);
         const std::scoped_lock lock{mutex};
         if (const auto* footprint = std::get_if<plan::Footprint>(&outcome)) rank.check_ledgers(*footprint);
@@ -527,6 +561,9 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
       seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
   CHECK(all_fit == !is_refused);
   ++(all_fit ? tally.fit : tally.refused);
+  const auto* first = std::get_if<plan::Footprint>(&seen.front());
+  if (first && first->saves && first->saves->linked.count > 0) ++tally.linked;
+  std::filesystem::remove_all(directory + "/checkpoints");
 }
 
 TEST_CASE("what a plan says a real engine takes, to the byte, by purpose; what it refuses that one refuses") {
@@ -541,6 +578,9 @@ TEST_CASE("what a plan says a real engine takes, to the byte, by purpose; what i
   MESSAGE(tally.fit << " trainings fit, " << tally.refused << " were refused");
   CHECK(tally.fit > 100);
   CHECK(tally.refused > 100);
+#if defined(ZEROSPAN_HAS_CHECKPOINT)
+  MESSAGE(tally.linked << " had checkpoints that were linked");
+#endif
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <zerospan/activation/options.hpp>
 #include <zerospan/core/config.hpp>
@@ -14,6 +15,8 @@
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/lane_options.hpp>
 #include <zerospan/device/operation.hpp>
+#include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/memory_account.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/pipeline/pipeline_counters.hpp>
@@ -33,6 +36,15 @@ struct ArenaBytes {
   friend bool operator==(const ArenaBytes&, const ArenaBytes&) = default;
 };
 
+/// One rank's data of the checkpoints that it saves.
+struct SavedBytes {
+  Bytes written;  ///< Of one checkpoint: what is copied. What says where everything is, and the host's bytes, come on top.
+  Bytes linked;   ///< Of one: master weights and states whose files become the checkpoint's; the tier goes on in others.
+  Bytes kept;     ///< Of all that are kept. While one is being saved there is one more.
+
+  friend bool operator==(const SavedBytes&, const SavedBytes&) = default;
+};
+
 /// One rank's memory after some steps of training, to the byte.
 struct Footprint {
   MemoryAccount account;  ///< By purpose and tier; activations are its last lines.
@@ -41,6 +53,7 @@ struct Footprint {
   ArenaBytes host;
   TierCounters disk;                              ///< Its `read` and `written` are not counted here.
   std::optional<ActivationCounters> activations;  ///< None, where there are none.
+  std::optional<SavedBytes> saves;                ///< None, where nothing is saved.
   LaneCounters last_step;                         ///< What the last step has posted: counts and bytes, no seconds.
   LaneCounters all_steps;                         ///< Likewise since the engine was made, with what is at rest at last.
   PipelineCounters prefetch;                      ///< Since the first step.
@@ -94,6 +107,28 @@ inline LaneCounters difference(const LaneCounters& now, const LaneCounters& befo
   return result;
 }
 
+/// What a save would write of the states where they are, and have linked of those on disk.
+inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& model, const SaveSetting& setting) {
+  std::vector<Training> training;  // of parameters, as engines number them
+  for (const Parameter& parameter : model.parameters) {
+    if (!parameter.tied_to) training.push_back(parameter.training);
+  }
+  SavedBytes saved{};
+  for (const zerospan::detail::StatesPlace& place : engine.places_of_states()) {
+    std::size_t bytes = 0;
+    for (const auto& component : place.components) bytes += component.width.of(place.range.elements);
+    const bool is_linked =
+        setting.by == SaveSetting::By::linking && training[place.parameter] == Training::trainable &&
+        std::ranges::all_of(place.components, [](const auto& component) {
+          return component.tier.addressable() == Addressable::nowhere;
+        });
+    Bytes& of_its_kind = is_linked ? saved.linked : saved.written;
+    of_its_kind.count += bytes;
+  }
+  saved.kept = Bytes{setting.keep * (saved.written.count + saved.linked.count)};
+  return saved;
+}
+
 /// More than anything of the model can take in one memory.
 inline Bytes plenty(const Model& model, const Setting& setting) {
   constexpr std::size_t bytes_an_element = 64;  // of states, gradients, whole parameters and buffers, with room to spare
@@ -134,6 +169,7 @@ inline Footprint bytes_of(const Model& model, const Setting& setting, Rank rank 
     const Statistics statistics = now.engine.statistics();
     result.prefetch = statistics.prefetch;
     result.all_steps = statistics.operations;
+    if (setting.saves) result.saves = detail::saved_bytes(now.engine, model, *setting.saves);
     if (now.checkpoints) {
       result.activations = now.checkpoints->counters();
       detail::add_activations(result.account, *setting.activations, machine, *result.activations);

@@ -64,6 +64,14 @@ struct ActivationSetting {
   ActivationOptions options{};
 };
 
+/// Checkpoints that a training saves. @see zerospan::SaveOptions
+struct SaveSetting {
+  enum class By : std::uint8_t { linking, copying };
+
+  std::size_t keep = 1;  ///< Complete ones.
+  By by = By::linking;
+};
+
 using AnyOptimizerSetting = std::variant<AdamW, Sgd, Lion>;
 
 /// One rank's memory, and what the engine on it is told. The same on every rank.
@@ -79,6 +87,7 @@ struct Setting {
   EngineOptions options{};
   MicroBatches micro_batches = MicroBatches::in_passes;  ///< How many there are, `options` say.
   std::optional<ActivationSetting> activations = std::nullopt;
+  std::optional<SaveSetting> saves = std::nullopt;
 };
 
 }  // namespace zerospan::inline v0::plan
