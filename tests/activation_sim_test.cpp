@@ -37,7 +37,7 @@ namespace {
 // size, so that each checkpoint is moved whole.
 constexpr std::size_t elements = 2048;
 constexpr std::size_t bytes = elements * sizeof(float);
-constexpr sim::Rates rates{{8192}, {8192}, {8192}, 1.0};
+constexpr sim::Rates rates{{8192}, {8192}, 8192, 1.0};
 
 struct Program {
   int layers;
@@ -53,7 +53,7 @@ struct Times {
   zerospan::ActivationCounters counters;
 };
 
-void run_step(sim::Device& device, zerospan::ActivationCheckpoints& checkpoints, const Program& program) {
+void run_step(sim::HostDevice& device, zerospan::ActivationCheckpoints& checkpoints, const Program& program) {
   device.compute("forward begins", 0);
   for (int layer = 0; layer < program.layers; ++layer) {
     auto saved = checkpoints.push<Ghost>(calling_thread, {elements});
@@ -69,9 +69,9 @@ void run_step(sim::Device& device, zerospan::ActivationCheckpoints& checkpoints,
 }
 
 Times run(const Program& program) {
-  sim::Cluster cluster{1};
-  sim::Device device{cluster, zerospan::Rank{0}, {.device_budget = 1_MiB, .host_budget = 1_MiB, .rates = rates}};
-  sim::Tier disk{device, {.capacity = 1_GiB, .link = {8192}}};
+  sim::Cluster cluster{sim::one_node(1, rates)};
+  sim::HostDevice device{cluster, zerospan::Rank{0}, {.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  sim::Tier disk{device, {.capacity = 1_GiB, .own = sim::Disk{8192, 8192}}};
   Times times;
   {
     zerospan::ActivationCheckpoints checkpoints{device,

@@ -314,15 +314,11 @@ constexpr double one_layer_a_second = sim_layer * sizeof(float);
 /// Seconds of a pass over the layers when it has been learned.
 /// @param window Layers that may be fetched ahead.
 double pass_seconds(const AnyPartitioner& strategy, int ranks, std::size_t window) {
-  constexpr double instant = std::numeric_limits<double>::infinity();
-  sim::Cluster cluster{ranks};
+  sim::Cluster cluster{sim::Topology{.ranks_per_node = ranks}};
   for (int r = 0; r < ranks; ++r) {
-    sim::Device device{
-        cluster,
-        Rank{r},
-        {.device_budget = 64_MiB, .host_budget = 128_MiB, .rates = {{instant}, {instant}, {instant}, 1.0}}};
+    sim::HostDevice device{cluster, Rank{r}, {.device_budget = 64_MiB, .host_budget = 128_MiB}};
     sim::Communicator communicator{cluster, Rank{r}};
-    sim::Tier disk{device, {.capacity = 1_GiB, .link = {one_layer_a_second}}};
+    sim::Tier disk{device, {.capacity = 1_GiB, .own = sim::Disk{one_layer_a_second, one_layer_a_second}}};
     zerospan::ZeroEngine engine{zerospan::Stage3{},
                                 communicator,
                                 device,

@@ -52,7 +52,7 @@ class Completion {
   std::string label() const { return state_ ? state_->label : std::string{"nothing"}; }
 
   /// A number that the device which made this completion uses to find its record (virtual time); 0 elsewhere.
-  std::uint64_t ticket() const noexcept { return state_ ? state_->ticket : 0; }
+  std::uint64_t ticket() const noexcept { return ticket_; }
 
  private:
   friend class Promise;
@@ -68,30 +68,33 @@ class Completion {
     std::exception_ptr error;
     Continuations continuations;
     std::string label;
-    std::uint64_t ticket = 0;
   };
 
-  explicit Completion(std::shared_ptr<State> state) noexcept : state_{std::move(state)} {}
+  Completion(std::shared_ptr<State> state, std::uint64_t ticket) noexcept : state_{std::move(state)}, ticket_{ticket} {}
 
   /// `then` for continuations that have their memory already.
   void then(Continuations&& prepared) const noexcept;
 
   std::shared_ptr<State> state_;
+  std::uint64_t ticket_ = 0;
 };
 
 /// The side that ends an operation, exactly once. A promise destroyed before that fails its completion,
 /// so that nobody waits for ever.
 class Promise {
  public:
-  explicit Promise(std::string label, std::uint64_t ticket = 0) : state_{std::make_shared<Completion::State>()} {
+  explicit Promise(std::string label, std::uint64_t ticket = 0)
+      : state_{std::make_shared<Completion::State>()}, ticket_{ticket} {
     state_->label = std::move(label);
-    state_->ticket = ticket;
   }
   Promise(Promise&&) noexcept = default;
   Promise& operator=(Promise&&) = delete;
   ~Promise();
 
-  Completion completion() const noexcept { return Completion{state_}; }
+  Completion completion() const noexcept { return completion(ticket_); }
+
+  /// One of many completions that end together, with a ticket of its own.
+  Completion completion(std::uint64_t ticket) const noexcept { return Completion{state_, ticket}; }
 
   void succeed() { end(nullptr); }
   void fail(std::exception_ptr error) { end(std::move(error)); }
@@ -100,6 +103,7 @@ class Promise {
   void end(std::exception_ptr error);
 
   std::shared_ptr<Completion::State> state_;
+  std::uint64_t ticket_ = 0;
 };
 
 inline bool Completion::done() const noexcept {
@@ -142,7 +146,7 @@ inline void Completion::then(Continuations&& prepared) const noexcept {
 }
 
 inline Promise::~Promise() {
-  if (!state_ || Completion{state_}.done()) return;
+  if (!state_ || completion().done()) return;
   try {
     fail(std::make_exception_ptr(
         Error{state_->label + " was dropped before it ended", std::source_location::current()}));

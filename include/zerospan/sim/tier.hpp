@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +14,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/sim/device.hpp>
+#include <zerospan/sim/topology.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::sim {
@@ -20,7 +22,7 @@ namespace zerospan::inline v0::sim {
 struct TierOptions {
   std::string name = "simulated storage";
   Bytes capacity;
-  Link link;  ///< Reads and writes each have the whole of it.
+  std::optional<Disk> own{};  ///< A disk of this tier alone. Otherwise it is on the topology's.
 };
 
 /// A tier that is not addressable, of known capacity, bandwidth and latency. It holds no bytes: transfers are priced by
@@ -30,7 +32,10 @@ class Tier {
   static constexpr std::size_t block = 4096;
 
   /// @param device The only one that posts transfers to it; outlives it.
-  Tier(Device& device, TierOptions options) : options_{std::move(options)} { device.connect(this, options_.link); }
+  template <DeviceMemory Where>
+  Tier(BasicDevice<Where>& device, TierOptions options) : options_{std::move(options)} {
+    if (options_.own) device.prices_.add_tier(this, *options_.own);
+  }
   Tier(const Tier&) = delete;
   Tier& operator=(const Tier&) = delete;
 
