@@ -44,10 +44,23 @@ plan::Setting on_disk() {
 
 constexpr double shard = 131072;
 
-/// So fast that only what a test changes takes time. One operation a second.
-plan::Rates fast() {
-  return {.copy = {1e12}, .network = {1e12}, .update = {1e12}, .disk = {1e12}, .flops_per_second = 1};
-}
+/// Two ranks that share nothing.
+struct Rates {
+  zerospan::sim::Link copy;
+  zerospan::sim::Link network;
+  double update;
+  zerospan::sim::Link disk;
+
+  /// One operation a second.
+  zerospan::sim::Topology topology() const {
+    auto result = zerospan::sim::one_node(2, {copy, network, update, 1});
+    result.disk = {.read = disk.bytes_per_second, .write = disk.bytes_per_second, .latency = disk.latency};
+    return result;
+  }
+};
+
+/// So fast that only what a test changes takes time.
+Rates fast() { return {.copy = {1e12}, .network = {1e12}, .update = 1e12, .disk = {1e12}}; }
 
 double busy_time(const plan::Prediction& p, std::string_view track) {
   for (const plan::TrackTime& time : p.tracks) {
@@ -58,22 +71,22 @@ double busy_time(const plan::Prediction& p, std::string_view track) {
 }
 
 TEST_CASE("a step that is bound by compute takes as long as that, and says so") {
-  const plan::Prediction p = plan::predict(layers(12, 4), on_disk(), fast());
+  const plan::Prediction p = plan::predict(layers(12, 4), on_disk(), fast().topology());
   CHECK(p.step_seconds == doctest::Approx(12 * 3 * 4).epsilon(0.001));
   CHECK(busy_time(p, "host") == doctest::Approx(12 * 3 * 4));
   CHECK(p.bottleneck() == "compute on host");
 }
 
 TEST_CASE("a step that is bound by the network or the disk is named after it") {
-  plan::Rates rates = fast();
+  Rates rates = fast();
   rates.network = {shard};
-  const plan::Prediction network = plan::predict(layers(24, 0.01), on_disk(), rates);
+  const plan::Prediction network = plan::predict(layers(24, 0.01), on_disk(), rates.topology());
   CHECK(network.critical.front().track == zerospan::lane_names[2]);
   CHECK(network.step_seconds == doctest::Approx(busy_time(network, zerospan::lane_names[2])).epsilon(0.05));
 
   rates = fast();
   rates.disk = {shard};
-  const plan::Prediction disk = plan::predict(layers(24, 0.01), on_disk(), rates);
+  const plan::Prediction disk = plan::predict(layers(24, 0.01), on_disk(), rates.topology());
   const bool is_of_disk =
       disk.critical.front().kind == OperationKind::read || disk.critical.front().kind == OperationKind::write;
   CHECK(is_of_disk);
@@ -82,12 +95,11 @@ TEST_CASE("a step that is bound by the network or the disk is named after it") {
 TEST_CASE("the critical path has no gaps, and no track is on it for longer than it works") {
   for (const double flops : {0.0, 0.3, 1.0, 4.0}) {
     CAPTURE(flops);
-    const plan::Rates rates{.copy = {8 * shard},
-                            .network = {2 * shard, 0.01},
-                            .update = {16 * shard},
-                            .disk = {5 * shard, 0.001},
-                            .flops_per_second = 1};
-    const plan::Prediction p = plan::predict(layers(16, flops), on_disk(), rates);
+    const Rates rates{.copy = {8 * shard},
+                      .network = {2 * shard, 0.01},
+                      .update = 16 * shard,
+                      .disk = {5 * shard, 0.001}};
+    const plan::Prediction p = plan::predict(layers(16, flops), on_disk(), rates.topology());
     double sum = 0;
     for (const plan::CriticalPart& part : p.critical) sum += part.seconds;
     CHECK(sum == doctest::Approx(p.step_seconds).epsilon(1e-9));
@@ -173,15 +185,12 @@ TEST_CASE("a search finds what trying everything finds, with less") {
         CAPTURE(device.count);
         CAPTURE(host.count);
         CAPTURE(disk);
-        const plan::Machine machine{.ranks = 2,
+        const Rates rates{
+            .copy = {64 * shard}, .network = {4 * shard}, .update = 32 * shard, .disk = {disk}};
+        const plan::Machine machine{.topology = rates.topology(),
                                     .device_budget = device,
                                     .host_budget = host,
-                                    .disk = {.capacity = 64_MiB},
-                                    .rates = {.copy = {64 * shard},
-                                              .network = {4 * shard},
-                                              .update = {32 * shard},
-                                              .disk = {disk},
-                                              .flops_per_second = 1}};
+                                    .disk = {.capacity = 64_MiB}};
         const auto brute = plan::choose(model, machine, base, grid, {.exhaustive = points});
         const auto search = plan::choose(model, machine, base, grid, {.exhaustive = 0});
         REQUIRE(brute.has_value() == search.has_value());
@@ -190,7 +199,7 @@ TEST_CASE("a search finds what trying everything finds, with less") {
         CHECK(brute->simulated == points);
         CHECK(search->step_seconds == brute->step_seconds);
         CHECK(plan::predict(plan::divided(model, search->setting.options.micro_batches), search->setting,
-                            machine.rates)
+                            machine.topology)
                   .step_seconds == search->step_seconds);
         simulated += search->simulated;
       }
@@ -204,7 +213,8 @@ TEST_CASE("a search finds what trying everything finds, with less") {
 TEST_CASE("the largest model, and the smallest machine, are at the edge of what fits") {
   const plan::Grid grid = small_grid();
   const plan::Setting base = on_disk();
-  const plan::Machine machine{.ranks = 2, .device_budget = 1_MiB, .host_budget = 3_MiB, .disk = {.capacity = 12_MiB}};
+  const plan::Machine machine{
+      .topology = fast().topology(), .device_budget = 1_MiB, .host_budget = 3_MiB, .disk = {.capacity = 12_MiB}};
   const auto family = [](std::size_t n) { return layers(n, 1); };
   const std::size_t n = plan::largest_that_fits(family, 1000, machine, base, grid);
   CHECK(n > 0);
@@ -221,14 +231,14 @@ TEST_CASE("the largest model, and the smallest machine, are at the edge of what 
 }
 
 TEST_CASE("advice is what the change itself is predicted to do") {
-  plan::Rates rates = fast();
+  Rates rates = fast();
   rates.disk = {4 * shard};
   const plan::Model model = layers(12, 0.1);
   const plan::Setting setting = on_disk();
-  const std::vector<plan::Advice> all = plan::advice(model, setting, rates);
-  const double now = plan::predict(model, setting, rates).step_seconds;
+  const std::vector<plan::Advice> all = plan::advice(model, setting, rates.topology());
+  const double now = plan::predict(model, setting, rates.topology()).step_seconds;
   rates.disk.bytes_per_second *= 2;
-  const double then = plan::predict(model, setting, rates).step_seconds;
+  const double then = plan::predict(model, setting, rates.topology()).step_seconds;
   const auto found = std::ranges::find(all, "twice the disk's bytes a second", &plan::Advice::change);
   REQUIRE(found != all.end());
   CHECK(found->seconds.value() == then);

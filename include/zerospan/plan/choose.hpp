@@ -20,18 +20,17 @@
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/plan/model.hpp>
 #include <zerospan/plan/predict.hpp>
-#include <zerospan/plan/rates.hpp>
 #include <zerospan/plan/setting.hpp>
+#include <zerospan/sim/topology.hpp>
 
 namespace zerospan::inline v0::plan {
 
-/// The ranks of a training, and the memory and the speeds that each of them has.
+/// The ranks of a training, with the links between them, and the memory that each of them has.
 struct Machine {
-  int ranks = 1;
+  sim::Topology topology{};
   Bytes device_budget{};
   Bytes host_budget{};
   Disk disk{};
-  Rates rates{};
 };
 
 /// What is chosen among; of each, one at least.
@@ -97,7 +96,7 @@ inline Point sizes_of(const Grid& grid) {
 
 /// The setting of a point, on a machine. @param base What is not chosen.
 inline Setting setting_at(const Grid& grid, const Point& at, const Machine& machine, Setting base) {
-  base.ranks = machine.ranks;
+  base.ranks = machine.topology.ranks();
   base.device_budget = machine.device_budget;
   base.host_budget = machine.host_budget;
   base.disk = machine.disk;
@@ -131,7 +130,7 @@ class GridSearch {
     const auto [known, is_new] = seconds_.try_emplace(at, does_not_fit);
     if (!is_new) return known->second;
     try {
-      known->second = predict(models_[at[6]], setting(at), machine_.rates, options_.steps).step_seconds;
+      known->second = predict(models_[at[6]], setting(at), machine_.topology, options_.steps).step_seconds;
     } catch (const BudgetError&) {
     } catch (const ConfigurationError&) {
     }

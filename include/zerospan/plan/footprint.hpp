@@ -77,8 +77,9 @@ namespace detail {
 inline ArenaBytes bytes_of(const Arena& arena) { return {arena.capacity(), arena.used(), arena.peak()}; }
 
 /// Appends what activation checkpoints have taken.
-inline void add_activations(MemoryAccount& account, const ActivationSetting& setting, SimulatedRank& machine,
-                            const ActivationCounters& counters) {
+template <class Machine>
+void add_activations(MemoryAccount& account, const ActivationSetting& setting, Machine& machine,
+                     const ActivationCounters& counters) {
   const TierRef tier = machine.tier(setting.place);
   const auto add = [&](const std::string& where, Addressable addressable, Bytes taken, Bytes peak) {
     if (taken.count == 0) return;
@@ -153,29 +154,32 @@ inline Bytes plenty(const Model& model, const Setting& setting) {
 /// ConfigurationError if model and setting contradict each other.
 inline Footprint bytes_of(const Model& model, const Setting& setting, Rank rank = {}, std::size_t steps = 3) {
   detail::check_rank(setting, rank);
-  detail::SimulatedRank machine{setting, rank, {}};
-  Footprint result{};
-  LaneCounters before{};
-  detail::rehearse(model, setting, machine, steps, [&](const detail::Rehearsed& now) {
-    if (now.step + 1 == steps) before = now.engine.statistics().operations;
-    if (now.step < steps) return;
-    if (steps > 0) result.last_step = detail::difference(now.engine.statistics().operations, before);
-    now.engine.synchronize();
-    result.account = now.engine.memory();
-    result.least = now.engine.requirements();
-    result.device = detail::bytes_of(machine.device.memory());
-    result.host = detail::bytes_of(machine.device.host_memory());
-    result.disk = machine.disk.counters();
-    const Statistics statistics = now.engine.statistics();
-    result.prefetch = statistics.prefetch;
-    result.all_steps = statistics.operations;
-    if (setting.saves) result.saves = detail::saved_bytes(now.engine, model, *setting.saves);
-    if (now.checkpoints) {
-      result.activations = now.checkpoints->counters();
-      detail::add_activations(result.account, *setting.activations, machine, *result.activations);
-    }
+  return detail::with_device(setting, [&]<sim::DeviceMemory Where>() {
+    sim::Cluster cluster = detail::timeless(setting.ranks);
+    detail::SimulatedRank<Where> machine{cluster, setting, rank};
+    Footprint result{};
+    LaneCounters before{};
+    detail::rehearse(model, setting, machine, steps, [&](const detail::Rehearsed& now) {
+      if (now.step + 1 == steps) before = now.engine.statistics().operations;
+      if (now.step < steps) return;
+      if (steps > 0) result.last_step = detail::difference(now.engine.statistics().operations, before);
+      now.engine.synchronize();
+      result.account = now.engine.memory();
+      result.least = now.engine.requirements();
+      result.device = detail::bytes_of(machine.device.memory());
+      result.host = detail::bytes_of(machine.device.host_memory());
+      result.disk = machine.disk.counters();
+      const Statistics statistics = now.engine.statistics();
+      result.prefetch = statistics.prefetch;
+      result.all_steps = statistics.operations;
+      if (setting.saves) result.saves = detail::saved_bytes(now.engine, model, *setting.saves);
+      if (now.checkpoints) {
+        result.activations = now.checkpoints->counters();
+        detail::add_activations(result.account, *setting.activations, machine, *result.activations);
+      }
+    });
+    return result;
   });
-  return result;
 }
 
 /// What a model and its training would take at the most, whatever the budgets of the setting: as `bytes_of`, on a

@@ -28,6 +28,12 @@ constexpr std::string_view to_string(Place place) noexcept {
   return place == Place::device ? "device" : place == Place::host ? "host" : "nvme";
 }
 
+/// What computes, and updates what is in its memory.
+enum class Processor : std::uint8_t {
+  cpu,  ///< The host: device memory is a part of its memory.
+  gpu,  ///< A device with memory and streams of its own.
+};
+
 /// Where each kind of state rests. @see zerospan::Placement
 struct Placing {
   Place parameters = Place::device;
@@ -78,6 +84,7 @@ using AnyOptimizerSetting = std::variant<AdamW, Sgd, Lion>;
 struct Setting {
   int stage = 3;
   int ranks = 1;
+  Processor processor = Processor::cpu;
   Placing placing{};
   std::optional<PlacedShare> optimizer_share = std::nullopt;
   Bytes device_budget{};

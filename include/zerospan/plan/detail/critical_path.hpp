@@ -59,10 +59,23 @@ class Ends {
       if (is_wait && is_own && items_[i].end > items_[i].begin) continue;  // it waited for somebody else
       if (!found || is_better(other, *found, i)) found = other;
     }
-    return found;
+    return found ? found : nearest(i, time);
   }
 
  private:
+  /// Where nothing ended just then: what goes on before it on its track, as transfers whose latencies overlap; or what
+  /// ended last.
+  std::optional<std::size_t> nearest(std::size_t i, double time) const {
+    for (std::size_t other = i; other-- > 0 && items_[other].begin < time;) {
+      if (items_[other].track == items_[i].track && items_[other].end > time) return other;
+    }
+    for (auto at = at_.lower_bound(time); at != at_.begin();) {
+      --at;
+      if (at->second < i) return at->second;
+    }
+    return std::nullopt;
+  }
+
   /// What has taken time explains more than what has taken none, then what is on the same track, then what is later.
   bool is_better(std::size_t one, std::size_t other, std::size_t of) const {
     const auto rank = [&](std::size_t i) {

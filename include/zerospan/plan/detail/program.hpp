@@ -24,14 +24,17 @@
 
 namespace zerospan::inline v0::plan::detail {
 
-/// Makes the calls of a host that trains the model, in its order; what is computed is `compute(name, flops)`.
+/// Makes the calls of a host that trains the model, in its order; what is computed is `compute(name, flops)`, on the
+/// stream on which it takes its leases.
 template <class Compute>
 class Program {
  public:
   /// Declares the parameters. @param model, engine Outlive it. @throws as ParameterStore::declare.
-  Program(const Model& model, const Setting& setting, zerospan::detail::Engine& engine, Compute compute)
+  Program(const Model& model, const Setting& setting, zerospan::detail::Engine& engine, StreamRef stream,
+          Compute compute)
       : model_{model},
         engine_{engine},
+        stream_{stream},
         order_{setting.micro_batches},
         micro_batches_{setting.options.micro_batches},
         compute_{std::move(compute)} {
@@ -79,8 +82,8 @@ class Program {
   /// A checkpoint that was popped.
   class Popped {
    public:
-    explicit Popped(zerospan::detail::CheckpointStore& store)
-        : store_{store}, id_{store.pop(calling_thread, std::nullopt).id} {}
+    Popped(zerospan::detail::CheckpointStore& store, StreamRef stream)
+        : store_{store}, id_{store.pop(stream, std::nullopt).id} {}
     Popped(const Popped&) = delete;
     Popped& operator=(const Popped&) = delete;
     ~Popped() { store_.release(id_); }
@@ -93,7 +96,7 @@ class Program {
   void forward(const PassStep& step, std::size_t micro_batches) {
     for (std::size_t i = 0; i < micro_batches && step.pushes.count > 0 && checkpoints_; ++i) {
       const Shape shape{std::max<std::size_t>(1, step.pushes.count / sizeof(bfloat16))};
-      checkpoints_->commit(checkpoints_->push(calling_thread, shape, ElementType::bfloat16).id);
+      checkpoints_->commit(checkpoints_->push(stream_, shape, ElementType::bfloat16).id);
     }
     const Leases gathered{engine_, gather(step.gathers)};
     for (std::size_t i = 0; i < micro_batches; ++i) compute(step, 1);
@@ -103,7 +106,7 @@ class Program {
     const Leases gathered{engine_, gather(step.gathers)};
     for (std::size_t i = 0; i < micro_batches; ++i) {
       std::optional<Popped> popped;
-      if (step.pops && checkpoints_) popped.emplace(*checkpoints_);
+      if (step.pops && checkpoints_) popped.emplace(*checkpoints_, stream_);
       const bool is_together = step.leases == GradientLeases::together;
       const std::size_t leases = step.gradients.empty() ? 0 : is_together ? 1 : step.gradients.size();
       if (leases == 0) compute(step, 1);
@@ -125,7 +128,7 @@ class Program {
     const std::vector<ParameterId> ids = ids_of(parameters);
     std::vector<std::byte*> data(ids.size());
     std::vector<LeaseId> leases(ids.size());
-    engine_.gather(calling_thread, ids, data, leases);
+    engine_.gather(stream_, ids, data, leases);
     return leases;
   }
 
@@ -133,7 +136,7 @@ class Program {
     const std::vector<ParameterId> ids = ids_of(parameters);
     std::vector<std::byte*> data(ids.size());
     std::vector<LeaseId> leases(ids.size());
-    engine_.gradients(calling_thread, ids, GradientContent::undefined, data, leases);
+    engine_.gradients(stream_, ids, GradientContent::undefined, data, leases);
     return leases;
   }
 
@@ -146,6 +149,7 @@ class Program {
 
   const Model& model_;
   zerospan::detail::Engine& engine_;
+  StreamRef stream_;
   MicroBatches order_;
   std::size_t micro_batches_;
   Compute compute_;

@@ -32,7 +32,8 @@
 
 namespace zerospan::inline v0::plan::detail {
 
-inline Placement placement_of(const Setting& setting, SimulatedRank& machine) {
+template <class Machine>
+Placement placement_of(const Setting& setting, Machine& machine) {
   Placement placement{.parameters = machine.tier(setting.placing.parameters),
                       .gradients = machine.tier(setting.placing.gradients),
                       .optimizer = machine.tier(setting.placing.optimizer)};
@@ -43,8 +44,8 @@ inline Placement placement_of(const Setting& setting, SimulatedRank& machine) {
 }
 
 /// Calls `f(engine)` with an engine as the setting says. @throws as ZeroEngine's constructor.
-template <class F>
-void with_engine(const Setting& setting, SimulatedRank& machine, F f) {
+template <class Machine, class F>
+void with_engine(const Setting& setting, Machine& machine, F f) {
   const auto with = [&]<class S>(S stage) {
     std::visit(
         [&](const auto& optimizer) {
@@ -80,29 +81,29 @@ inline void check_rank(const Setting& setting, Rank rank) {
 struct Rehearsed {
   zerospan::detail::Engine& engine;
   zerospan::detail::CheckpointStore* checkpoints;  ///< nullptr: none.
-  SimulatedRank& machine;
   std::size_t step;  ///< Steps made.
 };
 
 /// Declares the model on a rank. Activation checkpoints are made when all parameters are declared.
 /// @param f Called as `f(Rehearsed, program)`; the first call that needs values ends declaration.
 /// @throws as an engine does: BudgetError for what does not fit, ConfigurationError for what contradicts itself.
-template <class F>
-void declare(const Model& model, const Setting& setting, SimulatedRank& machine, F f) {
+template <class Machine, class F>
+void declare(const Model& model, const Setting& setting, Machine& machine, F f) {
   with_engine(setting, machine, [&](zerospan::detail::Engine& engine) {
-    Program program{model, setting, engine,
+    Program program{model, setting, engine, machine.stream(),
                     [&](std::string_view name, double flops) { machine.compute(name, flops); }};
-    std::optional<zerospan::detail::DeviceCheckpoints<SimulatedRank::device_type>> checkpoints;
+    std::optional<zerospan::detail::DeviceCheckpoints<typename Machine::device_type>> checkpoints;
     if (setting.activations) {
       checkpoints.emplace(machine.device, machine.tier(setting.activations->place), setting.activations->options);
     }
     zerospan::detail::CheckpointStore* const store = checkpoints ? &*checkpoints : nullptr;
-    f(Rehearsed{engine, store, machine, 0}, program);
+    f(Rehearsed{engine, store, 0}, program);
   });
 }
 
 /// What ranks have for gathered parameters and gradients: each as much as the one that has least. They differ where
 /// something is so small that it has an owner, and is not in slices.
+template <sim::DeviceMemory Where>
 class WorkingMemories {
  public:
   /// Ends declaration on one of each kind of ranks, where there are several kinds.
@@ -168,7 +169,8 @@ class WorkingMemories {
   }
 
   void look_at(Kind& kind, const Model& model, const Setting& setting) {
-    SimulatedRank machine{setting, kind.first, {}};
+    sim::Cluster cluster = timeless(setting.ranks);
+    SimulatedRank<Where> machine{cluster, setting, kind.first};
     try {
       declare(model, setting, machine, [&](const Rehearsed& now, const auto&) {
         try {
@@ -202,10 +204,11 @@ class WorkingMemories {
 /// Makes steps of the model in virtual time.
 /// @param after Called as `after(Rehearsed)` when declaration has ended, and after each step.
 /// @throws as `declare`, and as an engine does in training.
-template <class After>
-void rehearse(const Model& model, const Setting& setting, SimulatedRank& machine, std::size_t steps, After after) {
+template <sim::DeviceMemory Where, class After>
+void rehearse(const Model& model, const Setting& setting, SimulatedRank<Where>& machine, std::size_t steps,
+              After after) {
   declare(model, setting, machine, [&](Rehearsed now, auto& program) {
-    const WorkingMemories all{model, setting, now.engine.owners()};
+    const WorkingMemories<Where> all{model, setting, now.engine.owners()};
     const Allocation withheld = machine.device.memory().allocate_working(all.withheld(machine.communicator.rank()));
     now.engine.begin(Pass::training);
     all.check();
