@@ -15,17 +15,10 @@
 #include "../gpt/cpu_math.hpp"
 #include "../gpt/dimensions.hpp"
 #include "../gpt/tensor.hpp"
+#include "measure.hpp"
 #include "work.hpp"
 
 namespace machine {
-
-/// Sizes of a model, and the positions of a micro-batch: what decides the shapes of its products.
-struct ModelShape {
-  gpt::Dimensions model;
-  std::size_t batch = 1;
-
-  std::size_t positions() const { return batch * model.context; }
-};
 
 /// The products of all layers, each shape once.
 inline std::vector<ProductShape> products_of(const ModelShape& shape) {
