@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -43,6 +44,11 @@ void print(const machine::Rates& r) {
         name, d.read / 1e9, d.written / 1e9, d.mixed_read / 1e9, d.mixed_written / 1e9, d.busy_read / 1e9,
         d.busy_written / 1e9, "", d.read_latency * 1e6, d.write_latency * 1e6, d.read_core_time * 1e9,
         d.write_core_time * 1e9);
+    for (const auto& [what, rate] : {std::pair{"a read of", d.read_alone}, std::pair{"a write of", d.write_alone}}) {
+      fmt::print("{:<14}{}", "", what);
+      for (const auto& [size, per_second] : rate.points) fmt::print("  {:.0f} KiB {:.2f} GB/s", size / 1024, per_second / 1e9);
+      fmt::print("\n");
+    }
   };
   fmt::print("{:<14}{}, {} cores; OpenBLAS's kernels for {}\n", "processor", r.processor, r.cores, r.matrix_kernels);
   disk("disk", r.disk);

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -47,7 +48,13 @@ Rates instant_rates() {
             .mixed_read = instant,
             .mixed_written = instant,
             .busy_read = instant,
-            .busy_written = instant};
+            .busy_written = instant,
+            .read_latency = 0,
+            .write_latency = 0,
+            .read_alone = {{{1, instant}}},
+            .write_alone = {{{1, instant}}},
+            .read_core_time = 0,
+            .write_core_time = 0};
   r.checked_disk = r.disk;
   const auto add = [&r](const std::string& name) { r.work[name] = {{{1, instant}}}; };
   for (const char* name :
@@ -141,6 +148,30 @@ TEST_CASE("transfers share the disk, take their part of the cores, and are slowe
   CHECK(reading[1].end == Approx(2.0));
   CHECK(reading[2].end == Approx(5.0));  // half of the core for two seconds
   CHECK(play(true, 0)[1].end == Approx(4.0));
+}
+
+TEST_CASE("a transfer alone takes what it was measured to take, and several are as fast as more bytes under way") {
+  Rates rates = instant_rates();
+  rates.disk.read = rates.disk.busy_read = 100;
+  rates.disk.read_latency = 1;
+  rates.disk.read_alone = {{{10, 10.0 / 3}, {110, 110.0 / 5}}};  // 3 s and 5 s
+  const auto end_of = [&](std::vector<double> transfers) {
+    std::vector<Recorder> ranks;
+    ranks.push_back(recorder_with_lanes());
+    for (const double bytes : transfers) {
+      static_cast<void>(ranks[0].post(read_lane, {zerospan::OperationKind::read, "r"},
+                                      {.latency = rates.disk.read_latency, .read = bytes}, {}));
+    }
+    MachineTime time{rates, rates.disk, ranks};
+    time.run();
+    double end = 0;
+    for (const auto& times : time.times(0)) end = std::max(end, times.end);
+    return end;
+  };
+  CHECK(end_of({10}) == Approx(3.0));
+  CHECK(end_of({110}) == Approx(5.0));
+  CHECK(end_of({60}) == Approx(4.0));
+  CHECK(end_of({60, 50}) == Approx(5.0));
 }
 
 TEST_CASE("a collective begins when the last rank has come to it") {

@@ -2,6 +2,9 @@
 /// What a disk reads and writes through the library's tier, as a training has it do.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +13,8 @@
 #include <memory>
 #include <string>
 #include <thread>
+
+#include <time.h>
 
 #include <zerospan/core/completion.hpp>
 #include <zerospan/core/units.hpp>
@@ -102,6 +107,21 @@ class DiskTrial {
            requests;
   }
 
+  /// Bytes a second of one transfer by itself: of the sizes that an engine has, from a small parameter to a sub-group.
+  WorkRate alone(bool reads) {
+    WorkRate rate;
+    for (std::size_t size = std::size_t{1} << 16; size <= under_way * transfer / 2; size *= 4) {
+      std::array<double, 7> seconds;
+      for (std::size_t i = 0; i < seconds.size(); ++i) {
+        const std::size_t offset = (i * 37 + size / transfer) * transfer % (bytes() - size) / transfer * transfer;
+        seconds[i] = seconds_of([&] { start(reads, offset, 0, size).wait(); });
+      }
+      std::ranges::sort(seconds);
+      rate.points.push_back({static_cast<double>(size), static_cast<double>(size) / seconds[seconds.size() / 2]});
+    }
+    return rate;
+  }
+
   std::size_t bytes() const { return transfers_ * transfer; }
 
  private:
@@ -143,28 +163,56 @@ class DiskTrial {
   std::shared_ptr<std::byte> memory_;
 };
 
-/// @param busy What all cores compute, to see how much of it transfers cost.
+/// Seconds of a core that all threads of this process have had.
+inline double process_seconds() {
+  ::timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+/// Rates are the median of three. What transfers take of the cores is what all of them compute less meanwhile, and at
+/// least what the process's threads need for them.
+/// @param busy What all cores compute.
 inline DiskRates measure_disk(const std::string& directory, std::uint64_t bytes, bool is_checked, Stopwatch& stopwatch,
                               const Work& busy) {
   DiskTrial disk{directory, bytes, is_checked};
   DiskRates rates;
-  rates.read = disk.read_all();
-  rates.written = disk.write_all();
-  const DiskTrial::Mixed mixed = disk.read_and_write_halves();
-  rates.mixed_read = mixed.read;
-  rates.mixed_written = mixed.written;
+  const auto median = [](auto rate) {
+    std::array<double, 3> all;
+    for (double& each : all) each = rate();
+    std::ranges::sort(all);
+    return all[1];
+  };
+  const auto core_time = [&](auto transfer) {
+    const double before = process_seconds();
+    transfer();
+    return (process_seconds() - before) / static_cast<double>(disk.bytes());
+  };
+  rates.read_core_time = core_time([&] { disk.read_all(); });
+  rates.write_core_time = core_time([&] { disk.write_all(); });
+  rates.read = median([&] { return disk.read_all(); });
+  rates.written = median([&] { return disk.write_all(); });
+  rates.mixed_read = median([&] {
+    const DiskTrial::Mixed mixed = disk.read_and_write_halves();
+    rates.mixed_written = std::max(rates.mixed_written, mixed.written);
+    return mixed.read;
+  });
   rates.read_latency = disk.latency(true);
   rates.write_latency = disk.latency(false);
+  rates.read_alone = disk.alone(true);
+  rates.write_alone = disk.alone(false);
 
   const double undisturbed =
-      stopwatch.all_cores(busy, [] { std::this_thread::sleep_for(std::chrono::milliseconds{200}); });
-  const auto core_time = [&](double disturbed, double rate) {
-    return std::max(0.0, static_cast<double>(stopwatch.cores()) * (1 - disturbed / undisturbed) / rate);
+      stopwatch.all_cores(busy, [] { std::this_thread::sleep_for(std::chrono::milliseconds{300}); });
+  const auto taken = [&](double disturbed, double rate) {
+    return static_cast<double>(stopwatch.cores()) * (1 - disturbed / undisturbed) / rate;
   };
-  const double while_reading = stopwatch.all_cores(busy, [&] { rates.busy_read = disk.read_all(); });
-  const double while_writing = stopwatch.all_cores(busy, [&] { rates.busy_written = disk.write_all(); });
-  rates.read_core_time = core_time(while_reading, rates.busy_read);
-  rates.write_core_time = core_time(while_writing, rates.busy_written);
+  const double while_reading =
+      stopwatch.all_cores(busy, [&] { rates.busy_read = median([&] { return disk.read_all(); }); });
+  const double while_writing =
+      stopwatch.all_cores(busy, [&] { rates.busy_written = median([&] { return disk.write_all(); }); });
+  rates.read_core_time = std::max(rates.read_core_time, taken(while_reading, rates.busy_read));
+  rates.write_core_time = std::max(rates.write_core_time, taken(while_writing, rates.busy_written));
   return rates;
 }
 

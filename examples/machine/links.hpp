@@ -24,20 +24,35 @@
 #include <zerospan/device/operation.hpp>
 
 #include "rates.hpp"
+#include "work.hpp"
 
 namespace machine {
 
 namespace detail {
 
-/// The same number of times on every rank. @return Seconds of one time.
+/// What one call takes of a rank.
+struct CallTime {
+  double seconds;       ///< From its begin to its end.
+  double core_seconds;  ///< Of a core that it has had: it sleeps while it waits for others.
+};
+
+/// The same number of times on every rank; the best of some trials.
 template <class Call>
-double seconds_of_calls(zerospan::ThreadCommunicator& communicator, std::size_t times, Call call) {
+CallTime time_of_calls(zerospan::ThreadCommunicator& communicator, std::size_t times, Call call) {
+  constexpr std::size_t trials = 4;
+  const auto each = static_cast<double>(times);
+  CallTime best{1e30, 1e30};
   call();
-  communicator.barrier({zerospan::calling_thread, "the begin"});
-  const auto begin = std::chrono::steady_clock::now();
-  for (std::size_t i = 0; i < times; ++i) call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() /
-         static_cast<double>(times);
+  for (std::size_t trial = 0; trial < trials; ++trial) {
+    communicator.barrier({zerospan::calling_thread, "the begin"});
+    const double core_seconds = thread_seconds();
+    const auto begin = std::chrono::steady_clock::now();
+    for (std::size_t i = 0; i < times; ++i) call();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    best.seconds = std::min(best.seconds, seconds.count() / each);
+    best.core_seconds = std::min(best.core_seconds, (thread_seconds() - core_seconds) / each);
+  }
+  return best;
 }
 
 }  // namespace detail
@@ -51,14 +66,13 @@ inline std::string reduction_types(zerospan::ElementType from, zerospan::Element
 inline void measure_collectives(int ranks, Rates& rates) {
   using zerospan::ElementType;
   constexpr std::array sizes{std::size_t{1} << 16, std::size_t{1} << 20, std::size_t{1} << 23};
-  constexpr std::size_t total = std::size_t{1} << 25;  // bytes that each collective moves in all of its calls
-  const double share = std::min(1.0, static_cast<double>(rates.cores) / ranks);  // of a core, of each rank
+  constexpr std::size_t total = std::size_t{1} << 23;  // bytes that a collective moves in a trial
   const auto world = static_cast<std::size_t>(ranks);
 
-  using Seconds = std::map<std::string, std::vector<double>>;
+  using Seconds = std::map<std::string, std::vector<detail::CallTime>>;
   const auto measure = [&](zerospan::ThreadCommunicator communicator) {
     Seconds seconds;
-    seconds["meet"].push_back(detail::seconds_of_calls(communicator, 400, [&] {
+    seconds["meet"].push_back(detail::time_of_calls(communicator, 100, [&] {
       std::array<std::int64_t, 8> integers{};
       communicator.all_reduce({zerospan::calling_thread, "meeting"}, integers);
     }));
@@ -66,22 +80,22 @@ inline void measure_collectives(int ranks, Rates& rates) {
     std::vector<std::byte> in(buffers * (sizes.back() + 4096 * world), std::byte{0x3c});
     std::vector<std::byte> out(2 * (sizes.back() + 4096 * world), std::byte{0x3c});
     for (const std::size_t size : sizes) {
-      const std::size_t times = std::max(total / size / 4, std::size_t{4});
+      const std::size_t times = std::max(total / size, std::size_t{2});
       const std::size_t shard = zerospan::round_up(size / world, std::size_t{64});
       std::size_t turn = 0;
       const auto next = [&] { return turn++ % buffers * (shard * world); };
-      seconds["all-gather"].push_back(detail::seconds_of_calls(communicator, times, [&] {
+      seconds["all-gather"].push_back(detail::time_of_calls(communicator, times, [&] {
         const zerospan::GatherPart part{in.data() + next(), shard};
         communicator.all_gather({zerospan::calling_thread, "gather"}, {&part, 1});
       }));
       const auto reduce = [&](ElementType from, ElementType to) {
         const std::size_t elements = shard / zerospan::element_bytes(from);
         const std::string types = reduction_types(from, to);
-        seconds["reduce-scatter " + types].push_back(detail::seconds_of_calls(communicator, times, [&] {
+        seconds["reduce-scatter " + types].push_back(detail::time_of_calls(communicator, times, [&] {
           communicator.reduce_scatter({zerospan::calling_thread, "reduction"},
                                       {from, in.data() + next(), to, out.data(), elements});
         }));
-        seconds["all-reduce " + types].push_back(detail::seconds_of_calls(communicator, times, [&] {
+        seconds["all-reduce " + types].push_back(detail::time_of_calls(communicator, times, [&] {
           communicator.all_reduce({zerospan::calling_thread, "reduction"},
                                   {from, in.data() + next(), to, out.data(), elements * world});
         }));
@@ -95,12 +109,13 @@ inline void measure_collectives(int ranks, Rates& rates) {
   };
   const std::vector<Seconds> all = zerospan::run_ranks(ranks, measure);
   const Seconds& seconds = all.front();
-  rates.rendezvous[ranks] = seconds.at("meet").front();
+  const detail::CallTime meeting = seconds.at("meet").front();
+  rates.rendezvous[ranks] = meeting.seconds;
   for (const auto& [name, times] : seconds) {
     if (name == "meet") continue;
     CollectiveRate rate{.ranks = ranks, .work = {}};
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-      const double core_seconds = std::max(times[i] - rates.rendezvous[ranks], times[i] / 10) * share;
+      const double core_seconds = std::max(times[i].core_seconds - meeting.core_seconds, times[i].core_seconds / 10);
       rate.work.points.push_back({static_cast<double>(sizes[i]), static_cast<double>(sizes[i]) / core_seconds});
     }
     rates.collectives[name].push_back(rate);
@@ -110,7 +125,7 @@ inline void measure_collectives(int ranks, Rates& rates) {
 /// What it costs to post work, and how long it takes to go on from one lane to the next: adds to `rates`.
 inline void measure_lanes(Rates& rates) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::size_t items = 2000;
+  constexpr std::size_t items = 500;
   zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostDevice::lanes_type lanes{device, zerospan::LaneOptions{}};
   const auto nothing = [] { return zerospan::Completion{}; };
@@ -118,14 +133,16 @@ inline void measure_lanes(Rates& rates) {
     return lanes.post_host(static_cast<zerospan::Lane>(i % zerospan::lane_count), std::move(after),
                            {zerospan::OperationKind::copy, "nothing"}, nothing);
   };
-  zerospan::Completion last = post(0, {});
-  const auto begin = Clock::now();
-  for (std::size_t i = 1; i <= items; ++i) last = post(i, {last});
-  const auto posted = Clock::now();
-  lanes.wait(zerospan::calling_thread, last, {zerospan::OperationKind::copy, "nothing"});
-  const auto end = Clock::now();
-  rates.post = std::chrono::duration<double>(posted - begin).count() / items;
-  rates.handoff = std::chrono::duration<double>(end - begin).count() / items;
+  rates.post = rates.handoff = 1e30;
+  for (int trial = 0; trial < 4; ++trial) {
+    zerospan::Completion last = post(0, {});
+    const double core_seconds = thread_seconds();
+    const auto begin = Clock::now();
+    for (std::size_t i = 1; i <= items; ++i) last = post(i, {last});
+    rates.post = std::min(rates.post, (thread_seconds() - core_seconds) / items);
+    lanes.wait(zerospan::calling_thread, last, {zerospan::OperationKind::copy, "nothing"});
+    rates.handoff = std::min(rates.handoff, std::chrono::duration<double>(Clock::now() - begin).count() / items);
+  }
 }
 
 }  // namespace machine

@@ -25,7 +25,7 @@ struct ModelShape {
 struct MeasureOptions {
   std::filesystem::path directory = ".";                ///< On the disk that is measured; nothing is left there.
   std::uint64_t disk_bytes = std::uint64_t{256} << 20;  ///< Of the file that is written and read.
-  std::vector<ModelShape> models;                       ///< Whose products are measured besides those of a grid.
+  std::vector<ModelShape> models{};                     ///< Whose products are measured besides those of a grid.
   std::vector<int> ranks{2, 4};                         ///< Numbers of ranks whose collectives are measured.
   double moment = 0.01;                                 ///< Seconds of a trial; there are three of each.
   std::function<void(std::string_view)> progress = [](std::string_view) {};  ///< Told what comes next.

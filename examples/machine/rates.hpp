@@ -15,20 +15,6 @@
 
 namespace machine {
 
-/// A disk, through a tier of the library, with as much under way as the engine has.
-struct DiskRates {
-  double read = 0;              ///< Bytes a second, while nothing is written and the processor is idle.
-  double written = 0;           ///< Likewise, while nothing is read.
-  double mixed_read = 0;        ///< Bytes a second that are read while as many transfers write.
-  double mixed_written = 0;     ///< Likewise written.
-  double busy_read = 0;         ///< As `read`, while every core computes.
-  double busy_written = 0;      ///< As `written`, likewise.
-  double read_latency = 0;      ///< Seconds of a smallest request alone.
-  double write_latency = 0;     ///< Likewise.
-  double read_core_time = 0;    ///< Core-seconds that a byte read takes from what computes meanwhile.
-  double write_core_time = 0;   ///< Likewise written.
-};
-
 /// How fast work is at one size.
 struct RatePoint {
   double size = 0;        ///< Of one piece of work: bytes or elements.
@@ -49,6 +35,22 @@ struct WorkRate {
     const double share = std::log(size / low.size) / std::log(above->size / low.size);
     return size / (low.per_second + share * (above->per_second - low.per_second));
   }
+};
+
+/// A disk, through a tier of the library, with as much under way as the engine has.
+struct DiskRates {
+  double read = 0;              ///< Bytes a second, while nothing is written and the processor is idle.
+  double written = 0;           ///< Likewise, while nothing is read.
+  double mixed_read = 0;        ///< Bytes a second that are read while as many transfers write.
+  double mixed_written = 0;     ///< Likewise written.
+  double busy_read = 0;         ///< As `read`, while every core computes.
+  double busy_written = 0;      ///< As `written`, likewise.
+  double read_latency = 0;      ///< Seconds of a smallest request alone.
+  double write_latency = 0;     ///< Likewise.
+  WorkRate read_alone{};        ///< Of one transfer by itself, by its bytes: a second of each.
+  WorkRate write_alone{};       ///< Likewise.
+  double read_core_time = 0;    ///< Core-seconds that a byte read takes from what computes meanwhile.
+  double write_core_time = 0;   ///< Likewise written.
 };
 
 /// What two factors of a product look like: which of them is transposed.

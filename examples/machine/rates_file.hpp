@@ -136,6 +136,8 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
                  {"processor", {{"name", r.processor}, {"cores", r.cores}, {"matrix_kernels", r.matrix_kernels}}}};
   const auto add_disk = [&j](const char* name, const DiskRates& disk) {
     detail::for_each_disk_rate(disk, [&](const char* field, double value) { j[name][field] = value; });
+    j[name]["read_alone"] = detail::points_of(disk.read_alone);
+    j[name]["write_alone"] = detail::points_of(disk.write_alone);
   };
   add_disk("disk", r.disk);
   add_disk("checked_disk", r.checked_disk);
@@ -184,6 +186,8 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
       const bool is_rate = field.ends_with("per_second");
       value = is_rate ? of_disk.at(field).positive() : of_disk.at(field).not_negative();
     });
+    disk.read_alone = detail::rate_of(of_disk.at("read_alone"));
+    disk.write_alone = detail::rate_of(of_disk.at("write_alone"));
   };
   read_disk("disk", r.disk);
   read_disk("checked_disk", r.checked_disk);

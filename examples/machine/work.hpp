@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -20,6 +19,13 @@
 #include "rates.hpp"
 
 namespace machine {
+
+/// Seconds of a core that the calling thread has had.
+inline double thread_seconds() {
+  ::timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 /// Memory that is dealt out in turn, and is larger than the caches: what a training works on was not touched just now.
 class Pool {
@@ -95,12 +101,13 @@ class Stopwatch {
   std::vector<Memory>& memory() { return memory_; }
   std::size_t cores() const { return cores_; }
 
-  /// Units of the work's size a second, on one thread: of the time that it has a core, whatever else runs.
+  /// Units of the work's size a second, on one thread: of the time that it has a core, in the best of some trials.
+  /// Whatever else runs on the machine makes it slower alone.
   double alone(const Work& work) {
     const auto piece = work.make(memory_[0]);
     piece();  // what happens once only
-    std::array<double, trials> rates;
-    for (double& rate : rates) {
+    double best = 0;
+    for (std::size_t trial = 0; trial < trials; ++trial) {
       const double begin = thread_seconds();
       double times = 0;
       double seconds = 0;
@@ -108,10 +115,9 @@ class Stopwatch {
         piece();
         seconds = thread_seconds() - begin;
       }
-      rate = times / seconds;
+      best = std::max(best, times / seconds);
     }
-    std::ranges::nth_element(rates, rates.begin() + trials / 2);
-    return work.size * rates[trials / 2];
+    return work.size * best;
   }
 
   /// The same while every other core does `other`.
@@ -133,14 +139,7 @@ class Stopwatch {
   }
 
  private:
-  static constexpr std::size_t trials = 3;
-
-  /// Of a core, that the calling thread has had.
-  static double thread_seconds() {
-    ::timespec time{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-  }
+  static constexpr std::size_t trials = 4;
 
   std::size_t cores_;
   double moment_;

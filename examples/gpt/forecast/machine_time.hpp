@@ -24,18 +24,61 @@ struct Times {
   double end = 0;
 };
 
+/// Bytes a second of one direction of a disk, by the bytes that are under way in it: few are slower than many. What one
+/// transfer takes by itself comes out as it was measured.
+class DiskSpeed {
+ public:
+  /// @param most With as much under way as the disk can use.
+  DiskSpeed(const machine::WorkRate& alone, double latency, double most) : most_{most} {
+    double bytes = 0;
+    double seconds = latency;
+    for (const auto& [size, per_second] : alone.points) {
+      const double longer = size / per_second - seconds;
+      const double rate = longer > 0 ? (size - bytes) / longer : most;
+      steps_.push_back({bytes, std::min(rate, most)});
+      bytes = size;
+      seconds = std::max(seconds, size / per_second);
+    }
+    steps_.push_back({bytes, most});
+  }
+
+  double most() const { return most_; }
+  double at(double under_way) const { return step(under_way).rate; }
+
+  /// Where the speed changes, when that many become fewer.
+  double next_below(double under_way) const { return step(under_way).above; }
+
+ private:
+  struct Step {
+    double above;  ///< Bytes under way.
+    double rate;
+  };
+
+  const Step& step(double under_way) const {
+    auto found = steps_.begin();
+    while (found + 1 != steps_.end() && (found + 1)->above < under_way) ++found;
+    return *found;
+  }
+
+  double most_;
+  std::vector<Step> steps_;
+};
+
 /// Plays the recordings of all ranks. Each rank's host goes through its program; each lane takes its items in order,
 /// waits for what an item comes after, and goes on when its work is done, or, of transfers from and to disk, when it is
 /// begun. A collective begins when all ranks have come to it.
 ///
 /// What is under way shares the machine evenly: work on cores the cores, of which transfers have taken theirs before;
-/// transfers the bytes a second that the disk has in their direction, which depend on whether it is busy in the other
-/// one too, and on how busy the cores are. Work goes slower beside other work, by the rates of both kinds. Between two
+/// transfers the bytes a second that the disk has in their direction, which depend on how much is under way in it,
+/// whether it is busy in the other one too, and on how busy the cores are. Work goes slower beside other work, by the rates of both kinds. Between two
 /// events all rates are constant.
 class MachineTime {
  public:
   MachineTime(const machine::Rates& rates, const machine::DiskRates& disk, std::span<const Recorder> ranks)
-      : rates_{rates}, disk_{disk} {
+      : rates_{rates},
+        disk_{disk},
+        reading_{disk.read_alone, disk.read_latency, disk.read},
+        writing_{disk.write_alone, disk.write_latency, disk.written} {
     for (const Recorder& recorder : ranks) {
       Rank rank{.items = &recorder.items(), .tracks = std::vector<Track>(recorder.tracks())};
       rank.times.resize(recorder.items().size());
@@ -203,6 +246,7 @@ class MachineTime {
     set_rates();
     double until = std::numeric_limits<double>::infinity();
     for (const Running& each : running_) until = std::min(until, left(each) / each.rate);
+    until = std::min({until, until_slower_read_, until_slower_write_});
     now_ += until;
     std::vector<Running> ended;
     for (Running& each : running_) {
@@ -223,30 +267,50 @@ class MachineTime {
     return each.latency > 0 ? each.latency : each.bytes > 0 ? each.bytes : each.core_seconds;
   }
 
+  /// What is under way in one direction of the disk.
+  struct Direction {
+    double transfers = 0;
+    double bytes = 0;
+  };
+
+  /// Seconds until so much of it is done that the rest is slower.
+  static double time_to_next(const Direction& direction, const DiskSpeed& speed, double rate) {
+    const double below = speed.next_below(direction.bytes);
+    if (direction.transfers == 0 || below <= 0) return std::numeric_limits<double>::infinity();
+    return (direction.bytes - below) / rate + 1e-12;
+  }
+
   bool reads(const Running& each) const { return item(each.rank, each.item).cost.read > 0; }
 
   void set_rates() {
     const auto cores = static_cast<double>(rates_.cores);
     double working = 0;
-    double reading = 0;
-    double writing = 0;
+    Direction reads_now;
+    Direction writes_now;
     for (const Running& each : running_) {
       if (each.latency > 0) continue;
       if (each.bytes > 0) {
-        (reads(each) ? reading : writing) += 1;
+        Direction& direction = reads(each) ? reads_now : writes_now;
+        direction.transfers += 1;
+        direction.bytes += each.bytes;
       } else {
         working += 1;
       }
     }
-    // The disk is slower while all cores compute, and in proportion where some do.
+    // The disk is slower while all cores compute, and in proportion where some do; and while it is busy both ways.
     const double busy = std::min(1.0, working / cores);
-    const auto between = [busy](double idle, double all_busy) { return idle + busy * (std::min(idle, all_busy) - idle); };
-    double read_rate = between(disk_.read, disk_.busy_read);
-    double write_rate = between(disk_.written, disk_.busy_written);
-    if (reading > 0 && writing > 0) {
-      read_rate *= std::min(1.0, disk_.mixed_read / disk_.read);
-      write_rate *= std::min(1.0, disk_.mixed_written / disk_.written);
-    }
+    const bool is_mixed = reads_now.transfers > 0 && writes_now.transfers > 0;
+    const auto rate_of = [busy, is_mixed](const Direction& d, const DiskSpeed& speed, double all_busy, double mixed) {
+      if (d.transfers == 0) return 0.0;
+      const double part = 1 + busy * (std::min(1.0, all_busy / speed.most()) - 1);
+      return speed.at(d.bytes) * part * (is_mixed ? std::min(1.0, mixed / speed.most()) : 1.0);
+    };
+    const double read_rate = rate_of(reads_now, reading_, disk_.busy_read, disk_.mixed_read);
+    const double write_rate = rate_of(writes_now, writing_, disk_.busy_written, disk_.mixed_written);
+    until_slower_read_ = time_to_next(reads_now, reading_, read_rate);
+    until_slower_write_ = time_to_next(writes_now, writing_, write_rate);
+    const double reading = reads_now.transfers;
+    const double writing = writes_now.transfers;
     double taken = 0;
     if (reading > 0) taken += read_rate * disk_.read_core_time;
     if (writing > 0) taken += write_rate * disk_.write_core_time;
@@ -288,6 +352,10 @@ class MachineTime {
 
   const machine::Rates& rates_;
   machine::DiskRates disk_;
+  DiskSpeed reading_;
+  DiskSpeed writing_;
+  double until_slower_read_ = 0;
+  double until_slower_write_ = 0;
   std::vector<Rank> ranks_;
   std::vector<Running> running_;
   std::vector<Meeting> meetings_;
