@@ -175,6 +175,11 @@ Options only_steps(Options o) {
 /// Enough for any context; what it says does not matter.
 Text any_text(const Options& o) { return Text{std::vector<std::uint8_t>(20 * (o.model.context + 1), 7)}; }
 
+std::string_view track_name(const Item& item) {
+  if (item.track == Item::host) return "host";
+  return zerospan::lane_names[(item.track - 1) % zerospan::lane_count];
+}
+
 /// What rank 0 did between two of its moments.
 class StepOfRank {
  public:
@@ -191,6 +196,48 @@ class StepOfRank {
       track.alone += alone(item) / steps_;
     });
     return tracks;
+  }
+
+  std::vector<ForecastSpan> spans() const {
+    std::vector<ForecastSpan> all;
+    for (std::size_t i = 0; i < times_.size(); ++i) {
+      if (times_[i].end > std::max(begin_, times_[i].begin) && times_[i].begin < end_) all.push_back(span(i));
+    }
+    std::ranges::stable_sort(all, {}, &ForecastSpan::begin);
+    return all;
+  }
+
+  /// Back from an item to what it has waited for: the last to end of what it comes after, of what its track did before,
+  /// and of what the host did before it was posted.
+  std::vector<ForecastSpan> critical_path(std::size_t number) const {
+    const auto& items = recorder_.items();
+    std::vector<std::size_t> before(items.size(), none);  // on the same track
+    std::vector<std::size_t> host_before(items.size(), none);
+    std::vector<std::size_t> last(recorder_.tracks(), none);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      host_before[i] = last[Item::host];
+      before[i] = std::exchange(last[items[i].track], i);
+    }
+    std::vector<ForecastSpan> path;
+    while (number != none && times_[number].end > begin_) {
+      const Item& item = items[number];
+      if (item.kind != zerospan::OperationKind::wait && times_[number].end > times_[number].begin) {
+        path.push_back(span(number));
+      }
+      std::vector<std::size_t> causes = item.after;
+      if (before[number] != none) causes.push_back(before[number]);
+      if (host_before[number] != none) causes.push_back(host_before[number]);
+      const bool is_wait = item.kind == zerospan::OperationKind::wait;
+      const double until = (is_wait ? times_[number].end : times_[number].begin) + 1e-9;
+      std::size_t cause = none;
+      for (const std::size_t each : causes) {
+        if (times_[each].end > until) continue;
+        if (cause == none || times_[each].end > times_[cause].end) cause = each;
+      }
+      number = cause;
+    }
+    std::ranges::reverse(path);
+    return path;
   }
 
   StepBytes bytes() const {
@@ -210,6 +257,14 @@ class StepOfRank {
   }
 
  private:
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  ForecastSpan span(std::size_t number) const {
+    const Item& item = recorder_.items()[number];
+    return {std::string{track_name(item)}, std::string{to_string(item.kind)}, item.name,
+            std::max(times_[number].begin, begin_) - begin_, std::min(times_[number].end, end_) - begin_};
+  }
+
   double alone(const Item& item) const {
     return item.cost.core_seconds + item.cost.read / prices_.disk().read + item.cost.written / prices_.disk().written;
   }
@@ -250,10 +305,7 @@ void record_spans(zerospan::Timeline& timeline, const std::vector<Recorder>& rec
   };
   for (const auto& [rank, item, times] : all) {
     if (times.end <= times.begin && item->name != step_made) continue;
-    const bool is_host = item->track == Item::host;
-    const std::string_view track =
-        is_host ? std::string_view{"host"} : zerospan::lane_names[(item->track - 1) % zerospan::lane_count];
-    timeline.record(zerospan::Rank{rank}, track, to_string(item->kind), item->name, item->bytes, at(times.begin),
+    timeline.record(zerospan::Rank{rank}, track_name(*item), to_string(item->kind), item->name, item->bytes, at(times.begin),
                     at(times.end));
   }
 }
@@ -288,7 +340,10 @@ Forecast foretell(Options given, const machine::Rates& rates, zerospan::Timeline
   const double end = of_rank_0[ends[steps - 1]].end;
   constexpr double counted = steps - 3;
   const StepOfRank step{recorders.front(), of_rank_0, prices, begin, end, counted};
-  forecast.begin = begin;
+  const double last = of_rank_0[ends[steps - 2]].end;
+  const StepOfRank last_step{recorders.front(), of_rank_0, prices, last, end, 1};
+  forecast.spans = last_step.spans();
+  forecast.critical_path = last_step.critical_path(ends[steps - 1]);
   forecast.step_seconds = (end - begin) / counted;
   forecast.tracks = step.tracks();
   forecast.bytes = step.bytes();
