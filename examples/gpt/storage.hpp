@@ -49,7 +49,7 @@ class FileDisks {
     open<zerospan::ThreadedIoEngine>(options);
   }
 
-  zerospan::TierRef tier() const { return *tier_; }
+  zerospan::TierRef tier() { return *tier_; }
 
   /// Where what is placed there lies now.
   std::vector<DirectoryUse> directories(const Options& options) const {
@@ -149,7 +149,7 @@ class RankStorage {
   }
 
   /// What is and was placed on disk; zeros without one.
-  zerospan::TierCounters disk() const { return disks_ ? disks_->tier().counters() : zerospan::TierCounters{}; }
+  zerospan::TierCounters disk() { return disks_ ? disks_->tier().counters() : zerospan::TierCounters{}; }
 
  private:
   /// Each is the residual stream of a micro-batch, in float; two of all are in device memory.

@@ -19,9 +19,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/detail/make_engine.hpp>
-#include <zerospan/sim/cluster.hpp>
-#include <zerospan/sim/device.hpp>
-#include <zerospan/sim/tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "../job.hpp"
@@ -42,28 +40,47 @@ namespace {
 /// The name of a moment between two steps.
 constexpr std::string_view step_made = "a step is made";
 
-/// A disk without bytes.
+/// A disk without bytes: extents that have a place, and transfers that lanes record and do not begin.
 class RecordingDisk {
  public:
-  explicit RecordingDisk(const Options&) : disk_{std::make_unique<Disk>()} {}
+  explicit RecordingDisk(const Options&) {}
+  RecordingDisk(const RecordingDisk&) = delete;
+  RecordingDisk& operator=(const RecordingDisk&) = delete;
 
-  zerospan::TierRef tier() const { return disk_->tier; }
+  zerospan::TierRef tier() { return *this; }
   static std::vector<DirectoryUse> directories(const Options&) { return {}; }
 
- private:
-  /// A tier in virtual time has a device to tell its speed to; here the prices know it.
-  struct Disk {
-    zerospan::sim::Cluster cluster{1};
-    zerospan::sim::Device device{
-        cluster,
-        zerospan::Rank{0},
-        {.device_budget = zerospan::Bytes{0}, .host_budget = zerospan::Bytes{0}, .rates = {{1}, {1}, {1}, 1}}};
-    zerospan::sim::Tier tier{
-        device, {.capacity = zerospan::Bytes{std::numeric_limits<std::size_t>::max() / 2}, .link = {1}}};
-  };
+  static std::string_view name() noexcept { return "planned disk"; }
+  static std::size_t alignment() noexcept { return page_bytes; }
+  static zerospan::Addressable addressable() noexcept { return zerospan::Addressable::nowhere; }
+  static void reserve(zerospan::Bytes, std::string_view) noexcept {}
+  static void cancel(zerospan::Bytes) noexcept {}
+  zerospan::Extent place(std::size_t bytes) noexcept {
+    const zerospan::Extent extent{end_, bytes};
+    end_ += zerospan::round_up(bytes, alignment());
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
+    return extent;
+  }
+  void remove(const zerospan::Extent& extent) noexcept { used_ -= extent.bytes; }
+  static std::byte* view(const zerospan::Extent&) noexcept { return nullptr; }
+  static zerospan::Completion read(const zerospan::Extent&, std::size_t, std::byte*, std::size_t) noexcept {
+    return {};
+  }
+  static zerospan::Completion write(const zerospan::Extent&, std::size_t, const std::byte*, std::size_t) noexcept {
+    return {};
+  }
+  zerospan::TierCounters counters() const noexcept {
+    return {zerospan::Bytes{used_}, zerospan::Bytes{peak_}, {}, {}};
+  }
 
-  std::unique_ptr<Disk> disk_;
+ private:
+  std::uint64_t end_ = 0;
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
 };
+
+static_assert(zerospan::OffloadTier<RecordingDisk>);
 
 /// A rank that computes by prices.
 class ForecastPlatform {
