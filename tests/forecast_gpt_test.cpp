@@ -58,7 +58,7 @@ Rates instant_rates() {
   r.checked_disk = r.disk;
   const auto add = [&r](const std::string& name) { r.work[name] = {{{1, instant}}}; };
   for (const char* name :
-       {"copy", "copy of what was read", "fill", "bias", "residual", "copy of activations", "clear", "sum of rows", "layer norm forward",
+       {"copy", "fill", "bias", "residual", "copy of activations", "clear", "sum of rows", "layer norm forward",
         "layer norm backward weight", "layer norm backward input", "gelu forward", "gelu backward",
         "embedding forward", "embedding backward", "cross entropy forward", "cross entropy backward"}) {
     add(name);

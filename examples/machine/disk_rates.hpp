@@ -17,12 +17,10 @@
 #include <time.h>
 
 #include <zerospan/core/completion.hpp>
-#include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/io/threaded_io_engine.hpp>
-#include <zerospan/kernels/stream_operations.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
@@ -124,27 +122,6 @@ class DiskTrial {
     return rate;
   }
 
-  /// Bytes a second that a lane's thread copies of what has just been read, to where the host has just used it: neither
-  /// is near the core that copies. @param size Of a piece.
-  double copy_of_read(std::size_t size) {
-    constexpr std::size_t pieces = 12;
-    const auto target = zerospan::detail::map_huge_pages(zerospan::Bytes{size});
-    double best = 0;
-    std::uint64_t used = 0;
-    for (std::size_t i = 0; i < pieces; ++i) {
-      start(true, i * transfer % bytes(), 0, size).wait();
-      double seconds = 0;
-      std::jthread{[&] {
-        const double begin = thread_seconds();
-        zerospan::copy_bytes(zerospan::calling_thread, target.get(), memory_.get(), size);
-        seconds = thread_seconds() - begin;
-      }}.join();
-      for (std::size_t word = 0; word + 64 <= size; word += 64) used += std::to_integer<std::uint64_t>(target.get()[word]);
-      if (i > 0) best = std::max(best, static_cast<double>(size) / seconds);  // the first one gets pages
-    }
-    return used == 1 ? 0 : best;
-  }
-
   std::size_t bytes() const { return transfers_ * transfer; }
 
  private:
@@ -191,16 +168,6 @@ inline double process_seconds() {
   ::timespec time{};
   ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
-/// What a disk's parameters pass through: by the bytes of a piece.
-inline WorkRate measure_copies_of_reads(const std::string& directory) {
-  DiskTrial disk{directory, 16 * DiskTrial::transfer, false};
-  WorkRate rate;
-  for (const std::size_t size : {std::size_t{1} << 16, std::size_t{1} << 20, DiskTrial::transfer}) {
-    rate.points.push_back({static_cast<double>(size), disk.copy_of_read(size)});
-  }
-  return rate;
 }
 
 /// Rates are the median of three. What transfers take of the cores is what all of them compute less meanwhile, and at

@@ -108,7 +108,6 @@ Rates measure(const MeasureOptions& options) {
   }
 
   options.progress("the disk");
-  rates.work["copy of what was read"] = measure_copies_of_reads(options.directory.string());
   rates.disk = measure_disk(options.directory.string(), options.disk_bytes, false, stopwatch, kinds[0]);
   rates.checked_disk = gpt::has_checksums
                            ? measure_disk(options.directory.string(), options.disk_bytes, true, stopwatch, kinds[0])

@@ -36,7 +36,6 @@ class Prices {
         parameter_{element_type(options.precision)},
         sum_{options.micro_batches > 1 ? zerospan::ElementType::float32 : parameter_},
         optimizer_{options.moments == Moments::fp32 ? "AdamW" : "AdamW8bit"},
-        is_read_{options.parameters == TierKind::nvme},
         is_split_{options.master_weights == zerospan::MasterWeights::split},
         disk_{options.checksums == Checksums::on ? rates.checked_disk : rates.disk} {}
 
@@ -52,7 +51,7 @@ class Prices {
       case OperationKind::write:
         return {.latency = disk_.write_latency, .written = bytes};
       case OperationKind::copy:
-        return {machine::WorkKind::copy, rates_.seconds(is_read_ ? "copy of what was read" : "copy", bytes)};
+        return {machine::WorkKind::copy, rates_.seconds("copy", bytes)};
       case OperationKind::fill:
         return {machine::WorkKind::copy, rates_.seconds("fill", bytes)};
       case OperationKind::accumulate:
@@ -126,7 +125,6 @@ class Prices {
   zerospan::ElementType parameter_;
   zerospan::ElementType sum_;
   std::string optimizer_;
-  bool is_read_;  ///< Whether copies are of what comes from disk.
   bool is_split_;
   machine::DiskRates disk_;
 };
