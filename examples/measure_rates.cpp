@@ -46,7 +46,8 @@ void print(const machine::Rates& r) {
         d.write_core_time * 1e9);
     for (const auto& [what, rate] : {std::pair{"a read of", d.read_alone}, std::pair{"a write of", d.write_alone}}) {
       fmt::print("{:<14}{}", "", what);
-      for (const auto& [size, per_second] : rate.points) fmt::print("  {:.0f} KiB {:.2f} GB/s", size / 1024, per_second / 1e9);
+      for (const auto& [size, per_second] : rate.points)
+        fmt::print("  {:.0f} KiB {:.2f} GB/s", size / 1024, per_second / 1e9);
       fmt::print("\n");
     }
   };
@@ -108,7 +109,9 @@ int run(CLI::App& app, int argc, char** argv) {
   app.add_option("--ranks", options.ranks, "Numbers of ranks whose collectives are measured")
       ->delimiter(',')
       ->check(CLI::Range(2, 64));
-  app.add_option("--moment", options.moment, "Seconds of a trial")->check(CLI::Range(0.001, 1.0))->capture_default_str();
+  app.add_option("--moment", options.moment, "Seconds of a trial")
+      ->check(CLI::Range(0.001, 1.0))
+      ->capture_default_str();
   app.parse(argc, argv);
   options.disk_bytes = disk_mebibytes << 20;
   for (const auto& sizes : models) options.models.push_back(shape_of(sizes));

@@ -1,6 +1,7 @@
 /// @file
-/// Plans a training of GPT-2 on a machine that measure_rates has measured: what a rank needs of its memories, how long a
-/// step takes and where the time goes, without training; and, if asked, where states should rest for the fastest step.
+/// Plans a training of GPT-2 on a machine that measure_rates has measured: what a rank needs of its memories, how long
+/// a step takes and where the time goes, without training; and, if asked, where states should rest for the fastest
+/// step.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -177,8 +178,8 @@ std::string draw(const Forecast& forecast) {
 
 int run(const Wishes& wishes) {
   const machine::Rates rates = gpt::forecast::rates_of(wishes.options);
-  std::vector<Plan> plans = wishes.choose ? all_plans(wishes, rates)
-                                          : std::vector{make_plan(wishes.options, rates, wishes.nvme)};
+  std::vector<Plan> plans =
+      wishes.choose ? all_plans(wishes, rates) : std::vector{make_plan(wishes.options, rates, wishes.nvme)};
   fmt::print("{} parameters on {} ranks, stage {}\n", wishes.options.model.parameters(), wishes.options.ranks,
              wishes.options.stage);
   fmt::print("{:<15}{:<15}{:<15}{:>12}{:>12}{:>14}{:>14}{:>14}\n", "parameters", "gradients", "optimizer", "ahead",

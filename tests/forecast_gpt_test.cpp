@@ -59,8 +59,8 @@ Rates instant_rates() {
   const auto add = [&r](const std::string& name) { r.work[name] = {{{1, instant}}}; };
   for (const char* name :
        {"copy", "fill", "bias", "residual", "copy of activations", "clear", "sum of rows", "layer norm forward",
-        "layer norm backward weight", "layer norm backward input", "gelu forward", "gelu backward",
-        "embedding forward", "embedding backward", "cross entropy forward", "cross entropy backward"}) {
+        "layer norm backward weight", "layer norm backward input", "gelu forward", "gelu backward", "embedding forward",
+        "embedding backward", "cross entropy forward", "cross entropy backward"}) {
     add(name);
   }
   add(machine::sum_name(Addition::replace, ElementType::float32, ElementType::float32));
@@ -268,8 +268,7 @@ TEST_CASE("an error names the file and the field of rates that are missing or wr
   };
   refuse([](auto& j) { j.erase("disk"); }, "file: disk is missing");
   refuse([](auto& j) { j["disk"].erase("read_bytes_per_second"); }, "file: disk.read_bytes_per_second is missing");
-  refuse([](auto& j) { j["disk"]["read_bytes_per_second"] = 0; },
-         "file: disk.read_bytes_per_second is not above zero");
+  refuse([](auto& j) { j["disk"]["read_bytes_per_second"] = 0; }, "file: disk.read_bytes_per_second is not above zero");
   refuse([](auto& j) { j["disk"]["read_latency_seconds"] = "soon"; }, "file: disk.read_latency_seconds is no number");
   refuse([](auto& j) { j["work"]["copy"][0]["per_second"] = -1; },
          "file: work.copy[0].per_second is negative, or not finite");

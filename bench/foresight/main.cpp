@@ -56,9 +56,10 @@ struct Case {
 
 std::vector<std::string> arguments_of(const foresight::Setting& setting, const Wishes& wishes) {
   std::vector<std::string> all = setting.arguments;
-  const std::vector<std::string> own{"--steps", std::to_string(wishes.steps), "--nvme-path", wishes.directory.string(),
-                                     "--trace", (wishes.results / "foresight.trace.json").string(), "--metrics",
-                                     (wishes.results / "foresight.jsonl").string()};
+  const std::vector<std::string> own{"--steps",     std::to_string(wishes.steps),
+                                     "--nvme-path", wishes.directory.string(),
+                                     "--trace",     (wishes.results / "foresight.trace.json").string(),
+                                     "--metrics",   (wishes.results / "foresight.jsonl").string()};
   all.insert(all.end(), own.begin(), own.end());
   const std::vector<std::string> common = foresight::words(foresight::common);
   for (std::size_t i = 0; i < common.size(); ++i) {
@@ -131,9 +132,8 @@ void write(const std::filesystem::path& path, const nlohmann::ordered_json& json
 
 int run(const Wishes& wishes) {
   std::vector<foresight::Setting> settings = foresight::settings();
-  std::erase_if(settings, [&](const foresight::Setting& each) {
-    return each.name.find(wishes.only) == std::string::npos;
-  });
+  std::erase_if(settings,
+                [&](const foresight::Setting& each) { return each.name.find(wishes.only) == std::string::npos; });
   if (settings.empty()) zerospan::throw_configuration_error("no setting has '" + wishes.only + "' in its name");
   const machine::Rates rates = rates_of(wishes, settings);
 
@@ -148,8 +148,8 @@ int run(const Wishes& wishes) {
   }
   write(wishes.results / "foresight.predictions.json", predictions);
 
-  std::string table = fmt::format("{:<42}{:>12}{:>12}{:>9}{:>14}{:>14}\n", "ms a step", "predicted", "measured", "error",
-                                  "compute alone", "sum of lanes");
+  std::string table = fmt::format("{:<42}{:>12}{:>12}{:>9}{:>14}{:>14}\n", "ms a step", "predicted", "measured",
+                                  "error", "compute alone", "sum of lanes");
   fmt::print("{}", table);
   std::vector<double> errors;
   std::vector<double> of_compute;
@@ -182,14 +182,15 @@ int run(const Wishes& wishes) {
 
   constexpr double goal_of_median = 0.05;
   constexpr double goal_of_worst = 0.15;
-  const nlohmann::ordered_json line{{"settings", cases.size()},
-                                    {"median_error", median(errors)},
-                                    {"worst_error", worst(errors)},
-                                    {"median_error_of_compute_alone", median(of_compute)},
-                                    {"worst_error_of_compute_alone", worst(of_compute)},
-                                    {"median_error_of_all_lanes", median(of_sum)},
-                                    {"worst_error_of_all_lanes", worst(of_sum)},
-                                    {"goal_is_met", median(errors) <= goal_of_median && worst(errors) <= goal_of_worst}};
+  const nlohmann::ordered_json line{
+      {"settings", cases.size()},
+      {"median_error", median(errors)},
+      {"worst_error", worst(errors)},
+      {"median_error_of_compute_alone", median(of_compute)},
+      {"worst_error_of_compute_alone", worst(of_compute)},
+      {"median_error_of_all_lanes", median(of_sum)},
+      {"worst_error_of_all_lanes", worst(of_sum)},
+      {"goal_is_met", median(errors) <= goal_of_median && worst(errors) <= goal_of_worst}};
   fmt::print("{}\n", line.dump());
   return 0;
 }
@@ -200,7 +201,8 @@ int main(int argc, char** argv) {
   gpt::openblas::choose_kernels(argv);
   Wishes wishes;
   CLI::App app{"Foretells the step time of train_gpt in many settings, and measures it."};
-  app.add_option("--rates", wishes.rates, "What this machine does, as measure_rates has written it; measured if not given")
+  app.add_option("--rates", wishes.rates,
+                 "What this machine does, as measure_rates has written it; measured if not given")
       ->check(CLI::ExistingFile);
   app.add_option("--results", wishes.results, "Where predictions and results are written")
       ->check(CLI::ExistingDirectory)

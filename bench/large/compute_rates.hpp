@@ -38,8 +38,8 @@ class TileProducts {
 
   /// Operations a second.
   double forward_flops() {
-    return flops() *
-           gpt::median_times_a_second([&] { gpt::multiply<float>(x(), gpt::transposed(scratch_.widen(next_weight())), y(), 1, 1); });
+    return flops() * gpt::median_times_a_second(
+                         [&] { gpt::multiply<float>(x(), gpt::transposed(scratch_.widen(next_weight())), y(), 1, 1); });
   }
   double backward_flops() {
     return 2 * flops() * gpt::median_times_a_second([&] {

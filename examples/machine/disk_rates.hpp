@@ -68,8 +68,12 @@ class DiskTrial {
   ~DiskTrial() { ref_.remove(extent_); }
 
   /// @return Bytes a second.
-  double read_all() { return static_cast<double>(bytes()) / seconds_of([this] { move(true, 0, transfers_, 0); }); }
-  double write_all() { return static_cast<double>(bytes()) / seconds_of([this] { move(false, 0, transfers_, 0); }); }
+  double read_all() {
+    return static_cast<double>(bytes()) / seconds_of([this] { move(true, 0, transfers_, 0); });
+  }
+  double write_all() {
+    return static_cast<double>(bytes()) / seconds_of([this] { move(false, 0, transfers_, 0); });
+  }
 
   struct Mixed {
     double read;

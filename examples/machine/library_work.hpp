@@ -49,16 +49,14 @@ inline Work copies(std::size_t bytes) {
 
 inline Work fills(std::size_t bytes) {
   return {"fill", WorkKind::copy, static_cast<double>(bytes), [bytes](Memory& m) {
-            return [&m, bytes] {
-              zerospan::fill_zero(zerospan::calling_thread, m.out.take<std::byte>(bytes), bytes);
-            };
+            return [&m, bytes] { zerospan::fill_zero(zerospan::calling_thread, m.out.take<std::byte>(bytes), bytes); };
           }};
 }
 
 /// Elements of 16 bits that become floats, or the other way round.
 inline Work conversions(zerospan::ElementType type, bool widens, std::size_t elements) {
-  return {(widens ? "widen " : "narrow ") + std::string{to_string(type)}, WorkKind::copy,
-          static_cast<double>(elements), [type, widens, elements](Memory& m) {
+  return {(widens ? "widen " : "narrow ") + std::string{to_string(type)}, WorkKind::copy, static_cast<double>(elements),
+          [type, widens, elements](Memory& m) {
             return [&m, type, widens, elements] {
               if (widens) {
                 zerospan::widen(zerospan::calling_thread, type, m.in.take<std::byte>(2 * elements),
@@ -75,21 +73,19 @@ inline Work conversions(zerospan::ElementType type, bool widens, std::size_t ele
 inline Work sums(zerospan::Addition addition, zerospan::ElementType source, zerospan::ElementType target,
                  std::size_t elements) {
   using Limbs = std::array<std::int64_t, zerospan::detail::ExactSum::limb_count>;
-  return {sum_name(addition, source, target), WorkKind::sum, static_cast<double>(elements),
-          [=](Memory& m) {
+  return {sum_name(addition, source, target), WorkKind::sum, static_cast<double>(elements), [=](Memory& m) {
             return [=, &m, limbs = std::make_shared<Limbs>()] {
               limbs->fill(0);
-              zerospan::add_gradient(
-                  zerospan::calling_thread,
-                  {.type = target,
-                   .target = m.out.take<std::byte>(elements * zerospan::element_bytes(target)),
-                   .source_type = source,
-                   .source = m.in.take<std::byte>(elements * zerospan::element_bytes(source)),
-                   .elements = elements,
-                   .addition = addition,
-                   .norm_begin = 0,
-                   .norm_end = elements,
-                   .limbs = limbs->data()});
+              zerospan::add_gradient(zerospan::calling_thread,
+                                     {.type = target,
+                                      .target = m.out.take<std::byte>(elements * zerospan::element_bytes(target)),
+                                      .source_type = source,
+                                      .source = m.in.take<std::byte>(elements * zerospan::element_bytes(source)),
+                                      .elements = elements,
+                                      .addition = addition,
+                                      .norm_begin = 0,
+                                      .norm_end = elements,
+                                      .limbs = limbs->data()});
             };
           }};
 }
@@ -104,21 +100,21 @@ Work updates(const Optimizer& optimizer, std::string_view name, zerospan::Elemen
             return [=, &m, step = std::int64_t{0}]() mutable {
               std::byte* const parameter = m.out.take<std::byte>(elements * zerospan::element_bytes(type));
               const bool has_master = type != zerospan::ElementType::float32;
-              float* const master = is_split ? nullptr : has_master ? m.out.take(elements)
-                                                                    : reinterpret_cast<float*>(parameter);
-              zerospan::ShardUpdate update{
-                  .master = master,
-                  .states = m.out.take<std::byte>(state_bytes),
-                  .capacity = elements,
-                  .first = 0,
-                  .elements = elements,
-                  .gradient = m.in.take<std::byte>(elements * zerospan::element_bytes(type)),
-                  .gradient_type = type,
-                  .parameter = parameter,
-                  .parameter_type = type,
-                  .gradient_scale = 1.0F,
-                  .step = ++step,
-                  .group = {}};
+              float* const master = is_split     ? nullptr
+                                    : has_master ? m.out.take(elements)
+                                                 : reinterpret_cast<float*>(parameter);
+              zerospan::ShardUpdate update{.master = master,
+                                           .states = m.out.take<std::byte>(state_bytes),
+                                           .capacity = elements,
+                                           .first = 0,
+                                           .elements = elements,
+                                           .gradient = m.in.take<std::byte>(elements * zerospan::element_bytes(type)),
+                                           .gradient_type = type,
+                                           .parameter = parameter,
+                                           .parameter_type = type,
+                                           .gradient_scale = 1.0F,
+                                           .step = ++step,
+                                           .group = {}};
               if (!is_split) return optimizer.update(update);
               auto* const lower = m.out.take<std::uint16_t>(elements);
               std::array<float, 4096> joined;

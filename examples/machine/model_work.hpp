@@ -26,9 +26,9 @@ inline std::vector<ProductShape> products_of(const ModelShape& shape) {
   const std::size_t w = shape.model.width;
   std::vector<ProductShape> all;
   const auto add = [&](std::size_t outputs, std::size_t inputs) {
-    for (const ProductShape& each : {ProductShape{ProductKind::forward, n, outputs, inputs},
-                                     ProductShape{ProductKind::input, n, inputs, outputs},
-                                     ProductShape{ProductKind::weight, outputs, inputs, n}}) {
+    for (const ProductShape& each :
+         {ProductShape{ProductKind::forward, n, outputs, inputs}, ProductShape{ProductKind::input, n, inputs, outputs},
+          ProductShape{ProductKind::weight, outputs, inputs, n}}) {
       if (std::ranges::find(all, each) == all.end()) all.push_back(each);
     }
   };
@@ -105,15 +105,12 @@ inline std::vector<Work> elementwise(std::size_t rows, std::size_t columns) {
     all.push_back({std::move(name), WorkKind::elementwise, static_cast<double>(size),
                    [piece, math](Memory& m) { return [piece, math, &m] { piece(*math, m); }; }});
   };
-  add("layer norm forward", [=](Math& f, Memory& m) {
-    f.layer_norm_forward(in(m), vector(m), vector(m), out(m), statistics(m));
-  });
-  add("layer norm backward weight", [=](Math& f, Memory& m) {
-    f.layer_norm_backward_weight(in(m), in(m), statistics(m), vector(m));
-  });
-  add("layer norm backward input", [=](Math& f, Memory& m) {
-    f.layer_norm_backward_input(in(m), vector(m), in(m), statistics(m), out(m));
-  });
+  add("layer norm forward",
+      [=](Math& f, Memory& m) { f.layer_norm_forward(in(m), vector(m), vector(m), out(m), statistics(m)); });
+  add("layer norm backward weight",
+      [=](Math& f, Memory& m) { f.layer_norm_backward_weight(in(m), in(m), statistics(m), vector(m)); });
+  add("layer norm backward input",
+      [=](Math& f, Memory& m) { f.layer_norm_backward_input(in(m), vector(m), in(m), statistics(m), out(m)); });
   add("gelu forward", [=](Math& f, Memory& m) { f.gelu_forward(in(m), out(m)); });
   add("gelu backward", [=](Math& f, Memory& m) { f.gelu_backward(in(m), out(m)); });
   add("sum of rows", [=](Math& f, Memory& m) { f.sum_of_rows(in(m), vector(m)); });
@@ -128,15 +125,16 @@ inline std::vector<Work> elementwise(std::size_t rows, std::size_t columns) {
     return Tensor<float>{m.in.take(gpt::Dimensions::vocabulary * columns), gpt::Dimensions::vocabulary, columns};
   };
   const std::size_t length = std::min(rows, gpt::Dimensions::vocabulary);
-  add("embedding forward", [=](Math& f, Memory& m) {
-    f.embedding_forward(*tokens, length, table(m), table(m), out(m));
-  });
+  add("embedding forward",
+      [=](Math& f, Memory& m) { f.embedding_forward(*tokens, length, table(m), table(m), out(m)); });
   add("embedding backward", [=](Math& f, Memory& m) { f.embedding_backward_token(*tokens, in(m), table(m)); });
 
   const std::size_t vocabulary = gpt::Dimensions::vocabulary;
   const std::size_t logit_rows = std::max(size / vocabulary, std::size_t{1});
   const auto targets = std::make_shared<std::vector<std::uint8_t>>(logit_rows, std::uint8_t{7});
-  const auto logits = [=](Memory& m) { return Tensor<float>{m.out.take(logit_rows * vocabulary), logit_rows, vocabulary}; };
+  const auto logits = [=](Memory& m) {
+    return Tensor<float>{m.out.take(logit_rows * vocabulary), logit_rows, vocabulary};
+  };
   add("cross entropy forward", [=](Math& f, Memory& m) { f.cross_entropy_forward(logits(m), *targets, 1.0); });
   add("cross entropy backward", [=](Math& f, Memory& m) { f.cross_entropy_backward(*targets, logits(m), 1.0F); });
   return all;
@@ -151,9 +149,8 @@ std::vector<Work> scratch_work(const std::string& type, std::size_t elements) {
   const auto narrow = [elements](Pool& pool) { return Tensor<E>{pool.take<E>(elements), 1, elements}; };
   return {{"operand " + type, WorkKind::elementwise, static_cast<double>(elements),
            [=](Memory& m) { return [=, &m] { static_cast<void>(math->operand(narrow(m.in))); }; }},
-          {"gradient " + type, WorkKind::elementwise, static_cast<double>(elements), [=](Memory& m) {
-             return [=, &m] { math->write(narrow(m.out), [](Tensor<float>) {}); };
-           }}};
+          {"gradient " + type, WorkKind::elementwise, static_cast<double>(elements),
+           [=](Memory& m) { return [=, &m] { math->write(narrow(m.out), [](Tensor<float>) {}); }; }}};
 }
 
 /// All that goes element by element, each at a few sizes, in ascending order.

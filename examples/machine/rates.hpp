@@ -1,5 +1,6 @@
 /// @file
-/// Rates: what a machine does by itself, as measured, and what work takes by them. Seconds, bytes, elements, operations.
+/// Rates: what a machine does by itself, as measured, and what work takes by them. Seconds, bytes, elements,
+/// operations.
 #pragma once
 
 #include <algorithm>
@@ -39,18 +40,18 @@ struct WorkRate {
 
 /// A disk, through a tier of the library, with as much under way as the engine has.
 struct DiskRates {
-  double read = 0;              ///< Bytes a second, while nothing is written and the processor is idle.
-  double written = 0;           ///< Likewise, while nothing is read.
-  double mixed_read = 0;        ///< Bytes a second that are read while as many transfers write.
-  double mixed_written = 0;     ///< Likewise written.
-  double busy_read = 0;         ///< As `read`, while every core computes.
-  double busy_written = 0;      ///< As `written`, likewise.
-  double read_latency = 0;      ///< Seconds of a smallest request alone.
-  double write_latency = 0;     ///< Likewise.
-  WorkRate read_alone{};        ///< Of one transfer by itself, by its bytes: a second of each.
-  WorkRate write_alone{};       ///< Likewise.
-  double read_core_time = 0;    ///< Core-seconds that a byte read takes from what computes meanwhile.
-  double write_core_time = 0;   ///< Likewise written.
+  double read = 0;             ///< Bytes a second, while nothing is written and the processor is idle.
+  double written = 0;          ///< Likewise, while nothing is read.
+  double mixed_read = 0;       ///< Bytes a second that are read while as many transfers write.
+  double mixed_written = 0;    ///< Likewise written.
+  double busy_read = 0;        ///< As `read`, while every core computes.
+  double busy_written = 0;     ///< As `written`, likewise.
+  double read_latency = 0;     ///< Seconds of a smallest request alone.
+  double write_latency = 0;    ///< Likewise.
+  WorkRate read_alone{};       ///< Of one transfer by itself, by its bytes: a second of each.
+  WorkRate write_alone{};      ///< Likewise.
+  double read_core_time = 0;   ///< Core-seconds that a byte read takes from what computes meanwhile.
+  double write_core_time = 0;  ///< Likewise written.
 };
 
 /// What two factors of a product look like: which of them is transposed.
@@ -129,8 +130,8 @@ struct Rates {
     for (const ProductRate& each : products) {
       if (each.shape == shape) return shape.flops() / each.flops_per_second;
       if (each.shape.kind != shape.kind) continue;
-      const double away = distance(each.shape.m, shape.m) + distance(each.shape.n, shape.n) +
-                          distance(each.shape.k, shape.k);
+      const double away =
+          distance(each.shape.m, shape.m) + distance(each.shape.n, shape.n) + distance(each.shape.k, shape.k);
       const double weight = 1 / (away * away);
       weights += weight;
       inverse_rates += weight / each.flops_per_second;

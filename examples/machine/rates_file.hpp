@@ -48,7 +48,8 @@ class Field {
 
   Field at(const std::string& key) const {
     if (!value_.is_object()) refuse("is no object");
-    const Field inner{value_.contains(key) ? value_.at(key) : missing(), file_, name_.empty() ? key : name_ + "." + key};
+    const Field inner{value_.contains(key) ? value_.at(key) : missing(), file_,
+                      name_.empty() ? key : name_ + "." + key};
     if (!value_.contains(key)) inner.refuse("is missing");
     return inner;
   }
@@ -87,7 +88,8 @@ class Field {
   template <class Visit>
   void for_each_element(Visit visit) const {
     if (!value_.is_array() || value_.empty()) refuse("is no list of something");
-    for (std::size_t i = 0; i < value_.size(); ++i) visit(Field{value_[i], file_, name_ + "[" + std::to_string(i) + "]"});
+    for (std::size_t i = 0; i < value_.size(); ++i)
+      visit(Field{value_[i], file_, name_ + "[" + std::to_string(i) + "]"});
   }
   template <class Visit>
   void for_each_member(Visit visit) const {
@@ -150,10 +152,8 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
                              {"flops_per_second", p.flops_per_second}});
   }
   for (const AttentionRate& a : r.attention) {
-    j["attention"].push_back({{"length", a.length},
-                              {"head", a.head},
-                              {"forward_seconds", a.forward},
-                              {"backward_seconds", a.backward}});
+    j["attention"].push_back(
+        {{"length", a.length}, {"head", a.head}, {"forward_seconds", a.forward}, {"backward_seconds", a.backward}});
   }
   for (const auto& [name, all] : r.collectives) {
     for (const CollectiveRate& each : all) {
@@ -204,8 +204,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
   });
   all.at("collectives").for_each_member([&](const std::string& name, const detail::Field& list) {
     list.for_each_element([&](const detail::Field& field) {
-      r.collectives[name].push_back(
-          {static_cast<int>(field.at("ranks").count()), detail::rate_of(field.at("work"))});
+      r.collectives[name].push_back({static_cast<int>(field.at("ranks").count()), detail::rate_of(field.at("work"))});
     });
   });
   all.at("rendezvous").for_each_element([&](const detail::Field& field) {

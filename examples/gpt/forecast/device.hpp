@@ -64,8 +64,7 @@ class RecordingLanes {
     return post_host(lane, after, operation, {});
   }
   zerospan::Completion post_host(zerospan::Lane lane, const std::vector<zerospan::Completion>& after,
-                                 const zerospan::Operation& operation,
-                                 const std::function<zerospan::Completion()>&) {
+                                 const zerospan::Operation& operation, const std::function<zerospan::Completion()>&) {
     zerospan::OperationCounter& counter = counters_[operation.kind];
     ++counter.count;
     counter.bytes += operation.bytes;

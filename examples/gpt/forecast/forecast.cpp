@@ -70,9 +70,7 @@ class RecordingDisk {
   static zerospan::Completion write(const zerospan::Extent&, std::size_t, const std::byte*, std::size_t) noexcept {
     return {};
   }
-  zerospan::TierCounters counters() const noexcept {
-    return {zerospan::Bytes{used_}, zerospan::Bytes{peak_}, {}, {}};
-  }
+  zerospan::TierCounters counters() const noexcept { return {zerospan::Bytes{used_}, zerospan::Bytes{peak_}, {}, {}}; }
 
  private:
   std::uint64_t end_ = 0;
@@ -112,8 +110,7 @@ class ForecastPlatform {
 
  private:
   RecordingRank world(int rank, const Options& o) {
-    return {recorder_, zerospan::Rank{rank}, o.ranks, o.ranks_per_group,
-            prices_.rates().rendezvous_seconds(o.ranks)};
+    return {recorder_, zerospan::Rank{rank}, o.ranks, o.ranks_per_group, prices_.rates().rendezvous_seconds(o.ranks)};
   }
 
   template <class E>
@@ -205,7 +202,8 @@ class StepOfRank {
       : recorder_{recorder}, times_{times}, prices_{prices}, begin_{begin}, end_{end}, steps_{steps_in_it} {}
 
   std::vector<TrackTime> tracks() const {
-    std::vector<TrackTime> tracks{{"compute"}, {"disk read"}, {"copies"}, {"communication"}, {"updates"}, {"disk write"}};
+    std::vector<TrackTime> tracks{{"compute"},       {"disk read"}, {"copies"},
+                                  {"communication"}, {"updates"},   {"disk write"}};
     for_each([&](const Item& item, double seconds) {
       if (item.kind == zerospan::OperationKind::wait) return;
       TrackTime& track = tracks[item.track == Item::host ? 0 : 1 + (item.track - 1) % zerospan::lane_count];
@@ -317,13 +315,13 @@ void record_spans(zerospan::Timeline& timeline, const std::vector<Recorder>& rec
   std::ranges::stable_sort(all, {}, [](const Ended& each) { return each.times.end; });
   const auto origin = zerospan::Timeline::Clock::now();
   const auto at = [origin](double seconds) {
-    return origin + std::chrono::duration_cast<zerospan::Timeline::Clock::duration>(
-                        std::chrono::duration<double>(seconds));
+    return origin +
+           std::chrono::duration_cast<zerospan::Timeline::Clock::duration>(std::chrono::duration<double>(seconds));
   };
   for (const auto& [rank, item, times] : all) {
     if (times.end <= times.begin && item->name != step_made) continue;
-    timeline.record(zerospan::Rank{rank}, track_name(*item), to_string(item->kind), item->name, item->bytes, at(times.begin),
-                    at(times.end));
+    timeline.record(zerospan::Rank{rank}, track_name(*item), to_string(item->kind), item->name, item->bytes,
+                    at(times.begin), at(times.end));
   }
 }
 

@@ -19,18 +19,18 @@ namespace gpt::forecast {
 /// Seconds of one track of a rank in a step: a lane, or the host's computing.
 struct TrackTime {
   std::string what;
-  double seconds = 0;     ///< In which it did something, by itself or held up by others.
-  double alone = 0;       ///< What that would take if it had the machine to itself.
+  double seconds = 0;  ///< In which it did something, by itself or held up by others.
+  double alone = 0;    ///< What that would take if it had the machine to itself.
 };
 
 /// Bytes that one rank moves in a step.
 struct StepBytes {
   double read = 0;
   double written = 0;
-  double copied = 0;     ///< Between staging memory and device memory.
-  double gathered = 0;   ///< Received from other ranks in gathers.
-  double reduced = 0;    ///< Of gradients that are summed over ranks.
-  double updated = 0;    ///< Of optimizer states and master weights.
+  double copied = 0;    ///< Between staging memory and device memory.
+  double gathered = 0;  ///< Received from other ranks in gathers.
+  double reduced = 0;   ///< Of gradients that are summed over ranks.
+  double updated = 0;   ///< Of optimizer states and master weights.
 };
 
 /// Something that rank 0 does.

@@ -70,8 +70,8 @@ class DiskSpeed {
 ///
 /// What is under way shares the machine evenly: work on cores the cores, of which transfers have taken theirs before;
 /// transfers the bytes a second that the disk has in their direction, which depend on how much is under way in it,
-/// whether it is busy in the other one too, and on how busy the cores are. Work goes slower beside other work, by the rates of both kinds. Between two
-/// events all rates are constant.
+/// whether it is busy in the other one too, and on how busy the cores are. Work goes slower beside other work, by the
+/// rates of both kinds. Between two events all rates are constant.
 class MachineTime {
  public:
   MachineTime(const machine::Rates& rates, const machine::DiskRates& disk, std::span<const Recorder> ranks)
@@ -106,8 +106,8 @@ class MachineTime {
  private:
   struct Track {
     std::deque<std::size_t> queue;
-    bool is_taken = false;   // by the first of the queue
-    double free_since = 0;   // or when it was posted the last time on an empty queue
+    bool is_taken = false;  // by the first of the queue
+    double free_since = 0;  // or when it was posted the last time on an empty queue
   };
 
   struct Rank {

@@ -177,9 +177,8 @@ class PricedMath {
 
   void attention(Tensor<const Value> qkv, AttentionShape shape, double machine::AttentionRate::*direction) {
     const std::size_t head = qkv.columns / 3 / shape.heads;
-    recorder_.compute(machine::WorkKind::elementwise,
-                      static_cast<double>(shape.sequences * shape.heads) *
-                          rates_.attention_seconds(shape.length, head, direction));
+    recorder_.compute(machine::WorkKind::elementwise, static_cast<double>(shape.sequences * shape.heads) *
+                                                          rates_.attention_seconds(shape.length, head, direction));
   }
 
   Recorder& recorder_;

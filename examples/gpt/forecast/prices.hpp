@@ -66,8 +66,7 @@ class Prices {
       case OperationKind::reduce:
         return collective(machine::WorkKind::sum, reduce_seconds(bytes));
       case OperationKind::all_reduce:
-        return collective(machine::WorkKind::sum,
-                          rates_.collective_seconds("all-reduce " + types(), ranks_, bytes));
+        return collective(machine::WorkKind::sum, rates_.collective_seconds("all-reduce " + types(), ranks_, bytes));
       case OperationKind::barrier:
         return collective(machine::WorkKind::copy, 0);
       case OperationKind::compute:

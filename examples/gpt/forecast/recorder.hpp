@@ -83,7 +83,8 @@ class Recorder {
 
   void wait(std::string_view name, const zerospan::Completion& completion) {
     if (completion.ticket() == 0) return;
-    items_.push_back({.kind = zerospan::OperationKind::wait, .name = std::string{name}, .after = indices({completion})});
+    items_.push_back(
+        {.kind = zerospan::OperationKind::wait, .name = std::string{name}, .after = indices({completion})});
   }
 
   zerospan::Completion post(std::size_t track, const zerospan::Operation& operation, const Cost& cost,

@@ -29,7 +29,8 @@ inline machine::Rates rates_of(const Options& o) {
 
 inline std::string describe(const Forecast& f) {
   std::string text = fmt::format("predicted a step of {:.1f} ms; of rank 0\n", 1e3 * f.step_seconds);
-  text += fmt::format("  disk      {} read, {} written\n", describe_bytes(f.bytes.read), describe_bytes(f.bytes.written));
+  text +=
+      fmt::format("  disk      {} read, {} written\n", describe_bytes(f.bytes.read), describe_bytes(f.bytes.written));
   text += fmt::format("  memory    {} copied, {} of states updated\n", describe_bytes(f.bytes.copied),
                       describe_bytes(f.bytes.updated));
   text += fmt::format("  ranks     {} gathered, {} summed\n", describe_bytes(f.bytes.gathered),
@@ -39,8 +40,8 @@ inline std::string describe(const Forecast& f) {
                       describe_bytes(f.peak_disk_bytes));
   for (const TrackTime& track : f.tracks) {
     if (track.seconds <= 0) continue;
-    text += fmt::format("  {:<14}{:8.1f} ms, of which alone {:.1f}\n", track.what, 1e3 * track.seconds,
-                        1e3 * track.alone);
+    text +=
+        fmt::format("  {:<14}{:8.1f} ms, of which alone {:.1f}\n", track.what, 1e3 * track.seconds, 1e3 * track.alone);
   }
   return text;
 }
