@@ -202,8 +202,8 @@ class StepOfRank {
       : recorder_{recorder}, times_{times}, prices_{prices}, begin_{begin}, end_{end}, steps_{steps_in_it} {}
 
   std::vector<TrackTime> tracks() const {
-    std::vector<TrackTime> tracks{{"compute"},       {"disk read"}, {"copies"},
-                                  {"communication"}, {"updates"},   {"disk write"}};
+    std::vector<TrackTime> tracks{{"compute"}};
+    for (const std::string_view lane : zerospan::lane_names) tracks.push_back({std::string{lane}});
     for_each([&](const Item& item, double seconds) {
       if (item.kind == zerospan::OperationKind::wait) return;
       TrackTime& track = tracks[item.track == Item::host ? 0 : 1 + (item.track - 1) % zerospan::lane_count];

@@ -18,7 +18,7 @@ namespace gpt::forecast {
 
 /// Seconds of one track of a rank in a step: a lane, or the host's computing.
 struct TrackTime {
-  std::string what;
+  std::string what;  ///< "compute", or the lane's name.
   double seconds = 0;  ///< In which it did something, by itself or held up by others.
   double alone = 0;    ///< What that would take if it had the machine to itself.
 };

@@ -41,7 +41,7 @@ inline std::string describe(const Forecast& f) {
   for (const TrackTime& track : f.tracks) {
     if (track.seconds <= 0) continue;
     text +=
-        fmt::format("  {:<14}{:8.1f} ms, of which alone {:.1f}\n", track.what, 1e3 * track.seconds, 1e3 * track.alone);
+        fmt::format("  {:<18}{:8.1f} ms, alone {:.1f}\n", track.what, 1e3 * track.seconds, 1e3 * track.alone);
   }
   return text;
 }
