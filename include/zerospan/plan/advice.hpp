@@ -51,9 +51,11 @@ inline std::vector<Advice> advice(const Model& model, const Setting& setting, co
   try_out("half the device memory", [&](Setting& s, sim::Topology&) { s.device_budget.count /= 2; });
   try_out("twice the host memory, and staging", [&](Setting& s, sim::Topology&) {
     s.host_budget = twice(s.host_budget);
-    s.options.staging = twice(s.options.staging);
+    if (s.options.staging) s.options.staging = twice(*s.options.staging);
   });
-  try_out("twice the prefetch", [&](Setting& s, sim::Topology&) { s.options.prefetch = twice(s.options.prefetch); });
+  if (setting.options.prefetch) {
+    try_out("twice the prefetch", [&](Setting& s, sim::Topology&) { s.options.prefetch = twice(*s.options.prefetch); });
+  }
   try_out("no prefetch", [&](Setting& s, sim::Topology&) { s.options.prefetch = Bytes{0}; });
   try_out("updates during the backward pass",
           [&](Setting& s, sim::Topology&) { s.options.updates = UpdateTime::during_backward; });

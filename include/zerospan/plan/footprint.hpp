@@ -134,7 +134,7 @@ inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& mod
 inline Bytes plenty(const Model& model, const Setting& setting) {
   constexpr std::size_t bytes_an_element = 64;  // of states, gradients, whole parameters and buffers, with room to spare
   const std::size_t padding = static_cast<std::size_t>(setting.ranks) * std::max(setting.disk.alignment, block_elements);
-  std::size_t bytes = 8 * setting.options.staging.count + (std::size_t{64} << 20);
+  std::size_t bytes = 8 * setting.options.staging.value_or(64_MiB).count + (std::size_t{64} << 20);
   for (const Parameter& parameter : model.parameters) {
     bytes += bytes_an_element * (parameter.shape.elements() + padding);
   }
