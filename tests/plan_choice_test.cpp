@@ -120,7 +120,7 @@ TEST_CASE("a trillion parameters take no memory, and their bytes are those of Ze
   CHECK(used(MemoryPurpose::gradients, Addressable::on_host) == 2 * share);
   CHECK(used(MemoryPurpose::master_weights, Addressable::nowhere) == 4 * share);
   CHECK(used(MemoryPurpose::optimizer_states, Addressable::nowhere) == 8 * share);
-  CHECK(used(MemoryPurpose::staging, Addressable::on_host) == 4_GiB .count);
+  CHECK(used(MemoryPurpose::staging, Addressable::on_host) == 4_GiB.count);
   CHECK(f.device.peak <= 32_GiB);
 }
 
@@ -189,8 +189,7 @@ TEST_CASE("a search finds what trying everything finds, with less") {
         ++found;
         CHECK(brute->simulated == points);
         CHECK(search->step_seconds == brute->step_seconds);
-        CHECK(plan::predict(plan::divided(model, search->setting.options.micro_batches), search->setting,
-                            machine.rates)
+        CHECK(plan::predict(plan::divided(model, search->setting.options.micro_batches), search->setting, machine.rates)
                   .step_seconds == search->step_seconds);
         simulated += search->simulated;
       }

@@ -90,8 +90,7 @@ struct Rehearsed {
 template <class F>
 void declare(const Model& model, const Setting& setting, SimulatedRank& machine, F f) {
   with_engine(setting, machine, [&](zerospan::detail::Engine& engine) {
-    Program program{model, setting, engine,
-                    [&](std::string_view name, double flops) { machine.compute(name, flops); }};
+    Program program{model, setting, engine, [&](std::string_view name, double flops) { machine.compute(name, flops); }};
     std::optional<zerospan::detail::DeviceCheckpoints<SimulatedRank::device_type>> checkpoints;
     if (setting.activations) {
       checkpoints.emplace(machine.device, machine.tier(setting.activations->place), setting.activations->options);
@@ -160,7 +159,7 @@ class WorkingMemories {
       if (parameter.tied_to) continue;
       if (*owner) {
         result[static_cast<std::size_t>((*owner)->value)].emplace_back(parameter.shape.elements(), parameter.type,
-                                                                        parameter.training, uses[p]);
+                                                                       parameter.training, uses[p]);
       }
       ++owner;
     }
