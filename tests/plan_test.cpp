@@ -128,8 +128,8 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.disk.alignment = alignment;
   s.optimizer = draw.among<plan::AnyOptimizerSetting>(
       {zerospan::AdamW{}, zerospan::Sgd{}, zerospan::Sgd{.momentum = 0.9F}, zerospan::Lion{}});
-  s.micro_batches = draw.among(
-      {plan::MicroBatches::in_passes, plan::MicroBatches::in_one_pass, plan::MicroBatches::layer_by_layer});
+  s.micro_batches =
+      draw.among({plan::MicroBatches::in_passes, plan::MicroBatches::in_one_pass, plan::MicroBatches::layer_by_layer});
   s.options.micro_batches = draw(1, 3);
   s.options.master_weights = draw.among({zerospan::MasterWeights::whole, zerospan::MasterWeights::split});
   s.options.updates = draw.among({zerospan::UpdateTime::after_step, zerospan::UpdateTime::during_backward});
@@ -140,8 +140,7 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.options.timeout = std::chrono::seconds{60};
   if (draw.one_in(3)) {
     s.activations = plan::ActivationSetting{
-        any(),
-        {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
+        any(), {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
   }
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
   using By = plan::SaveSetting::By;
@@ -392,7 +391,9 @@ class RealRank {
   void check_ledgers(const plan::Footprint& seen) const {
     for (std::size_t place = 0; place < plan::places; ++place) {
       const Ledger& ledger = ledgers_[place];
-      const auto reserved = [&](MemoryPurpose purpose) { return seen.of(purpose, ledger.addressable()).reserved.count; };
+      const auto reserved = [&](MemoryPurpose purpose) {
+        return seen.of(purpose, ledger.addressable()).reserved.count;
+      };
       CHECK(ledger.reserved("parameter ") == reserved(MemoryPurpose::parameters));
       CHECK(ledger.reserved("the gradient of ") == reserved(MemoryPurpose::gradients));
       CHECK(ledger.reserved("the optimizer states of ") ==
@@ -471,10 +472,9 @@ class RealRank {
   void save([[maybe_unused]] AnyEngine& engine, [[maybe_unused]] plan::Footprint& seen) {
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
     const bool links = s_.saves->by == plan::SaveSetting::By::linking;
-    const zerospan::SavedCheckpoint saved =
-        zerospan::save_checkpoint(engine, checkpoints_,
-                                  {.keep = s_.saves->keep,
-                                   .by = links ? zerospan::SaveBy::linking : zerospan::SaveBy::copying});
+    const zerospan::SavedCheckpoint saved = zerospan::save_checkpoint(
+        engine, checkpoints_,
+        {.keep = s_.saves->keep, .by = links ? zerospan::SaveBy::linking : zerospan::SaveBy::copying});
     seen.saves.emplace();
     seen.saves->linked = saved.linked;
     const auto data = std::filesystem::path{saved.path} / ("rank-" + std::to_string(rank_.value) + ".data");
@@ -521,8 +521,8 @@ std::string text(const Outcome& outcome) {
   if (!f) return result;
   for (const zerospan::MemoryLine& line : f->account.lines) {
     if (line.purpose == MemoryPurpose::activations) continue;  // of a plan alone
-    add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count),
-        number(line.used.count), number(line.peak.count), "\n");
+    add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count), number(line.used.count),
+        number(line.peak.count), "\n");
   }
   add("working", number(f->account.working.count), "\n");
   add("least", number(f->least.device_forward.count), number(f->least.device_backward.count),
@@ -575,17 +575,17 @@ struct Tally {
 template <class Site>
 std::vector<Outcome> train(const plan::Model& model, const plan::Setting& s, const std::string& directory) {
   std::mutex mutex;  // of what checks
-  return zerospan::run_ranks(
-      s.ranks,
-      [&](zerospan::ThreadCommunicator communicator) {
-        const zerospan::Rank number = communicator.rank();
-        RealRank<Site> rank{model, s, directory, number};
-        Outcome outcome = rank.train(std::move(communicator));
-        const std::scoped_lock lock{mutex};
-        if (const auto* footprint = std::get_if<plan::Footprint>(&outcome)) rank.check_ledgers(*footprint);
-        return outcome;
-      },
-      {.timeout = std::chrono::seconds{60}});
+  return zerospan::run_ranks(s.ranks,
+                             [&](zerospan::ThreadCommunicator communicator) {
+                               const zerospan::Rank number = communicator.rank();
+                               RealRank<Site> rank{model, s, directory, number};
+                               Outcome outcome = rank.train(std::move(communicator));
+                               const std::scoped_lock lock{mutex};
+                               if (const auto* footprint = std::get_if<plan::Footprint>(&outcome))
+                                 rank.check_ledgers(*footprint);
+                               return outcome;
+                             },
+                             {.timeout = std::chrono::seconds{60}});
 }
 
 void compare(std::uint64_t seed, const std::string& directory, std::size_t alignment, Tally& tally) {
@@ -609,8 +609,8 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
       CHECK(text(expected) == text(real));
     }
   }
-  const bool all_fit = std::ranges::all_of(
-      seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
+  const bool all_fit =
+      std::ranges::all_of(seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
   CHECK(all_fit == !is_refused);
   ++(all_fit ? tally.fit : tally.refused);
   const auto* first = std::get_if<plan::Footprint>(&seen.front());
