@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,6 +27,7 @@
 #endif
 
 #include "support/any_engine.hpp"
+#include "support/fake_gpu_run.hpp"
 #include "support/scratch.hpp"
 #include "support/toy_model.hpp"
 
@@ -117,6 +119,7 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   plan::Setting s;
   s.stage = static_cast<int>(draw(0, 3));
   s.ranks = static_cast<int>(draw(1, 4));
+  if (draw.one_in(3)) s.processor = plan::Processor::gpu;
   const auto any = [&] { return draw.among({Place::device, Place::host, Place::nvme}); };
   s.placing.optimizer = any();
   s.placing.gradients = s.stage >= 2 ? any() : draw.among({Place::device, Place::host});
@@ -125,8 +128,8 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.disk.alignment = alignment;
   s.optimizer = draw.among<plan::AnyOptimizerSetting>(
       {zerospan::AdamW{}, zerospan::Sgd{}, zerospan::Sgd{.momentum = 0.9F}, zerospan::Lion{}});
-  s.micro_batches = draw.among(
-      {plan::MicroBatches::in_passes, plan::MicroBatches::in_one_pass, plan::MicroBatches::layer_by_layer});
+  s.micro_batches =
+      draw.among({plan::MicroBatches::in_passes, plan::MicroBatches::in_one_pass, plan::MicroBatches::layer_by_layer});
   s.options.micro_batches = draw(1, 3);
   s.options.master_weights = draw.among({zerospan::MasterWeights::whole, zerospan::MasterWeights::split});
   s.options.updates = draw.among({zerospan::UpdateTime::after_step, zerospan::UpdateTime::during_backward});
@@ -137,8 +140,7 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.options.timeout = std::chrono::seconds{60};
   if (draw.one_in(3)) {
     s.activations = plan::ActivationSetting{
-        any(),
-        {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
+        any(), {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
   }
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
   using By = plan::SaveSetting::By;
@@ -244,10 +246,46 @@ class Ledger {
 
 static_assert(zerospan::OffloadTier<Ledger>);
 
+/// A CPU, and what computes there.
+class RealCpu {
+ public:
+  using Device = zerospan::HostDevice;
+
+  Device make(const plan::Setting& s) const {
+    return Device{{.device_budget = s.device_budget, .host_budget = s.host_budget}};
+  }
+  static zerospan::ThreadCommunicator communicator(zerospan::ThreadCommunicator threads, Device&) { return threads; }
+  static zerospan::StreamRef stream() { return calling_thread; }
+  static void set(std::byte* data, int value, std::size_t bytes) { std::memset(data, value, bytes); }
+};
+
+/// A fake GPU, with memory of its own.
+class FakeGpuSite {
+ public:
+  using Device = zerospan_test::FakeDevice;
+
+  Device make(const plan::Setting& s) const {
+    return Device{zerospan_test::FakeRuntime{gpu_}, {.device_budget = s.device_budget, .host_budget = s.host_budget}};
+  }
+  static zerospan_test::FakeCommunicator communicator(zerospan::ThreadCommunicator threads, Device& device) {
+    return {std::move(threads), device};
+  }
+  zerospan::StreamRef stream() const { return compute_.stream(); }
+  void set(std::byte* data, int value, std::size_t bytes) const {
+    compute_.run([at = gpu_->at(data), value, bytes] { std::memset(at, value, bytes); });
+  }
+
+ private:
+  std::shared_ptr<zerospan_test::FakeGpu> gpu_ = std::make_shared<zerospan_test::FakeGpu>();
+  zerospan_test::FakeCompute compute_{gpu_};
+};
+
 /// The host's program, as its author writes it: by parameters and leases.
+template <class Site>
 class Training {
  public:
-  Training(const plan::Model& model, const plan::Setting& s, AnyEngine& engine) : model_{model}, s_{s}, engine_{engine} {
+  Training(const plan::Model& model, const plan::Setting& s, AnyEngine& engine, const Site& site)
+      : model_{model}, s_{s}, engine_{engine}, site_{site} {
     for (const plan::Parameter& p : model.parameters) {
       if (p.tied_to) {
         parameters_.push_back(parameters_[*p.tied_to].tie(p.name));
@@ -277,8 +315,8 @@ class Training {
     for (const plan::PassStep& step : model_.forward) {
       for (std::size_t i = 0; i < micro_batches; ++i) {
         if (!checkpoints || step.pushes.count == 0) continue;
-        auto saved = checkpoints->push<RuntimeArray>(calling_thread, {step.pushes.count / 2}, ElementType::bfloat16);
-        std::memset(saved->data, 1, step.pushes.count);
+        auto saved = checkpoints->push<RuntimeArray>(site_.stream(), {step.pushes.count / 2}, ElementType::bfloat16);
+        site_.set(saved->data, 1, step.pushes.count);
         saved.commit();
       }
       const auto leases = gather(step.gathers);
@@ -287,26 +325,26 @@ class Training {
       const auto leases = gather(step.gathers);
       for (std::size_t i = 0; i < micro_batches; ++i) {
         std::optional<zerospan::PopLease<RuntimeArray>> popped;
-        if (checkpoints && step.pops) popped.emplace(checkpoints->pop<RuntimeArray>(calling_thread));
+        if (checkpoints && step.pops) popped.emplace(checkpoints->pop<RuntimeArray>(site_.stream()));
         commit(step);
       }
     }
   }
 
   void commit(const plan::PassStep& step) {
-    const auto clear = [](RuntimeArray& array) {
-      std::memset(array.data, 0, array.size * zerospan::element_bytes(array.type));
+    const auto clear = [this](RuntimeArray& array) {
+      site_.set(array.data, 0, array.size * zerospan::element_bytes(array.type));
     };
     if (step.leases == plan::GradientLeases::one_by_one) {
       for (const std::size_t p : step.gradients) {
-        auto gradient = parameters_[p].gradient(calling_thread);
+        auto gradient = parameters_[p].gradient(site_.stream());
         clear(*gradient);
         gradient.commit();
       }
     } else {
       std::vector<std::reference_wrapper<const Parameter>> all;
       for (const std::size_t p : step.gradients) all.emplace_back(parameters_[p]);
-      auto gradients = zerospan::gradients(calling_thread, all);
+      auto gradients = zerospan::gradients(site_.stream(), all);
       for (auto& gradient : gradients) clear(*gradient);
       for (auto& gradient : gradients) gradient.commit();
     }
@@ -315,16 +353,18 @@ class Training {
   std::vector<zerospan::ReadLease<RuntimeArray>> gather(const std::vector<std::size_t>& indices) const {
     std::vector<std::reference_wrapper<const Parameter>> all;
     for (const std::size_t p : indices) all.emplace_back(parameters_[p]);
-    return zerospan::gather(calling_thread, all);
+    return zerospan::gather(site_.stream(), all);
   }
 
   const plan::Model& model_;
   const plan::Setting& s_;
   AnyEngine& engine_;
+  const Site& site_;
   std::vector<Parameter> parameters_;
 };
 
 /// A rank on real memory and a real file.
+template <class Site>
 class RealRank {
  public:
   RealRank(const plan::Model& model, const plan::Setting& s, const std::string& directory, zerospan::Rank rank)
@@ -332,13 +372,14 @@ class RealRank {
         s_{s},
         rank_{rank},
         checkpoints_{directory + "/checkpoints"},
-        device_{{.device_budget = s.device_budget, .host_budget = s.host_budget}},
+        device_{site_.make(s)},
         on_device_{device_},
         on_host_{device_},
         disk_{io_, {.directory = directory, .capacity = s.disk.capacity}},
         ledgers_{Ledger{on_device_}, Ledger{on_host_}, Ledger{disk_}} {}
 
-  Outcome train(zerospan::ThreadCommunicator& communicator) {
+  Outcome train(zerospan::ThreadCommunicator threads) {
+    auto communicator = Site::communicator(std::move(threads), device_);
     try {
       return train_refusably(communicator);
     } catch (const zerospan::BudgetError& error) {
@@ -350,7 +391,9 @@ class RealRank {
   void check_ledgers(const plan::Footprint& seen) const {
     for (std::size_t place = 0; place < plan::places; ++place) {
       const Ledger& ledger = ledgers_[place];
-      const auto reserved = [&](MemoryPurpose purpose) { return seen.of(purpose, ledger.addressable()).reserved.count; };
+      const auto reserved = [&](MemoryPurpose purpose) {
+        return seen.of(purpose, ledger.addressable()).reserved.count;
+      };
       CHECK(ledger.reserved("parameter ") == reserved(MemoryPurpose::parameters));
       CHECK(ledger.reserved("the gradient of ") == reserved(MemoryPurpose::gradients));
       CHECK(ledger.reserved("the optimizer states of ") ==
@@ -377,7 +420,8 @@ class RealRank {
   }
 
   /// The engine ends before an error goes on: it is no failure of the rank, and its peers have the same.
-  Outcome train_refusably(zerospan::ThreadCommunicator& communicator) {
+  template <class Communicator>
+  Outcome train_refusably(Communicator& communicator) {
     zerospan::Placement placement{tier(s_.placing.parameters), tier(s_.placing.gradients), tier(s_.placing.optimizer)};
     if (s_.optimizer_share) placement.optimizer_share = {tier(s_.optimizer_share->place), s_.optimizer_share->fraction};
     zerospan::EngineOptions options = s_.options;
@@ -404,7 +448,7 @@ class RealRank {
   }
 
   void make_steps(AnyEngine& engine, plan::Footprint& seen) {
-    Training training{model_, s_, engine};
+    Training training{model_, s_, engine, site_};
     std::optional<zerospan::ActivationCheckpoints> checkpoints;
     if (s_.activations) checkpoints.emplace(device_, bare_tier(s_.activations->place), s_.activations->options);
     engine.begin(zerospan::Pass::training);
@@ -428,10 +472,9 @@ class RealRank {
   void save([[maybe_unused]] AnyEngine& engine, [[maybe_unused]] plan::Footprint& seen) {
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
     const bool links = s_.saves->by == plan::SaveSetting::By::linking;
-    const zerospan::SavedCheckpoint saved =
-        zerospan::save_checkpoint(engine, checkpoints_,
-                                  {.keep = s_.saves->keep,
-                                   .by = links ? zerospan::SaveBy::linking : zerospan::SaveBy::copying});
+    const zerospan::SavedCheckpoint saved = zerospan::save_checkpoint(
+        engine, checkpoints_,
+        {.keep = s_.saves->keep, .by = links ? zerospan::SaveBy::linking : zerospan::SaveBy::copying});
     seen.saves.emplace();
     seen.saves->linked = saved.linked;
     const auto data = std::filesystem::path{saved.path} / ("rank-" + std::to_string(rank_.value) + ".data");
@@ -454,7 +497,8 @@ class RealRank {
   zerospan::Rank rank_;
   std::string checkpoints_;
   zerospan::ThreadedIoEngine io_;
-  zerospan::HostDevice device_;
+  Site site_;
+  typename Site::Device device_;
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
   zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk_;
@@ -477,8 +521,8 @@ std::string text(const Outcome& outcome) {
   if (!f) return result;
   for (const zerospan::MemoryLine& line : f->account.lines) {
     if (line.purpose == MemoryPurpose::activations) continue;  // of a plan alone
-    add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count),
-        number(line.used.count), number(line.peak.count), "\n");
+    add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count), number(line.used.count),
+        number(line.peak.count), "\n");
   }
   add("working", number(f->account.working.count), "\n");
   add("least", number(f->least.device_forward.count), number(f->least.device_backward.count),
@@ -527,23 +571,31 @@ struct Tally {
   std::size_t linked = 0;  ///< Whose checkpoints were linked.
 };
 
+/// What becomes of a training on each rank.
+template <class Site>
+std::vector<Outcome> train(const plan::Model& model, const plan::Setting& s, const std::string& directory) {
+  std::mutex mutex;  // of what checks
+  return zerospan::run_ranks(s.ranks,
+                             [&](zerospan::ThreadCommunicator communicator) {
+                               const zerospan::Rank number = communicator.rank();
+                               RealRank<Site> rank{model, s, directory, number};
+                               Outcome outcome = rank.train(std::move(communicator));
+                               const std::scoped_lock lock{mutex};
+                               if (const auto* footprint = std::get_if<plan::Footprint>(&outcome))
+                                 rank.check_ledgers(*footprint);
+                               return outcome;
+                             },
+                             {.timeout = std::chrono::seconds{60}});
+}
+
 void compare(std::uint64_t seed, const std::string& directory, std::size_t alignment, Tally& tally) {
   CAPTURE(seed);
   Draw draw{seed};
   plan::Setting s = draw_setting(draw, alignment);
   const plan::Model model = draw_model(draw, s.activations.has_value());
   draw_budgets(draw, model, s);
-  std::mutex mutex;  // of what checks
-  const std::vector<Outcome> seen = zerospan::run_ranks(
-      s.ranks,
-      [&](zerospan::ThreadCommunicator communicator) {
-        RealRank rank{model, s, directory, communicator.rank()};
-        Outcome outcome = rank.train(communicator);
-        const std::scoped_lock lock{mutex};
-        if (const auto* footprint = std::get_if<plan::Footprint>(&outcome)) rank.check_ledgers(*footprint);
-        return outcome;
-      },
-      {.timeout = std::chrono::seconds{60}});
+  const std::vector<Outcome> seen = s.processor == plan::Processor::cpu ? train<RealCpu>(model, s, directory)
+                                                                        : train<FakeGpuSite>(model, s, directory);
   bool is_refused = false;
   for (int r = 0; r < s.ranks; ++r) {
     CAPTURE(r);
@@ -557,8 +609,8 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
       CHECK(text(expected) == text(real));
     }
   }
-  const bool all_fit = std::ranges::all_of(
-      seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
+  const bool all_fit =
+      std::ranges::all_of(seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
   CHECK(all_fit == !is_refused);
   ++(all_fit ? tally.fit : tally.refused);
   const auto* first = std::get_if<plan::Footprint>(&seen.front());

@@ -22,9 +22,9 @@ namespace zerospan::inline v0::plan {
 
 /// A change that was simulated.
 struct Advice {
-  std::string change;            ///< "twice the disk's bytes a second".
-  std::optional<double> seconds; ///< Of a step; none, if it would not fit then.
-  double ratio;                  ///< How many times as fast; 0 if it would not fit.
+  std::string change;             ///< "twice the disk's bytes a second".
+  std::optional<double> seconds;  ///< Of a step; none, if it would not fit then.
+  double ratio;                   ///< How many times as fast; 0 if it would not fit.
 };
 
 /// What changes of machine and setting would do to a training, each alone; all of them were simulated. The best first.
@@ -66,12 +66,15 @@ inline std::vector<Advice> advice(const Model& model, const Setting& setting, co
   if (setting.placing.optimizer == Place::nvme && !setting.optimizer_share) {
     for (const double fraction : {0.25, 0.5}) {
       try_out(std::to_string(static_cast<int>(100 * fraction)) + " % of the optimizer's states in host memory",
-              [&](Setting& s, sim::Topology&) { s.optimizer_share = PlacedShare{Place::host, fraction}; });
+              [&](Setting& s, sim::Topology&) {
+                s.optimizer_share = PlacedShare{Place::host, fraction};
+              });
     }
   }
   if (setting.placing.optimizer == Place::host && !setting.optimizer_share) {
-    try_out("25 % of the optimizer's states in device memory",
-            [&](Setting& s, sim::Topology&) { s.optimizer_share = PlacedShare{Place::device, 0.25}; });
+    try_out("25 % of the optimizer's states in device memory", [&](Setting& s, sim::Topology&) {
+      s.optimizer_share = PlacedShare{Place::device, 0.25};
+    });
   }
   try_out("twice the disk's bytes a second", [&](Setting&, sim::Topology& t) {
     for (double* const rate : {&t.disk.read, &t.disk.write, &t.disk.mixed}) *rate *= 2;

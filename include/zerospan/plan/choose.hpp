@@ -35,13 +35,11 @@ struct Machine {
 
 /// What is chosen among; of each, one at least.
 struct Grid {
-  std::vector<Placing> placings{{Place::device, Place::device, Place::device},
-                                {Place::device, Place::device, Place::host},
-                                {Place::device, Place::host, Place::host},
-                                {Place::host, Place::host, Place::host},
-                                {Place::host, Place::host, Place::nvme},
-                                {Place::nvme, Place::host, Place::nvme},
-                                {Place::nvme, Place::nvme, Place::nvme}};
+  std::vector<Placing> placings{
+      {Place::device, Place::device, Place::device}, {Place::device, Place::device, Place::host},
+      {Place::device, Place::host, Place::host},     {Place::host, Place::host, Place::host},
+      {Place::host, Place::host, Place::nvme},       {Place::nvme, Place::host, Place::nvme},
+      {Place::nvme, Place::nvme, Place::nvme}};
   std::vector<std::optional<PlacedShare>> shares{std::nullopt};
   std::vector<Bytes> prefetch{Bytes{std::size_t{64} << 20}, Bytes{std::size_t{256} << 20}, Bytes{std::size_t{2} << 30},
                               Bytes{std::size_t{8} << 30}};
@@ -87,9 +85,10 @@ inline constexpr std::size_t coordinates = 8;
 using Point = std::array<std::size_t, coordinates>;
 
 inline Point sizes_of(const Grid& grid) {
-  const Point sizes{grid.placings.size(),           grid.shares.size(),  grid.prefetch.size(),
-                    grid.persistence_threshold.size(), grid.staging.size(), grid.sub_group_elements.size(),
-                    grid.micro_batches.size(),      grid.orders.size()};
+  const Point sizes{grid.placings.size(),      grid.shares.size(),
+                    grid.prefetch.size(),      grid.persistence_threshold.size(),
+                    grid.staging.size(),       grid.sub_group_elements.size(),
+                    grid.micro_batches.size(), grid.orders.size()};
   if (std::ranges::count(sizes, std::size_t{0}) > 0) throw_configuration_error("a grid has one value of each, or more");
   return sizes;
 }
@@ -214,7 +213,8 @@ inline std::optional<Choice> choose(const Model& model, const Machine& machine, 
   return Choice{search.setting(best), search.seconds(best), search.simulated()};
 }
 
-/// Whether a model trains on a machine with any of the grid's placings, in its other first values. No time is simulated.
+/// Whether a model trains on a machine with any of the grid's placings, in its other first values. No time is
+/// simulated.
 inline bool fits(const Model& model, const Machine& machine, const Setting& base, const Grid& grid) {
   detail::Point at{};
   const Model part = divided(model, grid.micro_batches.at(0));

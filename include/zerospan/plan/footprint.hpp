@@ -38,9 +38,10 @@ struct ArenaBytes {
 
 /// One rank's data of the checkpoints that it saves.
 struct SavedBytes {
-  Bytes written;  ///< Of one checkpoint: what is copied. What says where everything is, and the host's bytes, come on top.
-  Bytes linked;   ///< Of one: master weights and states whose files become the checkpoint's; the tier goes on in others.
-  Bytes kept;     ///< Of all that are kept. While one is being saved there is one more.
+  Bytes written;  ///< Of one checkpoint: what is copied. What says where everything is, and the host's bytes, come on
+                  ///< top.
+  Bytes linked;  ///< Of one: master weights and states whose files become the checkpoint's; the tier goes on in others.
+  Bytes kept;    ///< Of all that are kept. While one is being saved there is one more.
 
   friend bool operator==(const SavedBytes&, const SavedBytes&) = default;
 };
@@ -86,7 +87,8 @@ void add_activations(MemoryAccount& account, const ActivationSetting& setting, M
     account.lines.push_back({MemoryPurpose::activations, where, addressable, taken, taken, peak});
   };
   const bool in_place = tier.addressable() == Addressable::on_device;
-  const std::size_t grain = tier.addressable() == Addressable::nowhere ? std::max<std::size_t>(tier.alignment(), 4096) : 1;
+  const std::size_t grain =
+      tier.addressable() == Addressable::nowhere ? std::max<std::size_t>(tier.alignment(), 4096) : 1;
   add(std::string{tier.name()}, tier.addressable(), Bytes{round_up(setting.options.bytes.count, grain)},
       in_place ? counters.peak_device : counters.peak_tier);
   if (!in_place) {
@@ -118,11 +120,10 @@ inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& mod
   for (const zerospan::detail::StatesPlace& place : engine.places_of_states()) {
     std::size_t bytes = 0;
     for (const auto& component : place.components) bytes += component.width.of(place.range.elements);
-    const bool is_linked =
-        setting.by == SaveSetting::By::linking && training[place.parameter] == Training::trainable &&
-        std::ranges::all_of(place.components, [](const auto& component) {
-          return component.tier.addressable() == Addressable::nowhere;
-        });
+    const bool is_linked = setting.by == SaveSetting::By::linking && training[place.parameter] == Training::trainable &&
+                           std::ranges::all_of(place.components, [](const auto& component) {
+                             return component.tier.addressable() == Addressable::nowhere;
+                           });
     Bytes& of_its_kind = is_linked ? saved.linked : saved.written;
     of_its_kind.count += bytes;
   }
@@ -132,8 +133,9 @@ inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& mod
 
 /// More than anything of the model can take in one memory.
 inline Bytes plenty(const Model& model, const Setting& setting) {
-  constexpr std::size_t bytes_an_element = 64;  // of states, gradients, whole parameters and buffers, with room to spare
-  const std::size_t padding = static_cast<std::size_t>(setting.ranks) * std::max(setting.disk.alignment, block_elements);
+  constexpr std::size_t bytes_an_element = 64;  // states, gradients, whole parameters and buffers, with room to spare
+  const std::size_t padding =
+      static_cast<std::size_t>(setting.ranks) * std::max(setting.disk.alignment, block_elements);
   std::size_t bytes = 8 * setting.options.staging.value_or(64_MiB).count + (std::size_t{64} << 20);
   for (const Parameter& parameter : model.parameters) {
     bytes += bytes_an_element * (parameter.shape.elements() + padding);

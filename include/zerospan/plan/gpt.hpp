@@ -35,7 +35,8 @@ inline Model paper_gpt(const GptExtents& e) {
   const auto hidden = static_cast<double>(e.hidden);
   std::vector<PassStep> head;
   if (e.vocabulary > 0) {
-    const std::size_t embedding = model.declare({.name = "embedding", .shape = {e.vocabulary, e.hidden}, .type = e.type});
+    const std::size_t embedding =
+        model.declare({.name = "embedding", .shape = {e.vocabulary, e.hidden}, .type = e.type});
     const std::size_t tied = model.declare({.name = "head", .shape = {1}, .tied_to = embedding});
     model.forward.push_back({.name = "embedding", .gathers = {embedding}});
     model.backward.push_back({.name = "embedding", .gradients = {embedding}});

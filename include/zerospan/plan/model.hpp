@@ -50,9 +50,9 @@ struct PassStep {
 struct Layer {
   std::string name;
   std::vector<std::string> parameters{};  ///< Gathered together.
-  double forward_flops = 0;             ///< Of one micro-batch.
-  double backward_flops = 0;            ///< Likewise; with what is computed again, if anything is.
-  Bytes checkpoint{};                   ///< Of the activation that enters it and is kept, for one micro-batch.
+  double forward_flops = 0;               ///< Of one micro-batch.
+  double backward_flops = 0;              ///< Likewise; with what is computed again, if anything is.
+  Bytes checkpoint{};                     ///< Of the activation that enters it and is kept, for one micro-batch.
   GradientLeases leases = GradientLeases::together;
 };
 

@@ -41,9 +41,9 @@ struct CriticalPart {
 };
 
 struct Prediction {
-  double step_seconds;                  ///< From the beginning of a step to that of the next, in the middle of training.
-  std::vector<TrackTime> tracks;        ///< The host and its stream first, then the lanes.
-  std::vector<CriticalPart> critical;   ///< What a step's time is made of, the longest first: together it is all of it.
+  double step_seconds;                 ///< From the beginning of a step to that of the next, in the middle of training.
+  std::vector<TrackTime> tracks;       ///< The host and its stream first, then the lanes.
+  std::vector<CriticalPart> critical;  ///< What a step's time is made of, the longest first: together it is all of it.
 
   /// What the step waits for the longest: "all-gather on communicate (gg)".
   std::string bottleneck() const {

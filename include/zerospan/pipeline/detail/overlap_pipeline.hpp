@@ -298,7 +298,8 @@ class OverlapPipeline {
 
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
-    Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes, use_of(expected.key)));
+    std::vector<Completion> after = memory_.take(offset, expected.bytes, use_of(expected.key));
+    Completion ready = fetch_(expected.key, memory_.data(offset), std::move(after));
     pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, recorded_.events.size()});
   }
 

@@ -81,7 +81,7 @@ inline void check_rank(const Setting& setting, Rank rank) {
 struct Rehearsed {
   zerospan::detail::Engine& engine;
   zerospan::detail::CheckpointStore* checkpoints;  ///< nullptr: none.
-  std::size_t step;  ///< Steps made.
+  std::size_t step;                                ///< Steps made.
 };
 
 /// Declares the model on a rank. Activation checkpoints are made when all parameters are declared.
@@ -161,7 +161,7 @@ class WorkingMemories {
       if (parameter.tied_to) continue;
       if (*owner) {
         result[static_cast<std::size_t>((*owner)->value)].emplace_back(parameter.shape.elements(), parameter.type,
-                                                                        parameter.training, uses[p]);
+                                                                       parameter.training, uses[p]);
       }
       ++owner;
     }
