@@ -134,8 +134,9 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.options.master_weights = draw.among({zerospan::MasterWeights::whole, zerospan::MasterWeights::split});
   s.options.updates = draw.among({zerospan::UpdateTime::after_step, zerospan::UpdateTime::during_backward});
   s.options.persistence_threshold = draw.among({0_KiB, 1_KiB, 32_KiB, 1_MiB});
-  s.options.prefetch = draw.among({0_KiB, 16_KiB, 100_KiB, 256_MiB});
-  s.options.staging = draw.among({64_KiB, 200_KiB, 4_MiB});
+  s.options.early_share = draw.among({0.3, 2.0 / 3, 1.0});
+  s.options.prefetch = draw.among<std::optional<Bytes>>({std::nullopt, 0_KiB, 16_KiB, 100_KiB});
+  s.options.staging = draw.among<std::optional<Bytes>>({std::nullopt, 64_KiB, 200_KiB, 4_MiB});
   s.options.sub_group_elements = draw.among<std::size_t>({1024, 3000, 8192, std::size_t{8} << 20});
   s.options.timeout = std::chrono::seconds{60};
   if (draw.one_in(3)) {
