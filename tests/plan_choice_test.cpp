@@ -130,7 +130,7 @@ TEST_CASE("a trillion parameters take no memory, and their bytes are those of Ze
   CHECK(used(MemoryPurpose::gradients, Addressable::on_host) == 2 * share);
   CHECK(used(MemoryPurpose::master_weights, Addressable::nowhere) == 4 * share);
   CHECK(used(MemoryPurpose::optimizer_states, Addressable::nowhere) == 8 * share);
-  CHECK(used(MemoryPurpose::staging, Addressable::on_host) == 4_GiB.count);
+  CHECK(used(MemoryPurpose::staging, Addressable::on_host) == (4_GiB).count);
   CHECK(f.device.peak <= 32_GiB);
 }
 
