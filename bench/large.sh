@@ -8,7 +8,7 @@
 #             behind it the optimizer reads states and gradients while it writes states and parameters
 #   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)
 #             reads parameters while it writes gradients
-# `read` and `mixed` are bytes a second of plain requests to a file of a quarter of the states, `mixed` each way while both
+# `read` and `mixed` are bytes a second of an nvme tier with a quarter of the states, `mixed` each way while both
 # go on; `products` is operations a second of one tile's matrix products on all cores, bf16 weights widened before and
 # gradients rounded after; one thread copies `copies` bytes, writes `sums` gradients with their norm, and updates `updates`
 # parameters by AdamW. seconds_per_step is the mean of all steps but the first and the last.

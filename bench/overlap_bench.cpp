@@ -20,6 +20,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/initializer.hpp>

@@ -16,6 +16,7 @@
 #include "gpt/checkpoints.hpp"
 #include "gpt/command_line.hpp"
 #include "gpt/cuda/run_on_cuda.hpp"
+#include "gpt/forecast/report.hpp"
 #include "gpt/hugging_face.hpp"
 #include "gpt/job.hpp"
 #include "gpt/mpi/run_on_mpi.hpp"
@@ -37,12 +38,18 @@ void train(const gpt::Options& options, const gpt::Text& text, const std::option
   zerospan::Timeline timeline;
   gpt::TerminalReports reports{options, timeline};
   gpt::Checkpoints saves{options};
+  std::optional<gpt::forecast::Forecast> forecast;
+  if (options.plan && (!mpi || mpi->reports())) {
+    forecast = gpt::forecast::foretell(options, gpt::forecast::rates_of(options));
+    fmt::print(stderr, "{}", gpt::forecast::describe(*forecast));
+  }
   const std::vector<gpt::Result> results = run({options, text, timeline, reports, saves});
   if ((mpi && !mpi->reports()) || results.front().is_interrupted) return;
 
   const gpt::Result& result = results.front();
   if (!result.sample.empty()) fmt::print("{}\n\n", gpt::printable(result.sample));
   fmt::print("{}", gpt::describe(result.summary, options));
+  if (forecast) fmt::print("{}", gpt::forecast::compare(*forecast, result.summary.step_time));
 }
 
 /// One line on standard error. @return The exit code.

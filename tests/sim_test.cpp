@@ -200,7 +200,8 @@ TEST_CASE("in steady state three lanes work on three different parameters") {
   const double begin = begins(events, 1, "evaluation begins").back();
   const auto at = [&](std::string_view track, double time) -> std::string {
     for (const sim::Event& e : events) {
-      if (e.rank.value == 1 && e.track == track && e.begin <= begin + time && begin + time < e.end) return std::string{e.name};
+      const bool is_then = e.begin <= begin + time && begin + time < e.end;
+      if (e.rank.value == 1 && e.track == track && is_then) return std::string{e.name};
     }
     return "nothing";
   };
@@ -239,7 +240,8 @@ TEST_CASE("ranks whose programs differ are told which collectives differ") {
 }
 
 /// Forward through a model, and backward, where each layer's compute takes twice as much.
-void run_passes(sim::HostDevice& device, const std::vector<zerospan::PartitionedParameter<Ghost>>& model, double forward) {
+void run_passes(sim::HostDevice& device, const std::vector<zerospan::PartitionedParameter<Ghost>>& model,
+                double forward) {
   for (const auto& layer : model) {
     const auto full = layer.gather(zerospan::calling_thread);
     device.compute("forward", forward);

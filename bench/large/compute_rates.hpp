@@ -2,18 +2,12 @@
 /// What the processor does by itself: the products of a tile, copies, sums of gradients, and the optimizer's update.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include <cblas.h>
 
 #include <zerospan/core/element.hpp>
-#include <zerospan/core/stream.hpp>
-#include <zerospan/kernels/detail/exact_sum.hpp>
 #include <zerospan/kernels/gradient_operations.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
@@ -22,17 +16,10 @@
 #include "gpt/scratch.hpp"
 #include "gpt/tensor.hpp"
 #include "gpt/trial.hpp"
+#include "machine/library_work.hpp"
+#include "machine/work.hpp"
 
 namespace large {
-
-/// How often a second `work` can be done: the median of five trials.
-template <class Work>
-double measure(Work work) {
-  std::array<double, 5> rates;
-  for (double& rate : rates) rate = gpt::times_a_second(work);
-  std::ranges::nth_element(rates, rates.begin() + 2);
-  return rates[2];
-}
 
 /// The products of a tile [width x width] with the tokens of a step, as the model has them: weights come in bf16 and
 /// are widened, gradients are rounded.
@@ -51,11 +38,11 @@ class TileProducts {
 
   /// Operations a second.
   double forward_flops() {
-    return flops() *
-           measure([&] { gpt::multiply<float>(x(), gpt::transposed(scratch_.widen(next_weight())), y(), 1, 1); });
+    return flops() * gpt::median_times_a_second(
+                         [&] { gpt::multiply<float>(x(), gpt::transposed(scratch_.widen(next_weight())), y(), 1, 1); });
   }
   double backward_flops() {
-    return 2 * flops() * measure([&] {
+    return 2 * flops() * gpt::median_times_a_second([&] {
              gpt::multiply<float>(y(), scratch_.widen(next_weight()), x());
              scratch_.fill({gradient_.data(), width_, width_},
                            [&](gpt::Tensor<float> wide) { gpt::multiply<float>(gpt::transposed(y()), x(), wide); });
@@ -83,62 +70,20 @@ class TileProducts {
   std::size_t turn_ = 0;
 };
 
-/// Bytes a second that one thread copies: what was read, in pieces, to where it is gathered.
-inline double measure_copies() {
-  constexpr std::size_t piece = std::size_t{8} << 20;
-  constexpr std::size_t pieces = 8;
-  const std::vector<std::byte> from(pieces * piece, std::byte{1});
-  std::vector<std::byte> to(pieces * piece);
-  std::size_t n = 0;
-  return static_cast<double>(piece) * measure([&] {
-           std::memcpy(to.data() + n * piece, from.data() + n * piece, piece);
-           n = (n + 1) % pieces;
-         });
-}
+/// What one thread does in memory, a second.
+struct MemoryRates {
+  double copied_bytes;  ///< What was read, in pieces, to where it is gathered.
+  double sums;          ///< Elements of a bf16 gradient that are written to their sum, with their norm.
+  double updates;       ///< Elements that AdamW updates: a sub-group of bf16 parameters.
+};
 
-/// Elements a second of a bf16 gradient that one thread writes to its sum, with their norm.
-inline double measure_sums() {
-  constexpr std::size_t elements = std::size_t{4} << 20;
-  const std::vector<std::byte> gradient(2 * elements, std::byte{0x3c});
-  std::vector<std::byte> sum(2 * elements);
-  std::array<std::int64_t, zerospan::detail::ExactSum::limb_count> limbs{};
-  return static_cast<double>(elements) * measure([&] {
-           limbs.fill(0);
-           zerospan::add_gradient(zerospan::calling_thread, {.type = zerospan::ElementType::bfloat16,
-                                                             .target = sum.data(),
-                                                             .source_type = zerospan::ElementType::bfloat16,
-                                                             .source = gradient.data(),
-                                                             .elements = elements,
-                                                             .addition = zerospan::Addition::replace,
-                                                             .norm_begin = 0,
-                                                             .norm_end = elements,
-                                                             .limbs = limbs.data()});
-         });
-}
-
-/// Elements a second that AdamW updates on one thread: a sub-group of bf16 parameters.
-inline double measure_updates() {
-  constexpr std::size_t elements = std::size_t{1} << 20;
-  const zerospan::AdamW adamw{};
-  std::vector<float> master(elements, 1.0F);
-  std::vector<std::byte> states(8 * elements);
-  const std::vector<std::byte> gradient(2 * elements, std::byte{0x3c});
-  std::vector<std::byte> parameter(2 * elements);
-  std::int64_t step = 0;
-  return static_cast<double>(elements) * measure([&] {
-           adamw.update({.master = master.data(),
-                         .states = states.data(),
-                         .capacity = elements,
-                         .first = 0,
-                         .elements = elements,
-                         .gradient = gradient.data(),
-                         .gradient_type = zerospan::ElementType::bfloat16,
-                         .parameter = parameter.data(),
-                         .parameter_type = zerospan::ElementType::bfloat16,
-                         .gradient_scale = 1.0F,
-                         .step = ++step,
-                         .group = {}});
-         });
+inline MemoryRates measure_memory() {
+  using zerospan::ElementType;
+  machine::Stopwatch stopwatch{1, 0.05};
+  constexpr auto bf16 = ElementType::bfloat16;
+  return {stopwatch.alone(machine::copies(std::size_t{8} << 20)),
+          stopwatch.alone(machine::sums(zerospan::Addition::replace, bf16, bf16, std::size_t{4} << 20)),
+          stopwatch.alone(machine::updates(zerospan::AdamW{}, "AdamW", bf16, std::size_t{1} << 20))};
 }
 
 }  // namespace large

@@ -1,7 +1,7 @@
 /// @file
 /// Trains billions of parameters in two gigabytes of memory, and says beforehand how long a step will take.
 ///
-/// Disk and processor are measured first, by themselves: a file is read and written by plain requests, what a training
+/// Disk and processor are measured first, by themselves: a tier on disk is read and written, what a training
 /// computes is computed for a moment each. The prediction is made of these rates before train_gpt is
 /// started: see prediction.hpp. The last line is a JSON object.
 #include <algorithm>
@@ -20,9 +20,9 @@
 #include <zerospan/core/error.hpp>
 
 #include "compute_rates.hpp"
-#include "disk_rates.hpp"
 #include "gpt/announcement.hpp"
 #include "gpt/openblas.hpp"
+#include "machine/disk_rates.hpp"
 #include "prediction.hpp"
 #include "showcase.hpp"
 #include "trained.hpp"
@@ -68,18 +68,18 @@ std::uint64_t disk_of(const Wishes& w) {
 }
 
 large::Rates measure(const gpt::Options& o) {
-  large::RawFile file{o.nvme_path.front().string(), large::disk_bytes(o) / 4};
-  file.write_all();
-  const double read = file.read_all();
-  const double mixed = file.read_and_write_halves();
+  machine::DiskTrial disk{o.nvme_path.front().string(), large::disk_bytes(o) / 4, false};
+  const double read = disk.read_all();
+  const machine::DiskTrial::Mixed mixed = disk.read_and_write_halves();
   large::TileProducts products{o};
+  const large::MemoryRates memory = large::measure_memory();
   return {.read_bytes = read,
-          .mixed_bytes = mixed,
+          .mixed_bytes = (mixed.read + mixed.written) / 2,
           .forward_flops = products.forward_flops(),
           .backward_flops = products.backward_flops(),
-          .copied_bytes = large::measure_copies(),
-          .sums = large::measure_sums(),
-          .updates = large::measure_updates()};
+          .copied_bytes = memory.copied_bytes,
+          .sums = memory.sums,
+          .updates = memory.updates};
 }
 
 void say(const large::Rates& r, const large::Prediction& p) {

@@ -2,30 +2,19 @@
 /// A training by train_gpt, in a process of its own, and what it has measured.
 #pragma once
 
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <span>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
+#include "../training_process.hpp"
 #include "gpt/options.hpp"
 
 namespace large {
@@ -75,51 +64,15 @@ inline std::vector<std::string> arguments_of(const gpt::Options& o) {
   return arguments;
 }
 
-/// The process ends when this one does, however that is, and what it has on disk goes with it: it has no name there.
-/// @return The process's peak of resident memory. @throws std::runtime_error if it fails.
-inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), program);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  std::fflush(nullptr);
-  const ::pid_t parent = ::getpid();
-  const ::pid_t child = ::fork();
-  if (child < 0) throw std::system_error{errno, std::generic_category(), "cannot start " + program};
-  if (child == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() == parent) ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
-  int status = 0;
-  ::rusage usage{};
-  while (::wait4(child, &status, 0, &usage) != child) {
-    if (errno != EINTR) throw std::system_error{errno, std::generic_category(), "cannot wait for " + program};
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    throw std::runtime_error{program + (WIFEXITED(status)
-                                            ? " ended with exit code " + std::to_string(WEXITSTATUS(status))
-                                            : " was ended by signal " + std::to_string(WTERMSIG(status)))};
-  }
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
-
 /// @throws std::runtime_error if there are not as many steps in the metrics as there should be.
 inline Trained read_metrics(const std::filesystem::path& path, std::size_t steps) {
   Trained trained;
   std::vector<double> seconds;
-  std::ifstream file{path};
-  for (std::string line; std::getline(file, line);) {
-    const auto metrics = nlohmann::json::parse(line);
-    if (!metrics.contains("step")) continue;
-    seconds.push_back(metrics.at("seconds").get<double>());
+  for (const bench::MadeStep& step : bench::read_steps(path, steps)) {
+    seconds.push_back(step.seconds);
     ++trained.steps;
-    trained.bytes_read += metrics.at("bytes_read").get<std::uint64_t>();
-    trained.bytes_written += metrics.at("bytes_written").get<std::uint64_t>();
-  }
-  if (trained.steps != steps) {
-    throw std::runtime_error{path.string() + " has " + std::to_string(trained.steps) + " steps, not " +
-                             std::to_string(steps)};
+    trained.bytes_read += step.bytes_read;
+    trained.bytes_written += step.bytes_written;
   }
   const std::span all{seconds};
   const std::span steady = steps > 2 ? all.subspan(1, steps - 2) : all;
@@ -130,7 +83,7 @@ inline Trained read_metrics(const std::filesystem::path& path, std::size_t steps
 
 inline Trained train(const std::string& program, const gpt::Options& options) {
   std::filesystem::remove(options.metrics);  // of a run before
-  const std::uint64_t peak = run_to_the_end(program, arguments_of(options));
+  const std::uint64_t peak = bench::run_to_the_end(program, arguments_of(options));
   Trained trained = read_metrics(options.metrics, options.schedule.steps);
   trained.peak_rss_bytes = peak;
   return trained;

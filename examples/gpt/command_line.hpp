@@ -254,6 +254,11 @@ inline void add_run(CLI::App& app, Options& o) {
   app.add_option("--sample", o.sample, "Bytes of text to generate in the end; 0: none")
       ->check(not_negative())
       ->capture_default_str();
+  app.add_flag("--plan", o.plan,
+               "Says before it trains what a step will move and how long it will take, and in the end how long it took; "
+               "without --rates it measures this machine first");
+  app.add_option("--rates", o.rates, "What this machine does by itself, as measure_rates has written it; implies --plan")
+      ->check(CLI::ExistingFile);
   app.add_option("--trace", o.trace, "File for the timeline, Chrome trace JSON");
   app.add_option("--metrics", o.metrics, "File for the metrics, JSON lines");
 }
@@ -345,6 +350,7 @@ inline Options parse(CLI::App& app, int argc, const char* const* argv) {
   }
   if (options.stage < 3 && app.count("--parameters") == 0) options.parameters = TierKind::device;
   if (app.count("--activations") > 0 && options.checkpoint_every == 0) options.checkpoint_every = 1;
+  options.plan = options.plan || !options.rates.empty();
   choose_budgets(app, options);
   const auto temporary = std::filesystem::temp_directory_path();
   if (options.nvme_path.empty()) options.nvme_path = {temporary};

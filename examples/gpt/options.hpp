@@ -109,6 +109,9 @@ struct Options {
   std::filesystem::path trace;    ///< Where empty, a file in the directory for temporary ones.
   std::filesystem::path metrics;  ///< Where empty, none are written.
 
+  bool plan = false;            ///< Says beforehand how long a step will take.
+  std::filesystem::path rates;  ///< What this machine does; where empty, it is measured if there is a plan.
+
   std::filesystem::path init;       ///< A model to begin with; where empty, the seed's.
   std::filesystem::path export_to;  ///< Where empty, the model is not exported.
 

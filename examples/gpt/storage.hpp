@@ -35,43 +35,23 @@
 
 namespace gpt {
 
-/// Disks are opened only where the options place something on them; several are striped, by their bandwidths.
-template <zerospan::Device D>
-class RankStorage {
+/// The nvme tier of a rank: a file in each of the options' directories, striped by their bandwidths.
+class FileDisks {
  public:
-  using Device = D;
-
-  /// @param timeline Outlives the storage.
-  /// @param device What the device is made of; its budgets are the options'.
-  template <class... Arguments>
-  RankStorage(const Options& options, int rank, zerospan::Timeline& timeline, Arguments&&... device)
-      : device_{std::forward<Arguments>(device)...,
-                {.device_budget = zerospan::Bytes{options.device_budget},
-                 .host_budget = zerospan::Bytes{options.host_budget}}},
-        on_device_{device_},
-        on_host_{device_} {
-    const bool has_checkpoints = options.checkpoint_every > 0;
-    const TierKind places[]{options.parameters, options.gradients, options.optimizer,
-                            has_checkpoints ? options.activations : TierKind::device,
-                            options.group_copies.value_or(TierKind::device)};
-    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options);
-    if (has_checkpoints) open_checkpoints(options, rank, timeline);
+  /// Several directories are measured first.
+  explicit FileDisks(const Options& options) {
+#if defined(ZEROSPAN_HAS_LIBAIO)
+    if (zerospan::LibaioEngine::available()) {
+      open<zerospan::LibaioEngine>(options);
+      return;
+    }
+#endif
+    open<zerospan::ThreadedIoEngine>(options);
   }
 
-  D& device() { return device_; }
+  zerospan::TierRef tier() { return *tier_; }
 
-  zerospan::Placement placement(const Options& options) {
-    zerospan::Placement placement{.parameters = tier(options.parameters),
-                                  .gradients = tier(options.gradients),
-                                  .optimizer = tier(options.optimizer)};
-    if (options.group_copies) placement.group_copies = tier(*options.group_copies);
-    return placement;
-  }
-
-  /// Where activations are checkpointed; nullptr: nowhere.
-  zerospan::ActivationCheckpoints* checkpoints() { return checkpoints_ ? &*checkpoints_ : nullptr; }
-
-  /// Where what is placed on disk lies now; empty without one.
+  /// Where what is placed there lies now.
   std::vector<DirectoryUse> directories(const Options& options) const {
     std::vector<DirectoryUse> uses;
     for (std::size_t i = 0; i < directories_.size(); ++i) {
@@ -80,9 +60,6 @@ class RankStorage {
     }
     return uses;
   }
-
-  /// What is and was placed on disk; zeros without one.
-  zerospan::TierCounters disk() const { return on_disk_ ? on_disk_->counters() : zerospan::TierCounters{}; }
 
  private:
   template <class Io>
@@ -114,22 +91,67 @@ class RankStorage {
     std::optional<zerospan::StripedTier> stripes;
   };
 
-  void open_disks(const Options& options) {
-#if defined(ZEROSPAN_HAS_LIBAIO)
-    if (zerospan::LibaioEngine::available()) return open_disks_through<zerospan::LibaioEngine>(options);
-#endif
-    open_disks_through<zerospan::ThreadedIoEngine>(options);
-  }
-
   template <class Io>
-  void open_disks_through(const Options& options) {
+  void open(const Options& options) {
     const auto disks = std::make_shared<Disks<Io>>(options);
-    on_disk_.emplace(disks->tier());
+    tier_.emplace(disks->tier());
     weights_ = disks->weights;
     directories_.assign(disks->tiers.begin(), disks->tiers.end());
     disks_ = disks;
   }
 
+  std::shared_ptr<void> disks_;
+  std::optional<zerospan::TierRef> tier_;
+  std::vector<zerospan::TierRef> directories_;
+  std::vector<std::size_t> weights_;  ///< Of each.
+};
+
+/// Disks are opened only where the options place something on them.
+/// @tparam Disks Has the nvme tier, and is made of the options: `FileDisks`, or what has the same members.
+template <zerospan::Device D, class Disks = FileDisks>
+class RankStorage {
+ public:
+  using Device = D;
+
+  /// @param timeline Outlives the storage.
+  /// @param device What the device is made of; its budgets are the options'.
+  template <class... Arguments>
+  RankStorage(const Options& options, int rank, zerospan::Timeline& timeline, Arguments&&... device)
+      : device_{std::forward<Arguments>(device)...,
+                {.device_budget = zerospan::Bytes{options.device_budget},
+                 .host_budget = zerospan::Bytes{options.host_budget}}},
+        on_device_{device_},
+        on_host_{device_} {
+    const bool has_checkpoints = options.checkpoint_every > 0;
+    const TierKind places[]{options.parameters, options.gradients, options.optimizer,
+                            has_checkpoints ? options.activations : TierKind::device,
+                            options.group_copies.value_or(TierKind::device)};
+    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) disks_.emplace(options);
+    if (has_checkpoints) open_checkpoints(options, rank, timeline);
+  }
+
+  D& device() { return device_; }
+
+  zerospan::Placement placement(const Options& options) {
+    zerospan::Placement placement{.parameters = tier(options.parameters),
+                                  .gradients = tier(options.gradients),
+                                  .optimizer = tier(options.optimizer)};
+    if (options.group_copies) placement.group_copies = tier(*options.group_copies);
+    return placement;
+  }
+
+  /// Where activations are checkpointed; nullptr: nowhere.
+  zerospan::ActivationCheckpoints* checkpoints() { return checkpoints_ ? &*checkpoints_ : nullptr; }
+
+  /// Where what is placed on disk lies now; empty without one.
+  std::vector<DirectoryUse> directories(const Options& options) const {
+    return disks_ ? disks_->directories(options) : std::vector<DirectoryUse>{};
+  }
+
+  /// What is and was placed on disk; zeros without one.
+  zerospan::TierCounters disk() { return disks_ ? disks_->tier().counters() : zerospan::TierCounters{}; }
+
+ private:
   /// Each is the residual stream of a micro-batch, in float; two of all are in device memory.
   void open_checkpoints(const Options& options, int rank, zerospan::Timeline& timeline) {
     const std::size_t bytes = options.batch * options.model.context * options.model.width * sizeof(float);
@@ -153,16 +175,13 @@ class RankStorage {
       case TierKind::nvme:
         break;
     }
-    return *on_disk_;
+    return disks_->tier();
   }
 
   D device_;
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
-  std::shared_ptr<void> disks_;
-  std::optional<zerospan::TierRef> on_disk_;
-  std::vector<zerospan::TierRef> directories_;
-  std::vector<std::size_t> weights_;  ///< Of each.
+  std::optional<Disks> disks_;
   std::optional<zerospan::ActivationCheckpoints> checkpoints_;
 };
 

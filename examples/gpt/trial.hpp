@@ -2,15 +2,18 @@
 /// How fast something is, by trial.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <vector>
 
 namespace gpt {
 
 /// How often a second `work` can be done, by trial for a moment.
+/// @param moment Seconds.
 template <class Work>
-double times_a_second(Work work) {
+double times_a_second(Work work, double moment = 0.05) {
   using Clock = std::chrono::steady_clock;
-  constexpr double moment = 0.05;
   work();  // what happens once only
   const auto begin = Clock::now();
   double times = 0;
@@ -20,6 +23,16 @@ double times_a_second(Work work) {
     seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   }
   return times / seconds;
+}
+
+/// The same, and the median of several trials.
+template <class Work>
+double median_times_a_second(Work work, std::size_t trials = 5, double moment = 0.05) {
+  std::vector<double> rates(trials);
+  for (double& rate : rates) rate = times_a_second(work, moment);
+  const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(trials / 2);
+  std::ranges::nth_element(rates, middle);
+  return *middle;
 }
 
 }  // namespace gpt

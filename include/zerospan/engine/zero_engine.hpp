@@ -12,6 +12,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/engine.hpp>
+#include <zerospan/engine/memory_account.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/stage.hpp>
@@ -139,6 +140,9 @@ class ZeroEngine {
 
   /// The least budgets of what was declared so far.
   Requirements requirements() const { return engine_->requirements(); }
+
+  /// What memory is for, on this rank.
+  MemoryAccount memory() const { return engine_->memory(); }
 
   /// Where parameters are declared.
   std::shared_ptr<ParameterStore> store() const noexcept { return engine_; }

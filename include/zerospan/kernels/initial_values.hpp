@@ -192,6 +192,10 @@ void fill_values(const Values& ours, const InitializerContext& context, std::uin
 
 }  // namespace detail
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of std::function::target, by GCC 12
+#endif
 /// Calls `initializer(context, first, values)`, or fills the values with the same bits by vector instructions, where it
 /// is one of `init`'s.
 /// @param set One that this processor has.
@@ -205,5 +209,8 @@ inline void initialize(const Initializer& initializer, const InitializerContext&
     initializer(context, first, values);
   }
 }
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 }  // namespace zerospan::inline v0

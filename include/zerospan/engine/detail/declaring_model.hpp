@@ -23,9 +23,10 @@ namespace zerospan::inline v0::detail {
 /// What has been set aside on the tiers of a placement, and not been placed yet.
 class ReservedSpace {
  public:
-  /// Bytes of each kind of state, and of replicas.
+  /// Bytes of each kind of state, those of them that are master weights, and bytes of replicas.
   struct Counts {
     std::array<std::size_t, state_kinds> states{};
+    std::array<std::size_t, state_kinds> masters{};
     std::size_t replicas = 0;
   };
 
@@ -37,6 +38,9 @@ class ReservedSpace {
 
   /// All that was ever reserved and not cancelled.
   const Counts& totals() const noexcept { return totals_; }
+
+  /// What was placed, in the extents that the tiers have dealt out.
+  const Counts& placed() const noexcept { return placed_; }
 
   /// @throws as OffloadTier::reserve.
   void reserve(StateKind kind, std::size_t bytes, std::string_view what) {
@@ -51,26 +55,41 @@ class ReservedSpace {
   }
 
   /// Reserves space for an optimizer's states, each share of them where it will rest.
-  void reserve_states(std::size_t bytes, std::string_view what) {
+  /// @param masters Those of the bytes that are for master weights.
+  void reserve_states(std::size_t bytes, std::size_t masters, std::string_view what) {
     const double fraction = placement_.optimizer_share ? placement_.optimizer_share->fraction : 0;
-    const auto shared = static_cast<std::size_t>(fraction * static_cast<double>(bytes));
+    const auto share_of = [&](std::size_t all) {
+      return static_cast<std::size_t>(fraction * static_cast<double>(all));
+    };
+    const std::size_t shared = share_of(bytes);
     if (shared > 0) reserve(StateKind::optimizer_share, shared, what);
     reserve(StateKind::optimizer, bytes - shared, what);
+    for (Counts* const counts : {&counts_, &totals_}) {
+      counts->masters[static_cast<std::size_t>(StateKind::optimizer_share)] += share_of(masters);
+      counts->masters[static_cast<std::size_t>(StateKind::optimizer)] += masters - share_of(masters);
+    }
   }
 
-  /// Places what was reserved.
-  Extent place(StateKind kind, std::size_t bytes) {
+  /// Places what was reserved. @param masters Those of the bytes that are for master weights.
+  Extent place(StateKind kind, std::size_t bytes, std::size_t masters = 0) {
     const Extent extent = placement_.tier(kind).place(bytes);
     count(kind) -= std::min(count(kind), bytes);
+    placed_.states[static_cast<std::size_t>(kind)] += extent.bytes;
+    placed_.masters[static_cast<std::size_t>(kind)] += masters == bytes ? extent.bytes : masters;
     return extent;
   }
-  Extent place_replicas() { return replicas_.place(std::exchange(counts_.replicas, 0)); }
+  Extent place_replicas() {
+    const Extent extent = replicas_.place(std::exchange(counts_.replicas, 0));
+    placed_.replicas += extent.bytes;
+    return extent;
+  }
 
   /// Gives up what was reserved since the counts were `before`.
   void cancel_since(const Counts& before) noexcept {
     for (std::size_t k = 0; k < state_kinds; ++k) {
       placement_.tier(static_cast<StateKind>(k)).cancel(Bytes{counts_.states[k] - before.states[k]});
       totals_.states[k] -= counts_.states[k] - before.states[k];
+      totals_.masters[k] -= counts_.masters[k] - before.masters[k];
     }
     replicas_.cancel(Bytes{counts_.replicas - before.replicas});
     totals_.replicas -= counts_.replicas - before.replicas;
@@ -84,6 +103,7 @@ class ReservedSpace {
   TierRef replicas_;
   Counts counts_{};
   Counts totals_{};
+  Counts placed_{};
 };
 
 /// How the states of a model are cut and aligned, and how many bytes they take.
@@ -258,7 +278,8 @@ class DeclaringModel {
       }
     }
     if (parameter.has_states()) {
-      space_.reserve_states(sizes_.states_bytes(elements, parameter.master), "the optimizer states of " + what);
+      space_.reserve_states(sizes_.states_bytes(elements, parameter.master),
+                            elements * master_bytes_with_states(parameter.master), "the optimizer states of " + what);
     }
     return parameter;
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/detail/engine_description.hpp>
 #include <zerospan/engine/detail/states_being_read.hpp>
+#include <zerospan/engine/memory_account.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/outcome.hpp>
 #include <zerospan/engine/placement.hpp>
@@ -42,6 +44,10 @@ class Engine : public ParameterStore {
   virtual TrainingProgress progress() const = 0;
   virtual Statistics statistics() const = 0;
   virtual Requirements requirements() const = 0;
+  virtual MemoryAccount memory() const = 0;
+
+  /// Who has each parameter whole that is not in slices; of all, in the order of their declaration.
+  virtual std::vector<std::optional<Rank>> owners() const = 0;
 
   /// For checkpoints. @throws LeaseError if this is not between steps; ConfigurationError if the optimizer does not say
   /// what its states are.

@@ -298,7 +298,8 @@ struct EngineCore {
     if (!placement.uses(Addressable::on_host)) {
       return Bytes{lanes_type::is_unified ? least : resting + round_up(least * 4 / 3 + 1, Arena::alignment)};
     }
-    const std::size_t beside_staging = std::min(resting * 4 / 3 + 1, resting + options.staging.value_or(usual_staging).count);
+    const std::size_t most_staging = options.staging.value_or(usual_staging).count;
+    const std::size_t beside_staging = std::min(resting * 4 / 3 + 1, resting + most_staging);
     const std::size_t for_staging = least > least_staging.count ? 4 * least : 0;
     return Bytes{round_up(std::max({resting + least, beside_staging, for_staging}), 4 * Arena::alignment)};
   }

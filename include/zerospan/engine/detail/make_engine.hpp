@@ -44,11 +44,13 @@ class EngineOfDevice final : public Engine {
   EngineOfDevice(AnyCommunicator communicator, D& device, const Placement& placement,
                  std::shared_ptr<const AnyOptimizer> optimizer, const EngineOptions& options, StageRules stage)
       : memory_{device.memory()},
+        host_memory_{device.host_memory()},
         optimizer_{std::move(optimizer)},
         state_bytes_{optimizer_->state_bytes(block_elements)},
         core_{std::move(communicator), device, placement, options, stage},
         sizes_{core_, state_bytes_, narrowest(*optimizer_)},
-        space_{core_.placement, core_.replicas},
+        replicas_{core_.replicas},
+        space_{core_.placement, replicas_},
         declaring_{core_, memory_, space_, sizes_},
         states_{core_, device, space_, sizes_} {
     check_floating_point_environment();
@@ -313,6 +315,42 @@ class EngineOfDevice final : public Engine {
     return result;
   }
 
+  MemoryAccount memory() const override {
+    MemoryAccount account{{}, {}};
+    const auto add = [&](MemoryPurpose purpose, TierRef tier, std::size_t reserved, std::size_t used) {
+      if (reserved == 0 && used == 0) return;
+      account.lines.push_back(
+          {purpose, std::string{tier.name()}, tier.addressable(), Bytes{reserved}, Bytes{used}, Bytes{used}});
+    };
+    const ReservedSpace::Counts& reserved = space_.totals();
+    const ReservedSpace::Counts& placed = space_.placed();
+    const auto add_kind = [&](MemoryPurpose purpose, StateKind kind) {
+      const auto k = static_cast<std::size_t>(kind);
+      add(purpose, core_.placement.tier(kind), reserved.states[k], placed.states[k]);
+    };
+    add_kind(MemoryPurpose::parameters, StateKind::parameters);
+    add(MemoryPurpose::replicas, replicas_, reserved.replicas, placed.replicas);
+    add_kind(MemoryPurpose::group_copies, StateKind::group_copies);
+    add_kind(MemoryPurpose::gradients, StateKind::gradients);
+    for (const StateKind kind : {StateKind::optimizer, StateKind::optimizer_share}) {
+      const auto k = static_cast<std::size_t>(kind);
+      add(MemoryPurpose::master_weights, core_.placement.tier(kind), reserved.masters[k], placed.masters[k]);
+    }
+    for (const StateKind kind : {StateKind::optimizer, StateKind::optimizer_share}) {
+      const auto k = static_cast<std::size_t>(kind);
+      add(MemoryPurpose::optimizer_states, core_.placement.tier(kind), reserved.states[k] - reserved.masters[k],
+          placed.states[k] - placed.masters[k]);
+    }
+    add_memory(account);
+    return account;
+  }
+
+  std::vector<std::optional<Rank>> owners() const override {
+    std::vector<std::optional<Rank>> result;
+    for (const ParameterRecord& parameter : core_.states.parameters) result.push_back(parameter.partition.owner);
+    return result;
+  }
+
   void close(bool unwinding) noexcept override {
     if (unwinding) core_.communicator.abort("its engine was destroyed by an exception");
     closed_ = true;
@@ -354,6 +392,29 @@ class EngineOfDevice final : public Engine {
    private:
     EngineOfDevice& engine_;
   };
+
+  /// Adds what is in no tier.
+  void add_memory(MemoryAccount& account) const {
+    const std::string device = memory_.name();
+    const auto add = [&](MemoryPurpose purpose, const std::string& arena, Addressable where, std::size_t reserved,
+                         std::size_t used, std::size_t peak) {
+      if (peak > 0) account.lines.push_back({purpose, arena, where, Bytes{reserved}, Bytes{used}, Bytes{peak}});
+    };
+    const std::size_t staging = core_.staging.capacity();
+    add(MemoryPurpose::staging, host_memory_.name(), Addressable::on_host, staging, staging, staging);
+    if constexpr (!D::lanes_type::is_unified) {
+      const std::size_t bytes = core_.exchange.bytes() + (core_.norms ? core_.norms->bytes() : 0);
+      add(MemoryPurpose::exchange, device, Addressable::on_device, bytes, bytes, bytes);
+      add(MemoryPurpose::exchange, host_memory_.name(), Addressable::on_host, bytes, bytes, bytes);
+    }
+    if (!training_) return;
+    account.working = Bytes{training_->pipeline().capacity()};
+    constexpr std::array purposes{MemoryPurpose::gathered, MemoryPurpose::gradient_buffers, MemoryPurpose::written};
+    for (std::size_t use = 0; use < working_uses; ++use) {
+      const WorkingBytes bytes = training_->pipeline().bytes_of(static_cast<WorkingUse>(use));
+      add(purposes[use], device, Addressable::on_device, 0, bytes.now, bytes.peak);
+    }
+  }
 
   /// What trains; declaration ends at the first call.
   TrainingModel<D>& model() {
@@ -565,10 +626,12 @@ class EngineOfDevice final : public Engine {
   }
 
   Arena& memory_;
+  Arena& host_memory_;
   std::shared_ptr<const AnyOptimizer> optimizer_;
   std::size_t state_bytes_;  ///< Of a block.
   EngineCore<D> core_;
   StateSizes<D> sizes_;
+  TierRef replicas_;  ///< Where replicas rest.
   ReservedSpace space_;
   DeclaringModel<D> declaring_;
   StatePlacement<D> states_;

@@ -113,7 +113,7 @@ class StatePlacement {
         group.states_on = StateKind::optimizer_share;
         owed -= static_cast<double>(bytes);
       }
-      group.states = space_.place(group.states_on, bytes);
+      group.states = space_.place(group.states_on, bytes, group.elements * master_bytes_with_states(space.master));
     }
   }
 

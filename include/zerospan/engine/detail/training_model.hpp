@@ -304,6 +304,7 @@ class TrainingModel {
   const StateAccess<D>& access() const noexcept { return access_; }
 
   PipelineCounters prefetch_counters() const { return pipeline_.counters(); }
+  const OverlapPipeline& pipeline() const noexcept { return pipeline_; }
 
  private:
   struct Readers {

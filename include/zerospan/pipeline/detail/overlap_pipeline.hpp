@@ -60,7 +60,7 @@ class OverlapPipeline {
     if (is_miss) {
       const auto offset = place(bytes);
       if (!offset) return std::nullopt;
-      std::vector<Completion> after = memory_.take(*offset, bytes);
+      std::vector<Completion> after = memory_.take(*offset, bytes, use_of(key));
       if (key.kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
       buffer = PendingGather{0, key, *offset, bytes, std::move(after)};
     }
@@ -96,7 +96,7 @@ class OverlapPipeline {
     const auto offset = memory_.find(bytes);
     if (!offset) return std::nullopt;
     ++untraced_;
-    return Buffer{*offset, memory_.data(*offset), memory_.take(*offset, bytes)};
+    return Buffer{*offset, memory_.data(*offset), memory_.take(*offset, bytes, WorkingUse::written)};
   }
   void release_untraced(const Buffer& buffer, const std::vector<Completion>& last_uses) {
     memory_.give_back(buffer.offset, last_uses);
@@ -139,6 +139,7 @@ class OverlapPipeline {
   std::uint8_t pass() const noexcept { return pass_; }
   std::size_t capacity() const noexcept { return memory_.capacity(); }
   std::size_t largest_free() const { return memory_.largest_free(); }
+  WorkingBytes bytes_of(WorkingUse use) const noexcept { return memory_.bytes_of(use); }
 
   /// Bytes that were posted ahead and not yet used.
   std::size_t posted_bytes() const { return pending_.posted_bytes(); }
@@ -218,6 +219,10 @@ class OverlapPipeline {
     if (!std::exchange(has_strayed_, true)) ++counters_.mended;
   }
 
+  static constexpr WorkingUse use_of(UseKey key) noexcept {
+    return key.kind == UseKind::gathered ? WorkingUse::gathered : WorkingUse::gradient;
+  }
+
   bool leaves_room(std::size_t offset, std::size_t bytes) {
     return guard_.leaves_room(offset, bytes, memory_.capacity(), paths_.needed());
   }
@@ -293,7 +298,8 @@ class OverlapPipeline {
 
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
-    Completion ready = fetch_(expected.key, memory_.data(offset), memory_.take(offset, expected.bytes));
+    std::vector<Completion> after = memory_.take(offset, expected.bytes, use_of(expected.key));
+    Completion ready = fetch_(expected.key, memory_.data(offset), std::move(after));
     pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, recorded_.events.size()});
   }
 

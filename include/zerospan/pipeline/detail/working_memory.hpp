@@ -4,7 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -17,6 +19,17 @@
 #include <zerospan/pipeline/detail/former_uses.hpp>
 
 namespace zerospan::inline v0::detail {
+
+/// What a range of working memory is taken for.
+enum class WorkingUse : std::uint8_t { gathered, gradient, written };
+
+inline constexpr std::size_t working_uses = 3;
+
+/// Bytes in use.
+struct WorkingBytes {
+  std::size_t now = 0;
+  std::size_t peak = 0;
+};
 
 /// Deals out ranges of an arena's working allocation. A range that is given back is free at once, in program order;
 /// whoever gets it next is told which completions its first use must wait for. So nobody ever blocks on an allocation,
@@ -48,23 +61,32 @@ class WorkingMemory {
     return offset + bytes <= capacity() && live_.is_free(offset, bytes);
   }
 
+  /// Bytes that are taken for a use.
+  WorkingBytes bytes_of(WorkingUse use) const noexcept { return bytes_[static_cast<std::size_t>(use)]; }
+
   /// Takes a free range (a multiple of `alignment`). @return What its first use waits for.
-  std::vector<Completion> take(std::size_t offset, std::size_t bytes) {
-    live_.insert(offset, bytes);
+  std::vector<Completion> take(std::size_t offset, std::size_t bytes, WorkingUse use = WorkingUse::written) {
+    live_.insert(offset, bytes, static_cast<std::size_t>(use));
     memory_.charge(Bytes{bytes});
+    WorkingBytes& taken = bytes_[static_cast<std::size_t>(use)];
+    taken.now += bytes;
+    taken.peak = std::max(taken.peak, taken.now);
     return former_.overwrite(offset, bytes);
   }
 
   /// Gives a range back; `last_uses` are the ends of what still uses it.
   void give_back(std::size_t offset, const std::vector<Completion>& last_uses) {
+    const std::size_t use = live_.find(offset)->label;
     const std::size_t bytes = live_.erase(offset);
+    bytes_[use].now -= bytes;
     memory_.discharge(Bytes{bytes});
     for (const Completion& last_use : last_uses) former_.record(offset, bytes, last_use);
   }
 
  private:
   Allocation memory_;
-  AddressRanges live_;
+  AddressRanges live_;  ///< Labelled with what they are taken for.
+  std::array<WorkingBytes, working_uses> bytes_{};
   FormerUses former_;
 };
 

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Foretells how long a step of train_gpt takes in some thirty settings of stages, tiers, batches, look-ahead and ranks,
+# writes that down, trains for a few steps in each, and compares: a table with the error of each setting, and what two
+# null models say (the time of computing by itself; everything one after the other). What is foretold is made of the
+# rates that the machine has by itself, which are measured first, in less than a minute; nothing is fitted to a training.
+# Takes five minutes on two cores, and needs a quiet machine. The results are in build/bench/results:
+# foresight.rates.json, foresight.predictions.json (written before anything is trained), foresight.json, foresight.txt.
+# The last line is a JSON object.
+# Usage: bench/foresight.sh [--rates FILE] [--directory DIRECTORY] [--only TEXT] [--steps N]
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$root/cmake/packages.sh"
+
+{
+  install_packages g++ cmake ninja-build libaio-dev libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
+    libfmt-dev openmpi-bin libopenmpi-dev
+  cd "$root"
+  cmake --preset bench --log-level=WARNING >/dev/null
+  cmake --build --preset bench --target foresight train_gpt
+  mkdir -p build/bench/results
+  cd "$OLDPWD"
+} >&2
+exec "$root/build/bench/bench/foresight/foresight" --results "$root/build/bench/results" \
+  --directory "$root/build/bench/results" "$@"

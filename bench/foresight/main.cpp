@@ -1,0 +1,224 @@
+/// @file
+/// Foretells how long a step of train_gpt takes in many settings, writes that down, and then trains in each of them.
+///
+/// What is foretold is made of the machine's rates alone: nothing is fitted to a training. Beside it stand two null
+/// models: the time that computing takes by itself, and the sum of everything, one after the other. The last line is a
+/// JSON object.
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <zerospan/core/error.hpp>
+
+#include "../training_process.hpp"
+#include "gpt/command_line.hpp"
+#include "gpt/forecast/forecast.hpp"
+#include "gpt/openblas.hpp"
+#include "machine/measure.hpp"
+#include "machine/rates_file.hpp"
+#include "settings.hpp"
+
+namespace {
+
+struct Wishes {
+  std::filesystem::path rates;  ///< Where empty, the machine is measured.
+  std::filesystem::path results = ".";
+  std::filesystem::path directory = ".";
+  std::size_t steps = 8;
+  std::string only;
+};
+
+/// How far off a prediction is: 0.1 is ten percent, above or below.
+double error_of(double predicted, double measured) { return std::abs(predicted / measured - 1); }
+
+/// A setting, what was foretold of it, and what it took.
+struct Case {
+  foresight::Setting setting;
+  gpt::forecast::Forecast forecast;
+  double foretelling_seconds = 0;
+  double measured = 0;  ///< Seconds a step: the median of those that are neither of the first two nor the last.
+};
+
+std::vector<std::string> arguments_of(const foresight::Setting& setting, const Wishes& wishes) {
+  std::vector<std::string> all = setting.arguments;
+  const std::vector<std::string> own{"--steps",     std::to_string(wishes.steps),
+                                     "--nvme-path", wishes.directory.string(),
+                                     "--trace",     (wishes.results / "foresight.trace.json").string(),
+                                     "--metrics",   (wishes.results / "foresight.jsonl").string()};
+  all.insert(all.end(), own.begin(), own.end());
+  const std::vector<std::string> common = foresight::words(foresight::common);
+  for (std::size_t i = 0; i < common.size(); ++i) {
+    const bool is_flag = common[i] == "--skip-validation";
+    if (is_flag || std::ranges::find(all, common[i]) == all.end()) {
+      all.push_back(common[i]);
+      if (!is_flag) all.push_back(common[i + 1]);
+    }
+    if (!is_flag) ++i;
+  }
+  return all;
+}
+
+gpt::Options options_of(const std::vector<std::string>& arguments) {
+  CLI::App app;
+  std::vector<const char*> argv{"train_gpt"};
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  return gpt::parse(app, static_cast<int>(argv.size()), argv.data());
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+double measure(const foresight::Setting& setting, const Wishes& wishes) {
+  const std::filesystem::path metrics = wishes.results / "foresight.jsonl";
+  std::filesystem::remove(metrics);
+  bench::run_to_the_end(TRAIN_GPT, arguments_of(setting, wishes));
+  std::vector<double> seconds;
+  for (const bench::MadeStep& step : bench::read_steps(metrics, wishes.steps)) seconds.push_back(step.seconds);
+  return median({seconds.begin() + 2, seconds.end() - 1});
+}
+
+machine::Rates rates_of(const Wishes& wishes, const std::vector<foresight::Setting>& settings) {
+  if (!wishes.rates.empty()) return machine::read_rates(wishes.rates);
+  machine::MeasureOptions options{.directory = wishes.directory};
+  for (const foresight::Setting& setting : settings) {
+    const gpt::Options o = options_of(arguments_of(setting, wishes));
+    options.models.push_back({o.model, o.batch});
+  }
+  options.progress = [](std::string_view what) { fmt::print(stderr, "measuring {}\n", what); };
+  const machine::Rates rates = machine::measure(options);
+  machine::write_rates(rates, wishes.results / "foresight.rates.json");
+  return rates;
+}
+
+nlohmann::ordered_json to_json(const Case& c) {
+  nlohmann::ordered_json json{{"name", c.setting.name},
+                              {"arguments", c.setting.arguments},
+                              {"predicted_seconds", c.forecast.step_seconds},
+                              {"compute_alone_seconds", c.forecast.compute_alone},
+                              {"all_lanes_seconds", c.forecast.all_lanes},
+                              {"foretold_in_seconds", c.foretelling_seconds}};
+  for (const auto& track : c.forecast.tracks) json["tracks"][track.what] = track.seconds;
+  if (c.measured > 0) {
+    json["measured_seconds"] = c.measured;
+    json["error"] = c.forecast.step_seconds / c.measured - 1;
+  }
+  return json;
+}
+
+void write(const std::filesystem::path& path, const nlohmann::ordered_json& json) {
+  std::ofstream stream{path};
+  stream << json.dump(1) << '\n';
+  stream.close();
+  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot write " + path.string()};
+}
+
+int run(const Wishes& wishes) {
+  std::vector<foresight::Setting> settings = foresight::settings();
+  std::erase_if(settings,
+                [&](const foresight::Setting& each) { return each.name.find(wishes.only) == std::string::npos; });
+  if (settings.empty()) zerospan::throw_configuration_error("no setting has '" + wishes.only + "' in its name");
+  const machine::Rates rates = rates_of(wishes, settings);
+
+  std::vector<Case> cases;
+  nlohmann::ordered_json predictions = nlohmann::ordered_json::array();
+  for (const foresight::Setting& setting : settings) {
+    const auto begin = std::chrono::steady_clock::now();
+    Case c{.setting = setting, .forecast = gpt::forecast::foretell(options_of(arguments_of(setting, wishes)), rates)};
+    c.foretelling_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    predictions.push_back(to_json(c));
+    cases.push_back(std::move(c));
+  }
+  write(wishes.results / "foresight.predictions.json", predictions);
+
+  std::string table = fmt::format("{:<42}{:>12}{:>12}{:>9}{:>14}{:>14}\n", "ms a step", "predicted", "measured",
+                                  "error", "compute alone", "sum of lanes");
+  fmt::print("{}", table);
+  std::vector<double> errors;
+  std::vector<double> of_compute;
+  std::vector<double> of_sum;
+  nlohmann::ordered_json results = nlohmann::ordered_json::array();
+  for (Case& c : cases) {
+    c.measured = measure(c.setting, wishes);
+    errors.push_back(error_of(c.forecast.step_seconds, c.measured));
+    of_compute.push_back(error_of(c.forecast.compute_alone, c.measured));
+    of_sum.push_back(error_of(c.forecast.all_lanes, c.measured));
+    const std::string line =
+        fmt::format("{:<42}{:>12.1f}{:>12.1f}{:>+8.1f}%{:>+13.1f}%{:>+13.1f}%\n", c.setting.name,
+                    1e3 * c.forecast.step_seconds, 1e3 * c.measured, 100 * (c.forecast.step_seconds / c.measured - 1),
+                    100 * (c.forecast.compute_alone / c.measured - 1), 100 * (c.forecast.all_lanes / c.measured - 1));
+    fmt::print("{}", line);
+    std::fflush(stdout);
+    table += line;
+    results.push_back(to_json(c));
+  }
+  const auto summary = [&](std::string_view name, auto of) {
+    return fmt::format("{:<66}{:>8.1f}%{:>13.1f}%{:>13.1f}%\n", name, 100 * of(errors), 100 * of(of_compute),
+                       100 * of(of_sum));
+  };
+  const auto worst = [](const std::vector<double>& all) { return std::ranges::max(all); };
+  const auto middle = [](const std::vector<double>& all) { return median(all); };
+  const std::string end = summary("median error", middle) + summary("worst error", worst);
+  fmt::print("{}", end);
+  std::ofstream{wishes.results / "foresight.txt"} << table << end;
+  write(wishes.results / "foresight.json", results);
+
+  constexpr double goal_of_median = 0.05;
+  constexpr double goal_of_worst = 0.15;
+  const nlohmann::ordered_json line{
+      {"settings", cases.size()},
+      {"median_error", median(errors)},
+      {"worst_error", worst(errors)},
+      {"median_error_of_compute_alone", median(of_compute)},
+      {"worst_error_of_compute_alone", worst(of_compute)},
+      {"median_error_of_all_lanes", median(of_sum)},
+      {"worst_error_of_all_lanes", worst(of_sum)},
+      {"goal_is_met", median(errors) <= goal_of_median && worst(errors) <= goal_of_worst}};
+  fmt::print("{}\n", line.dump());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  gpt::openblas::choose_kernels(argv);
+  Wishes wishes;
+  CLI::App app{"Foretells the step time of train_gpt in many settings, and measures it."};
+  app.add_option("--rates", wishes.rates,
+                 "What this machine does, as measure_rates has written it; measured if not given")
+      ->check(CLI::ExistingFile);
+  app.add_option("--results", wishes.results, "Where predictions and results are written")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  app.add_option("--directory", wishes.directory, "On the disk of the states; nothing is left there")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  app.add_option("--steps", wishes.steps, "Steps of each training")->check(CLI::Range(4, 1000))->capture_default_str();
+  app.add_option("--only", wishes.only, "Settings whose name has this in it");
+  try {
+    app.parse(argc, argv);
+    return run(wishes);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "foresight: {}\n", error.what());
+    return 1;
+  }
+}

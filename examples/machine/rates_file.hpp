@@ -1,0 +1,241 @@
+/// @file
+/// Rates in a JSON file.
+#pragma once
+
+#include <cerrno>
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include <zerospan/core/error.hpp>
+
+#include "rates.hpp"
+
+namespace machine {
+
+namespace detail {
+
+inline constexpr std::string_view rates_format = "zerospan rates";
+inline constexpr int rates_version = 1;
+
+/// Every number of a disk, under the name that it has in files.
+template <class Disk, class Visit>
+void for_each_disk_rate(Disk& disk, Visit visit) {
+  visit("read_bytes_per_second", disk.read);
+  visit("written_bytes_per_second", disk.written);
+  visit("mixed_read_bytes_per_second", disk.mixed_read);
+  visit("mixed_written_bytes_per_second", disk.mixed_written);
+  visit("busy_read_bytes_per_second", disk.busy_read);
+  visit("busy_written_bytes_per_second", disk.busy_written);
+  visit("read_latency_seconds", disk.read_latency);
+  visit("write_latency_seconds", disk.write_latency);
+  visit("read_core_seconds_per_byte", disk.read_core_time);
+  visit("write_core_seconds_per_byte", disk.write_core_time);
+}
+
+/// A value of a file, and where it is there.
+class Field {
+ public:
+  Field(const nlohmann::json& value, std::string file, std::string name)
+      : value_{value}, file_{std::move(file)}, name_{std::move(name)} {}
+
+  Field at(const std::string& key) const {
+    if (!value_.is_object()) refuse("is no object");
+    const Field inner{value_.contains(key) ? value_.at(key) : missing(), file_,
+                      name_.empty() ? key : name_ + "." + key};
+    if (!value_.contains(key)) inner.refuse("is missing");
+    return inner;
+  }
+
+  /// @throws zerospan::ConfigurationError unless it is a finite number above zero.
+  double positive() const {
+    const double number = not_negative();
+    if (number <= 0) refuse("is not above zero");
+    return number;
+  }
+  double not_negative() const {
+    if (!value_.is_number()) refuse("is no number");
+    const auto number = value_.get<double>();
+    if (!std::isfinite(number) || number < 0) refuse("is negative, or not finite");
+    return number;
+  }
+  std::size_t count() const {
+    const double number = positive();
+    if (number != std::floor(number) || number > 1e15) refuse("is no count");
+    return static_cast<std::size_t>(number);
+  }
+  std::string text() const {
+    if (!value_.is_string()) refuse("is no text");
+    return value_.get<std::string>();
+  }
+  /// Which of the names it is.
+  template <class Names>
+  std::size_t one_of(const Names& names) const {
+    const std::string is = text();
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      if (is == names[i]) return i;
+    }
+    refuse("is not known: " + is);
+  }
+
+  template <class Visit>
+  void for_each_element(Visit visit) const {
+    if (!value_.is_array() || value_.empty()) refuse("is no list of something");
+    for (std::size_t i = 0; i < value_.size(); ++i)
+      visit(Field{value_[i], file_, name_ + "[" + std::to_string(i) + "]"});
+  }
+  template <class Visit>
+  void for_each_member(Visit visit) const {
+    if (!value_.is_object()) refuse("is no object");
+    for (const auto& [key, inner] : value_.items()) visit(key, Field{inner, file_, name_ + "." + key});
+  }
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    zerospan::throw_configuration_error(file_ + ": " + (name_.empty() ? "all of it" : name_) + " " + why);
+  }
+
+ private:
+  static const nlohmann::json& missing() {
+    static const nlohmann::json null;
+    return null;
+  }
+
+  const nlohmann::json& value_;
+  std::string file_;
+  std::string name_;
+};
+
+inline nlohmann::ordered_json points_of(const WorkRate& rate) {
+  nlohmann::ordered_json points = nlohmann::ordered_json::array();
+  for (const RatePoint& point : rate.points) points.push_back({{"size", point.size}, {"per_second", point.per_second}});
+  return points;
+}
+
+inline WorkRate rate_of(const Field& field) {
+  WorkRate rate;
+  field.for_each_element([&](const Field& point) {
+    rate.points.push_back({point.at("size").positive(), point.at("per_second").positive()});
+    if (rate.points.size() > 1 && rate.points.back().size <= rate.points[rate.points.size() - 2].size) {
+      point.at("size").refuse("is not larger than the one before");
+    }
+  });
+  return rate;
+}
+
+}  // namespace detail
+
+inline nlohmann::ordered_json to_json(const Rates& r) {
+  using nlohmann::ordered_json;
+  ordered_json j{{"format", detail::rates_format},
+                 {"version", detail::rates_version},
+                 {"processor", {{"name", r.processor}, {"cores", r.cores}, {"matrix_kernels", r.matrix_kernels}}}};
+  const auto add_disk = [&j](const char* name, const DiskRates& disk) {
+    detail::for_each_disk_rate(disk, [&](const char* field, double value) { j[name][field] = value; });
+    j[name]["read_alone"] = detail::points_of(disk.read_alone);
+    j[name]["write_alone"] = detail::points_of(disk.write_alone);
+  };
+  add_disk("disk", r.disk);
+  add_disk("checked_disk", r.checked_disk);
+  for (const auto& [name, rate] : r.work) j["work"][name] = detail::points_of(rate);
+  for (const ProductRate& p : r.products) {
+    j["products"].push_back({{"kind", product_kinds[static_cast<std::size_t>(p.shape.kind)]},
+                             {"m", p.shape.m},
+                             {"n", p.shape.n},
+                             {"k", p.shape.k},
+                             {"flops_per_second", p.flops_per_second}});
+  }
+  for (const AttentionRate& a : r.attention) {
+    j["attention"].push_back(
+        {{"length", a.length}, {"head", a.head}, {"forward_seconds", a.forward}, {"backward_seconds", a.backward}});
+  }
+  for (const auto& [name, all] : r.collectives) {
+    for (const CollectiveRate& each : all) {
+      j["collectives"][name].push_back({{"ranks", each.ranks}, {"work", detail::points_of(each.work)}});
+    }
+  }
+  for (const auto& [ranks, seconds] : r.rendezvous) j["rendezvous"].push_back({{"ranks", ranks}, {"seconds", seconds}});
+  j["lanes"] = {{"post_seconds", r.post}, {"handoff_seconds", r.handoff}};
+  for (std::size_t of = 0; of < work_kinds.size(); ++of) {
+    for (std::size_t beside = 0; beside < work_kinds.size(); ++beside) {
+      j["slowdown"][std::string{work_kinds[of]}][std::string{work_kinds[beside]}] = r.slowdown[of][beside];
+    }
+  }
+  return j;
+}
+
+/// @param file Named in errors.
+/// @throws zerospan::ConfigurationError that names the file and the field which is missing or wrong.
+inline Rates rates_from_json(const nlohmann::json& json, const std::string& file) {
+  const detail::Field all{json, file, ""};
+  if (all.at("format").text() != detail::rates_format) all.at("format").refuse("is not that of rates");
+  if (all.at("version").count() != detail::rates_version) all.at("version").refuse("is not 1");
+  Rates r;
+  r.processor = all.at("processor").at("name").text();
+  r.cores = static_cast<int>(all.at("processor").at("cores").count());
+  r.matrix_kernels = all.at("processor").at("matrix_kernels").text();
+  const auto read_disk = [&all](const char* name, DiskRates& disk) {
+    const detail::Field of_disk = all.at(name);
+    detail::for_each_disk_rate(disk, [&](const std::string& field, double& value) {
+      const bool is_rate = field.ends_with("per_second");
+      value = is_rate ? of_disk.at(field).positive() : of_disk.at(field).not_negative();
+    });
+    disk.read_alone = detail::rate_of(of_disk.at("read_alone"));
+    disk.write_alone = detail::rate_of(of_disk.at("write_alone"));
+  };
+  read_disk("disk", r.disk);
+  read_disk("checked_disk", r.checked_disk);
+  all.at("work").for_each_member(
+      [&](const std::string& name, const detail::Field& field) { r.work[name] = detail::rate_of(field); });
+  all.at("products").for_each_element([&](const detail::Field& field) {
+    r.products.push_back({{static_cast<ProductKind>(field.at("kind").one_of(product_kinds)), field.at("m").count(),
+                           field.at("n").count(), field.at("k").count()},
+                          field.at("flops_per_second").positive()});
+  });
+  all.at("attention").for_each_element([&](const detail::Field& field) {
+    r.attention.push_back({field.at("length").count(), field.at("head").count(), field.at("forward_seconds").positive(),
+                           field.at("backward_seconds").positive()});
+  });
+  all.at("collectives").for_each_member([&](const std::string& name, const detail::Field& list) {
+    list.for_each_element([&](const detail::Field& field) {
+      r.collectives[name].push_back({static_cast<int>(field.at("ranks").count()), detail::rate_of(field.at("work"))});
+    });
+  });
+  all.at("rendezvous").for_each_element([&](const detail::Field& field) {
+    r.rendezvous[static_cast<int>(field.at("ranks").count())] = field.at("seconds").not_negative();
+  });
+  r.post = all.at("lanes").at("post_seconds").not_negative();
+  r.handoff = all.at("lanes").at("handoff_seconds").not_negative();
+  for (std::size_t of = 0; of < work_kinds.size(); ++of) {
+    const detail::Field row = all.at("slowdown").at(std::string{work_kinds[of]});
+    for (std::size_t beside = 0; beside < work_kinds.size(); ++beside) {
+      r.slowdown[of][beside] = row.at(std::string{work_kinds[beside]}).positive();
+    }
+  }
+  return r;
+}
+
+/// @throws std::system_error if the file cannot be read; as `rates_from_json`.
+inline Rates read_rates(const std::filesystem::path& path) {
+  std::ifstream stream{path};
+  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot read the rates in " + path.string()};
+  const auto json = nlohmann::json::parse(stream, nullptr, false);
+  if (json.is_discarded()) zerospan::throw_configuration_error(path.string() + ": is not JSON");
+  return rates_from_json(json, path.string());
+}
+
+/// @throws std::system_error if the file cannot be written.
+inline void write_rates(const Rates& rates, const std::filesystem::path& path) {
+  std::ofstream stream{path};
+  stream << to_json(rates).dump(1) << '\n';
+  stream.close();
+  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot write the rates to " + path.string()};
+}
+
+}  // namespace machine

@@ -1,0 +1,248 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <zerospan/plan/plan.hpp>
+
+namespace {
+
+namespace plan = zerospan::plan;
+using namespace zerospan::literals;
+using plan::Place;
+using zerospan::Bytes;
+using zerospan::ElementType;
+using zerospan::OperationKind;
+
+/// Layers of one parameter of 2^16 elements of fp32: on two ranks a shard is 128 KiB.
+plan::Model layers(std::size_t count, double forward_flops) {
+  plan::Model model;
+  for (std::size_t l = 0; l < count; ++l) {
+    const std::string name = "layer " + std::to_string(l);
+    model.declare({.name = name, .shape = {std::size_t{1} << 16}});
+    model.append(
+        {.name = name, .parameters = {name}, .forward_flops = forward_flops, .backward_flops = 2 * forward_flops});
+  }
+  return model;
+}
+
+plan::Setting on_disk() {
+  return {.ranks = 2,
+          .placing = {Place::nvme, Place::nvme, Place::nvme},
+          .device_budget = 4_MiB,
+          .host_budget = 32_MiB,
+          .options = {.persistence_threshold = Bytes{0},
+                      .prefetch = 2_MiB,
+                      .staging = 24_MiB,
+                      .sub_group_elements = std::size_t{3} << 15}};
+}
+
+constexpr double shard = 131072;
+
+/// Two ranks that share nothing.
+struct Rates {
+  zerospan::sim::Link copy;
+  zerospan::sim::Link network;
+  double update;
+  zerospan::sim::Link disk;
+
+  /// One operation a second.
+  zerospan::sim::Topology topology() const {
+    auto result = zerospan::sim::one_node(2, {copy, network, update, 1});
+    result.disk = {.read = disk.bytes_per_second, .write = disk.bytes_per_second, .latency = disk.latency};
+    return result;
+  }
+};
+
+/// So fast that only what a test changes takes time.
+Rates fast() { return {.copy = {1e12}, .network = {1e12}, .update = 1e12, .disk = {1e12}}; }
+
+double busy_time(const plan::Prediction& p, std::string_view track) {
+  for (const plan::TrackTime& time : p.tracks) {
+    if (time.track == track) return time.busy;
+  }
+  FAIL("there is no such track");
+  return 0;
+}
+
+TEST_CASE("a step that is bound by compute takes as long as that, and says so") {
+  const plan::Prediction p = plan::predict(layers(12, 4), on_disk(), fast().topology());
+  CHECK(p.step_seconds == doctest::Approx(12 * 3 * 4).epsilon(0.001));
+  CHECK(busy_time(p, "host") == doctest::Approx(12 * 3 * 4));
+  CHECK(p.bottleneck() == "compute on host");
+}
+
+TEST_CASE("a step that is bound by the network or the disk is named after it") {
+  Rates rates = fast();
+  rates.network = {shard};
+  const plan::Prediction network = plan::predict(layers(24, 0.01), on_disk(), rates.topology());
+  CHECK(network.critical.front().track == zerospan::lane_names[2]);
+  CHECK(network.step_seconds == doctest::Approx(busy_time(network, zerospan::lane_names[2])).epsilon(0.05));
+
+  rates = fast();
+  rates.disk = {shard};
+  const plan::Prediction disk = plan::predict(layers(24, 0.01), on_disk(), rates.topology());
+  const bool is_of_disk =
+      disk.critical.front().kind == OperationKind::read || disk.critical.front().kind == OperationKind::write;
+  CHECK(is_of_disk);
+}
+
+TEST_CASE("the critical path has no gaps, and no track is on it for longer than it works") {
+  for (const double flops : {0.0, 0.3, 1.0, 4.0}) {
+    CAPTURE(flops);
+    const Rates rates{
+        .copy = {8 * shard}, .network = {2 * shard, 0.01}, .update = 16 * shard, .disk = {5 * shard, 0.001}};
+    const plan::Prediction p = plan::predict(layers(16, flops), on_disk(), rates.topology());
+    double sum = 0;
+    for (const plan::CriticalPart& part : p.critical) sum += part.seconds;
+    CHECK(sum == doctest::Approx(p.step_seconds).epsilon(1e-9));
+    double most = 0;
+    for (const plan::TrackTime& time : p.tracks) {
+      CHECK(time.critical <= time.busy * (1 + 1e-9));
+      most = std::max(most, time.busy);
+    }
+    CHECK(p.step_seconds >= most * (1 - 1e-9));
+    CHECK(std::ranges::is_sorted(p.critical, std::ranges::greater{}, &plan::CriticalPart::seconds));
+  }
+}
+
+TEST_CASE("a trillion parameters take no memory, and their bytes are those of ZeRO-3") {
+  const plan::Model model = plan::paper_gpt({.layers = 128, .hidden = 25600, .sequence = 1024, .batch = 1});
+  CHECK(model.elements() == std::size_t{12} * 128 * 25600 * 25600);
+  const plan::Setting setting{.ranks = 512,
+                              .placing = {Place::nvme, Place::host, Place::nvme},
+                              .device_budget = 32_GiB,
+                              .host_budget = 90_GiB,
+                              .options = {.staging = 4_GiB}};
+  const plan::Footprint f = plan::bytes_of(model, setting);
+  const std::size_t share = model.elements() / 512;
+  const auto used = [&](zerospan::MemoryPurpose purpose, zerospan::Addressable where) {
+    return f.of(purpose, where).used.count;
+  };
+  using zerospan::Addressable;
+  using zerospan::MemoryPurpose;
+  CHECK(used(MemoryPurpose::parameters, Addressable::nowhere) == 2 * share);
+  CHECK(used(MemoryPurpose::gradients, Addressable::on_host) == 2 * share);
+  CHECK(used(MemoryPurpose::master_weights, Addressable::nowhere) == 4 * share);
+  CHECK(used(MemoryPurpose::optimizer_states, Addressable::nowhere) == 8 * share);
+  CHECK(used(MemoryPurpose::staging, Addressable::on_host) == (4_GiB).count);
+  CHECK(f.device.peak <= 32_GiB);
+}
+
+TEST_CASE("what is beyond a budget is refused with the bytes that are missing; what is needed is less than plenty") {
+  plan::Setting setting = on_disk();
+  setting.device_budget = 300_KiB;  // a parameter and its gradient are 512 KiB
+  CHECK_THROWS_AS(plan::bytes_of(layers(2, 1), setting), zerospan::BudgetError);
+  const plan::Footprint needs = plan::needs_of(layers(2, 1), setting);
+  CHECK(needs.least.device_backward == 512_KiB);
+  setting.device_budget = needs.least.device_backward;
+  CHECK_NOTHROW(plan::bytes_of(layers(2, 1), setting));
+  setting.device_budget = Bytes{needs.least.device_backward.count - 64};
+  CHECK_THROWS_AS(plan::bytes_of(layers(2, 1), setting), zerospan::BudgetError);
+}
+
+TEST_CASE("a part of a batch takes its part of the time") {
+  const plan::Model whole = layers(3, 12);
+  const plan::Model part = plan::divided(whole, 4);
+  CHECK(part.forward[1].flops == 3);
+  CHECK(part.backward[1].flops == 6);
+}
+
+/// A grid in which each value matters somewhere.
+plan::Grid small_grid() {
+  plan::Grid grid;
+  grid.placings = {{Place::device, Place::device, Place::device},
+                   {Place::host, Place::host, Place::host},
+                   {Place::nvme, Place::host, Place::nvme},
+                   {Place::nvme, Place::nvme, Place::nvme}};
+  grid.shares = {std::nullopt};
+  grid.prefetch = {0_KiB, 512_KiB, 2_MiB};
+  grid.persistence_threshold = {0_KiB, 1_MiB};
+  grid.staging = {1_MiB, 8_MiB};
+  grid.sub_group_elements = {std::size_t{1} << 15, std::size_t{1} << 17};
+  grid.micro_batches = {1, 2};
+  grid.orders = {plan::MicroBatches::in_passes, plan::MicroBatches::layer_by_layer};
+  return grid;
+}
+
+TEST_CASE("a search finds what trying everything finds, with less") {
+  const plan::Model model = layers(8, 0.5);
+  const plan::Grid grid = small_grid();
+  constexpr std::size_t points = std::size_t{4} * 3 * 2 * 2 * 2 * 2 * 2;
+  const plan::Setting base = on_disk();
+  std::size_t simulated = 0;
+  std::size_t found = 0;
+  for (const Bytes device : {3_MiB, 16_MiB}) {
+    for (const Bytes host : {12_MiB}) {
+      for (const double disk : {2 * shard, 16 * shard}) {
+        CAPTURE(device.count);
+        CAPTURE(host.count);
+        CAPTURE(disk);
+        const Rates rates{.copy = {64 * shard}, .network = {4 * shard}, .update = 32 * shard, .disk = {disk}};
+        const plan::Machine machine{
+            .topology = rates.topology(), .device_budget = device, .host_budget = host, .disk = {.capacity = 64_MiB}};
+        const auto brute = plan::choose(model, machine, base, grid, {.exhaustive = points});
+        const auto search = plan::choose(model, machine, base, grid, {.exhaustive = 0});
+        REQUIRE(brute.has_value() == search.has_value());
+        if (!brute) continue;
+        ++found;
+        CHECK(brute->simulated == points);
+        CHECK(search->step_seconds == brute->step_seconds);
+        CHECK(plan::predict(plan::divided(model, search->setting.options.micro_batches), search->setting,
+                            machine.topology)
+                  .step_seconds == search->step_seconds);
+        simulated += search->simulated;
+      }
+    }
+  }
+  CHECK(found > 1);
+  CHECK(simulated < found * points);
+  MESSAGE("a search simulates " << simulated / found << " settings of " << points);
+}
+
+TEST_CASE("the largest model, and the smallest machine, are at the edge of what fits") {
+  const plan::Grid grid = small_grid();
+  const plan::Setting base = on_disk();
+  const plan::Machine machine{
+      .topology = fast().topology(), .device_budget = 1_MiB, .host_budget = 3_MiB, .disk = {.capacity = 12_MiB}};
+  const auto family = [](std::size_t n) { return layers(n, 1); };
+  const std::size_t n = plan::largest_that_fits(family, 1000, machine, base, grid);
+  CHECK(n > 0);
+  CHECK(n < 1000);
+  CHECK(plan::fits(layers(n, 1), machine, base, grid));
+  CHECK(!plan::fits(layers(n + 1, 1), machine, base, grid));
+
+  std::vector<plan::Machine> machines(3, machine);
+  machines[0].disk.capacity = 6_MiB;
+  machines[2].disk.capacity = 64_MiB;
+  CHECK(plan::smallest_that_fits(layers(n, 1), machines, base, grid) == 1);
+  CHECK(plan::smallest_that_fits(layers(n + 1, 1), machines, base, grid) == 2);
+  CHECK(plan::smallest_that_fits(layers(1000, 1), machines, base, grid) == 3);
+}
+
+TEST_CASE("advice is what the change itself is predicted to do") {
+  Rates rates = fast();
+  rates.disk = {4 * shard};
+  const plan::Model model = layers(12, 0.1);
+  const plan::Setting setting = on_disk();
+  const std::vector<plan::Advice> all = plan::advice(model, setting, rates.topology());
+  const double now = plan::predict(model, setting, rates.topology()).step_seconds;
+  rates.disk.bytes_per_second *= 2;
+  const double then = plan::predict(model, setting, rates.topology()).step_seconds;
+  const auto found = std::ranges::find(all, "twice the disk's bytes a second", &plan::Advice::change);
+  REQUIRE(found != all.end());
+  CHECK(found->seconds.value() == then);
+  CHECK(found->ratio == now / then);
+  CHECK(found->ratio > 1.5);
+  const auto network = std::ranges::find(all, "twice the network's bytes a second", &plan::Advice::change);
+  REQUIRE(network != all.end());
+  CHECK(network->ratio == doctest::Approx(1).epsilon(0.01));
+  CHECK(std::ranges::is_sorted(all, std::ranges::greater{}, &plan::Advice::ratio));
+}
+
+}  // namespace

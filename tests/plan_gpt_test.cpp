@@ -1,0 +1,142 @@
+/// @file
+/// The plan of the examples' GPT, beside its training.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include <zerospan/plan/footprint.hpp>
+#include <zerospan/plan/gpt.hpp>
+#include <zerospan/zerospan.hpp>
+
+#include "gpt/cpu_math.hpp"
+#include "gpt/model.hpp"
+#include "gpt/zerospan_adapter.hpp"
+#include "support/scratch.hpp"
+
+namespace {
+
+namespace plan = zerospan::plan;
+using namespace zerospan::literals;
+using plan::MicroBatches;
+using plan::Place;
+
+constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 2, .width = 48, .context = 16};
+constexpr std::size_t batch = 2;
+constexpr std::size_t steps = 3;
+
+plan::Setting setting(MicroBatches order, zerospan::Bytes device_budget) {
+  return {.placing = {Place::nvme, Place::host, Place::nvme},
+          .device_budget = device_budget,
+          .host_budget = 2_MiB,
+          .options = {.micro_batches = 2,
+                      .persistence_threshold = 1_KiB,
+                      .prefetch = 100_KiB,
+                      .staging = 512_KiB,
+                      .sub_group_elements = 4096},
+          .micro_batches = order};
+}
+
+/// What the training of the example takes.
+plan::Footprint train(const plan::Setting& s, const std::string& directory) {
+  using Math = gpt::CpuMath<float>;
+  using Parameter = zerospan::PartitionedParameter<gpt::Tensor<float>>;
+  zerospan::ThreadedIoEngine io;
+  zerospan::HostDevice device{{.device_budget = s.device_budget, .host_budget = s.host_budget}};
+  zerospan::HostTier host{device};
+  zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk{io, {.directory = directory}};
+  zerospan::SelfCommunicator self;
+  zerospan::ZeroEngine engine{zerospan::Stage3{},
+                              self,
+                              device,
+                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = disk},
+                              zerospan::AdamW{},
+                              s.options};
+  Math math{dimensions};
+  gpt::Model<Parameter, Math> model{engine, math, dimensions};
+  std::deque<gpt::Activations<Math>> activations;
+  std::deque<gpt::ActivationGradients<Math>> gradients;
+  for (std::size_t m = 0; m < s.options.micro_batches; ++m) {
+    activations.emplace_back(math, dimensions, batch, dimensions.layers);
+    gradients.emplace_back(math, dimensions, batch);
+  }
+  const std::vector<std::uint8_t> tokens(batch * dimensions.context, 7);
+  const gpt::Batch data{tokens, tokens, dimensions.context};
+  engine.begin(zerospan::Pass::training);
+  for (std::size_t step = 0; step < steps; ++step) {
+    std::vector<gpt::MicroBatch<Math>> all;
+    for (std::size_t m = 0; m < s.options.micro_batches; ++m) all.push_back({data, &activations[m], &gradients[m]});
+    if (s.micro_batches == MicroBatches::layer_by_layer) {
+      model.train(all);
+    } else {
+      for (const gpt::MicroBatch<Math>& each : all) {
+        engine.begin(zerospan::Pass::training);
+        model.train(std::array{each});
+      }
+    }
+    model.take_loss();
+    engine.step();
+  }
+  engine.synchronize();
+  plan::Footprint seen{};
+  seen.account = engine.memory();
+  seen.least = engine.requirements();
+  seen.device = {device.memory().capacity(), device.memory().used(), device.memory().peak()};
+  seen.host = {device.host_memory().capacity(), device.host_memory().used(), device.host_memory().peak()};
+  seen.disk = disk.counters();
+  seen.prefetch = engine.statistics().prefetch;
+  return seen;
+}
+
+TEST_CASE("the plan of the examples' GPT is that of its training, to the byte") {
+  const plan::Model model = plan::example_gpt({.layers = dimensions.layers,
+                                               .hidden = dimensions.width,
+                                               .vocabulary = gpt::Dimensions::vocabulary,
+                                               .sequence = dimensions.context,
+                                               .batch = batch,
+                                               .type = zerospan::ElementType::float32});
+  CHECK(model.elements() == dimensions.parameters());
+  const zerospan_test::ScratchDirectory scratch;
+  zerospan::ThreadedIoEngine io;
+  const std::size_t alignment =
+      zerospan::NvmeTier<zerospan::ThreadedIoEngine>{io, {.directory = scratch.path()}}.alignment();
+  for (const MicroBatches order : {MicroBatches::in_passes, MicroBatches::layer_by_layer}) {
+    for (const zerospan::Bytes device_budget : {200_KiB, 1_MiB}) {
+      CAPTURE(static_cast<int>(order));
+      CAPTURE(device_budget.count);
+      plan::Setting s = setting(order, device_budget);
+      const plan::Footprint seen = train(s, scratch.path());
+      s.disk.alignment = alignment;
+      const plan::Footprint planned = plan::bytes_of(model, s, zerospan::Rank{}, steps);
+      CHECK(planned.device == seen.device);
+      CHECK(planned.host == seen.host);
+      CHECK(planned.disk.used == seen.disk.used);
+      CHECK(planned.disk.peak == seen.disk.peak);
+      CHECK(planned.account.working == seen.account.working);
+      REQUIRE(planned.account.lines.size() == seen.account.lines.size());
+      for (std::size_t i = 0; i < seen.account.lines.size(); ++i) {
+        const zerospan::MemoryLine& a = planned.account.lines[i];
+        const zerospan::MemoryLine& b = seen.account.lines[i];
+        CAPTURE(std::string{to_string(b.purpose)});
+        CHECK(a.purpose == b.purpose);
+        CHECK(a.addressable == b.addressable);
+        CHECK(a.reserved == b.reserved);
+        CHECK(a.used == b.used);
+        CHECK(a.peak == b.peak);
+      }
+      CHECK(planned.least.device_backward == seen.least.device_backward);
+      CHECK(planned.least.host == seen.least.host);
+      CHECK(planned.prefetch.hits == seen.prefetch.hits);
+      CHECK(planned.prefetch.misses == seen.prefetch.misses);
+      CHECK(planned.prefetch.kept == seen.prefetch.kept);
+      CHECK(planned.prefetch.mended == seen.prefetch.mended);
+      CHECK(planned.prefetch.dropped == seen.prefetch.dropped);
+    }
+  }
+}
+
+}  // namespace
