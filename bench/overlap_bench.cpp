@@ -20,7 +20,6 @@
 
 #include <benchmark/benchmark.h>
 
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/initializer.hpp>
@@ -29,6 +28,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/device/operation.hpp>
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/engine/zero_engine.hpp>
