@@ -797,7 +797,7 @@ TEST_CASE(
     std::vector<zerospan::PartitionedParameter<Ghost<bfloat16>>> model;
     std::size_t parameters = 0;
     for (std::size_t l = 0; l < layers; ++l) {
-      for (const std::size_t width : {3, 1, 4, 4}) {
+      for (const std::size_t width : {3U, 1U, 4U, 4U}) {
         model.emplace_back(engine, std::to_string(l) + "." + std::to_string(model.size()),
                            zerospan::Shape{width * hidden, hidden}, zerospan::init::zeros());
         parameters += width * hidden * hidden;
