@@ -27,6 +27,21 @@
 
 namespace zerospan::inline v0::sim {
 
+namespace detail {
+
+enum class RootOfCollective : std::uint8_t { sends, receives };
+enum class IsCounted : std::uint8_t { yes, no };
+
+/// Bytes that a rank receives and sends in a collective.
+struct Shipment {
+  double from_within = 0;
+  double to_within = 0;
+  double from_between = 0;
+  double to_between = 0;
+};
+
+}  // namespace detail
+
 /// Collectives that move nothing. Each says how many bytes its rank sends and receives, within its node and between
 /// nodes; when the cluster resolves its clocks, it begins when all of its ranks have come to it, and ends for all of
 /// them at once. The decorators of `comm` run over it as over any other: what they send is priced call by call.
@@ -100,16 +115,9 @@ class Communicator {
 
  private:
   using Members = std::shared_ptr<const std::vector<int>>;
-  enum class Root : std::uint8_t { sends, receives };
-  enum class IsCounted : std::uint8_t { yes, no };
-
-  /// Bytes that this rank receives and sends.
-  struct Shipment {
-    double from_within = 0;
-    double to_within = 0;
-    double from_between = 0;
-    double to_between = 0;
-  };
+  using Root = detail::RootOfCollective;
+  using IsCounted = detail::IsCounted;
+  using Shipment = detail::Shipment;
 
   Communicator(Cluster& cluster, int self, Members members, detail::GroupId group)
       : cluster_{&cluster}, self_{self}, members_{std::move(members)}, group_{group} {
