@@ -79,7 +79,10 @@ StepTimes step_of(const Training& training) {
         device,
         zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
         zerospan::AdamW{},
-        zerospan::EngineOptions{.updates = training.updates, .early_share = training.early_share, .prefetch = 2_GiB}};
+        zerospan::EngineOptions{.updates = training.updates,
+                                .early_share = training.early_share,
+                                .prefetch = 2_GiB,
+                                .staging = 1536_MiB}};
     std::vector<zerospan::PartitionedParameter<Ghost>> model;
     for (std::size_t m = 0; m < layers * matrices; ++m) {
       model.emplace_back(engine, "matrix " + std::to_string(m), zerospan::Shape{elements}, zerospan::init::zeros());

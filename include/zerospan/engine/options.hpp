@@ -77,8 +77,8 @@ struct EngineOptions {
   std::optional<Bytes> prefetch = std::nullopt;
 
   /// Host memory for transfers to and from tiers that are not addressable, at most; taken from the device's host arena
-  /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, half of what is left of
-  /// it if that is more, but no more than what twelve of the largest sub-groups take.
+  /// when the engine is made. None: 64 MiB. The more, the larger sub-groups are, and transfers with them: for large
+  /// models. A model should have a dozen of them, or its updates hide less.
   std::optional<Bytes> staging = std::nullopt;
 
   /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a

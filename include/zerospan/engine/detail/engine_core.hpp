@@ -324,11 +324,7 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    std::size_t wanted = how.staging.value_or(usual_staging).count;
-    if (!how.staging && !where.uses(Addressable::on_host)) {
-      constexpr std::size_t element_bytes = 16;  // of a gradient and its states
-      wanted = std::max(wanted, std::min(left / 2, 12 * element_bytes * std::min(how.sub_group_elements, left)));
-    }
+    const std::size_t wanted = how.staging.value_or(usual_staging).count;
     return Bytes{std::max(least_staging.count, std::min(wanted, most) / Arena::alignment * Arena::alignment)};
   }
 };
