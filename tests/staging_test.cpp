@@ -521,7 +521,7 @@ TEST_CASE("a write waits for the last transfers of its range, the work before it
   const PostedWork posted = rig.run({{rig.slow, extent, 0, 512, Access::write, {earlier.completion()}}},
                                     [](auto&, Pointers p) { std::memset(p[0], 1, 512); });
   rig.wait(posted.work);
-  rig.wait(rig.lanes->post(Lane::read, {}, {OperationKind::read, "x"}, [](auto&) { return Completion{}; }));
+  rig.wait(rig.lanes->post(Lane::read_states, {}, {OperationKind::read, "x"}, [](auto&) { return Completion{}; }));
   CHECK(rig.slow.log().empty());
   earlier.succeed();
   rig.wait(posted.ends);
@@ -552,7 +552,7 @@ TEST_CASE("the reads of the next piece go on while the last one is worked on") {
   Promise gate{"gate"};
   const PostedWork a = rig.run({{rig.slow, first, 0, page, Access::read}}, [](auto&, Pointers) {}, {gate.completion()});
   const PostedWork b = rig.add(second, 2);
-  rig.wait(rig.lanes->post(Lane::read, {}, {OperationKind::read, "x"}, [](auto&) { return Completion{}; }));
+  rig.wait(rig.lanes->post(Lane::read_states, {}, {OperationKind::read, "x"}, [](auto&) { return Completion{}; }));
   const Log log = rig.slow.log();
   CHECK(std::ranges::count(log, "read 4096") == 2);
   CHECK_FALSE(a.work.done());
