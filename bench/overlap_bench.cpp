@@ -78,18 +78,20 @@ constexpr double measured_steps = steps - 1 - first_measured;
 constexpr zerospan::Bytes device_budget = 4_MiB;
 constexpr zerospan::Bytes host_budget = 128_MiB;
 
+const zerospan::EngineOptions known_options{
+    .persistence_threshold = 0_KiB, .prefetch = 2_MiB, .staging = 24_MiB, .sub_group_elements = elements};
+
 /// A training on any device.
 /// @param compute Takes as many times `Load::forward`. @param step_begins Is called before each step.
 template <class Communicator, class Device, class Tier, class Compute, class Begins>
-void train(Communicator& communicator, Device& device, Tier& disk, Compute compute, Begins step_begins) {
-  zerospan::ZeroEngine engine{
-      zerospan::Stage3{},
-      communicator,
-      device,
-      zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
-      zerospan::AdamW{},
-      zerospan::EngineOptions{
-          .persistence_threshold = 0_KiB, .prefetch = 2_MiB, .staging = 24_MiB, .sub_group_elements = elements}};
+void train(Communicator& communicator, Device& device, Tier& disk, const zerospan::EngineOptions& options,
+           Compute compute, Begins step_begins) {
+  zerospan::ZeroEngine engine{zerospan::Stage3{},
+                              communicator,
+                              device,
+                              zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
+                              zerospan::AdamW{},
+                              options};
   std::vector<zerospan::PartitionedParameter<bench::Vector>> model;
   for (std::size_t l = 0; l < layers; ++l) {
     model.emplace_back(engine, "layer " + std::to_string(l), zerospan::Shape{elements}, zerospan::init::zeros());
@@ -134,7 +136,7 @@ RealStep real_step(const Load& load) {
     zerospan::ThrottledTier disk{
         host, {.bytes_per_second = shard / load.read, .write_bytes_per_second = shard / load.write}};
     train(
-        communicator, device, disk,
+        communicator, device, disk, known_options,
         [&](std::string_view, double times) {
           std::this_thread::sleep_for(std::chrono::duration<double>{times * load.forward});
         },
@@ -154,7 +156,7 @@ struct StepTimes {
 };
 
 /// In virtual seconds.
-StepTimes virtual_step(const Load& load) {
+StepTimes virtual_step(const Load& load, const zerospan::EngineOptions& options = known_options) {
   constexpr double at_once = 1e15;
   sim::Cluster cluster{sim::one_node(ranks, {{at_once}, {shard / load.gather}, at_once, 1 / load.forward})};
   for (int r = 0; r < ranks; ++r) {
@@ -162,7 +164,8 @@ StepTimes virtual_step(const Load& load) {
     sim::Communicator communicator{cluster, zerospan::Rank{r}};
     sim::Tier disk{device, {.capacity = 1_GiB, .own = sim::Disk{shard / load.read, shard / load.write}}};
     train(
-        communicator, device, disk, [&](std::string_view name, double times) { device.compute(name, times); },
+        communicator, device, disk, options,
+        [&](std::string_view name, double times) { device.compute(name, times); },
         [&] { device.compute("step begins", 0); });
   }
   const auto events = cluster.resolve();
@@ -179,6 +182,26 @@ StepTimes virtual_step(const Load& load) {
   }
   const auto most = std::ranges::max_element(busy, {}, [](const auto& track) { return track.second; });
   return {(to - from) / measured_steps, most->second};
+}
+
+/// Where nothing is said of look-ahead, staging memory and sub-groups.
+const zerospan::EngineOptions default_options{.persistence_threshold = 0_KiB};
+
+/// The shortest step of a sweep over them, in virtual seconds.
+double best_of_sweep(const Load& load) {
+  double best = virtual_step(load, default_options).step;
+  for (const zerospan::Bytes prefetch : {256_KiB, 1_MiB, 3_MiB}) {
+    for (const zerospan::Bytes staging : {8_MiB, 32_MiB, 128_MiB}) {
+      for (const std::size_t sub_group : {elements / 2, elements * 2, elements * 8}) {
+        zerospan::EngineOptions options = default_options;
+        options.prefetch = prefetch;
+        options.staging = staging;
+        options.sub_group_elements = sub_group;
+        best = std::min(best, virtual_step(load, options).step);
+      }
+    }
+  }
+  return best;
 }
 
 /// What one setting takes on threads, measured when it is asked for a measurement that there is not yet: two rows tell
@@ -225,6 +248,9 @@ void add_rows(const std::string& name, const Load& load) {
   add_row("overlap_raw/" + name, at_best);
   add_row("virtual_overlap/" + name, in_virtual_time);
   add_row("virtual_overlap_raw/" + name, at_best);
+  add_row("virtual_defaults/" + name,
+          [load](benchmark::State&) { return virtual_step(load, default_options).step; });
+  add_row("virtual_defaults_raw/" + name, [load](benchmark::State&) { return best_of_sweep(load); });
   add_row("real_beside_virtual/" + name, real_and_not_faster);
   add_row("real_beside_virtual_raw/" + name, in_virtual_time);
 }

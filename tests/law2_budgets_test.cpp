@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <random>
 #include <string>
@@ -116,7 +117,7 @@ TEST_CASE("staging that does not fit the host budget is refused") {
                        BudgetError);
 }
 
-TEST_CASE("staging takes what it is given of the host memory, 64 MiB if nothing is said, and leaves room for states") {
+TEST_CASE("staging takes half of the host memory where nothing rests there, if that helps") {
   struct Case {
     Bytes host;
     Place parameters;
@@ -124,11 +125,12 @@ TEST_CASE("staging takes what it is given of the host memory, 64 MiB if nothing 
     Bytes staging;
   };
   const std::array cases{
-      Case{1024_MiB, Place::nvme, {}, 64_MiB},
+      Case{1024_MiB, Place::nvme, {}, 512_MiB},
       Case{100_MiB, Place::nvme, {}, 64_MiB},
       Case{16_MiB, Place::nvme, {}, 16_MiB},
+      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::size_t{1} << 20}, 240_MiB},
+      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::numeric_limits<std::size_t>::max()}, 512_MiB},
       Case{1024_MiB, Place::nvme, {.staging = 8_MiB}, 8_MiB},
-      Case{1024_MiB, Place::nvme, {.staging = 512_MiB}, 512_MiB},
       Case{1024_MiB, Place::host, {}, 64_MiB},
       Case{100_MiB, Place::host, {}, 25_MiB},
   };

@@ -72,9 +72,12 @@ AdamW optimizer_of(const Options& options) {
           .weight_decay = options.weight_decay};
 }
 
+/// Activations that rest in host memory take it after the engine does: then the rest is left to them.
 inline std::optional<zerospan::Bytes> staging_of(const Options& options) {
-  if (!options.staging_bytes) return std::nullopt;
-  return zerospan::Bytes{*options.staging_bytes};
+  constexpr std::uint64_t beside_activations = std::uint64_t{64} << 20;
+  if (options.staging_bytes) return zerospan::Bytes{*options.staging_bytes};
+  if (options.checkpoint_every > 0 && options.activations == TierKind::host) return zerospan::Bytes{beside_activations};
+  return std::nullopt;
 }
 
 inline zerospan::EngineOptions engine_options(const Job& job) {

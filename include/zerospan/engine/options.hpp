@@ -73,16 +73,18 @@ struct EngineOptions {
   Bytes persistence_threshold = 32_KiB;
 
   /// How many bytes of device memory prefetched parameters may occupy before they are used. 0: fetch on demand. None:
-  /// 256 MiB, or what three of the largest gathers take if that is more.
+  /// 256 MiB, or what three of the largest gathers take if that is more (two on the host, where nothing is copied).
   std::optional<Bytes> prefetch = std::nullopt;
 
   /// Host memory for transfers to and from tiers that are not addressable, at most; taken from the device's host arena
-  /// when the engine is made. None: 64 MiB. The more, the larger sub-groups are, and transfers with them: for large
-  /// models. A model should have a dozen of them, or its updates hide less.
+  /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, half of what is left of
+  /// it if that is more, but no more than what twelve of the largest sub-groups take. What else shall be in host memory
+  /// later, such as activation checkpoints, has the other half.
   std::optional<Bytes> staging = std::nullopt;
 
   /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a
-  /// twelfth of the staging memory holds, or a third of it if that is less than 4 MiB.
+  /// twelfth of the staging memory holds, or a third of it if that is less than 4 MiB; and to a twelfth of what a rank
+  /// trains of the model, but no further than to 1 MiB of staging memory.
   std::size_t sub_group_elements = std::size_t{8} << 20;
 
   /// How long a transfer may take before it is an error. Collectives have the deadline of their communicator.

@@ -126,7 +126,8 @@ class StateSizes {
 
   /// Elements of the largest sub-group of which twelve fit into the staging memory, so that gathers wait for little and
   /// new values stay there for a while; or three, one read, one updated, one written, where twelfths would be less than
-  /// disks like.
+  /// disks like. And no more than a twelfth of what a rank trains of the model, so that most updates hide, unless so
+  /// many small ones would cost more than that.
   /// @throws BudgetError if not even one does.
   std::size_t largest_group() const {
     const std::size_t unit_bytes = staged_bytes(alignment());
@@ -144,9 +145,20 @@ class StateSizes {
     const std::size_t wanted = std::max(core_.options.sub_group_elements / unit, std::size_t{1});
     if (unit_bytes == 0) return wanted * unit;
     constexpr std::size_t large = std::size_t{4} << 20;
+    constexpr std::size_t small = std::size_t{1} << 20;
     const std::size_t capacity = core_.staging.capacity();
-    const std::size_t most = std::max(capacity / 12, std::min(capacity / 3, large));
-    return std::clamp(most / unit_bytes, std::size_t{1}, wanted) * unit;
+    const std::size_t of_staging = std::max(capacity / 12, std::min(capacity / 3, large)) / unit_bytes;
+    const std::size_t of_model = std::max(round_up(trained_elements(), 12 * unit) / (12 * unit), small / unit_bytes);
+    return std::clamp(std::min(of_staging, of_model), std::size_t{1}, wanted) * unit;
+  }
+
+  /// Elements of all shards in their spaces, those that other ranks own included: the same on all ranks.
+  std::size_t elements_in_spaces() const {
+    std::size_t elements = 0;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      elements += round_up(parameter.shard_elements(), alignment());
+    }
+    return elements;
   }
 
   /// Bytes of staging memory that the update of so many elements passes through.
@@ -191,6 +203,18 @@ class StateSizes {
   bool gradients_follow_shards() const { return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer; }
 
  private:
+  /// Elements that a rank updates in a step; where ranks own whole parameters, those of one that owns as many as the
+  /// others. The same on all ranks.
+  std::size_t trained_elements() const {
+    std::size_t elements = 0;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      if (!parameter.has_states()) continue;
+      const std::size_t of_owner = round_up(parameter.shard_elements(), alignment());
+      elements += parameter.partition.owner ? of_owner / core_.ranks() : of_owner;
+    }
+    return elements;
+  }
+
   EngineCore<D>& core_;
   std::size_t state_bytes_;
   std::size_t narrowest_;

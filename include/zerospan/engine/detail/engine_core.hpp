@@ -324,7 +324,11 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    const std::size_t wanted = how.staging.value_or(usual_staging).count;
+    std::size_t wanted = how.staging.value_or(usual_staging).count;
+    if (!how.staging && !where.uses(Addressable::on_host)) {
+      constexpr std::size_t element_bytes = 20;  // of the states, the gradient and the parameter, in fp32
+      wanted = std::max(wanted, std::min(left / 2, 12 * element_bytes * std::min(how.sub_group_elements, left)));
+    }
     return Bytes{std::max(least_staging.count, std::min(wanted, most) / Arena::alignment * Arena::alignment)};
   }
 };

@@ -452,15 +452,6 @@ class EngineOfDevice final : public Engine {
     }
   }
 
-  /// Elements of all shards in their spaces, those that other ranks own included.
-  std::size_t elements_in_spaces() const {
-    std::size_t elements = 0;
-    for (const ParameterRecord& parameter : core_.states.parameters) {
-      elements += round_up(parameter.shard_elements(), sizes_.alignment());
-    }
-    return elements;
-  }
-
   /// In how many extents states of a kind are placed at most: one for each space of shards, or for each sub-group, and
   /// one for each gradient that is in no space.
   std::size_t most_extents(StateKind kind) const {
@@ -473,14 +464,14 @@ class EngineOfDevice final : public Engine {
         apart += parameter.uses.size() - std::size_t{sizes_.gradients_follow_shards()};
       }
     }
-    return spaces.size() + elements_in_spaces() / sizes_.fitting_group() + apart;
+    return spaces.size() + sizes_.elements_in_spaces() / sizes_.fitting_group() + apart;
   }
 
   /// Bytes of the optimizer's states that were reserved as a share, and may stay with the others: sub-groups are not
   /// divided.
   std::size_t most_left_of_share() const {
     if (!core_.placement.optimizer_share) return 0;
-    return sizes_.states_bytes(std::min(sizes_.fitting_group(), elements_in_spaces()));
+    return sizes_.states_bytes(std::min(sizes_.fitting_group(), sizes_.elements_in_spaces()));
   }
 
   /// Space is reserved, placed and updated by this size.

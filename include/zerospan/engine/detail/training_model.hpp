@@ -55,7 +55,8 @@ class TrainingModel {
         pipeline_{WorkingMemory{std::move(working_memory)}, core.options.prefetch,
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                     return gathers_.fetch(key, GatherFor::reading, pass(), data, after);
-                  }} {
+                  },
+                  D::lanes_type::is_unified ? 2 : IntervalPlan::usual_gathers_ahead} {
     check_each_fits();
   }
   TrainingModel(const TrainingModel&) = delete;

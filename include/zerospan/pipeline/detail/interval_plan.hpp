@@ -78,9 +78,9 @@ class IntervalPlan {
     std::size_t kept_for = TraceUse::never;  ///< The next use, if the buffer stays for it.
   };
 
-  /// Operators whose gathers are under way while another one computes (ZeRO-Infinity, section 6.2): memory that what
-  /// stays leaves to the look-ahead.
-  static constexpr std::size_t ahead = 3;
+  /// Gathers that are under way while another operator computes: one is read, one copied to the device, one in its
+  /// all-gather (ZeRO-Infinity, section 6.2). So much memory is left to the look-ahead by what stays.
+  static constexpr std::size_t usual_gathers_ahead = 3;
 
   /// Uses are placed in the order of their acquisition, each where its last use was, if the buffer has stayed (as
   /// Residency chooses, and the ranges allow), or at the earliest posting at which (1) it is not posted before its
@@ -89,13 +89,13 @@ class IntervalPlan {
   /// needed: a pass that goes on in another way finds its room. Where greed leaves a later use without a range, nothing
   /// stays, and the look-ahead is halved; without any, the plan is what was recorded, which is known to fit.
   /// @param shared The places of the first uses in the plans of paths that begin alike; the recording has them too.
-  /// @param needed What other paths need.
+  /// @param needed What other paths need. @param gathers_ahead See `usual_gathers_ahead`.
   IntervalPlan(const Trace& trace, std::size_t capacity, std::size_t look_ahead, std::span<const Slot> shared = {},
-               std::size_t needed = 0) {
+               std::size_t needed = 0, std::size_t gathers_ahead = usual_gathers_ahead) {
     const std::vector<std::size_t> tops = stacked(trace);
     needed_ = tops.empty() ? 0 : std::ranges::max(tops);
     const Terms terms{trace, capacity, shared, tops, drains(trace), std::min(capacity, std::max(needed, needed_))};
-    const std::size_t reserve = std::min(look_ahead, ahead * largest_gather(trace));
+    const std::size_t reserve = std::min(look_ahead, gathers_ahead * largest_gather(trace));
     const Residency residency = capacity > reserve ? Residency{trace, capacity - reserve} : Residency{trace};
     if (look_ahead > 0 && place_all(terms, look_ahead, residency)) return;
     const auto [smallest, all] = gathered_bytes(trace);

@@ -42,13 +42,16 @@ class OverlapPipeline {
     std::vector<Completion> ready;  ///< What its first use waits for.
   };
 
-  /// @param look_ahead Bytes that may be posted and not yet used. None: 256 MiB, or what so many of the largest gathers
-  /// take as are under way at once in steady state.
-  OverlapPipeline(WorkingMemory memory, std::optional<Bytes> look_ahead, Fetch fetch)
+  /// @param look_ahead Bytes that may be posted and not yet used. None: 256 MiB, or what `gathers_ahead` of the largest
+  /// gathers take if that is more. @param gathers_ahead See `IntervalPlan::usual_gathers_ahead`.
+  OverlapPipeline(WorkingMemory memory, std::optional<Bytes> look_ahead, Fetch fetch,
+                  std::size_t gathers_ahead = IntervalPlan::usual_gathers_ahead)
       : memory_{std::move(memory)},
         look_ahead_{look_ahead.value_or(256_MiB).count},
         grows_{!look_ahead},
-        fetch_{std::move(fetch)} {}
+        gathers_ahead_{gathers_ahead},
+        fetch_{std::move(fetch)},
+        paths_{gathers_ahead} {}
 
   /// @return Nothing if no room is left beside the buffers in use.
   std::optional<Buffer> acquire(UseKey key, std::size_t bytes) {
@@ -65,7 +68,7 @@ class OverlapPipeline {
       buffer = PendingGather{0, key, *offset, bytes, std::move(after)};
     }
     if (key.kind == UseKind::gathered) {
-      if (grows_) look_ahead_ = std::max(look_ahead_, IntervalPlan::ahead * bytes);
+      if (grows_) look_ahead_ = std::max(look_ahead_, gathers_ahead_ * bytes);
       ++(is_miss ? counters_.misses : buffer->has_stayed() ? counters_.kept : counters_.hits);
     }
     record(*buffer);
@@ -316,6 +319,7 @@ class OverlapPipeline {
   WorkingMemory memory_;
   std::size_t look_ahead_;
   bool grows_;  ///< With what is gathered.
+  std::size_t gathers_ahead_;
   Fetch fetch_;
   PathMemory paths_;
   PipelineCounters counters_;

@@ -71,6 +71,9 @@ class PathMemory {
   /// What all paths may take of host memory, if they are more than two.
   static constexpr std::size_t max_bytes = std::size_t{256} << 20U;
 
+  /// @param gathers_ahead See `IntervalPlan::usual_gathers_ahead`.
+  explicit PathMemory(std::size_t gathers_ahead) : gathers_ahead_{gathers_ahead} {}
+
   /// The path that the next pass of this kind will probably take; nullptr if there was none yet.
   /// Valid until the next call of `learn`.
   const Path* expected(std::uint8_t pass) const {
@@ -132,7 +135,7 @@ class PathMemory {
   }
 
   void plan(Path& path, std::size_t capacity, std::size_t look_ahead) {
-    path.plan = IntervalPlan{path.trace, capacity, look_ahead, shared_places(path), needed_};
+    path.plan = IntervalPlan{path.trace, capacity, look_ahead, shared_places(path), needed_, gathers_ahead_};
     path.is_planned = true;
     needed_ = std::max(needed_, path.plan.needed());
     ++plans_;
@@ -166,6 +169,7 @@ class PathMemory {
   std::map<std::uint8_t, std::size_t> trials_;  ///< By kind of pass: plans of new paths that were not taken again.
   std::size_t needed_ = 0;
   std::size_t bytes_ = 0;
+  std::size_t gathers_ahead_;
   std::uint64_t plans_ = 0;
 };
 
