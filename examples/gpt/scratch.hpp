@@ -8,7 +8,11 @@
 #include <tuple>
 #include <type_traits>
 
+#include <zerospan/core/element.hpp>
+#include <zerospan/kernels/convert.hpp>
+
 #include "tensor.hpp"
+#include "zerospan_adapter.hpp"
 
 namespace gpt {
 
@@ -48,18 +52,20 @@ class Scratch {
     } else {
       const Tensor<S> wide{memory_.get(), target.rows, target.columns};
       write(wide);
-      for (std::size_t i = 0; i < target.size(); ++i) target.data[i] = narrow<E>(wide.data[i]);
+      zerospan::from_float(wide.data, type, reinterpret_cast<std::byte*>(target.data), wide.size());
     }
   }
 
  private:
+  static constexpr zerospan::ElementType type = zerospan::ElementTraits<E>::type;
+
   Tensor<const S> widen_one(Tensor<E> tensor) {
     if constexpr (std::is_same_v<E, S>) {
       return tensor;
     } else {
       const Tensor<S> wide{memory_.get() + used_, tensor.rows, tensor.columns};
       used_ += wide.size();
-      for (std::size_t i = 0; i < wide.size(); ++i) wide.data[i] = to_float(tensor.data[i]);
+      zerospan::to_float(type, reinterpret_cast<const std::byte*>(tensor.data), wide.data, wide.size());
       return wide;
     }
   }
