@@ -11,27 +11,15 @@
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
 
+#include "support/ghost.hpp"
+
 namespace {
 
 namespace sim = zerospan::sim;
 using namespace zerospan::literals;
 using zerospan::calling_thread;
 
-struct Ghost {
-  float* data;
-};
-
-}  // namespace
-
-template <>
-struct zerospan::TensorTraits<Ghost> {
-  using element_type = float;
-  static Ghost unbound(const Shape&) { return {nullptr}; }
-  static void bind(Ghost& tensor, float* data) { tensor.data = data; }
-  static float* data(const Ghost& tensor) { return tensor.data; }
-};
-
-namespace {
+using Ghost = zerospan_test::Ghost<float>;
 
 // A checkpoint is 8192 bytes, and takes 1 s to copy, to write and to read. The staging memory has eight pieces of that
 // size, so that each checkpoint is moved whole.

@@ -13,27 +13,15 @@
 #include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/ghost.hpp"
+
 namespace {
 
 namespace sim = zerospan::sim;
 using zerospan::OperationKind;
 using namespace zerospan::literals;
 
-struct Ghost {
-  float* data;
-};
-
-}  // namespace
-
-template <>
-struct zerospan::TensorTraits<Ghost> {
-  using element_type = float;
-  static Ghost unbound(const Shape&) { return {nullptr}; }
-  static void bind(Ghost& tensor, float* data) { tensor.data = data; }
-  static float* data(const Ghost& tensor) { return tensor.data; }
-};
-
-namespace {
+using Ghost = zerospan_test::Ghost<float>;
 
 // Layers of 4096 elements on two ranks: a shard is 8192 bytes. Everything is priced so that reading, copying or
 // gathering a parameter takes 1 s, reducing a gradient 1 s (a rank sends the other one its half), accumulating a shard

@@ -23,6 +23,8 @@
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/ghost.hpp"
+
 namespace {
 
 namespace sim = zerospan::sim;
@@ -33,23 +35,7 @@ using zerospan::Lane;
 using zerospan::OperationKind;
 using zerospan::Rank;
 using namespace zerospan::literals;
-
-template <class E>
-struct Ghost {
-  E* data;
-};
-
-}  // namespace
-
-template <class E>
-struct zerospan::TensorTraits<Ghost<E>> {
-  using element_type = E;
-  static Ghost<E> unbound(const Shape&) { return {nullptr}; }
-  static void bind(Ghost<E>& tensor, E* data) { tensor.data = data; }
-  static E* data(const Ghost<E>& tensor) { return tensor.data; }
-};
-
-namespace {
+using zerospan_test::Ghost;
 
 /// What posts on the lanes of one simulated rank, as an engine would.
 template <class D>
