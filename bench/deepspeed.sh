@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains one GPT by train_gpt and by DeepSpeed, in turns: the same shapes, ranks and directory, ZeRO-3 with everything
 # on disk, two ranks of one thread that compute on the CPU. Prints the tokens a second of both, medians over all rounds,
-# and their ratio beside its goal (bench/deepspeed/goals.json), and writes that to build/deepspeed/ratios.json.
+# and their ratio beside its goal (bench/deepspeed/goals.json), and writes that to build/deepspeed/ratios.json. Likewise
+# AdamW alone, on one thread, beside DeepSpeed's and torch's.
 #
 # DeepSpeed stands in build/deepspeed/venv, over Debian's torch, and compiles what it needs at its first run, which
 # takes a few minutes. What it has not for CPUs, or not with that torch, is in bench/deepspeed/train.py and below. It
@@ -33,7 +34,7 @@ install_packages g++ cmake ninja-build libaio-dev libopenblas-dev libcli11-dev n
   python3-dev
 
 cmake --preset bench --log-level=WARNING >/dev/null
-cmake --build --preset bench --target ratios train_gpt
+cmake --build --preset bench --target ratios fused_updates_bench train_gpt
 
 own="$PWD/build/deepspeed" results="$PWD/build/deepspeed/results"
 mkdir -p "$own"
@@ -79,6 +80,16 @@ run_deepspeed() {
     { tail -n 40 "$results/$2.out" >&2 && return 1; }
 }
 
+# update_alone <round>: likewise zerospan_adamw.<round>.json and adamw.<round>.json.
+update_alone() {
+  build/bench/bench/fused_updates_bench --benchmark_filter='^fused_adamw/(bf16|fp32)/.*threads:1$' \
+    --benchmark_out="$results/zerospan_adamw.$1.json" --benchmark_out_format=json >"$results/zerospan_adamw.out" 2>&1
+  OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR="$own/extensions" PATH="$own/venv/bin:$PATH" \
+    "$own/venv/bin/python" bench/deepspeed/adamw.py --output "$results/adamw.$1.json" >"$results/adamw.out" 2>&1 ||
+    { tail -n 40 "$results/adamw.out" >&2 && return 1; }
+}
+
+for ((round = 1; round <= rounds; ++round)); do update_alone "$round"; done
 for precision in "${precisions[@]}"; do
   for ((round = 1; round <= rounds; ++round)); do
     name="$precision.$round"

@@ -1,7 +1,8 @@
 """What bench/deepspeed.sh has measured: a line a round, and the table in the end.
 
 A run of train_gpt has left zerospan.<precision>.<round>.jsonl in the folder of results, and one of DeepSpeed
-deepspeed.<precision>.<round>.json.
+deepspeed.<precision>.<round>.json. Updates alone are in zerospan_adamw.<round>.json, a report of Google Benchmark, and
+adamw.<round>.json.
 """
 
 import json
@@ -51,12 +52,29 @@ def show_round(results, name):
           f"{ours.tokens_per_second / theirs.tokens_per_second:.2f}", flush=True)
 
 
+def updates(results):
+    """Elements that AdamW updates in a second, beside DeepSpeed's and torch's: medians over the rounds."""
+    ours, theirs = {}, {}
+    for path in results.glob("adamw.*.json"):
+        for row in json.loads(path.read_text()):
+            theirs.setdefault(row["name"], []).append(row["elements_per_second"])
+    for path in results.glob("zerospan_adamw.*.json"):
+        for row in json.loads(path.read_text())["benchmarks"]:
+            if row["run_type"] != "iteration":
+                continue
+            precision = row["run_name"].split("/")[1]
+            ours.setdefault(precision, []).append(row["elements"])
+    return [{
+        "name": f"{library}/adamw/{precision}",
+        "unit": "elements_per_second",
+        "ours": statistics.median(ours[precision]),
+        "baseline": statistics.median(theirs[f"{library}/{precision}"]),
+    } for library in ("deepspeed", "torch") for precision in ("bf16", "fp32")]
+
+
 def write_table(results, precisions):
     """Writes the measurements and their goals for `ratios`."""
-    goals = json.loads((pathlib.Path(__file__).parent / "goals.json").read_text())
-    names = {f"deepspeed/nvme/{precision}" for precision in precisions}
-    (results / "goals.json").write_text(json.dumps([goal for goal in goals if goal["name"] in names]))
-    measurements = []
+    measurements = updates(results)
     for precision in precisions:
         rounds = [path.name.split(".")[2] for path in results.glob(f"deepspeed.{precision}.*.json")]
         runs = [read_round(results, f"{precision}.{number}") for number in rounds]
@@ -70,6 +88,9 @@ def write_table(results, precisions):
             "baseline": statistics.median(run.tokens_per_second for _, run in runs),
         })
     (results / "measurements.json").write_text(json.dumps(measurements))
+    goals = json.loads((pathlib.Path(__file__).parent / "goals.json").read_text())
+    names = {measurement["name"] for measurement in measurements}
+    (results / "goals.json").write_text(json.dumps([goal for goal in goals if goal["name"] in names]))
 
 
 def main():
