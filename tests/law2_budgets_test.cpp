@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <random>
 #include <string>
@@ -117,31 +116,45 @@ TEST_CASE("staging that does not fit the host budget is refused") {
                        BudgetError);
 }
 
-TEST_CASE("staging takes half of the host memory where nothing rests there, if that helps") {
+TEST_CASE("staging takes what it is given of the host memory, or what the largest parameter needs") {
   struct Case {
     Bytes host;
     Place parameters;
     zerospan::EngineOptions options;
-    Bytes staging;
+    Bytes at_first;
+    Bytes in_training;
   };
   const std::array cases{
-      Case{1024_MiB, Place::nvme, {}, 512_MiB},
-      Case{100_MiB, Place::nvme, {}, 64_MiB},
-      Case{16_MiB, Place::nvme, {}, 16_MiB},
-      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::size_t{1} << 20}, 240_MiB},
-      Case{1024_MiB, Place::nvme, {.sub_group_elements = std::numeric_limits<std::size_t>::max()}, 512_MiB},
-      Case{1024_MiB, Place::nvme, {.staging = 8_MiB}, 8_MiB},
-      Case{1024_MiB, Place::host, {}, 64_MiB},
-      Case{100_MiB, Place::host, {}, 25_MiB},
+      Case{1024_MiB, Place::nvme, {}, 64_MiB, 160_MiB},  // twice 20 bytes an element: states, gradient, parameter
+      Case{256_MiB, Place::nvme, {}, 64_MiB, 128_MiB},
+      Case{100_MiB, Place::nvme, {}, 64_MiB, 64_MiB},
+      Case{16_MiB, Place::nvme, {}, 16_MiB, 16_MiB},
+      Case{1024_MiB, Place::nvme, {.staging = 8_MiB}, 8_MiB, 8_MiB},
   };
-  for (const auto& [host, parameters, options, staging] : cases) {
+  for (const auto& [host, parameters, options, at_first, in_training] : cases) {
+    CAPTURE(host.count);
+    ThreadedIoEngine io;
+    Memory<ThreadedIoEngine> memory{io, 40_MiB, host};
+    SelfCommunicator self;
+    SelfEngine engine{zerospan::Stage3{}, self,
+                      memory.device,      memory.placement(parameters, Place::nvme, Place::nvme),
+                      zerospan::AdamW{},  options};
+    CHECK(memory.device.host_memory().used() == at_first);
+    const Parameter large{engine, "large", {std::size_t{4} << 20}, zerospan::init::zeros()};
+    engine.begin(zerospan::Pass::training);
+    CHECK(memory.device.host_memory().used() == in_training);
+    CHECK(memory.device.host_memory().peak() == in_training);
+  }
+}
+
+TEST_CASE("beside states in host memory, staging takes a quarter of it, 64 MiB at most") {
+  for (const auto& [host, staging] : {std::pair{1024_MiB, 64_MiB}, std::pair{100_MiB, 25_MiB}}) {
     CAPTURE(host.count);
     ThreadedIoEngine io;
     Memory<ThreadedIoEngine> memory{io, 1_MiB, host};
     SelfCommunicator self;
-    const SelfEngine engine{zerospan::Stage3{}, self,
-                            memory.device,      memory.placement(parameters, Place::nvme, Place::nvme),
-                            zerospan::AdamW{},  options};
+    const SelfEngine engine{zerospan::Stage3{}, self, memory.device,
+                            memory.placement(Place::host, Place::nvme, Place::nvme), zerospan::AdamW{}};
     CHECK(memory.device.host_memory().used() == staging);
   }
 }

@@ -111,7 +111,7 @@ inline void add_placement(CLI::App& app, Options& o) {
       fmt::format("{}MiB; with all states on nvme, together with the device's a tenth of them", o.host_budget >> 20));
   add_bytes(app, "--staging-bytes", o.staging_bytes,
             "Host memory, within its budget, that transfers to and from disks may take: the more, the larger they are",
-            "64MiB; half of the budget if that is more and nothing rests in it");
+            "64MiB; what the largest parameter needs, if that is more and nothing rests in that memory");
   add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory that prefetched parameters may take; 0: none");
 }
 

@@ -77,9 +77,9 @@ struct EngineOptions {
   std::optional<Bytes> prefetch = std::nullopt;
 
   /// Host memory for transfers to and from tiers that are not addressable, at most; taken from the device's host arena
-  /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, half of what is left of
-  /// it if that is more, but no more than what twelve of the largest sub-groups take. What else shall be in host memory
-  /// later, such as activation checkpoints, has the other half.
+  /// when the engine is made. None: 64 MiB; and where nothing of the model rests in host memory, twice what the update of
+  /// its largest parameter passes through it if that is more, but no more than half of what there is: what else shall
+  /// be there has the other half. That is taken at the end of declaration.
   std::optional<Bytes> staging = std::nullopt;
 
   /// The largest sub-group, in elements: one read and one write of the optimizer's tier. It is lowered to what a

@@ -152,6 +152,16 @@ class StateSizes {
     return std::clamp(std::min(of_staging, of_model), std::size_t{1}, wanted) * unit;
   }
 
+  /// Staging memory in which an update of the largest parameter leaves all of it until it is gathered, while the next
+  /// one is updated.
+  std::size_t wanted_staging() const {
+    std::size_t largest = 0;
+    for (const ParameterRecord& parameter : core_.states.parameters) {
+      if (parameter.has_states()) largest = std::max(largest, round_up(parameter.shard_elements(), alignment()));
+    }
+    return 2 * staged_bytes(largest);
+  }
+
   /// Elements of all shards in their spaces, those that other ranks own included: the same on all ranks.
   std::size_t elements_in_spaces() const {
     std::size_t elements = 0;

@@ -304,6 +304,17 @@ struct EngineCore {
     return Bytes{round_up(std::max({resting + least, beside_staging, for_staging}), 4 * Arena::alignment)};
   }
 
+  /// Where nobody has said how much memory staging takes, and nothing rests beside it: lets it have as much as is
+  /// wanted, if that is more; half of what there is at most. Before the first transfer.
+  void grow_staging(Arena& host_memory, std::size_t wanted) {
+    if (options.staging || placement.uses(Addressable::on_host)) return;
+    const std::size_t half = (host_memory.largest_free() + staging.capacity()) / 2;
+    const std::size_t bytes = std::min(wanted, half) / Arena::alignment * Arena::alignment;
+    if (bytes <= staging.capacity()) return;
+    staging.take({});  // first: the new range may begin where the old one does
+    staging.take(host_memory.allocate(Bytes{bytes}, "the staging memory"));
+  }
+
  private:
   /// Posts a gather that brings this rank so many `shards` of each part.
   Completion gather(void (AnyCommunicator::*call)(Collective, std::span<const GatherPart>),
@@ -324,11 +335,7 @@ struct EngineCore {
     if (!where.uses(Addressable::nowhere) && lanes_type::is_unified) return least_staging;
     const std::size_t left = device.host_memory().largest_free();
     const std::size_t most = where.uses(Addressable::on_host) ? left / 4 : lanes_type::is_unified ? left : left / 4 * 3;
-    std::size_t wanted = how.staging.value_or(usual_staging).count;
-    if (!how.staging && !where.uses(Addressable::on_host)) {
-      constexpr std::size_t element_bytes = 20;  // of the states, the gradient and the parameter, in fp32
-      wanted = std::max(wanted, std::min(left / 2, 12 * element_bytes * std::min(how.sub_group_elements, left)));
-    }
+    const std::size_t wanted = how.staging.value_or(usual_staging).count;
     return Bytes{std::max(least_staging.count, std::min(wanted, most) / Arena::alignment * Arena::alignment)};
   }
 };

@@ -437,6 +437,7 @@ class EngineOfDevice final : public Engine {
     check_states_size();
     try {
       if (core_.contributors() > 1) check_ranks_agree(core_, all_told());
+      core_.grow_staging(host_memory_, sizes_.wanted_staging());
       states_.place(core_.least_over_ranks(sizes_.largest_group(), "the sub-group size"));
       const std::size_t bytes = core_.least_over_ranks(memory_.largest_free(), "the working memory");
       auto training = std::make_unique<TrainingModel<D>>(core_, *optimizer_, memory_.allocate_working(Bytes{bytes}));

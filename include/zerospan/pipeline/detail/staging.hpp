@@ -95,6 +95,9 @@ class Staging {
 
   std::size_t capacity() const noexcept { return memory_.bytes(); }
 
+  /// Takes other memory; its own is given back. Before anything has passed through it.
+  void take(Allocation memory) noexcept { memory_ = std::move(memory); }
+
   /// Keeps the ring from ever being used again: a transfer that was given up may still write to it.
   void forfeit() noexcept { memory_.forfeit(); }
 
