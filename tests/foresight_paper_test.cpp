@@ -1,4 +1,4 @@
-// The formulas of ZeRO-Infinity reproduce the tables of its paper, and the curve of a V100 is as its source says.
+// The formulas of ZeRO-Infinity reproduce the tables of its paper, and the curve of a V100 is as its sources say.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -6,6 +6,7 @@
 
 #include <zerospan/sim/compute.hpp>
 
+#include "../bench/foresight/paper_layer.hpp"
 #include "../bench/foresight/paper_model.hpp"
 #include "../bench/foresight/paper_v100.hpp"
 
@@ -85,6 +86,100 @@ TEST_CASE("work without a shape crosses the memory") {
   const paper::V100 gpu;
   CHECK(gpu(zerospan::sim::Work{1e9}) == gpu.memory);
   CHECK(gpu(zerospan::sim::matrix_product(2560, 1024, 1 << 16)) == doctest::Approx(gpu.full_waves));
+}
+
+TEST_CASE("with cuBLAS' speed of full waves the curve has the squares that were measured") {
+  struct Square {
+    double n;
+    double measured;
+    double off;  ///< At most.
+  };
+  // The smallest has fewer tiles than there are multiprocessors: cuBLAS takes smaller ones.
+  constexpr Square squares[]{{1024, 57.30e12, 0.33}, {2048, 78.23e12, 0.01}, {4096, 95.73e12, 0.08},
+                             {8192, 97.36e12, 0.02}, {8192, 96.0e12, 0.01},  {10240, 89.37e12, 0.09}};
+  const paper::V100 gpu{.full_waves = paper::waves_of_cublas};
+  for (const Square& square : squares) {
+    CAPTURE(square.n);
+    CHECK(std::abs(gpu(square.n, square.n, square.n) / square.measured - 1) <= square.off);
+  }
+}
+
+/// Operations a second of training a layer, as its products alone count, with or without those of attention.
+double rate(const paper::V100& gpu, const Model& model, bool recomputes, bool counts_attention) {
+  const paper::Layer layer{model};
+  const double seconds = (recomputes ? 2 : 1) * layer.forward_seconds(gpu) + layer.backward_seconds(gpu);
+  const double attention = counts_attention ? 4 * model.tokens() * model.seq() * model.hd() : 0;
+  return (recomputes ? 4 : 3) * (24 * model.tokens() * model.hd() * model.hd() + attention) / seconds;
+}
+
+TEST_CASE("the paper's layers reach its achievable peak on average over its widths") {
+  double sum = 0;
+  for (const std::size_t hidden : {8U, 16U, 32U, 64U}) {
+    const Model model{.hidden = 1024 * hidden, .layers = 1, .batch = 4, .heads = 8 * hidden};
+    sum += rate({.full_waves = paper::waves_of_paper}, model, true, false);
+  }
+  CHECK(sum / 4 == doctest::Approx(70e12).epsilon(0.002));
+}
+
+TEST_CASE("Megatron-LM's model of 1.2e9 parameters takes what was measured on one GPU") {
+  const Model model{.hidden = 1536, .layers = 40, .batch = 8, .heads = 16};
+  CHECK(rate({.full_waves = paper::waves_of_megatron}, model, true, true) == doctest::Approx(39e12).epsilon(0.002));
+}
+
+TEST_CASE("a layer of BERT that nobody was asked to fit is within a sixth of what was measured") {
+  // github.com/mli/transformers-benchmarks, README: 53 TFLOP/s forward, 64 forward and backward.
+  const Model model{.hidden = 1024, .layers = 1, .batch = 128, .heads = 16, .sequence = 128};
+  const paper::V100 gpu{.full_waves = paper::waves_of_cublas};
+  const double forward = (24 * model.hd() + 4 * model.seq()) * model.tokens() * model.hd();
+  CHECK(forward / paper::Layer{model}.forward_seconds(gpu) == doctest::Approx(53e12).epsilon(1 / 6.0));
+  CHECK(rate(gpu, model, false, true) == doctest::Approx(64e12).epsilon(1 / 6.0));
+}
+
+TEST_CASE("the products of a layer have the operations of the formula, shared or not") {
+  Model model{.hidden = 4096, .layers = 1, .batch = 2, .heads = 32};
+  for (const int gpus : {1, 4}) {
+    model.model_parallel = gpus;
+    const paper::Layer layer{model};
+    double flops = 0;
+    for (std::size_t i = 0; i < paper::Layer::matrices; ++i) {
+      flops += 2 * layer.output(i).flops + layer.gradient_of_input(i).flops + layer.gradient_of_weight(i).flops;
+    }
+    CHECK(flops == paper::flops_of_step(model));
+  }
+}
+
+/// What crosses memory, operation by operation: elements read and written, for each token of the GPU.
+double passes_of_forward(double hd, double scores) {
+  const double norm = 2 * hd;
+  const double dropout_of_hd = 2 * hd + hd / 2;  // a byte of mask for each element of two
+  const double bias_of_hd = 2 * hd;
+  const double residual = 3 * hd;
+  const double order_of_heads = 2 * hd;
+  const double bias_and_gelu = 2 * (4 * hd) + 2 * (4 * hd);
+  const double mask_and_softmax = 2 * scores + 2 * scores;
+  const double dropout_of_scores = 2 * scores + scores / 2;
+  return 2 * (norm + bias_of_hd + dropout_of_hd + residual) + order_of_heads + bias_and_gelu + mask_and_softmax +
+         dropout_of_scores;
+}
+
+double passes_of_backward(double hd, double scores) {
+  const double norm = 3 * hd + 2 * hd;  // of its input, and of its scale and shift
+  const double dropout_of_hd = 2 * hd + hd / 2;
+  const double residual = 3 * hd;
+  const double gelu = 3 * (4 * hd);
+  const double biases = 2 * hd + 4 * hd + 3 * hd;
+  const double order_of_heads = 2 * hd + 2 * (3 * hd);
+  const double softmax_and_mask = 3 * scores + 2 * scores;
+  const double dropout_of_scores = 2 * scores + scores / 2;
+  return 2 * (norm + dropout_of_hd + residual) + gelu + biases + order_of_heads + softmax_and_mask + dropout_of_scores;
+}
+
+TEST_CASE("what crosses memory beside products is what the layer's operations read and write") {
+  const Model model{.hidden = 4096, .layers = 1, .batch = 2, .heads = 32};
+  const paper::Layer layer{model};
+  const double scores = static_cast<double>(model.heads) * model.seq();
+  CHECK(layer.beside_forward().flops == 2 * model.tokens() * passes_of_forward(model.hd(), scores));
+  CHECK(layer.beside_backward().flops == 2 * model.tokens() * passes_of_backward(model.hd(), scores));
 }
 
 }  // namespace

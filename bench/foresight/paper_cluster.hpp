@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include <zerospan/core/units.hpp>
 #include <zerospan/sim/topology.hpp>
@@ -13,6 +14,8 @@ namespace paper {
 
 inline constexpr int gpus_of_node = 16;
 
+enum class Place : std::uint8_t { gpu, cpu, nvme };
+
 /// What a GPU or a node has. Bytes a second in each direction, and seconds.
 struct Hardware {
   double between_gpus = 70e9;      ///< Of a GPU to the others of its node, when it gathers: the paper's figure.
@@ -20,7 +23,7 @@ struct Hardware {
   double to_host = 3e9;            ///< Of a GPU, while all of its node copy (48 GB/s a node); one alone gets 12 GB/s.
   double disk = 1.6e9;             ///< Of a GPU, while all of its node read or write (25.6 GB/s a node).
   double host_memory = 200e9;      ///< Of a node: two sockets of six channels of DDR4-2666 have 256 GB/s by data sheet.
-  double device_memory = 900e9;    ///< Of a GPU, by data sheet.
+  double device_memory = 784e9;    ///< Of a GPU: as its curve has it (paper_v100.hpp).
   double latency_within = 5e-6;    ///< A hop between GPUs.
   double latency_between = 10e-6;  ///< A hop between nodes.
   double latency_disk = 100e-6;    ///< A request.

@@ -6,14 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include <zerospan/engine/detail/make_engine.hpp>
-#include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/device.hpp>
-#include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "paper_cluster.hpp"
 #include "paper_ghost.hpp"
+#include "paper_machine.hpp"
 
 namespace paper {
 namespace {
@@ -46,23 +45,12 @@ Reserved reserve(Stage stage, const Strategy& strategy, const Model& model) {
   if (device_budget < 0 || host_budget < 0) {
     zerospan::throw_budget_error("activations and a framework", zerospan::Bytes{0}, zerospan::Bytes{0}, "fewer layers");
   }
-  sim::Device device{
-      cluster, zerospan::Rank{0}, {.device_budget = to_bytes(device_budget), .host_budget = to_bytes(host_budget)}};
-  zerospan::DeviceTier gpu{device};
-  zerospan::HostTier cpu{device};
-  sim::Tier nvme{device, {.name = "NVMe", .capacity = to_bytes(disk_bytes)}};
-  const auto tier = [&](Place place) {
-    if (place == Place::gpu) return zerospan::TierRef{gpu};
-    if (place == Place::cpu) return zerospan::TierRef{cpu};
-    return zerospan::TierRef{nvme};
-  };
-  sim::Communicator world{cluster, zerospan::Rank{0}};
+  Machine machine{cluster, zerospan::Rank{0}, device_budget, host_budget};
+  sim::Device& device = machine.device;
   zerospan::ZeroEngine engine{stage,
-                              world,
+                              machine.world,
                               device,
-                              zerospan::Placement{.parameters = tier(strategy.parameters),
-                                                  .gradients = tier(strategy.gradients),
-                                                  .optimizer = tier(strategy.optimizer)},
+                              machine.placement(strategy.parameters, strategy.gradients, strategy.optimizer),
                               zerospan::AdamW{},
                               zerospan::EngineOptions{.staging = 1_GiB}};
   std::vector<zerospan::PartitionedParameter<Ghost>> weights;
@@ -80,7 +68,7 @@ Reserved reserve(Stage stage, const Strategy& strategy, const Model& model) {
   gradient.commit();
   return {.device = static_cast<double>(device.memory().peak().count),
           .host = static_cast<double>(device.host_memory().peak().count),
-          .disk = static_cast<double>(nvme.counters().peak.count)};
+          .disk = static_cast<double>(machine.nvme.counters().peak.count)};
 }
 
 Reserved reserve(const Strategy& strategy, const Model& model) {
@@ -105,9 +93,8 @@ bool fits_in_pieces(std::size_t hidden, std::size_t tiles) {
   constexpr std::size_t piece = std::size_t{2} << 30;
   constexpr std::size_t pin = zerospan::Arena::alignment;
   sim::Cluster cluster{topology(1, {}), {.simulate = sim::Simulate::one_of_equals}};
-  sim::Device device{cluster,
-                     zerospan::Rank{0},
-                     {.device_budget = zerospan::Bytes{pieces * (piece + pin)}, .host_budget = to_bytes(host_bytes)}};
+  Machine machine{cluster, zerospan::Rank{0}, static_cast<double>(pieces * (piece + pin)), host_bytes};
+  sim::Device& device = machine.device;
   std::vector<zerospan::Allocation> between;
   {
     std::vector<zerospan::Allocation> free;
@@ -116,13 +103,11 @@ bool fits_in_pieces(std::size_t hidden, std::size_t tiles) {
       between.push_back(device.memory().allocate(zerospan::Bytes{pin}, "what lies between pieces"));
     }
   }
-  sim::Tier nvme{device, {.name = "NVMe", .capacity = to_bytes(disk_bytes)}};
-  sim::Communicator world{cluster, zerospan::Rank{0}};
   try {
     zerospan::ZeroEngine engine{zerospan::Stage3{},
-                                world,
+                                machine.world,
                                 device,
-                                zerospan::Placement{.parameters = nvme, .gradients = nvme, .optimizer = nvme},
+                                machine.placement(Place::nvme, Place::nvme, Place::nvme),
                                 zerospan::AdamW{},
                                 zerospan::EngineOptions{.staging = 1_GiB}};
     const zerospan::TiledLinear<Ghost> up{

@@ -7,13 +7,13 @@
 #include <vector>
 
 #include <zerospan/activation/activation_checkpoints.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
-#include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "paper_ghost.hpp"
+#include "paper_layer.hpp"
+#include "paper_machine.hpp"
 
 namespace paper {
 namespace {
@@ -28,14 +28,12 @@ constexpr int steps = 3;
 class Layers {
  public:
   Layers(const Model& model, sim::Device& device, sim::Communicator& sharing, zerospan::ActivationCheckpoints& stack)
-      : model_{model}, device_{device}, sharing_{sharing}, stack_{stack} {}
+      : model_{model}, of_{model}, device_{device}, sharing_{sharing}, stack_{stack} {}
 
-  /// hd x hd matrices, twelve a layer: three for queries, keys and values, one behind attention, four up, four down.
   template <class Engine>
   void declare(Engine& engine) {
-    const std::size_t share = model_.hidden / static_cast<std::size_t>(model_.model_parallel);
-    for (std::size_t i = 0; i < model_.layers * matrices; ++i) {
-      weights_.emplace_back(engine, "matrix " + std::to_string(i), zerospan::Shape{share, model_.hidden},
+    for (std::size_t i = 0; i < model_.layers * Layer::matrices; ++i) {
+      weights_.emplace_back(engine, "matrix " + std::to_string(i), zerospan::Shape{of_.width(), model_.hidden},
                             zerospan::init::zeros());
     }
   }
@@ -52,67 +50,55 @@ class Layers {
     for (std::size_t layer = model_.layers; layer-- > 0;) {
       const auto saved = stack_.pop<Ghost>(device_.stream());
       forward(layer);
-      for (std::size_t i = matrices; i-- > 0;) {
-        if (i == last_up || i == matrices - 1) after_shared_product();
-        if (i == last_of_attention) attention(2);
-        const auto& weight = weights_[layer * matrices + i];
+      for (std::size_t i = Layer::matrices; i-- > 0;) {
+        if (ends_a_half(i)) add_up_outputs();
+        if (i == Layer::last_of_queries) attention(2);
+        const auto& weight = weights_[layer * Layer::matrices + i];
         const auto full = weight.gather(device_.stream());
         auto gradient = weight.gradient(device_.stream());
-        device_.compute("gradient of inputs", sim::matrix_product(tokens(), model_.hidden, width()));
-        device_.compute("gradient of weights", sim::matrix_product(width(), model_.hidden, tokens()));
+        device_.compute("gradient of inputs", of_.gradient_of_input(i));
+        device_.compute("gradient of weights", of_.gradient_of_weight(i));
         gradient.commit();
       }
-      pointwise(2);
+      device_.compute("beside products", of_.beside_backward());
     }
   }
 
  private:
-  static constexpr std::size_t matrices = 12;
-  static constexpr std::size_t last_of_attention = 2;
-  static constexpr std::size_t last_up = 3;  ///< Of the first half of a layer, whose outputs its GPUs sum.
-
-  /// Those that share a layer have their sequences in common.
-  std::size_t tokens() const {
-    return static_cast<std::size_t>(model_.tokens() * static_cast<double>(model_.model_parallel));
-  }
   std::size_t tokens_of_gpu() const { return static_cast<std::size_t>(model_.tokens()); }
-  std::size_t width() const { return model_.hidden / static_cast<std::size_t>(model_.model_parallel); }
 
   void forward(std::size_t layer) {
-    for (std::size_t i = 0; i < matrices; ++i) {
+    for (std::size_t i = 0; i < Layer::matrices; ++i) {
       {
-        const auto full = weights_[layer * matrices + i].gather(device_.stream());
-        device_.compute("product", sim::matrix_product(tokens(), width(), model_.hidden));
+        const auto full = weights_[layer * Layer::matrices + i].gather(device_.stream());
+        device_.compute("product", of_.output(i));
       }
-      if (i == last_of_attention) attention(1);
-      if (i == last_up || i == matrices - 1) after_shared_product();
+      if (i == Layer::last_of_queries) attention(1);
+      if (ends_a_half(i)) add_up_outputs();
     }
-    pointwise(1);
+    device_.compute("beside products", of_.beside_forward());
   }
 
-  /// Scores, and the sum of values by them, of all heads: not in the paper's count.
   void attention(int times) {
-    const std::size_t rows = tokens() * model_.heads / static_cast<std::size_t>(model_.model_parallel);
-    const std::size_t of_head = model_.hidden / model_.heads;
     for (int i = 0; i < times; ++i) {
-      device_.compute("scores", sim::matrix_product(rows, model_.sequence, of_head));
-      device_.compute("values", sim::matrix_product(rows, of_head, model_.sequence));
+      device_.compute("scores", of_.scores());
+      device_.compute("values", of_.values());
     }
   }
 
-  /// What a layer leaves in memory is written once and read once.
-  void pointwise(int times) {
-    device_.compute("pointwise", sim::Work{2.0 * times * bytes_of_activations(model_, model_.batch)});
+  /// Behind attention and behind a layer the GPUs that share it add up what they put out.
+  static bool ends_a_half(std::size_t matrix) {
+    return matrix == Layer::last_of_attention || matrix == Layer::matrices - 1;
   }
 
-  /// Where GPUs share a layer, they add up what it puts out.
-  void after_shared_product() {
-    const std::size_t elements = tokens() * model_.hidden;
+  void add_up_outputs() {
+    const std::size_t elements = of_.tokens() * model_.hidden;
     sharing_.all_reduce(zerospan::Collective{device_.stream(), "shared product"},
                         {zerospan::ElementType::bfloat16, nullptr, zerospan::ElementType::bfloat16, nullptr, elements});
   }
 
   Model model_;
+  Layer of_;
   sim::Device& device_;
   sim::Communicator& sharing_;
   zerospan::ActivationCheckpoints& stack_;
@@ -152,47 +138,32 @@ double seconds_alone(const sim::Event& event, const Training& training) {
 void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Training& training) {
   const Model& model = training.model;
   const double working = bytes_of_activations(model, model.batch);
-  sim::Device device{cluster,
-                     rank,
-                     {.device_budget = to_bytes(device_bytes - framework_bytes - working),
-                      .host_budget = to_bytes(host_bytes),
-                      .compute = training.gpu}};
-  zerospan::DeviceTier gpu{device};
-  zerospan::HostTier cpu{device};
-  sim::Tier nvme{device, {.name = "NVMe", .capacity = to_bytes(disk_bytes)}};
-  const auto tier = [&](Place place) {
-    if (place == Place::gpu) return zerospan::TierRef{gpu};
-    if (place == Place::cpu) return zerospan::TierRef{cpu};
-    return zerospan::TierRef{nvme};
-  };
+  Machine machine{cluster, rank, device_bytes - framework_bytes - working, host_bytes, training.gpu};
 
   const double checkpoint = bytes_of_checkpoints(model, model.batch) / model.nl();
   zerospan::ActivationCheckpoints stack{
-      device,
-      tier(place_of_checkpoints(model)),
+      machine.device,
+      machine.tier(place_of_checkpoints(model)),
       {.bytes = to_bytes(model.nl() * (checkpoint + 4096)), .device_bytes = to_bytes(4 * (checkpoint + 64))}};
 
-  sim::Communicator world{cluster, rank};
-  auto [sharing, across] = sim::split_into_groups(world, model.model_parallel);
+  auto [sharing, across] = sim::split_into_groups(machine.world, model.model_parallel);
   zerospan::ZeroEngine engine{zerospan::Stage3{},
                               across,
-                              device,
-                              zerospan::Placement{.parameters = tier(training.parameters),
-                                                  .gradients = tier(training.optimizer),
-                                                  .optimizer = tier(training.optimizer)},
+                              machine.device,
+                              machine.placement(training.parameters, training.optimizer, training.optimizer),
                               zerospan::AdamW{},
                               zerospan::EngineOptions{.staging = 8_GiB}};
-  Layers layers{model, device, sharing, stack};
+  Layers layers{model, machine.device, sharing, stack};
   layers.declare(engine);
   engine.begin(zerospan::Pass::training);
   for (int step = 0; step < steps; ++step) {
-    device.compute("step begins", 0);
+    machine.device.compute("step begins", 0);
     layers.forward();
     layers.backward();
     engine.step();
     if (training.order == Order::step_by_itself) engine.synchronize();
   }
-  device.compute("step begins", 0);
+  machine.device.compute("step begins", 0);
 }
 
 }  // namespace

@@ -10,8 +10,6 @@
 
 namespace paper {
 
-enum class Place : std::uint8_t { gpu, cpu, nvme };
-
 /// When parameters are updated.
 enum class Order : std::uint8_t {
   step_by_itself,    ///< The next forward pass begins when the step has ended: as in the paper.

@@ -1,5 +1,24 @@
 /// @file
-/// How fast a V100 multiplies matrices of fp16: the one curve of all rows.
+/// How fast a V100 multiplies matrices of fp16, by their shapes: the one curve of all rows.
+///
+/// The form is that of NVIDIA's "Matrix Multiplication Background User's Guide": a product is cut into tiles of
+/// 256 x 128 outputs, of which each of the V100's 80 multiprocessors has one at a time, so that tiles at the edge and
+/// the last wave of tiles waste some of them; and nothing is faster than its operands cross the memory.
+///
+/// How fast full waves are has three published answers. None is taken from the rows that are foretold.
+/// - What cuBLAS reaches. Squares of 1024, 2048, 4096, 8192 and 10240 on a V100-SXM2: 57, 78, 96, 97 and 89 TFLOP/s
+///   (github.com/zzc0721/torch-performance-test-data, issue 140); 8192 on another: 96 (github.com/mli/
+///   transformers-benchmarks, matmul.ipynb); 95 to 100 on a V100-PCIE at m = 2048 (github.com/lablup/mlxcel, issue
+///   1654). With 97 the form gives 39, 78, 89, 96 and 97: within 9% but for the smallest, which cuBLAS cuts into
+///   smaller tiles. A whole layer of BERT is within a sixth of what was measured of it.
+/// - What the layers of the paper reach: its achievable peak of 70 TFLOP/s for the DGX-2, without communication (arXiv
+///   2104.07857, section 4 and figure 3). A layer is more than products (paper_layer.hpp): at widths from 8192 to 65536
+///   and four sequences, full waves of 73.4 make it 70.
+/// - What a training in Megatron-LM reaches, the paper's program, on one V100 of a DGX-2H: 39 TFLOP/s, 30% of the data
+///   sheet's peak, with 1.2e9 parameters at hd 1536 (arXiv 1909.08053, section 5.1). Full waves of 53 make it that.
+///
+/// The curve has the second, which was measured on the paper's machine and at its widths. It is a peak, and the third,
+/// of a whole training in a narrow model, is a floor.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +29,15 @@
 
 namespace paper {
 
-/// A matrix product takes the time of its tiles, or that of its bytes.
-///
-/// NVIDIA's "Matrix Multiplication Background User's Guide" gives the form: a product is cut into tiles of 256 x 128
-/// outputs, of which each of the V100's 80 multiprocessors has one at a time, so that tiles at the edge and the last
-/// wave of tiles waste some of them; and nothing is faster than its operands cross the memory, at 900 GB/s. How fast
-/// full waves are is what ZeRO-Infinity names as the achievable peak of a V100, 70 TFLOP/s (arXiv 2104.07857, section 4
-/// and figure 3). The data sheet says 125 TFLOP/s; 83 were measured with cuBLAS (Markidis et al., arXiv 1803.04014).
+inline constexpr double waves_of_cublas = 97e12;
+inline constexpr double waves_of_paper = 73.4e12;
+inline constexpr double waves_of_megatron = 53.0e12;
+
 struct V100 {
-  double full_waves = 70e12;  ///< Operations a second.
-  double memory = 900e9;      ///< Bytes a second.
+  double full_waves = waves_of_paper;  ///< Operations a second.
+  /// Bytes a second: 0.098e12 fp32 elements a second are read, multiplied and written (mli/transformers-benchmarks,
+  /// README); 900e9 by data sheet.
+  double memory = 784e9;
   double multiprocessors = 80;
 
   /// Of a product of m x k and k x n.
@@ -34,6 +52,8 @@ struct V100 {
     if (work.m == 0) return memory;
     return (*this)(static_cast<double>(work.m), static_cast<double>(work.n), static_cast<double>(work.k));
   }
+
+  double seconds(const zerospan::sim::Work& work) const { return work.flops / (*this)(work); }
 
  private:
   /// The share of the multiprocessors' time that makes outputs.
