@@ -124,6 +124,8 @@ TEST_CASE("the paper's layers reach its achievable peak on average over its widt
 TEST_CASE("Megatron-LM's model of 1.2e9 parameters takes what was measured on one GPU") {
   const Model model{.hidden = 1536, .layers = 40, .batch = 8, .heads = 16};
   CHECK(rate({.full_waves = paper::waves_of_megatron}, model, true, true) == doctest::Approx(39e12).epsilon(0.002));
+  CHECK(rate({.full_waves = paper::waves_of_megatron_without_attention}, model, true, false) ==
+        doctest::Approx(39e12).epsilon(0.002));
 }
 
 TEST_CASE("a layer of BERT that nobody was asked to fit is within a sixth of what was measured") {

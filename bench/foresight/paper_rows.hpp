@@ -29,8 +29,10 @@ struct WidthRow {
   std::size_t measured;  ///< hd
 };
 
-/// Heads are of 128 elements. GPUs that share a matrix: those of the paper's table 1, without which the largest matrix
-/// of these models and its gradient are no GPU's.
+/// Heads are of 128 elements. GPUs that share a matrix, 4 and 8 of them, are the paper's table 1 as it is remembered:
+/// no public copy of its text was found to check it. The authors' script for 52e9 parameters has 4 as well
+/// (github.com/microsoft/DeepSpeedExamples, Megatron-LM-v1.1.5-ZeRO3/examples/run_gpt_52B.sh). Without them the largest
+/// matrix and its gradient are no GPU's.
 inline Model model(std::size_t hidden, std::size_t layers, double batch, int model_parallel = 1) {
   return {.hidden = hidden, .layers = layers, .batch = batch, .heads = hidden / 128, .model_parallel = model_parallel};
 }
@@ -40,6 +42,7 @@ inline constexpr std::size_t k = 1024;
 inline Model trillion() { return model(25 * k, 128, 5, 4); }
 
 /// Table 1 says that all states of a trillion rest on 512 GPUs. They do not fit: what does is the optimizer on the CPU.
+/// By nodes the paper has the same training at the same speed, where its states have no place on the GPUs of few nodes.
 inline Training trillion_on_gpus() { return {trillion(), 32, Place::gpu, Place::gpu}; }
 
 /// Figure 5a: 512 GPUs.

@@ -147,12 +147,9 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Training& traini
       {.bytes = to_bytes(model.nl() * (checkpoint + 4096)), .device_bytes = to_bytes(4 * (checkpoint + 64))}};
 
   auto [sharing, across] = sim::split_into_groups(machine.world, model.model_parallel);
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              across,
-                              machine.device,
-                              machine.placement(training.parameters, training.optimizer, training.optimizer),
-                              zerospan::AdamW{},
-                              zerospan::EngineOptions{.staging = 8_GiB}};
+  const auto placement = machine.placement(training.parameters, training.optimizer, training.optimizer);
+  const zerospan::EngineOptions options{.staging = 8_GiB};
+  zerospan::ZeroEngine engine{zerospan::Stage3{}, across, machine.device, placement, zerospan::AdamW{}, options};
   Layers layers{model, machine.device, sharing, stack};
   layers.declare(engine);
   engine.begin(zerospan::Pass::training);
