@@ -2,7 +2,8 @@
 # First foretells what ZeRO-Infinity (arXiv 2104.07857) has measured on up to 512 GPUs, by the library's engine in
 # virtual time: throughput by size and by nodes, what tiers cost, the largest models, tiling. Beside each row stand the
 # paper's figure and two null models (the time of computing by itself; everything one after the other). Speeds of links
-# are the paper's; compute has one curve; nothing is fitted. That takes half a minute on any machine.
+# are the paper's; compute has one curve, whose sources foresight/paper_v100.hpp names; nothing is fitted. That takes
+# half a minute on any machine.
 # Then foretells how long a step of train_gpt takes in some thirty settings of stages, tiers, batches, look-ahead and ranks,
 # writes that down, trains for a few steps in each, and compares: a table with the error of each setting, and what two
 # null models say (the time of computing by itself; everything one after the other). What is foretold is made of the

@@ -132,7 +132,12 @@ ordered_json sensitivity(Report& report) {
   both("to and from the host", &paper::Hardware::to_host, 0.2);
   both("NVMe", &paper::Hardware::disk, 0.2);
   both("host memory", &paper::Hardware::host_memory, 0.2);
-  both("GPU memory", &paper::Hardware::device_memory, 0.2);
+  for (const double factor : {0.8, 1.2}) {
+    with(fmt::format("GPU memory {:+.0f}%", 100 * (factor - 1)), [&](paper::Training& training) {
+      training.hardware.device_memory *= factor;
+      training.gpu.memory *= factor;
+    });
+  }
   for (const double factor : {0.9, 1.1}) {
     with(fmt::format("full waves {:+.0f}%", 100 * (factor - 1)),
          [&](paper::Training& training) { training.gpu.full_waves *= factor; });

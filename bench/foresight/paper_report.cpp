@@ -109,6 +109,11 @@ ordered_json Report::add(std::string_view name, const ErrorsOfModels& errors) {
 }
 
 ordered_json Report::summary() {
+  const bool in_turn = times_.all_lanes.middle() < times_.compute_alone.middle();
+  const Errors& nearer = in_turn ? times_.all_lanes : times_.compute_alone;
+  print(fmt::format("With the curve {}: {} has a median error of {:.1f}%, the engine {:.1f}%.\n",
+                    nearer.middle() < times_.ours.middle() ? "a null model is nearer" : "no null model is nearer",
+                    in_turn ? "all in turn" : "compute alone", 100 * nearer.middle(), 100 * times_.ours.middle()));
   title("Sizes: median and worst error");
   print(
       fmt::format("{} largest models: {:.1f}% and {:.0f}% with the engine's 16 bytes a parameter, {:.1f}% and "
