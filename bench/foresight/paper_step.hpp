@@ -30,8 +30,8 @@ struct Training {
 struct StepTime {
   double step;
   double compute;  ///< Alone: products, attention and what crosses the GPU's memory between them.
-  double
-      all_lanes;  ///< Compute, copies, transfers, collectives and updates one after the other, each alone on its link.
+  /// Compute, copies, transfers, collectives and updates one after the other, each alone on its link.
+  double all_lanes;
 };
 
 /// Checkpoints of activations rest in the GPU's memory as far as they take a quarter of it at most, and else in the
