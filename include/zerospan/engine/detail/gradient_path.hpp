@@ -102,10 +102,8 @@ class GradientPath {
         const std::size_t begin = std::max(from, piece.begin);
         const std::size_t end = std::min(to, piece.begin + piece.bytes);
         if (begin >= end) continue;
-        StagedValues values = piece.values;
-        values.data += begin - piece.begin;
-        gradient.ready.push_back(core_.staging.write_back(
-            use.name, operand(gradient, begin, end - begin, Operand::Access::write), values));
+        const Operand range = operand(gradient, begin, end - begin, Operand::Access::write);
+        gradient.ready.push_back(core_.staging.write_back(use.name, range, piece.values.from(begin - piece.begin)));
       }
     };
     std::size_t from = 0;  // of what is to be written, in bytes

@@ -68,9 +68,7 @@ struct GradientAccumulator {
     for (const Piece& piece : staged) {
       const std::size_t begin = offset + piece.begin;
       if (from < begin || from + bytes > begin + piece.bytes) continue;
-      StagedValues values = piece.values;
-      values.data += from - begin;
-      return values;
+      return piece.values.from(from - begin);
     }
     return std::nullopt;
   }

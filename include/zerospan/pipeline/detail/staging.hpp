@@ -39,6 +39,9 @@ struct StagedValues {
   Completion work;
   StagingSlot slot;
   bool are_on_tier = true;  ///< Or will be. If not, whoever reads them must come before others get the slot.
+
+  /// Those from so many bytes on.
+  StagedValues from(std::size_t bytes) const { return {data + bytes, work, slot, are_on_tier}; }
 };
 
 /// A range of an extent that work reads, writes or changes. Its offset is a multiple of the tier's alignment.
