@@ -8,10 +8,10 @@
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
 
+#include "drawing/timeline.hpp"
 #include "report/json_files.hpp"
 #include "report/losses.hpp"
 #include "report/ratio_chart.hpp"
-#include "report/timeline.hpp"
 
 int main(int argc, char** argv) try {
   std::string output;
@@ -42,7 +42,8 @@ int main(int argc, char** argv) try {
     bench::write_file(output, bench::draw_ratios(bench::read_table(table)));
   } else if (timeline->parsed()) {
     const auto lanes = bench::read_lanes(trace, rank);
-    bench::write_file(output, bench::draw_timeline(lanes, bench::last_whole_step(lanes), fmt::format("rank {}", rank)));
+    bench::write_file(output,
+                      drawing::draw_timeline(lanes, drawing::last_whole_step(lanes), fmt::format("rank {}", rank)));
   } else {
     std::vector<bench::LossCurve> curves;
     for (const auto& [name, metrics] : trainings) curves.push_back(bench::read_losses(name, metrics));

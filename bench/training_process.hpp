@@ -55,6 +55,7 @@ inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std:
 /// One step, of all ranks.
 struct MadeStep {
   double seconds = 0;
+  double loss = 0;
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
 };
@@ -66,8 +67,8 @@ inline std::vector<MadeStep> read_steps(const std::filesystem::path& path, std::
   for (std::string line; std::getline(file, line);) {
     const auto metrics = nlohmann::json::parse(line);
     if (!metrics.contains("step")) continue;
-    made.push_back({metrics.at("seconds").get<double>(), metrics.at("bytes_read").get<std::uint64_t>(),
-                    metrics.at("bytes_written").get<std::uint64_t>()});
+    made.push_back({metrics.at("seconds").get<double>(), metrics.at("loss").get<double>(),
+                    metrics.at("bytes_read").get<std::uint64_t>(), metrics.at("bytes_written").get<std::uint64_t>()});
   }
   if (made.size() != steps) {
     throw std::runtime_error{path.string() + " has " + std::to_string(made.size()) + " steps, not " +

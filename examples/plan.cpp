@@ -25,7 +25,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
 
-#include "../bench/report/timeline.hpp"
+#include "drawing/timeline.hpp"
 #include "gpt/announcement.hpp"
 #include "gpt/command_line.hpp"
 #include "gpt/forecast/forecast.hpp"
@@ -157,10 +157,10 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
 
 /// One step of rank 0, lane by lane; the first line is the path that makes it as long as it is.
 std::string draw(const Forecast& forecast) {
-  std::vector<bench::TracedLane> lanes;
-  const auto lane = [&lanes](const std::string& name) -> bench::TracedLane& {
-    const auto found = std::ranges::find(lanes, name, &bench::TracedLane::name);
-    return found != lanes.end() ? *found : lanes.emplace_back(bench::TracedLane{name, {}});
+  std::vector<drawing::TracedLane> lanes;
+  const auto lane = [&lanes](const std::string& name) -> drawing::TracedLane& {
+    const auto found = std::ranges::find(lanes, name, &drawing::TracedLane::name);
+    return found != lanes.end() ? *found : lanes.emplace_back(drawing::TracedLane{name, {}});
   };
   const auto add = [&](const std::string& to, const gpt::forecast::ForecastSpan& span) {
     lane(to).spans.push_back({span.kind, span.kind + " " + span.name, 1e3 * span.begin, 1e3 * span.end});
@@ -173,7 +173,7 @@ std::string draw(const Forecast& forecast) {
     add(span.track, span);
     end = std::max(end, span.end);
   }
-  return bench::draw_timeline(lanes, {0, 1e3 * end}, "rank 0, as planned");
+  return drawing::draw_timeline(lanes, {0, 1e3 * end}, "rank 0, as planned");
 }
 
 int run(const Wishes& wishes) {

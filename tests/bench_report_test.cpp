@@ -21,9 +21,10 @@
 #include "../bench/report/json_files.hpp"
 #include "../bench/report/losses.hpp"
 #include "../bench/report/ratio_chart.hpp"
-#include "../bench/report/svg.hpp"
 #include "../bench/report/table.hpp"
-#include "../bench/report/timeline.hpp"
+#include "drawing/error.hpp"
+#include "drawing/svg.hpp"
+#include "drawing/timeline.hpp"
 #include "support/scratch.hpp"
 
 namespace {
@@ -33,7 +34,8 @@ using bench::LossCurve;
 using bench::Measurement;
 using bench::ReportError;
 using bench::Row;
-using bench::TracedLane;
+using drawing::DrawingError;
+using drawing::TracedLane;
 
 Measurement measured(const std::string& name, double ours, double baseline) {
   return {name, "bytes_per_second", ours, baseline};
@@ -330,18 +332,18 @@ TEST_CASE("the lanes of a rank are read from a Chrome trace") {
 }
 
 TEST_CASE("the step that is drawn is the last between two others") {
-  const auto step = bench::last_whole_step(lanes(3));
+  const auto step = drawing::last_whole_step(lanes(3));
   CHECK(step.begin == 10);
   CHECK(step.end == 20);
-  CHECK(bench::last_whole_step(lanes(5)).begin == 30);
-  CHECK(bench::last_whole_step(lanes(5, 12)).begin == 30);  // updates are behind the next step's computation
-  CHECK_THROWS_AS(bench::last_whole_step(lanes(2)), ReportError);
-  CHECK_THROWS_WITH_AS(bench::last_whole_step({{"update", {}}}), "the trace has no lane \"host\"", ReportError);
+  CHECK(drawing::last_whole_step(lanes(5)).begin == 30);
+  CHECK(drawing::last_whole_step(lanes(5, 12)).begin == 30);  // updates are behind the next step's computation
+  CHECK_THROWS_AS(drawing::last_whole_step(lanes(2)), DrawingError);
+  CHECK_THROWS_WITH_AS(drawing::last_whole_step({{"update", {}}}), "the trace has no lane \"host\"", DrawingError);
 }
 
 TEST_CASE("the timeline shows each lane by its name, its spans, and how long it was busy") {
   const auto all = lanes(3);
-  const std::string picture = bench::draw_timeline(all, {10, 20}, "rank 0");
+  const std::string picture = drawing::draw_timeline(all, {10, 20}, "rank 0");
   CHECK(has(picture, ">One step of rank 0, lane by lane: 10 ms</text>"));
   for (const TracedLane& lane : all) CHECK(has(picture, ">" + lane.name + "</text>"));
   for (const char* busy : {"compute 60%", "wait 35%", "read 20%", "all-reduce 2%", "accumulate 5%", "update 10%"}) {
@@ -350,15 +352,15 @@ TEST_CASE("the timeline shows each lane by its name, its spans, and how long it 
   }
   CHECK(has(picture, ">milliseconds</text>"));
   CHECK(count(picture, "<rect") == 7 + 6);  // two updates, one of each else, and six in the legend
-  CHECK_THROWS_AS(bench::draw_timeline(all, {10, 10}, "rank 0"), ReportError);
-  CHECK_THROWS_AS(bench::draw_timeline(all, {100, 110}, "rank 0"), ReportError);
-  CHECK_THROWS_AS(bench::draw_timeline({}, {0, 10}, "rank 0"), ReportError);
+  CHECK_THROWS_AS(drawing::draw_timeline(all, {10, 10}, "rank 0"), DrawingError);
+  CHECK_THROWS_AS(drawing::draw_timeline(all, {100, 110}, "rank 0"), DrawingError);
+  CHECK_THROWS_AS(drawing::draw_timeline({}, {0, 10}, "rank 0"), DrawingError);
 }
 
 TEST_CASE("spans between which no gap could be seen are one, of a kind and cut off at the ends of the step") {
-  const std::vector<bench::LaneSpan> spans{
+  const std::vector<drawing::LaneSpan> spans{
       {"read", "", -1, 1}, {"write", "", 1, 2}, {"read", "", 2, 3}, {"read", "", 3.1, 12}};
-  const auto shown = bench::detail::visible(spans, "read", {0, 10}, 0.5);
+  const auto shown = drawing::detail::visible(spans, "read", {0, 10}, 0.5);
   REQUIRE(shown.size() == 2);
   CHECK(shown[0].begin == 0);
   CHECK(shown[0].end == 1);
@@ -392,7 +394,7 @@ TEST_CASE("the chart has a bar a row, with goal and prediction, and words where 
   const Row beyond{"y/beyond", 3.0, 2.0, 2.5};
   const std::string picture = bench::draw_ratios({met, missed, beyond});
   CHECK(count(picture, "<rect") == 3 + 2);  // two in the legend
-  const std::string around_goals = "stroke=\"" + std::string{bench::colours::white} + "\"";
+  const std::string around_goals = "stroke=\"" + std::string{drawing::colours::white} + "\"";
   CHECK(count(picture, "<circle") == 2 + 1);  // what is beyond the axis has no marks
   CHECK(count(picture, around_goals) == 2 + 1);
   CHECK(has(picture, ">1.00</text>"));
@@ -405,12 +407,12 @@ TEST_CASE("the chart has a bar a row, with goal and prediction, and words where 
 TEST_CASE("names are text in a drawing, whatever they are") {
   const std::string name = "a<b>&\"c'\x01";
   const std::string escaped = "a&lt;b&gt;&amp;&quot;c&apos;?";
-  CHECK(bench::escape(name) == escaped);
+  CHECK(drawing::escape(name) == escaped);
   std::vector<TracedLane> named = lanes(3);
   named[1].name = name;
   for (const std::string& picture :
        {bench::draw_ratios({Row{name, 1.0, 1.0, 1.0}}), bench::draw_losses({curve(name, {2, 1}), curve("b", {2, 1})}),
-        bench::draw_timeline(named, {10, 20}, "rank 0")}) {
+        drawing::draw_timeline(named, {10, 20}, "rank 0")}) {
     CHECK(has(picture, ">" + escaped + "</text>"));
     CHECK(!has(picture, "a<b"));
     CHECK(picture.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""));
@@ -421,22 +423,22 @@ TEST_CASE("names are text in a drawing, whatever they are") {
 }
 
 TEST_CASE("nothing is drawn nowhere") {
-  bench::Svg svg{{10, 10}, "a test"};
-  CHECK_THROWS_AS(svg.text({std::nan(""), 0}, "a"), ReportError);
-  CHECK_THROWS_AS(svg.line({{0, 0}, {std::numeric_limits<double>::infinity(), 0}}, {.colour = bench::colours::text}),
-                  ReportError);
+  drawing::Svg svg{{10, 10}, "a test"};
+  CHECK_THROWS_AS(svg.text({std::nan(""), 0}, "a"), DrawingError);
+  CHECK_THROWS_AS(svg.line({{0, 0}, {std::numeric_limits<double>::infinity(), 0}}, {.colour = drawing::colours::text}),
+                  DrawingError);
 }
 
 TEST_CASE("ticks are round numbers within the axis") {
-  CHECK(bench::ticks(0, 1.5, 3) == std::vector<double>{0, 0.5, 1, 1.5});
-  CHECK(bench::ticks(0, 390, 8) == std::vector<double>{0, 50, 100, 150, 200, 250, 300, 350});
-  CHECK(bench::ticks(-1, 1, 4) == std::vector<double>{-1, -0.5, 0, 0.5, 1});
+  CHECK(drawing::ticks(0, 1.5, 3) == std::vector<double>{0, 0.5, 1, 1.5});
+  CHECK(drawing::ticks(0, 390, 8) == std::vector<double>{0, 50, 100, 150, 200, 250, 300, 350});
+  CHECK(drawing::ticks(-1, 1, 4) == std::vector<double>{-1, -0.5, 0, 0.5, 1});
 }
 
 TEST_CASE("every colour stands out from white and from GitHub's dark background") {
   for (const char* background : {"#ffffff", "#0d1117"}) {
-    for (const std::string_view colour : bench::colours::all) CHECK(contrast(colour, background) >= 3);
-    CHECK(contrast(bench::colours::text, background) >= 4.3);
+    for (const std::string_view colour : drawing::colours::all) CHECK(contrast(colour, background) >= 3);
+    CHECK(contrast(drawing::colours::text, background) >= 4.3);
   }
   CHECK(contrast("#ffffff", "#000000") == doctest::Approx(21));
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <zerospan/plan/footprint.hpp>
@@ -25,7 +26,10 @@ using namespace zerospan::literals;
 using plan::MicroBatches;
 using plan::Place;
 
-constexpr gpt::Dimensions dimensions{.layers = 3, .heads = 2, .width = 48, .context = 16};
+constexpr gpt::Dimensions in_tiles(std::size_t tiles) {
+  return {.layers = 3, .heads = 2, .width = 48, .context = 16, .tiles = tiles};
+}
+
 constexpr std::size_t batch = 2;
 constexpr std::size_t steps = 3;
 
@@ -42,7 +46,7 @@ plan::Setting setting(MicroBatches order, zerospan::Bytes device_budget) {
 }
 
 /// What the training of the example takes.
-plan::Footprint train(const plan::Setting& s, const std::string& directory) {
+plan::Footprint train(const gpt::Dimensions& dimensions, const plan::Setting& s, const std::string& directory) {
   using Math = gpt::CpuMath<float>;
   using Parameter = zerospan::PartitionedParameter<gpt::Tensor<float>>;
   zerospan::ThreadedIoEngine io;
@@ -93,23 +97,28 @@ plan::Footprint train(const plan::Setting& s, const std::string& directory) {
 }
 
 TEST_CASE("the plan of the examples' GPT is that of its training, to the byte") {
-  const plan::Model model = plan::example_gpt({.layers = dimensions.layers,
-                                               .hidden = dimensions.width,
-                                               .vocabulary = gpt::Dimensions::vocabulary,
-                                               .sequence = dimensions.context,
-                                               .batch = batch,
-                                               .type = zerospan::ElementType::float32});
-  CHECK(model.elements() == dimensions.parameters());
   const zerospan_test::ScratchDirectory scratch;
   zerospan::ThreadedIoEngine io;
   const std::size_t alignment =
       zerospan::NvmeTier<zerospan::ThreadedIoEngine>{io, {.directory = scratch.path()}}.alignment();
-  for (const MicroBatches order : {MicroBatches::in_passes, MicroBatches::layer_by_layer}) {
-    for (const zerospan::Bytes device_budget : {200_KiB, 1_MiB}) {
+  for (const std::size_t tiles : {std::size_t{1}, std::size_t{2}, std::size_t{5}}) {
+    const gpt::Dimensions dimensions = in_tiles(tiles);
+    const plan::Model model = plan::example_gpt({.layers = dimensions.layers,
+                                                 .hidden = dimensions.width,
+                                                 .vocabulary = gpt::Dimensions::vocabulary,
+                                                 .sequence = dimensions.context,
+                                                 .batch = batch,
+                                                 .type = zerospan::ElementType::float32,
+                                                 .tiles = tiles});
+    CHECK(model.elements() == dimensions.parameters());
+    for (const auto& [order, device_budget] :
+         {std::pair{MicroBatches::in_passes, 200_KiB}, std::pair{MicroBatches::in_passes, 1_MiB},
+          std::pair{MicroBatches::layer_by_layer, 200_KiB}, std::pair{MicroBatches::layer_by_layer, 1_MiB}}) {
+      CAPTURE(tiles);
       CAPTURE(static_cast<int>(order));
       CAPTURE(device_budget.count);
       plan::Setting s = setting(order, device_budget);
-      const plan::Footprint seen = train(s, scratch.path());
+      const plan::Footprint seen = train(dimensions, s, scratch.path());
       s.disk.alignment = alignment;
       const plan::Footprint planned = plan::bytes_of(model, s, zerospan::Rank{}, steps);
       CHECK(planned.device == seen.device);

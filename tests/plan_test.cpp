@@ -119,11 +119,16 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   plan::Setting s;
   s.stage = static_cast<int>(draw(0, 3));
   s.ranks = static_cast<int>(draw(1, 4));
+  if (draw.one_in(3)) {
+    const std::size_t in_group = draw(1, static_cast<std::size_t>(s.ranks));
+    s.groups = plan::GroupSetting{s.ranks % static_cast<int>(in_group) == 0 ? static_cast<int>(in_group) : 1};
+  }
   if (draw.one_in(3)) s.processor = plan::Processor::gpu;
   const auto any = [&] { return draw.among({Place::device, Place::host, Place::nvme}); };
   s.placing.optimizer = any();
   s.placing.gradients = s.stage >= 2 ? any() : draw.among({Place::device, Place::host});
   s.placing.parameters = s.stage == 3 ? any() : Place::device;
+  if (s.groups && s.stage == 3 && !draw.one_in(4)) s.groups->copies = any();
   if (draw.one_in(4)) s.optimizer_share = plan::PlacedShare{any(), draw.among({0.25, 0.5, 0.9})};
   s.disk.alignment = alignment;
   s.optimizer = draw.among<plan::AnyOptimizerSetting>(
@@ -209,7 +214,8 @@ class Ledger {
   Addressable addressable() const { return inner_.addressable(); }
   void reserve(Bytes bytes, std::string_view what) {
     inner_.reserve(bytes, what);
-    for (const std::string_view begin : {"parameter ", "the gradient of ", "the optimizer states of "}) {
+    for (const std::string_view begin :
+         {"parameter ", "the group's copy of ", "the gradient of ", "the optimizer states of "}) {
       if (what.starts_with(begin)) reserved_[begin] += bytes.count;
     }
   }
@@ -398,7 +404,9 @@ class RealRank {
   Outcome train(zerospan::ThreadCommunicator threads) {
     auto communicator = Site::communicator(std::move(threads), device_);
     try {
-      return train_refusably(communicator);
+      if (!s_.groups) return train_refusably(communicator);
+      zerospan::GroupedCommunicator groups{zerospan::split_into_groups(communicator, s_.groups->ranks)};
+      return train_refusably(groups);
     } catch (const zerospan::BudgetError& error) {
       return refusal_of(error, disk_.name());
     }
@@ -412,12 +420,14 @@ class RealRank {
         return seen.of(purpose, ledger.addressable()).reserved.count;
       };
       CHECK(ledger.reserved("parameter ") == reserved(MemoryPurpose::parameters));
+      CHECK(ledger.reserved("the group's copy of ") == reserved(MemoryPurpose::group_copies));
       CHECK(ledger.reserved("the gradient of ") == reserved(MemoryPurpose::gradients));
       CHECK(ledger.reserved("the optimizer states of ") ==
             reserved(MemoryPurpose::master_weights) + reserved(MemoryPurpose::optimizer_states));
       std::size_t used = 0;
-      for (const MemoryPurpose purpose : {MemoryPurpose::parameters, MemoryPurpose::gradients,
-                                          MemoryPurpose::master_weights, MemoryPurpose::optimizer_states}) {
+      for (const MemoryPurpose purpose :
+           {MemoryPurpose::parameters, MemoryPurpose::group_copies, MemoryPurpose::gradients,
+            MemoryPurpose::master_weights, MemoryPurpose::optimizer_states}) {
         used += seen.of(purpose, ledger.addressable()).used.count;
       }
       CHECK(ledger.placed() == used);
@@ -441,6 +451,7 @@ class RealRank {
   Outcome train_refusably(Communicator& communicator) {
     zerospan::Placement placement{tier(s_.placing.parameters), tier(s_.placing.gradients), tier(s_.placing.optimizer)};
     if (s_.optimizer_share) placement.optimizer_share = {tier(s_.optimizer_share->place), s_.optimizer_share->fraction};
+    if (s_.groups && s_.groups->copies) placement.group_copies = tier(*s_.groups->copies);
     zerospan::EngineOptions options = s_.options;
     zerospan::Timeline timeline;
     options.timeline = &timeline;

@@ -5,7 +5,6 @@
 /// models: the time that computing takes by itself, and the sum of everything, one after the other. The last line is a
 /// JSON object.
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -15,7 +14,6 @@
 #include <fstream>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,14 +24,17 @@
 #include <zerospan/core/error.hpp>
 
 #include "../training_process.hpp"
-#include "gpt/command_line.hpp"
 #include "gpt/forecast/forecast.hpp"
 #include "gpt/openblas.hpp"
-#include "machine/measure.hpp"
 #include "machine/rates_file.hpp"
 #include "settings.hpp"
+#include "training.hpp"
 
 namespace {
+
+using foresight::median;
+using foresight::options_of;
+using foresight::write;
 
 struct Wishes {
   std::filesystem::path rates;  ///< Where empty, the machine is measured.
@@ -61,29 +62,7 @@ std::vector<std::string> arguments_of(const foresight::Setting& setting, const W
                                      "--trace",     (wishes.results / "foresight.trace.json").string(),
                                      "--metrics",   (wishes.results / "foresight.jsonl").string()};
   all.insert(all.end(), own.begin(), own.end());
-  const std::vector<std::string> common = foresight::words(foresight::common);
-  for (std::size_t i = 0; i < common.size(); ++i) {
-    const bool is_flag = common[i] == "--skip-validation";
-    if (is_flag || std::ranges::find(all, common[i]) == all.end()) {
-      all.push_back(common[i]);
-      if (!is_flag) all.push_back(common[i + 1]);
-    }
-    if (!is_flag) ++i;
-  }
-  return all;
-}
-
-gpt::Options options_of(const std::vector<std::string>& arguments) {
-  CLI::App app;
-  std::vector<const char*> argv{"train_gpt"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  return gpt::parse(app, static_cast<int>(argv.size()), argv.data());
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+  return foresight::with_defaults(std::move(all), foresight::common);
 }
 
 double measure(const foresight::Setting& setting, const Wishes& wishes) {
@@ -96,15 +75,10 @@ double measure(const foresight::Setting& setting, const Wishes& wishes) {
 }
 
 machine::Rates rates_of(const Wishes& wishes, const std::vector<foresight::Setting>& settings) {
-  if (!wishes.rates.empty()) return machine::read_rates(wishes.rates);
-  machine::MeasureOptions options{.directory = wishes.directory};
-  for (const foresight::Setting& setting : settings) {
-    const gpt::Options o = options_of(arguments_of(setting, wishes));
-    options.models.push_back({o.model, o.batch});
-  }
-  options.progress = [](std::string_view what) { fmt::print(stderr, "measuring {}\n", what); };
-  const machine::Rates rates = machine::measure(options);
-  machine::write_rates(rates, wishes.results / "foresight.rates.json");
+  std::vector<gpt::Options> trainings;
+  for (const foresight::Setting& setting : settings) trainings.push_back(options_of(arguments_of(setting, wishes)));
+  machine::Rates rates = foresight::rates_of(wishes.rates, wishes.directory, trainings);
+  if (wishes.rates.empty()) machine::write_rates(rates, wishes.results / "foresight.rates.json");
   return rates;
 }
 
@@ -121,13 +95,6 @@ nlohmann::ordered_json to_json(const Case& c) {
     json["error"] = c.forecast.step_seconds / c.measured - 1;
   }
   return json;
-}
-
-void write(const std::filesystem::path& path, const nlohmann::ordered_json& json) {
-  std::ofstream stream{path};
-  stream << json.dump(1) << '\n';
-  stream.close();
-  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot write " + path.string()};
 }
 
 int run(const Wishes& wishes) {

@@ -230,9 +230,9 @@ LossCurve read_losses(const std::string& name, const std::string& path) {
   return curve;
 }
 
-std::vector<TracedLane> read_lanes(const std::string& path, int rank) {
+std::vector<drawing::TracedLane> read_lanes(const std::string& path, int rank) {
   const auto read = [rank](const json& trace) {
-    std::map<int, TracedLane> tracks;
+    std::map<int, drawing::TracedLane> tracks;
     for (const auto& event : trace.at("traceEvents")) {
       if (event.at("pid").get<int>() != rank) continue;
       const auto phase = event.at("ph").get<std::string>();
@@ -249,7 +249,7 @@ std::vector<TracedLane> read_lanes(const std::string& path, int rank) {
   };
   const auto tracks = interpret(parse(read_file(path), path), path, read);
   if (tracks.empty()) zerospan::throw_format_error(path, "", fmt::format("has nothing of rank {}", rank));
-  std::vector<TracedLane> lanes;
+  std::vector<drawing::TracedLane> lanes;
   for (const auto& [track, lane] : tracks) lanes.push_back(lane);
   return lanes;
 }

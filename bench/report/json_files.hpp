@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "drawing/timeline.hpp"
 #include "losses.hpp"
 #include "table.hpp"
-#include "timeline.hpp"
 
 namespace bench {
 
@@ -44,7 +44,7 @@ void write_table(const std::string& path, const std::vector<Row>& rows);
 LossCurve read_losses(const std::string& name, const std::string& path);
 
 /// The lanes of one rank in a Chrome trace, in the order of their tracks.
-std::vector<TracedLane> read_lanes(const std::string& path, int rank);
+std::vector<drawing::TracedLane> read_lanes(const std::string& path, int rank);
 
 /// Makes or replaces a file.
 void write_file(const std::string& path, const std::string& text);

@@ -13,8 +13,8 @@
 
 #include <fmt/format.h>
 
+#include "drawing/svg.hpp"
 #include "error.hpp"
-#include "svg.hpp"
 
 namespace bench {
 
@@ -70,24 +70,24 @@ inline std::string draw_losses(const std::vector<LossCurve>& curves) {
   const auto y = [&](double loss) { return bottom - (loss - least) / (most - least) * (bottom - head); };
 
   const std::string headline = fmt::format("The losses of {} trainings: {}", curves.size(), compare_losses(curves));
-  Svg svg{{900, bottom + 46}, headline};
+  drawing::Svg svg{{900, bottom + 46}, headline};
   svg.text({left, 22}, headline, {.size = 14, .bold = true});
-  for (const double tick : ticks(least, most, 6)) {
-    svg.line({{left, y(tick)}, {right, y(tick)}}, {.colour = colours::grid});
-    svg.text({left - 8, y(tick) + 4}, fmt::format("{:.4g}", tick), {.anchor = Anchor::end, .size = 11});
+  for (const double tick : drawing::ticks(least, most, 6)) {
+    svg.line({{left, y(tick)}, {right, y(tick)}}, {.colour = drawing::colours::grid});
+    svg.text({left - 8, y(tick) + 4}, fmt::format("{:.4g}", tick), {.anchor = drawing::Anchor::end, .size = 11});
   }
-  for (const double tick : ticks(first, last, 8)) {
+  for (const double tick : drawing::ticks(first, last, 8)) {
     if (tick != std::floor(tick)) continue;
-    svg.text({x(tick), bottom + 18}, fmt::format("{:.0f}", tick), {.anchor = Anchor::middle, .size = 11});
+    svg.text({x(tick), bottom + 18}, fmt::format("{:.0f}", tick), {.anchor = drawing::Anchor::middle, .size = 11});
   }
-  svg.text({(left + right) / 2, bottom + 36}, "steps", {.anchor = Anchor::middle, .size = 11});
+  svg.text({(left + right) / 2, bottom + 36}, "steps", {.anchor = drawing::Anchor::middle, .size = 11});
 
   for (std::size_t i = 0; i < curves.size(); ++i) {
-    std::vector<Point> points;
+    std::vector<drawing::Point> points;
     for (const auto& [step, value] : curves[i].losses) points.push_back({x(static_cast<double>(step)), y(value)});
     const double part = static_cast<double>(i) / static_cast<double>(curves.size() - 1);
-    const Stroke stroke{colours::all[i % colours::all.size()], widest + part * (thinnest - widest),
-                        dashes[std::min(i, dashes.size() - 1)]};
+    const drawing::Stroke stroke{drawing::colours::all[i % drawing::colours::all.size()],
+                                 widest + part * (thinnest - widest), dashes[std::min(i, dashes.size() - 1)]};
     svg.line(points, stroke);
     const double height = head + 12 + 24 * static_cast<double>(i);
     svg.line({{right + 24, height}, {right + 74, height}}, stroke);

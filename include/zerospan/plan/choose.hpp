@@ -48,21 +48,29 @@ struct Grid {
   std::vector<std::size_t> sub_group_elements{std::size_t{8} << 20, std::size_t{64} << 20};
   std::vector<std::size_t> micro_batches{1};  ///< Into how many the batch of a rank is divided.
   std::vector<MicroBatches> orders{MicroBatches::in_passes};
+  std::vector<std::size_t> tiles{1};  ///< Of each linear layer: what a `TiledFamily` is asked for.
 };
+
+/// Makes a model whose linear layers are cut into so many tiles, or throws a ConfigurationError if they cannot be: that
+/// is not chosen then.
+using TiledFamily = std::function<Model(std::size_t tiles)>;
 
 /// What was found.
 struct Choice {
   Setting setting;
+  std::size_t tiles;  ///< Of the model. @see Grid::tiles
   double step_seconds;
   std::size_t simulated;  ///< Settings that were looked at.
 };
 
 struct SearchOptions {
   /// Grids of at most so many settings are simulated one by one. Larger ones are searched one coordinate after the
-  /// other, from several starts: what is found is then the best in each coordinate alone.
+  /// other, from several starts: what is found is then the best in each coordinate alone, and no worse than any placing
+  /// with any number of tiles and the first value of everything else.
   std::size_t exhaustive = 64;
 
-  std::size_t starts = 4;  ///< The grid's first corner, its last, and others drawn from a fixed seed.
+  /// The best of these, the grid's last corner, and others drawn from a fixed seed.
+  std::size_t starts = 4;
   std::size_t steps = 4;   ///< Of each simulation. @see predict
 };
 
@@ -79,7 +87,7 @@ inline Model divided(Model model, std::size_t parts) {
 
 namespace detail {
 
-inline constexpr std::size_t coordinates = 8;
+inline constexpr std::size_t coordinates = 9;
 
 /// A setting of a grid, by the index of each of its values.
 using Point = std::array<std::size_t, coordinates>;
@@ -88,7 +96,8 @@ inline Point sizes_of(const Grid& grid) {
   const Point sizes{grid.placings.size(),      grid.shares.size(),
                     grid.prefetch.size(),      grid.persistence_threshold.size(),
                     grid.staging.size(),       grid.sub_group_elements.size(),
-                    grid.micro_batches.size(), grid.orders.size()};
+                    grid.micro_batches.size(), grid.orders.size(),
+                    grid.tiles.size()};
   if (std::ranges::count(sizes, std::size_t{0}) > 0) throw_configuration_error("a grid has one value of each, or more");
   return sizes;
 }
@@ -115,21 +124,25 @@ class GridSearch {
  public:
   static constexpr double does_not_fit = std::numeric_limits<double>::infinity();
 
-  GridSearch(const Model& model, const Machine& machine, const Setting& base, const Grid& grid,
+  GridSearch(const TiledFamily& family, const Machine& machine, const Setting& base, const Grid& grid,
              const SearchOptions& options)
-      : machine_{machine}, base_{base}, grid_{grid}, options_{options}, sizes_{sizes_of(grid)} {
-    for (const std::size_t parts : grid.micro_batches) models_.push_back(divided(model, parts));
+      : family_{family}, machine_{machine}, base_{base}, grid_{grid}, options_{options}, sizes_{sizes_of(grid)} {}
+
+  /// The best point, as it was simulated. Nothing, if none fits.
+  std::optional<Choice> choice() {
+    const Point at = best();
+    if (seconds(at) == does_not_fit) return std::nullopt;
+    return Choice{setting_at(grid_, at, machine_, base_), grid_.tiles[at[8]], seconds(at), seconds_.size()};
   }
 
-  std::size_t simulated() const noexcept { return seconds_.size(); }
-  Setting setting(const Point& at) const { return setting_at(grid_, at, machine_, base_); }
-
+ private:
   /// Seconds of a step; `does_not_fit` also where a setting contradicts itself.
   double seconds(const Point& at) {
     const auto [known, is_new] = seconds_.try_emplace(at, does_not_fit);
     if (!is_new) return known->second;
     try {
-      known->second = predict(models_[at[6]], setting(at), machine_.topology, options_.steps).step_seconds;
+      known->second = predict(model(at), setting_at(grid_, at, machine_, base_), machine_.topology, options_.steps)
+                          .step_seconds;
     } catch (const BudgetError&) {
     } catch (const ConfigurationError&) {
     }
@@ -163,7 +176,20 @@ class GridSearch {
     return at;
   }
 
+  /// The best of all placings and tiles, with the first value of everything else.
+  Point best_placing() {
+    Point best{};
+    Point at{};
+    for (at[0] = 0; at[0] < sizes_[0]; ++at[0]) {
+      for (at[8] = 0; at[8] < sizes_[8]; ++at[8]) {
+        if (seconds(at) < seconds(best)) best = at;
+      }
+    }
+    return best;
+  }
+
   Point start(std::size_t number) {
+    if (number == 0) return best_placing();
     Point at{};
     for (std::size_t c = 0; c < coordinates; ++c) {
       if (number == 1) at[c] = sizes_[c] - 1;
@@ -183,34 +209,49 @@ class GridSearch {
     return best;
   }
 
- private:
+  /// The model of a point; each is made once.
+  const Model& model(const Point& at) {
+    const std::pair key{at[8], at[6]};
+    const auto known = models_.find(key);
+    if (known != models_.end()) return known->second;
+    return models_.emplace(key, divided(family_(grid_.tiles[at[8]]), grid_.micro_batches[at[6]])).first->second;
+  }
+
   /// A linear congruential generator (Knuth's MMIX): the same everywhere.
   std::uint64_t next() {
     state_ = state_ * 6364136223846793005U + 1442695040888963407U;
     return state_ >> 33;
   }
 
+  const TiledFamily& family_;
   const Machine& machine_;
   const Setting& base_;
   const Grid& grid_;
   const SearchOptions& options_;
   Point sizes_;
-  std::vector<Model> models_;  ///< Of each number of micro-batches.
+  std::map<std::pair<std::size_t, std::size_t>, Model> models_;  ///< By the indices of tiles and micro-batches.
   std::map<Point, double> seconds_;
   std::uint64_t state_ = 1;
 };
 
 }  // namespace detail
 
-/// The fastest setting that fits, of those that were simulated. @param model Of a rank's whole batch.
-/// @param base What the grid leaves as it is: stage, optimizer, activation checkpoints, the other options.
+/// The fastest setting that fits, of those that were simulated, with as many tiles as are best for it.
+/// @param family Of models for a rank's whole batch. @param base What the grid leaves as it is: stage, optimizer,
+/// activation checkpoints, the other options.
 /// @return Nothing if none fits.
+inline std::optional<Choice> choose(const TiledFamily& family, const Machine& machine, const Setting& base,
+                                    const Grid& grid, const SearchOptions& options = {}) {
+  return detail::GridSearch{family, machine, base, grid, options}.choice();
+}
+
+/// The same for a model that is as it is. @throws ConfigurationError if the grid has other numbers of tiles than 1.
 inline std::optional<Choice> choose(const Model& model, const Machine& machine, const Setting& base, const Grid& grid,
                                     const SearchOptions& options = {}) {
-  detail::GridSearch search{model, machine, base, grid, options};
-  const detail::Point best = search.best();
-  if (search.seconds(best) == detail::GridSearch::does_not_fit) return std::nullopt;
-  return Choice{search.setting(best), search.seconds(best), search.simulated()};
+  if (grid.tiles != std::vector<std::size_t>{1}) {
+    throw_configuration_error("one model has its tiles: give choose() a family of models to choose among");
+  }
+  return choose(TiledFamily{[&model](std::size_t) { return model; }}, machine, base, grid, options);
 }
 
 /// Whether a model trains on a machine with any of the grid's placings, in its other first values. No time is

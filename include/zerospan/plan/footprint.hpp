@@ -157,7 +157,7 @@ inline Bytes plenty(const Model& model, const Setting& setting) {
 inline Footprint bytes_of(const Model& model, const Setting& setting, Rank rank = {}, std::size_t steps = 3) {
   detail::check_rank(setting, rank);
   return detail::with_device(setting, [&]<sim::DeviceMemory Where>() {
-    sim::Cluster cluster = detail::timeless(setting.ranks);
+    sim::Cluster cluster = detail::timeless(setting);
     detail::SimulatedRank<Where> machine{cluster, setting, rank};
     Footprint result{};
     LaneCounters before{};

@@ -17,6 +17,7 @@
 #include <zerospan/plan/choose.hpp>
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/plan/gpt.hpp>
+#include <zerospan/plan/linear.hpp>
 #include <zerospan/plan/model.hpp>
 #include <zerospan/plan/predict.hpp>
 #include <zerospan/plan/setting.hpp>

@@ -66,7 +66,7 @@ inline Prediction predict(const Model& model, const Setting& setting, const sim:
   }
   steps = std::max<std::size_t>(steps, 2);
   return detail::with_device(setting, [&]<sim::DeviceMemory Where>() {
-    sim::Cluster cluster{topology, {.simulate = sim::Simulate::one_of_equals}};
+    sim::Cluster cluster{topology, detail::equals_of(setting)};
     for (const Rank rank : cluster.ranks()) {
       detail::SimulatedRank<Where> machine{cluster, setting, rank};
       detail::rehearse(model, setting, machine, steps, [&](const detail::Rehearsed&) { machine.mark(); });

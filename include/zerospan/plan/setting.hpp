@@ -51,6 +51,14 @@ struct PlacedShare {
   friend bool operator==(const PlacedShare&, const PlacedShare&) = default;
 };
 
+/// Ranks in groups that are near each other, such as those of a node: collectives take two hops, within groups and
+/// across them. @see zerospan::GroupedCommunicator
+struct GroupSetting {
+  int ranks;                                   ///< Of a group; consecutive ones.
+  std::optional<Place> copies = std::nullopt;  ///< Where each rank keeps its part of what its group has gathered across
+                                               ///< groups, until it changes. @see zerospan::Placement::group_copies
+};
+
 /// The disk of one rank, as an NvmeTier sees it.
 struct Disk {
   Bytes capacity{std::numeric_limits<std::int64_t>::max()};
@@ -84,6 +92,7 @@ using AnyOptimizerSetting = std::variant<AdamW, Sgd, Lion>;
 struct Setting {
   int stage = 3;
   int ranks = 1;
+  std::optional<GroupSetting> groups = std::nullopt;
   Processor processor = Processor::cpu;
   Placing placing{};
   std::optional<PlacedShare> optimizer_share = std::nullopt;

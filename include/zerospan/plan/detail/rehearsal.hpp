@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <zerospan/activation/detail/device_checkpoints.hpp>
+#include <zerospan/comm/grouped_communicator.hpp>
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
@@ -40,20 +41,25 @@ Placement placement_of(const Setting& setting, Machine& machine) {
   if (setting.optimizer_share) {
     placement.optimizer_share = {machine.tier(setting.optimizer_share->place), setting.optimizer_share->fraction};
   }
+  if (setting.groups && setting.groups->copies) placement.group_copies = machine.tier(*setting.groups->copies);
   return placement;
 }
 
 /// Calls `f(engine)` with an engine as the setting says. @throws as ZeroEngine's constructor.
 template <class Machine, class F>
 void with_engine(const Setting& setting, Machine& machine, F f) {
-  const auto with = [&]<class S>(S stage) {
+  const auto with_ranks = [&](auto stage, auto& ranks) {
     std::visit(
         [&](const auto& optimizer) {
-          ZeroEngine engine{stage,     machine.communicator, machine.device, placement_of(setting, machine),
-                            optimizer, setting.options};
+          ZeroEngine engine{stage, ranks, machine.device, placement_of(setting, machine), optimizer, setting.options};
           f(zerospan::detail::engine_of(*engine.store(), "a plan"));
         },
         setting.optimizer);
+  };
+  const auto with = [&](auto stage) {
+    if (!setting.groups) return with_ranks(stage, machine.communicator);
+    GroupedCommunicator ranks{split_into_groups(machine.communicator, setting.groups->ranks)};
+    with_ranks(stage, ranks);
   };
   switch (setting.stage) {
     case 0:
@@ -69,13 +75,32 @@ void with_engine(const Setting& setting, Machine& machine, F f) {
   }
 }
 
-/// @throws ConfigurationError if there is no such rank.
+/// @throws ConfigurationError if there is no such rank, or there are no such groups.
 inline void check_rank(const Setting& setting, Rank rank) {
   if (setting.ranks < 1 || rank.value < 0 || rank.value >= setting.ranks) {
     throw_configuration_error("there is no rank " + std::to_string(rank.value) + " of " +
                               std::to_string(setting.ranks));
   }
+  if (setting.groups && (setting.groups->ranks < 1 || setting.ranks % setting.groups->ranks != 0)) {
+    throw_configuration_error(std::to_string(setting.ranks) + " ranks are no groups of " +
+                              std::to_string(setting.groups->ranks));
+  }
 }
+
+/// Numbers of ranks: as the cluster has them, and as an engine has them whose ranks are in groups.
+/// @see GroupedCommunicator
+class RankNumbers {
+ public:
+  explicit RankNumbers(const Setting& setting)
+      : in_group_{setting.groups ? setting.groups->ranks : setting.ranks}, groups_{setting.ranks / in_group_} {}
+
+  Rank in_engine(Rank rank) const { return Rank{rank.value % in_group_ * groups_ + rank.value / in_group_}; }
+  Rank in_cluster(Rank rank) const { return Rank{rank.value % groups_ * in_group_ + rank.value / groups_}; }
+
+ private:
+  int in_group_;
+  int groups_;
+};
 
 /// What `f` may look at.
 struct Rehearsed {
@@ -107,7 +132,7 @@ template <sim::DeviceMemory Where>
 class WorkingMemories {
  public:
   /// Ends declaration on one of each kind of ranks, where there are several kinds.
-  /// @param owners @see zerospan::detail::Engine::owners
+  /// @param owners By the engine's numbers, as all ranks here. @see zerospan::detail::Engine::owners
   WorkingMemories(const Model& model, const Setting& setting, const std::vector<std::optional<Rank>>& owners) {
     const std::vector<Belongings> belongings = belongings_of(model, setting.ranks, owners);
     for (std::size_t r = 0; r < belongings.size(); ++r) {
@@ -169,8 +194,8 @@ class WorkingMemories {
   }
 
   void look_at(Kind& kind, const Model& model, const Setting& setting) {
-    sim::Cluster cluster = timeless(setting.ranks);
-    SimulatedRank<Where> machine{cluster, setting, kind.first};
+    sim::Cluster cluster = timeless(setting);
+    SimulatedRank<Where> machine{cluster, setting, RankNumbers{setting}.in_cluster(kind.first)};
     try {
       declare(model, setting, machine, [&](const Rehearsed& now, const auto&) {
         try {
@@ -209,7 +234,8 @@ void rehearse(const Model& model, const Setting& setting, SimulatedRank<Where>& 
               After after) {
   declare(model, setting, machine, [&](Rehearsed now, auto& program) {
     const WorkingMemories<Where> all{model, setting, now.engine.owners()};
-    const Allocation withheld = machine.device.memory().allocate_working(all.withheld(machine.communicator.rank()));
+    const Rank rank = RankNumbers{setting}.in_engine(machine.communicator.rank());
+    const Allocation withheld = machine.device.memory().allocate_working(all.withheld(rank));
     now.engine.begin(Pass::training);
     all.check();
     after(now);

@@ -94,9 +94,14 @@ auto with_device(const Setting& setting, F f) {
                                              : f.template operator()<sim::DeviceMemory::own>();
 }
 
+/// Of a cluster whose ranks are equals, but for where they are.
+inline sim::ClusterOptions equals_of(const Setting& setting) {
+  return {.simulate = sim::Simulate::one_of_equals, .ranks_per_group = setting.groups ? setting.groups->ranks : 0};
+}
+
 /// Ranks that are alike, without any speeds.
-inline sim::Cluster timeless(int ranks) {
-  return sim::Cluster{sim::Topology{.nodes = 1, .ranks_per_node = ranks}, {.simulate = sim::Simulate::one_of_equals}};
+inline sim::Cluster timeless(const Setting& setting) {
+  return sim::Cluster{sim::Topology{.nodes = 1, .ranks_per_node = setting.ranks}, equals_of(setting)};
 }
 
 }  // namespace zerospan::inline v0::plan::detail

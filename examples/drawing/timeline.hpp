@@ -15,7 +15,7 @@
 #include "error.hpp"
 #include "svg.hpp"
 
-namespace bench {
+namespace drawing {
 
 /// What a lane did at once, in milliseconds.
 struct LaneSpan {
@@ -41,10 +41,10 @@ struct Interval {
 
 namespace detail {
 
-/// The lane's spans in the order of time. @throws ReportError if there is no such lane.
+/// The lane's spans in the order of time. @throws DrawingError if there is no such lane.
 inline std::vector<LaneSpan> spans_of(const std::vector<TracedLane>& lanes, std::string_view name) {
   const auto lane = std::ranges::find(lanes, name, &TracedLane::name);
-  if (lane == lanes.end()) throw ReportError{fmt::format("the trace has no lane \"{}\"", name)};
+  if (lane == lanes.end()) throw DrawingError{fmt::format("the trace has no lane \"{}\"", name)};
   auto spans = lane->spans;
   std::ranges::sort(spans, {}, &LaneSpan::begin);
   return spans;
@@ -54,7 +54,7 @@ inline std::vector<LaneSpan> spans_of(const std::vector<TracedLane>& lanes, std:
 
 /// The last step between two others. A step ends where its host computes again once the norm of its gradients is known:
 /// updates may come later, behind the next step's computation.
-/// @throws ReportError if there is none.
+/// @throws DrawingError if there is none.
 inline Interval last_whole_step(const std::vector<TracedLane>& lanes) {
   const auto is_norm = [](const LaneSpan& span) { return span.name.ends_with(" the gradient norm"); };
   auto spans = detail::spans_of(lanes, "host");
@@ -65,7 +65,7 @@ inline Interval last_whole_step(const std::vector<TracedLane>& lanes) {
   for (std::size_t i = 1; i < spans.size(); ++i) {
     if (is_norm(spans[i - 1]) && !is_norm(spans[i])) ends.push_back(spans[i].begin);
   }
-  if (ends.size() < 2) throw ReportError{"the trace has no step between two others: train three steps or more"};
+  if (ends.size() < 2) throw DrawingError{"the trace has no step between two others: train three steps or more"};
   return {ends[ends.size() - 2], ends.back()};
 }
 
@@ -114,7 +114,7 @@ inline std::string_view colour_of_kind(std::string_view kind) {
 
 /// Draws what all lanes did in the interval, a line a lane, and behind it how much of the time that was.
 /// @param whose Is told in the headline: "rank 0".
-/// @throws ReportError if nothing is in the interval.
+/// @throws DrawingError if nothing is in the interval.
 inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval interval, std::string_view whose) {
   constexpr double left = 135;
   constexpr double right = 745;
@@ -125,10 +125,10 @@ inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval 
   constexpr double swatch = 8;
   constexpr double line_height = 13;
   constexpr double least_share = 0.005;  // that is listed
-  if (!(interval.length() > 0)) throw ReportError{"the step takes no time"};
+  if (!(interval.length() > 0)) throw DrawingError{"the step takes no time"};
   if (std::ranges::all_of(lanes,
                           [&](const TracedLane& lane) { return detail::shares(lane.spans, interval).empty(); })) {
-    throw ReportError{"the trace has nothing in the step"};
+    throw DrawingError{"the trace has nothing in the step"};
   }
   const double bottom = head + lane_height * static_cast<double>(lanes.size());
   const double pixels = (right - left) / interval.length();
@@ -166,4 +166,4 @@ inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval 
   return svg.file();
 }
 
-}  // namespace bench
+}  // namespace drawing

@@ -17,7 +17,7 @@
 
 #include "error.hpp"
 
-namespace bench {
+namespace drawing {
 
 /// Colours of which each stands out from white and from GitHub's dark background. There is no background of our own.
 namespace colours {
@@ -139,9 +139,9 @@ class Svg {
   std::string file() const { return text_ + "</svg>\n"; }
 
  private:
-  /// @throws ReportError if there is no such place.
+  /// @throws DrawingError if there is no such place.
   static std::string number(double value) {
-    if (!std::isfinite(value)) throw ReportError{fmt::format("nothing can be drawn at {}", value)};
+    if (!std::isfinite(value)) throw DrawingError{fmt::format("nothing can be drawn at {}", value)};
     return fmt::format("{}", std::round(value * 100) / 100 + 0.0);  // which is no -0
   }
 
@@ -166,4 +166,4 @@ inline std::vector<double> ticks(double from, double to, int most) {
   return at;
 }
 
-}  // namespace bench
+}  // namespace drawing
