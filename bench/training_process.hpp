@@ -24,8 +24,10 @@
 namespace bench {
 
 /// The process ends when this one does, however that is, and what it has on disk goes with it: it has no name there.
+/// @param output A file for what it prints; empty: it prints where this process does.
 /// @return The process's peak of resident memory. @throws std::runtime_error if it fails.
-inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std::string> arguments) {
+inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std::string> arguments,
+                                    const std::filesystem::path& output = {}) {
   arguments.insert(arguments.begin(), program);
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -36,7 +38,8 @@ inline std::uint64_t run_to_the_end(const std::string& program, std::vector<std:
   if (child < 0) throw std::system_error{errno, std::generic_category(), "cannot start " + program};
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() == parent) ::execv(argv[0], argv.data());
+    const bool is_ready = output.empty() || std::freopen(output.c_str(), "w", stdout) != nullptr;
+    if (is_ready && ::getppid() == parent) ::execv(argv[0], argv.data());
     ::_exit(127);
   }
   int status = 0;

@@ -205,6 +205,86 @@ TEST_CASE("a search finds what trying everything finds, with less") {
   MESSAGE("a search simulates " << simulated / found << " settings of " << points);
 }
 
+/// Four layers of 256 x 256 elements in tiles.
+plan::Model tiled(std::size_t tiles) {
+  plan::Model model;
+  std::vector<plan::DeclaredLinear> declared;
+  for (std::size_t l = 0; l < 4; ++l) {
+    declared.emplace_back(model, plan::LinearLayer{.name = "layer " + std::to_string(l),
+                                                   .extents = {256, 256},
+                                                   .tiles = {.outputs = tiles},
+                                                   .rows = 1.0 / 131072});  // an operation a layer
+  }
+  for (const plan::DeclaredLinear& layer : declared) {
+    for (const plan::PassStep& step : layer.forward()) model.forward.push_back(step);
+  }
+  for (std::size_t l = declared.size(); l-- > 0;) {
+    for (const plan::PassStep& step : declared[l].backward()) model.backward.push_back(step);
+  }
+  return model;
+}
+
+TEST_CASE("a search finds the tiles that trying everything finds: one where there is memory, more where there is not") {
+  plan::Grid grid;
+  grid.placings = {{Place::nvme, Place::nvme, Place::nvme}, {Place::host, Place::host, Place::nvme}};
+  grid.prefetch = {0_KiB, 256_KiB};
+  grid.persistence_threshold = {0_KiB};
+  grid.staging = {1_MiB, 4_MiB};
+  grid.sub_group_elements = {std::size_t{1} << 15};
+  grid.tiles = {1, 2, 4, 257};  // there are 256 outputs
+  constexpr std::size_t points = std::size_t{2} * 2 * 2 * 4;
+  const Rates rates{.copy = {64 * shard}, .network = {4 * shard, 0.5}, .update = 32 * shard, .disk = {8 * shard}};
+  const auto choose = [&](Bytes device, std::size_t exhaustive) {
+    const plan::Machine machine{
+        .topology = rates.topology(), .device_budget = device, .host_budget = 12_MiB, .disk = {.capacity = 64_MiB}};
+    return plan::choose(tiled, machine, on_disk(), grid, {.exhaustive = exhaustive});
+  };
+  for (const Bytes device : {100_KiB, 200_KiB, 300_KiB, 4_MiB}) {
+    CAPTURE(device.count);
+    const auto brute = choose(device, points);
+    const auto search = choose(device, 0);
+    REQUIRE(brute.has_value() == search.has_value());
+    if (!brute) continue;
+    CHECK(brute->simulated == points);
+    CHECK(search->step_seconds == brute->step_seconds);
+    CHECK(search->tiles == brute->tiles);
+    CHECK(plan::predict(tiled(brute->tiles), brute->setting, rates.topology()).step_seconds == brute->step_seconds);
+  }
+  CHECK(!choose(100_KiB, points));  // a tile of four and its gradient are 128 KiB
+  CHECK(choose(200_KiB, points)->tiles == 4);
+  CHECK(choose(300_KiB, points)->tiles > 1);
+  CHECK(choose(4_MiB, points)->tiles == 1);
+}
+
+TEST_CASE("a model that is as it is has no tiles to choose among") {
+  plan::Grid grid = small_grid();
+  grid.tiles = {1, 2};
+  const plan::Machine machine{.topology = fast().topology(), .device_budget = 4_MiB, .host_budget = 32_MiB};
+  CHECK_THROWS_AS(plan::choose(layers(2, 1), machine, on_disk(), grid), zerospan::ConfigurationError);
+}
+
+TEST_CASE("groups of ranks keep bytes off the links between nodes; copies in groups keep the second gathers off") {
+  constexpr double second = 8 * shard;  // what a node sends in one
+  const zerospan::sim::Topology topology{.nodes = 2, .ranks_per_node = 2, .between = {.bytes_per_second = second}};
+  const plan::Model model = layers(12, 0);
+  plan::Setting setting = on_disk();
+  setting.ranks = 4;
+  setting.placing = {Place::host, Place::host, Place::host};
+  setting.device_budget = 512_KiB;  // nothing but the last layer stays there for the backward pass
+  setting.options.prefetch = 0_KiB;
+  const auto seconds = [&](std::optional<plan::GroupSetting> groups) {
+    setting.groups = groups;
+    return plan::predict(model, setting, topology).step_seconds;
+  };
+  // A layer has 2^18 bytes: every rank sends each of the two beyond its node a shard of a quarter in a collective, and
+  // in groups one; there are three collectives a step, of which copies leave two between the nodes.
+  const double layer = 4 * 65536.0 / second * 12;
+  CHECK(seconds(std::nullopt) == doctest::Approx(3 * layer).epsilon(0.03));
+  CHECK(seconds(plan::GroupSetting{2}) == doctest::Approx(3 * layer / 2).epsilon(0.03));
+  CHECK(seconds(plan::GroupSetting{2, Place::host}) == doctest::Approx(2 * layer / 2).epsilon(0.03));
+  CHECK_THROWS_AS(seconds(plan::GroupSetting{3}), zerospan::ConfigurationError);
+}
+
 TEST_CASE("the largest model, and the smallest machine, are at the edge of what fits") {
   const plan::Grid grid = small_grid();
   const plan::Setting base = on_disk();

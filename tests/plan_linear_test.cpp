@@ -128,8 +128,8 @@ TEST_CASE("a layer in tiles takes in a plan what it takes in training, to the by
     zerospan::ThreadedIoEngine io;
     alignment = zerospan::NvmeTier<zerospan::ThreadedIoEngine>{io, {.directory = scratch.path()}}.alignment();
   }
-  for (const zerospan::TileCounts tiles :
-       {zerospan::TileCounts{1, 1}, zerospan::TileCounts{3, 1}, zerospan::TileCounts{1, 4}, zerospan::TileCounts{5, 3}}) {
+  using Tiles = zerospan::TileCounts;
+  for (const Tiles tiles : {Tiles{1, 1}, Tiles{3, 1}, Tiles{1, 4}, Tiles{5, 3}}) {
     for (const plan::Bias bias : {plan::Bias::none, plan::Bias::of_outputs}) {
       CAPTURE(tiles.outputs);
       CAPTURE(tiles.inputs);
