@@ -406,6 +406,7 @@ class RealRank {
     try {
       if (!s_.groups) return train_refusably(communicator);
       zerospan::GroupedCommunicator groups{zerospan::split_into_groups(communicator, s_.groups->ranks)};
+      rank_ = groups.rank();
       return train_refusably(groups);
     } catch (const zerospan::BudgetError& error) {
       return refusal_of(error, disk_.name());
@@ -524,7 +525,7 @@ class RealRank {
 
   const plan::Model& model_;
   const plan::Setting& s_;
-  zerospan::Rank rank_;
+  zerospan::Rank rank_;  ///< As its engine has it.
   std::string checkpoints_;
   zerospan::ThreadedIoEngine io_;
   Site site_;
@@ -598,6 +599,7 @@ std::string directory_in_memory() {
 struct Tally {
   std::size_t fit = 0;
   std::size_t refused = 0;
+  std::size_t copies = 0;  ///< That fit, with copies in groups.
   std::size_t linked = 0;  ///< Whose checkpoints were linked.
 };
 
@@ -646,6 +648,7 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
       std::ranges::all_of(seen, [](const Outcome& each) { return std::holds_alternative<plan::Footprint>(each); });
   CHECK(all_fit == !is_refused);
   ++(all_fit ? tally.fit : tally.refused);
+  if (all_fit && s.groups && s.groups->copies) ++tally.copies;
   const auto* first = std::get_if<plan::Footprint>(&seen.front());
   if (first && first->saves && first->saves->linked.count > 0) ++tally.linked;
   std::filesystem::remove_all(directory + "/checkpoints");
@@ -663,6 +666,7 @@ TEST_CASE("what a plan says a real engine takes, to the byte, by purpose; what i
   MESSAGE(tally.fit << " trainings fit, " << tally.refused << " were refused");
   CHECK(tally.fit > 100);
   CHECK(tally.refused > 100);
+  CHECK(tally.copies > 10);
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
   MESSAGE(tally.linked << " had checkpoints that were linked");
 #endif
