@@ -52,8 +52,8 @@ std::vector<Row> rows() {
           {"20T, 32 nodes", 32, 88 * k, 205, 1, 1280, on_nvme, 16}};
 }
 
-/// Of the layers so many are simulated together as one, in as much less of the memory that they rest in.
-constexpr std::size_t part = 8;
+/// One of so many layers is simulated, in as much less of the memory that they rest in.
+constexpr std::size_t part = 16;
 
 std::size_t layers_of(const Row& row) { return row.layers / part; }
 
@@ -68,7 +68,8 @@ plan::TiledFamily family(const Row& row) {
 }
 
 /// DGX-2 nodes: 16 GPUs of 32 GB, of which a framework takes 1 and a layer's activations what the paper's formula says;
-/// 1.5 TB of host memory; 28 TB of NVMe, 25.6 GB a second; 12 GB a second to the hosts for four GPUs.
+/// 1.5 TB of host memory; 28 TB of NVMe, 25.6 GB a second; 12 GB a second to the hosts for four GPUs. What is gathered
+/// has all of its memory, and leaves some of it to states: a trillion parameters on 512 GPUs fit here, tightly.
 plan::Machine dgx2(const Row& row) {
   constexpr double working = 10e9;  // for what is gathered, however many layers there are
   const auto tokens = static_cast<double>(row.batch * row.sequence);
@@ -107,7 +108,7 @@ plan::Grid grid_of(const Row& row) {
   grid.persistence_threshold = {32_KiB};
   grid.staging = {1_GiB, 4_GiB};
   grid.sub_group_elements = {std::size_t{64} << 20, std::size_t{16} << 20};
-  grid.tiles = {row.tiles, 4 * row.tiles};
+  grid.tiles = {row.tiles, 2 * row.tiles};
   return grid;
 }
 
@@ -137,13 +138,11 @@ TEST_CASE("no step of the paper's placements is shorter than that of the choice"
         plan::choose(family(row), dgx2(row), base(row), grid, {.exhaustive = 0, .starts = 1, .steps = 3});
     REQUIRE(choice.has_value());
     const std::optional<double> theirs = by_hand(row);
-    // 16 bytes a parameter are 31 GB of each GPU: a trillion on 512 of them leaves no room to compute.
-    CHECK(theirs.has_value() == (row.name != "1T, 32 nodes"));
+    REQUIRE(theirs.has_value());
     const Placing& chosen = choice->setting.placing;
     MESSAGE(row.name << ": " << choice->step_seconds << " s (" << to_string(chosen.parameters) << ", "
                      << to_string(chosen.gradients) << ", " << to_string(chosen.optimizer) << ", " << choice->tiles
-                     << " tiles; " << choice->simulated << " simulated), by hand " << theirs.value_or(0) << " s");
-    if (!theirs) continue;
+                     << " tiles; " << choice->simulated << " simulated), by hand " << *theirs << " s");
     CHECK(choice->step_seconds <= *theirs);
     if (choice->step_seconds < 0.98 * *theirs) ++shorter;
   }
