@@ -368,6 +368,27 @@ TEST_CASE("spans between which no gap could be seen are one, of a kind and cut o
   CHECK(shown[1].end == 10);
 }
 
+TEST_CASE("a kind takes the time in which there is something of it, and all of its kinds are told beside a lane") {
+  const std::vector<drawing::LaneSpan> spans{
+      {"write", "", 5, 20}, {"read", "", 2, 6}, {"read", "", -1, 4}, {"read", "", 3, 4}, {"read", "", 30, 40}};
+  const auto shares = drawing::detail::shares(spans, {0, 10});
+  CHECK(shares.size() == 2);
+  CHECK(shares.at("read") == doctest::Approx(0.6));
+  CHECK(shares.at("write") == doctest::Approx(0.5));
+
+  std::vector<TracedLane> few{{"critical path", {}}, {"host", {{"compute", "", 0, 10}}}};
+  std::vector<TracedLane> many = few;
+  for (const char* const kind : {"read", "compute"}) few[0].spans.push_back({kind, "", 0, 10});
+  for (const char* const kind : {"read", "compute", "copy", "update", "write"}) {
+    many[0].spans.push_back({kind, "", 0, 10});
+  }
+  const auto height = [](const std::vector<TracedLane>& drawn) {
+    const std::string picture = drawing::draw_timeline(drawn, {0, 10}, "rank 0");
+    return std::stoi(picture.substr(picture.find("height=\"") + 8));
+  };
+  CHECK(height(many) > height(few));
+}
+
 TEST_CASE("losses that are equal are said to be, and every curve is drawn in its own way") {
   const std::vector<LossCurve> equal{curve("a", {3, 2, 1}), curve("b", {3, 2, 1}), curve("c", {3, 2, 1})};
   CHECK(bench::compare_losses(equal) == "equal to the last bit");

@@ -25,7 +25,7 @@ struct LaneSpan {
   double end;
 };
 
-/// One lane of one rank; its spans do not overlap.
+/// One lane of one rank. Transfers of a disk's lanes may overlap.
 struct TracedLane {
   std::string name;
   std::vector<LaneSpan> spans;
@@ -89,12 +89,17 @@ inline std::vector<LaneSpan> visible(const std::vector<LaneSpan>& spans, std::st
   return shown;
 }
 
-/// Which part of the interval each kind takes, by name.
-inline std::map<std::string, double> shares(const std::vector<LaneSpan>& spans, Interval interval) {
+/// In which part of the interval there is something of each kind, by name.
+inline std::map<std::string, double> shares(std::vector<LaneSpan> spans, Interval interval) {
+  std::ranges::sort(spans, {}, &LaneSpan::begin);
   std::map<std::string, double> taken;
+  std::map<std::string, double> until;  // of what is taken already
   for (const LaneSpan& span : spans) {
-    const double inside = std::min(span.end, interval.end) - std::max(span.begin, interval.begin);
-    if (inside > 0) taken[span.kind] += inside / interval.length();
+    double& known = until.try_emplace(span.kind, interval.begin).first->second;
+    const double inside = std::min(span.end, interval.end) - std::max(span.begin, known);
+    if (inside <= 0) continue;
+    taken[span.kind] += inside / interval.length();
+    known = span.end;
   }
   return taken;
 }
@@ -124,13 +129,19 @@ inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval 
   constexpr double least_width = 0.6;
   constexpr double swatch = 8;
   constexpr double line_height = 13;
-  constexpr double least_share = 0.005;  // that is listed
+  constexpr double least_share = 0.005;  // that is listed, a line each
   if (!(interval.length() > 0)) throw DrawingError{"the step takes no time"};
   if (std::ranges::all_of(lanes,
                           [&](const TracedLane& lane) { return detail::shares(lane.spans, interval).empty(); })) {
     throw DrawingError{"the trace has nothing in the step"};
   }
-  const double bottom = head + lane_height * static_cast<double>(lanes.size());
+  const auto height_of = [&](const TracedLane& lane) {
+    const auto listed = std::ranges::count_if(detail::shares(lane.spans, interval),
+                                              [](const auto& kind) { return kind.second >= least_share; });
+    return std::max(lane_height, line_height * static_cast<double>(listed) + 3);
+  };
+  double bottom = head;
+  for (const TracedLane& lane : lanes) bottom += height_of(lane);
   const double pixels = (right - left) / interval.length();
   const auto place = [&](double time) { return left + (time - interval.begin) * pixels; };
 
@@ -161,7 +172,7 @@ inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval 
       svg.text({right + 26, base_line}, fmt::format("{} {:.0f}%", kind, 100 * share), {.size = 11});
       base_line += line_height;
     }
-    top += lane_height;
+    top += height_of(lane);
   }
   return svg.file();
 }
