@@ -59,11 +59,8 @@ std::size_t layers_of(const Row& row) { return row.layers / part; }
 
 plan::TiledFamily family(const Row& row) {
   return [row](std::size_t tiles) {
-    return plan::paper_gpt({.layers = layers_of(row),
-                            .hidden = row.hidden,
-                            .sequence = row.sequence,
-                            .batch = row.batch,
-                            .tiles = tiles});
+    return plan::paper_gpt(
+        {.layers = layers_of(row), .hidden = row.hidden, .sequence = row.sequence, .batch = row.batch, .tiles = tiles});
   };
 }
 

@@ -53,12 +53,9 @@ plan::Model planned(zerospan::TileCounts tiles, plan::Bias bias) {
   plan::Model model;
   std::vector<plan::DeclaredLinear> layers;
   for (std::size_t l = 0; l < extents.size(); ++l) {
-    layers.emplace_back(model, plan::LinearLayer{.name = name_of(l),
-                                                 .extents = extents[l],
-                                                 .tiles = tiles,
-                                                 .type = type,
-                                                 .bias = bias,
-                                                 .rows = 7});
+    layers.emplace_back(
+        model, plan::LinearLayer{
+                   .name = name_of(l), .extents = extents[l], .tiles = tiles, .type = type, .bias = bias, .rows = 7});
   }
   for (const plan::DeclaredLinear& layer : layers) {
     for (const plan::PassStep& step : layer.forward()) model.forward.push_back(step);

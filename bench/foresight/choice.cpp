@@ -112,9 +112,8 @@ std::vector<double> ratios_of_choices(std::vector<Candidate> all, Key key) {
   std::ranges::stable_sort(all, {}, key);
   std::vector<double> ratios;
   for (auto choice = all.begin(); choice + 1 < all.end(); ++choice) {
-    const auto best = std::min_element(choice, all.end(), [](const Candidate& a, const Candidate& b) {
-      return a.measured() < b.measured();
-    });
+    const auto best = std::min_element(
+        choice, all.end(), [](const Candidate& a, const Candidate& b) { return a.measured() < b.measured(); });
     ratios.push_back(choice->measured() / best->measured());
   }
   return ratios;
@@ -133,8 +132,8 @@ int run(const Wishes& wishes) {
   const Candidate& chosen = all.front();
   foresight::write(wishes.results / "foresight.choice.predictions.json",
                    {{"chosen", chosen.setting.name}, {"candidates", to_json(all)}});
-  fmt::print("chosen of {} before any training: {}, foretold {:.1f} ms a step\n\n", all.size(),
-             chosen.setting.name, 1e3 * chosen.foretold());
+  fmt::print("chosen of {} before any training: {}, foretold {:.1f} ms a step\n\n", all.size(), chosen.setting.name,
+             1e3 * chosen.foretold());
   std::fflush(stdout);
 
   for (std::size_t round = 0; round < wishes.rounds; ++round) {
@@ -156,9 +155,9 @@ int run(const Wishes& wishes) {
   const bool is_same = std::ranges::all_of(all, [&](const Candidate& each) { return each.loss == chosen.loss; });
   table += fmt::format("\nchosen  {}: {:.1f} ms, place {} of {}\nbest    {}: {:.1f} ms\n", chosen.setting.name,
                        1e3 * chosen.measured(), place_of(chosen, all), all.size(), best->setting.name, 1e3 * least);
-  table += fmt::format(
-      "ratio   {:.3f} (goal: at most {}); of the least sum of lanes {:.3f}, of the median of all {:.3f}\n", choices[0],
-      goal, of_sum[0], median(measured) / least);
+  table +=
+      fmt::format("ratio   {:.3f} (goal: at most {}); of the least sum of lanes {:.3f}, of the median of all {:.3f}\n",
+                  choices[0], goal, of_sum[0], median(measured) / least);
   table += fmt::format(
       "were it not to be had, nor the next, ...: ratio {:.3f} in the median, {:.3f} at worst; of the least sum of "
       "lanes {:.3f}, {:.3f}\nlosses  {}\n",

@@ -71,7 +71,7 @@ struct SearchOptions {
 
   /// The best of these, the grid's last corner, and others drawn from a fixed seed.
   std::size_t starts = 4;
-  std::size_t steps = 4;   ///< Of each simulation. @see predict
+  std::size_t steps = 4;  ///< Of each simulation. @see predict
 };
 
 /// The same model for the `parts`-th part of its batch: a micro-batch of so many.
@@ -141,8 +141,8 @@ class GridSearch {
     const auto [known, is_new] = seconds_.try_emplace(at, does_not_fit);
     if (!is_new) return known->second;
     try {
-      known->second = predict(model(at), setting_at(grid_, at, machine_, base_), machine_.topology, options_.steps)
-                          .step_seconds;
+      known->second =
+          predict(model(at), setting_at(grid_, at, machine_, base_), machine_.topology, options_.steps).step_seconds;
     } catch (const BudgetError&) {
     } catch (const ConfigurationError&) {
     }

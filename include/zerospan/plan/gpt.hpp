@@ -136,12 +136,13 @@ inline Model example_gpt(const GptExtents& e) {
       return std::pair{weight, declare(block + name + ".bias", {e.hidden})};
     };
     const auto linear = [&](const std::string& name, LinearExtents extents) {
-      return DeclaredLinear{model, {.name = block + name,
-                                    .extents = extents,
-                                    .tiles = {.outputs = e.tiles},
-                                    .type = e.type,
-                                    .bias = Bias::of_outputs,
-                                    .rows = tokens}};
+      return DeclaredLinear{model,
+                            {.name = block + name,
+                             .extents = extents,
+                             .tiles = {.outputs = e.tiles},
+                             .type = e.type,
+                             .bias = Bias::of_outputs,
+                             .rows = tokens}};
     };
     const auto norm1 = norm(".norm1");
     const auto qkv = linear(".attention.qkv", {3 * e.hidden, e.hidden});
