@@ -40,10 +40,11 @@ void print(const machine::Rates& r) {
   const auto disk = [](const char* name, const machine::DiskRates& d) {
     fmt::print(
         "{:<14}{:.2f} GB/s read, {:.2f} written; both at once {:.2f} and {:.2f}; while all cores compute {:.2f} and "
-        "{:.2f}\n{:<14}{:.0f} and {:.0f} us for a smallest request; {:.2f} and {:.2f} core-seconds taken by a GB\n",
+        "{:.2f}\n{:<14}{:.0f} and {:.0f} us for a smallest request, {:.0f} and {:.0f} while all cores compute; {:.2f} "
+        "and {:.2f} core-seconds taken by a GB\n",
         name, d.read / 1e9, d.written / 1e9, d.mixed_read / 1e9, d.mixed_written / 1e9, d.busy_read / 1e9,
-        d.busy_written / 1e9, "", d.read_latency * 1e6, d.write_latency * 1e6, d.read_core_time * 1e9,
-        d.write_core_time * 1e9);
+        d.busy_written / 1e9, "", d.read_latency * 1e6, d.write_latency * 1e6, d.busy_read_latency * 1e6,
+        d.busy_write_latency * 1e6, d.read_core_time * 1e9, d.write_core_time * 1e9);
     for (const auto& [what, rate] : {std::pair{"a read of", d.read_alone}, std::pair{"a write of", d.write_alone}}) {
       fmt::print("{:<14}{}", "", what);
       for (const auto& [size, per_second] : rate.points)

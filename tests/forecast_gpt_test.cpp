@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -51,10 +52,13 @@ Rates instant_rates() {
             .busy_written = instant,
             .read_latency = 0,
             .write_latency = 0,
+            .busy_read_latency = 0,
+            .busy_write_latency = 0,
             .read_alone = {{{1, instant}}},
             .write_alone = {{{1, instant}}},
             .read_core_time = 0,
-            .write_core_time = 0};
+            .write_core_time = 0,
+            .alignment = 4096};
   r.checked_disk = r.disk;
   const auto add = [&r](const std::string& name) { r.work[name] = {{{1, instant}}}; };
   for (const char* name :
@@ -94,7 +98,8 @@ Recorder recorder_with_lanes() {
 }
 
 constexpr std::size_t read_lane = 1;
-constexpr std::size_t update_lane = 4;
+constexpr std::size_t update_lane = 5;
+constexpr std::size_t write_lane = 6;
 
 TEST_CASE("work of two ranks shares one core, and has one each where there are two") {
   Rates rates = instant_rates();
@@ -135,8 +140,11 @@ TEST_CASE("transfers share the disk, take their part of the cores, and are slowe
       static_cast<void>(ranks[0].post(read_lane, {zerospan::OperationKind::read, "r"}, {.read = 100}, {}));
     }
     if (writes) {
-      rates.disk.written = rates.disk.mixed_written = rates.disk.busy_written = 1;
-      static_cast<void>(ranks[0].post(read_lane + 4, {zerospan::OperationKind::write, "w"}, {.written = 100}, {}));
+      rates.disk.written = rates.disk.busy_written = 2;
+      rates.disk.mixed_written = 1;
+      for (int i = 0; i < 2; ++i) {
+        static_cast<void>(ranks[0].post(write_lane, {zerospan::OperationKind::write, "w"}, {.written = 100}, {}));
+      }
     }
     ranks[0].compute(WorkKind::product, computing);
     MachineTime time{rates, rates.disk, ranks};
@@ -148,6 +156,74 @@ TEST_CASE("transfers share the disk, take their part of the cores, and are slowe
   CHECK(reading[1].end == Approx(2.0));
   CHECK(reading[2].end == Approx(5.0));  // half of the core for two seconds
   CHECK(play(true, 0)[1].end == Approx(4.0));
+}
+
+TEST_CASE("a disk that is busy both ways has time for each in proportion to its transfers") {
+  // Written bytes until 100 are read, and when that is.
+  const auto play = [](double mixed, std::size_t readers, std::size_t writers) {
+    Rates rates = instant_rates();
+    rates.disk.read = rates.disk.busy_read = rates.disk.written = rates.disk.busy_written = 100;
+    rates.disk.mixed_read = rates.disk.mixed_written = mixed;
+    std::vector<Recorder> ranks;
+    ranks.push_back(recorder_with_lanes());
+    for (std::size_t i = 0; i < readers; ++i) {
+      static_cast<void>(ranks[0].post(read_lane, {zerospan::OperationKind::read, "r"},
+                                      {.read = 100 / static_cast<double>(readers)}, {}));
+    }
+    for (std::size_t i = 0; i < writers; ++i) {
+      static_cast<void>(ranks[0].post(write_lane, {zerospan::OperationKind::write, "w"}, {.written = 1000}, {}));
+    }
+    MachineTime time{rates, rates.disk, ranks};
+    time.run();
+    return time.times(0)[0].end;
+  };
+  CHECK(play(50, 1, 1) == Approx(2.0));       // one disk, half of it each
+  CHECK(play(50, 3, 1) == Approx(4.0 / 3));   // three quarters of it
+  CHECK(play(50, 1, 3) == Approx(4.0));
+  CHECK(play(25, 1, 1) == Approx(4.0));       // directions that hold each other up
+  CHECK(play(25, 3, 1) == Approx(8.0 / 3));
+  CHECK(play(100, 3, 1) == Approx(1.0));      // and such that do not
+  CHECK(play(100, 1, 3) == Approx(1.0));
+}
+
+TEST_CASE("the end of a transfer comes later while cores compute") {
+  Rates rates = instant_rates();
+  rates.cores = 2;
+  rates.disk.write_latency = 1;
+  rates.disk.busy_write_latency = 5;
+  for (const std::size_t computing : std::array<std::size_t, 4>{0, 1, 2, 4}) {
+    std::vector<Recorder> ranks;
+    for (std::size_t r = 0; r < 4; ++r) ranks.push_back(recorder_with_lanes());
+    for (std::size_t r = 0; r < computing; ++r) ranks[r].compute(WorkKind::product, 100);
+    const std::size_t number = ranks[3].items().size();
+    static_cast<void>(ranks[3].post(write_lane, {zerospan::OperationKind::write, "w"},
+                                    {.latency = rates.disk.write_latency, .written = 1}, {}));
+    MachineTime time{rates, rates.disk, ranks};
+    time.run();
+    const std::array<double, 5> ends{1, 3, 5, 0, 100 * 4 / 2 + 1};  // behind its own rank's computing
+    CHECK(time.times(3)[number].end == Approx(ends[computing]));
+  }
+}
+
+TEST_CASE("who waits for others in a collective wakes up a little later") {
+  Rates rates = instant_rates();
+  rates.handoff = 0.25;
+  std::vector<Recorder> ranks(3);
+  ranks[0].compute(WorkKind::product, 1);
+  ranks[1].compute(WorkKind::product, 1.1);
+  ranks[2].compute(WorkKind::product, 1.2);
+  for (Recorder& rank : ranks) rank.meet("meeting", 0.125);
+  rates.cores = 3;
+  MachineTime time{rates, rates.disk, ranks};
+  time.run();
+  CHECK(time.times(2)[1].end == Approx(1.325));
+  CHECK(time.times(1)[1].end == Approx(1.325));  // so soon that it has not slept
+  ranks[0] = Recorder{};
+  ranks[0].meet("meeting", 0.125);
+  MachineTime later{rates, rates.disk, ranks};
+  later.run();
+  CHECK(later.times(0)[0].begin == Approx(1.2));
+  CHECK(later.times(0)[0].end == Approx(1.575));
 }
 
 TEST_CASE("a transfer alone takes what it was measured to take, and several are as fast as more bytes under way") {

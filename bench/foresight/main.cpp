@@ -21,7 +21,9 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <zerospan/adapters/chrome_trace.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/core/timeline.hpp>
 
 #include "../training_process.hpp"
 #include "gpt/forecast/forecast.hpp"
@@ -42,6 +44,7 @@ struct Wishes {
   std::filesystem::path directory = ".";
   std::size_t steps = 8;
   std::string only;
+  bool keeps_timelines = false;
 };
 
 /// How far off a prediction is: 0.1 is ten percent, above or below.
@@ -55,11 +58,19 @@ struct Case {
   double measured = 0;  ///< Seconds a step: the median of those that are neither of the first two nor the last.
 };
 
+/// @param what "trace", of what was measured, or "predicted".
+std::filesystem::path timeline_of(const foresight::Setting& setting, const Wishes& wishes, std::string_view what) {
+  if (!wishes.keeps_timelines) return wishes.results / "foresight.trace.json";
+  std::string name = setting.name;
+  std::ranges::replace_if(name, [](char each) { return each == ' ' || each == ','; }, '_');
+  return wishes.results / fmt::format("foresight.{}.{}.json", name, what);
+}
+
 std::vector<std::string> arguments_of(const foresight::Setting& setting, const Wishes& wishes) {
   std::vector<std::string> all = setting.arguments;
   const std::vector<std::string> own{"--steps",     std::to_string(wishes.steps),
                                      "--nvme-path", wishes.directory.string(),
-                                     "--trace",     (wishes.results / "foresight.trace.json").string(),
+                                     "--trace",     timeline_of(setting, wishes, "trace").string(),
                                      "--metrics",   (wishes.results / "foresight.jsonl").string()};
   all.insert(all.end(), own.begin(), own.end());
   return foresight::with_defaults(std::move(all), foresight::common);
@@ -108,9 +119,15 @@ int run(const Wishes& wishes) {
   nlohmann::ordered_json predictions = nlohmann::ordered_json::array();
   for (const foresight::Setting& setting : settings) {
     const auto begin = std::chrono::steady_clock::now();
-    Case c{.setting = setting, .forecast = gpt::forecast::foretell(options_of(arguments_of(setting, wishes)), rates)};
+    const gpt::Options options = options_of(arguments_of(setting, wishes));
+    Case c{.setting = setting, .forecast = gpt::forecast::foretell(options, rates)};
     c.foretelling_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     predictions.push_back(to_json(c));
+    if (wishes.keeps_timelines) {
+      zerospan::Timeline timeline{{.max_spans = std::size_t{1} << 22}};
+      static_cast<void>(gpt::forecast::foretell(options, rates, &timeline));
+      zerospan::write_chrome_trace(timeline, timeline_of(setting, wishes, "predicted").string());
+    }
     cases.push_back(std::move(c));
   }
   write(wishes.results / "foresight.predictions.json", predictions);
@@ -179,6 +196,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--steps", wishes.steps, "Steps of each training")->check(CLI::Range(4, 1000))->capture_default_str();
   app.add_option("--only", wishes.only, "Settings whose name has this in it");
+  app.add_flag("--timelines", wishes.keeps_timelines,
+               "Keeps the timelines of each setting among the results: what was foretold, and what happened");
   try {
     app.parse(argc, argv);
     return run(wishes);

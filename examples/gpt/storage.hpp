@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <deque>
 #include <iterator>
@@ -107,7 +108,8 @@ class FileDisks {
 };
 
 /// Disks are opened only where the options place something on them.
-/// @tparam Disks Has the nvme tier, and is made of the options: `FileDisks`, or what has the same members.
+/// @tparam Disks Has the nvme tier, and is made of the options, or of them and the device: `FileDisks`, or what has the
+/// same members.
 template <zerospan::Device D, class Disks = FileDisks>
 class RankStorage {
  public:
@@ -126,7 +128,7 @@ class RankStorage {
     const TierKind places[]{options.parameters, options.gradients, options.optimizer,
                             has_checkpoints ? options.activations : TierKind::device,
                             options.group_copies.value_or(TierKind::device)};
-    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) disks_.emplace(options);
+    if (std::ranges::find(places, TierKind::nvme) != std::end(places)) open_disks(options);
     if (has_checkpoints) open_checkpoints(options, rank, timeline);
   }
 
@@ -152,6 +154,14 @@ class RankStorage {
   zerospan::TierCounters disk() { return disks_ ? disks_->tier().counters() : zerospan::TierCounters{}; }
 
  private:
+  void open_disks(const Options& options) {
+    if constexpr (std::constructible_from<Disks, const Options&, D&>) {
+      disks_.emplace(options, device_);
+    } else {
+      disks_.emplace(options);
+    }
+  }
+
   /// Each is the residual stream of a micro-batch, in float; two of all are in device memory.
   void open_checkpoints(const Options& options, int rank, zerospan::Timeline& timeline) {
     const std::size_t bytes = options.batch * options.model.context * options.model.width * sizeof(float);

@@ -50,6 +50,10 @@ class DiskTrial {
   static constexpr std::size_t transfer = std::size_t{4} << 20;  ///< Bytes: about a piece of the staging ring.
   static constexpr std::size_t under_way = 8;                    ///< Transfers each way.
 
+  /// While it is busy both ways: what a sub-group reads and writes, its weights and moments.
+  static constexpr std::size_t mixed_transfer = std::size_t{1} << 20;
+  static constexpr std::size_t mixed_under_way = 3;
+
   /// @param bytes Rounded up to an even number of transfers.
   DiskTrial(const std::string& directory, std::uint64_t bytes, bool is_checked)
       : tier_{io_, {.directory = directory}},
@@ -69,10 +73,10 @@ class DiskTrial {
 
   /// @return Bytes a second.
   double read_all() {
-    return static_cast<double>(bytes()) / seconds_of([this] { move(true, 0, transfers_, 0); });
+    return static_cast<double>(bytes()) / seconds_of([this] { move(true, 0, bytes(), 0, large); });
   }
   double write_all() {
-    return static_cast<double>(bytes()) / seconds_of([this] { move(false, 0, transfers_, 0); });
+    return static_cast<double>(bytes()) / seconds_of([this] { move(false, 0, bytes(), 0, large); });
   }
 
   struct Mixed {
@@ -88,25 +92,24 @@ class DiskTrial {
     const double seconds = seconds_of([&] {
       std::jthread reader{[&] {
         try {
-          moved.read = move(true, 0, transfers_ / 2, 0, &is_over);
+          moved.read = move(true, 0, bytes() / 2, 0, mixed, &is_over);
         } catch (...) {
           error = std::current_exception();
         }
         is_over = true;
       }};
-      moved.written = move(false, transfers_ / 2, transfers_ / 2, under_way, &is_over);
+      moved.written = move(false, bytes() / 2, bytes() / 2, under_way * transfer, mixed, &is_over);
       is_over = true;
     });
     if (error) std::rethrow_exception(error);
     return {moved.read / seconds, moved.written / seconds};
   }
 
-  /// Seconds of a smallest request alone.
+  /// Seconds of a smallest request alone: the mean of many, for some wait for a core much longer than others.
   double latency(bool reads) {
     constexpr std::size_t requests = 64;
-    const std::size_t smallest = ref_.alignment();
     return seconds_of([&] {
-             for (std::size_t i = 0; i < requests; ++i) start(reads, i * transfer % bytes(), 0, smallest).wait();
+             for (std::size_t i = 0; i < requests; ++i) start(reads, i * transfer % bytes(), 0, alignment()).wait();
            }) /
            requests;
   }
@@ -127,8 +130,18 @@ class DiskTrial {
   }
 
   std::size_t bytes() const { return transfers_ * transfer; }
+  std::size_t alignment() const { return ref_.alignment(); }
 
  private:
+  /// How something is moved.
+  struct Pieces {
+    std::size_t bytes;
+    std::size_t under_way;
+  };
+
+  static constexpr Pieces large{transfer, under_way};
+  static constexpr Pieces mixed{mixed_transfer, mixed_under_way};
+
   template <class Work>
   static double seconds_of(Work work) {
     const auto begin = std::chrono::steady_clock::now();
@@ -136,26 +149,26 @@ class DiskTrial {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 
-  zerospan::Completion start(bool reads, std::size_t offset, std::size_t slot, std::size_t bytes) {
-    std::byte* const data = memory_.get() + slot * transfer;
+  zerospan::Completion start(bool reads, std::size_t offset, std::size_t place, std::size_t bytes) {
+    std::byte* const data = memory_.get() + place;
     return reads ? ref_.read(extent_, offset, data, bytes) : ref_.write(extent_, offset, data, bytes);
   }
 
-  /// @param slots The first of those in memory. @param is_over Where it says so, it ends. @return Bytes that it moved.
-  double move(bool reads, std::size_t first, std::size_t count, std::size_t slots,
+  /// @param place The first byte in memory. @param is_over Where it says so, it ends. @return Bytes that it moved.
+  double move(bool reads, std::size_t first, std::size_t bytes, std::size_t place, Pieces pieces,
               const std::atomic<bool>* is_over = nullptr) {
     std::deque<zerospan::Completion> ends;
-    double moved = 0;
-    for (std::size_t i = 0; i < count && !(is_over && *is_over); ++i) {
-      if (ends.size() == under_way) {
+    std::size_t moved = 0;
+    for (std::size_t i = 0; i < bytes / pieces.bytes && !(is_over && *is_over); ++i) {
+      if (ends.size() == pieces.under_way) {
         ends.front().wait();
         ends.pop_front();
-        moved += transfer;
+        moved += pieces.bytes;
       }
-      ends.push_back(start(reads, (first + i) * transfer, slots + i % under_way, transfer));
+      ends.push_back(start(reads, first + i * pieces.bytes, place + i % pieces.under_way * pieces.bytes, pieces.bytes));
     }
     for (const zerospan::Completion& end : ends) end.wait();
-    return moved + static_cast<double>(ends.size() * transfer);
+    return static_cast<double>(moved + ends.size() * pieces.bytes);
   }
 
   zerospan::AnyIoEngine io_ = make_io_engine();
@@ -201,6 +214,7 @@ inline DiskRates measure_disk(const std::string& directory, std::uint64_t bytes,
     rates.mixed_written = std::max(rates.mixed_written, mixed.written);
     return mixed.read;
   });
+  rates.alignment = static_cast<double>(disk.alignment());
   rates.read_latency = disk.latency(true);
   rates.write_latency = disk.latency(false);
   rates.read_alone = disk.alone(true);
@@ -215,6 +229,10 @@ inline DiskRates measure_disk(const std::string& directory, std::uint64_t bytes,
       stopwatch.all_cores(busy, [&] { rates.busy_read = median([&] { return disk.read_all(); }); });
   const double while_writing =
       stopwatch.all_cores(busy, [&] { rates.busy_written = median([&] { return disk.write_all(); }); });
+  static_cast<void>(stopwatch.all_cores(busy, [&] {
+    rates.busy_read_latency = std::max(rates.read_latency, disk.latency(true));
+    rates.busy_write_latency = std::max(rates.write_latency, disk.latency(false));
+  }));
   rates.read_core_time = std::max(rates.read_core_time, taken(while_reading, rates.busy_read));
   rates.write_core_time = std::max(rates.write_core_time, taken(while_writing, rates.busy_written));
   return rates;

@@ -122,27 +122,39 @@ inline void measure_collectives(int ranks, Rates& rates) {
   }
 }
 
-/// What it costs to post work, and how long it takes to go on from one lane to the next: adds to `rates`.
+/// What it costs to post work, and how long it takes to go on from one lane to the next: adds to `rates`. Each piece
+/// of work keeps its core for a while, as work of an engine does: cores that have been idle for longer wake up later.
 inline void measure_lanes(Rates& rates) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::size_t items = 500;
+  constexpr std::size_t items = 50;
+  constexpr std::chrono::duration<double> work{5e-4};
   zerospan::HostDevice device{{.device_budget = zerospan::Bytes{1 << 20}, .host_budget = zerospan::Bytes{1 << 20}}};
   zerospan::HostDevice::lanes_type lanes{device, zerospan::LaneOptions{}};
-  const auto nothing = [] { return zerospan::Completion{}; };
+  std::array<Clock::time_point, items> begins;
+  std::array<Clock::time_point, items> ends;
   const auto post = [&](std::size_t i, std::vector<zerospan::Completion> after) {
     return lanes.post_host(static_cast<zerospan::Lane>(i % zerospan::lane_count), std::move(after),
-                           {zerospan::OperationKind::copy, "nothing"}, nothing);
+                           {zerospan::OperationKind::copy, "a moment"}, [&begins, &ends, work, i] {
+                             begins[i] = Clock::now();
+                             while ((ends[i] = Clock::now()) - begins[i] < work) {
+                             }
+                             return zerospan::Completion{};
+                           });
   };
-  rates.post = rates.handoff = 1e30;
+  rates.post = 1e30;
+  std::vector<double> gaps;
   for (int trial = 0; trial < 4; ++trial) {
     zerospan::Completion last = post(0, {});
     const double core_seconds = thread_seconds();
-    const auto begin = Clock::now();
-    for (std::size_t i = 1; i <= items; ++i) last = post(i, {last});
+    for (std::size_t i = 1; i < items; ++i) last = post(i, {last});
     rates.post = std::min(rates.post, (thread_seconds() - core_seconds) / items);
-    lanes.wait(zerospan::calling_thread, last, {zerospan::OperationKind::copy, "nothing"});
-    rates.handoff = std::min(rates.handoff, std::chrono::duration<double>(Clock::now() - begin).count() / items);
+    lanes.wait(zerospan::calling_thread, last, {zerospan::OperationKind::copy, "a moment"});
+    for (std::size_t i = 1; i < items; ++i) {
+      gaps.push_back(std::chrono::duration<double>(begins[i] - ends[i - 1]).count());
+    }
   }
+  std::ranges::sort(gaps);
+  rates.handoff = gaps[gaps.size() / 2];
 }
 
 }  // namespace machine

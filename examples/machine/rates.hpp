@@ -40,18 +40,21 @@ struct WorkRate {
 
 /// A disk, through a tier of the library, with as much under way as the engine has.
 struct DiskRates {
-  double read = 0;             ///< Bytes a second, while nothing is written and the processor is idle.
-  double written = 0;          ///< Likewise, while nothing is read.
-  double mixed_read = 0;       ///< Bytes a second that are read while as many transfers write.
-  double mixed_written = 0;    ///< Likewise written.
-  double busy_read = 0;        ///< As `read`, while every core computes.
-  double busy_written = 0;     ///< As `written`, likewise.
-  double read_latency = 0;     ///< Seconds of a smallest request alone.
-  double write_latency = 0;    ///< Likewise.
-  WorkRate read_alone{};       ///< Of one transfer by itself, by its bytes: a second of each.
-  WorkRate write_alone{};      ///< Likewise.
-  double read_core_time = 0;   ///< Core-seconds that a byte read takes from what computes meanwhile.
-  double write_core_time = 0;  ///< Likewise written.
+  double read = 0;                ///< Bytes a second, while nothing is written and the processor is idle.
+  double written = 0;             ///< Likewise, while nothing is read.
+  double mixed_read = 0;          ///< Bytes a second that are read while as many transfers write.
+  double mixed_written = 0;       ///< Likewise written.
+  double busy_read = 0;           ///< As `read`, while every core computes.
+  double busy_written = 0;        ///< As `written`, likewise.
+  double read_latency = 0;        ///< Seconds of a smallest request alone.
+  double write_latency = 0;       ///< Likewise.
+  double busy_read_latency = 0;   ///< As `read_latency`, while every core computes: its end waits for one of them.
+  double busy_write_latency = 0;  ///< As `write_latency`, likewise.
+  WorkRate read_alone{};          ///< Of one transfer by itself, by its bytes: a second of each.
+  WorkRate write_alone{};         ///< Likewise.
+  double read_core_time = 0;      ///< Core-seconds that a byte read takes from what computes meanwhile.
+  double write_core_time = 0;     ///< Likewise written.
+  double alignment = 0;           ///< Bytes of which transfers are multiples.
 };
 
 /// What two factors of a product look like: which of them is transposed.
@@ -111,7 +114,7 @@ struct Rates {
 
   std::map<int, double> rendezvous;  ///< Seconds that ranks take to meet, by their number.
   double post = 0;                   ///< Seconds of the host for one piece of work that is posted on a lane.
-  double handoff = 0;                ///< Seconds from the end of a piece of work to the begin of one that waits for it.
+  double handoff = 0;  ///< Seconds until a thread that has slept for a while goes on, after what it waits for.
 
   /// How many times as long a kind of work takes while every other core does another.
   std::array<std::array<double, work_kinds.size()>, work_kinds.size()> slowdown{};

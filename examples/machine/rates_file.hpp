@@ -23,7 +23,7 @@ namespace machine {
 namespace detail {
 
 inline constexpr std::string_view rates_format = "zerospan rates";
-inline constexpr int rates_version = 1;
+inline constexpr int rates_version = 2;
 
 /// Every number of a disk, under the name that it has in files.
 template <class Disk, class Visit>
@@ -36,6 +36,8 @@ void for_each_disk_rate(Disk& disk, Visit visit) {
   visit("busy_written_bytes_per_second", disk.busy_written);
   visit("read_latency_seconds", disk.read_latency);
   visit("write_latency_seconds", disk.write_latency);
+  visit("busy_read_latency_seconds", disk.busy_read_latency);
+  visit("busy_write_latency_seconds", disk.busy_write_latency);
   visit("read_core_seconds_per_byte", disk.read_core_time);
   visit("write_core_seconds_per_byte", disk.write_core_time);
 }
@@ -138,6 +140,7 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
                  {"processor", {{"name", r.processor}, {"cores", r.cores}, {"matrix_kernels", r.matrix_kernels}}}};
   const auto add_disk = [&j](const char* name, const DiskRates& disk) {
     detail::for_each_disk_rate(disk, [&](const char* field, double value) { j[name][field] = value; });
+    j[name]["alignment_bytes"] = disk.alignment;
     j[name]["read_alone"] = detail::points_of(disk.read_alone);
     j[name]["write_alone"] = detail::points_of(disk.write_alone);
   };
@@ -175,7 +178,7 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
 inline Rates rates_from_json(const nlohmann::json& json, const std::string& file) {
   const detail::Field all{json, file, ""};
   if (all.at("format").text() != detail::rates_format) all.at("format").refuse("is not that of rates");
-  if (all.at("version").count() != detail::rates_version) all.at("version").refuse("is not 1");
+  if (all.at("version").count() != detail::rates_version) all.at("version").refuse("is not 2");
   Rates r;
   r.processor = all.at("processor").at("name").text();
   r.cores = static_cast<int>(all.at("processor").at("cores").count());
@@ -186,6 +189,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
       const bool is_rate = field.ends_with("per_second");
       value = is_rate ? of_disk.at(field).positive() : of_disk.at(field).not_negative();
     });
+    disk.alignment = static_cast<double>(of_disk.at("alignment_bytes").count());
     disk.read_alone = detail::rate_of(of_disk.at("read_alone"));
     disk.write_alone = detail::rate_of(of_disk.at("write_alone"));
   };

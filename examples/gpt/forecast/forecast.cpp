@@ -43,7 +43,9 @@ constexpr std::string_view step_made = "a step is made";
 /// A disk without bytes: extents that have a place, and transfers that lanes record and do not begin.
 class RecordingDisk {
  public:
-  explicit RecordingDisk(const Options&) {}
+  /// @param device Has the prices of the disk.
+  RecordingDisk(const Options&, const RecordingDevice& device)
+      : alignment_{static_cast<std::size_t>(device.prices().disk().alignment)} {}
   RecordingDisk(const RecordingDisk&) = delete;
   RecordingDisk& operator=(const RecordingDisk&) = delete;
 
@@ -51,13 +53,13 @@ class RecordingDisk {
   static std::vector<DirectoryUse> directories(const Options&) { return {}; }
 
   static std::string_view name() noexcept { return "planned disk"; }
-  static std::size_t alignment() noexcept { return page_bytes; }
+  std::size_t alignment() const noexcept { return alignment_; }
   static zerospan::Addressable addressable() noexcept { return zerospan::Addressable::nowhere; }
   static void reserve(zerospan::Bytes, std::string_view) noexcept {}
   static void cancel(zerospan::Bytes) noexcept {}
   zerospan::Extent place(std::size_t bytes) noexcept {
     const zerospan::Extent extent{end_, bytes};
-    end_ += zerospan::round_up(bytes, alignment());
+    end_ += zerospan::round_up(bytes, std::max<std::size_t>(alignment_, page_bytes));
     used_ += bytes;
     peak_ = std::max(peak_, used_);
     return extent;
@@ -73,6 +75,7 @@ class RecordingDisk {
   zerospan::TierCounters counters() const noexcept { return {zerospan::Bytes{used_}, zerospan::Bytes{peak_}, {}, {}}; }
 
  private:
+  std::size_t alignment_;
   std::uint64_t end_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;

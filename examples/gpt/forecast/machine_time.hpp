@@ -9,6 +9,7 @@
 #include <limits>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <zerospan/core/error.hpp>
@@ -69,9 +70,10 @@ class DiskSpeed {
 /// begun. A collective begins when all ranks have come to it.
 ///
 /// What is under way shares the machine evenly: work on cores the cores, of which transfers have taken theirs before;
-/// transfers the bytes a second that the disk has in their direction, which depend on how much is under way in it,
-/// whether it is busy in the other one too, and on how busy the cores are. Work goes slower beside other work, by the
-/// rates of both kinds. Between two events all rates are constant.
+/// transfers the bytes a second that the disk has in their direction, which depend on how much is under way in it and
+/// on how busy the cores are. Busy both ways, the disk has time for a direction in proportion to its transfers. The end
+/// of a transfer comes later while cores compute. Who sleeps until others come to a collective goes on a little later.
+/// Work goes slower beside other work, by the rates of both kinds. Between two events all rates are constant.
 class MachineTime {
  public:
   MachineTime(const machine::Rates& rates, const machine::DiskRates& disk, std::span<const Recorder> ranks)
@@ -132,6 +134,7 @@ class MachineTime {
   struct Meeting {
     std::vector<std::size_t> items;
     std::vector<std::size_t> ranks;
+    std::vector<double> arrivals;
   };
 
   const Item& item(std::size_t rank, std::size_t number) const { return (*ranks_[rank].items)[number]; }
@@ -210,17 +213,23 @@ class MachineTime {
     if (meeting == meetings_.end()) meeting = meetings_.insert(meetings_.end(), Meeting{});
     meeting->ranks.push_back(r);
     meeting->items.push_back(number);
+    meeting->arrivals.push_back(now_);
     if (meeting->ranks.size() < ranks_.size()) return;
     const Meeting all = *meeting;
     meetings_.erase(meeting);
     for (std::size_t i = 0; i < all.ranks.size(); ++i) {
-      start(all.ranks[i], all.items[i], item(all.ranks[i], all.items[i]).cost, now_);
+      Cost own = item(all.ranks[i], all.items[i]).cost;
+      if (now_ - all.arrivals[i] > own.latency + rates_.handoff) own.latency += rates_.handoff;
+      start(all.ranks[i], all.items[i], own, now_);
     }
   }
 
   void start(std::size_t r, std::size_t number, const Cost& cost, double begin) {
     ranks_[r].times[number].begin = begin;
-    running_.push_back({r, number, cost.latency, cost.core_seconds, cost.read + cost.written});
+    double latency = cost.latency;
+    if (cost.read > 0) latency += busy() * std::max(0.0, disk_.busy_read_latency - disk_.read_latency);
+    if (cost.written > 0) latency += busy() * std::max(0.0, disk_.busy_write_latency - disk_.write_latency);
+    running_.push_back({r, number, latency, cost.core_seconds, cost.read + cost.written});
     const Item& what = item(r, number);
     if (what.track != Item::host && cost.read + cost.written > 0) {
       ranks_[r].tracks[what.track].is_taken = false;  // asynchronous: the lane goes on
@@ -282,6 +291,35 @@ class MachineTime {
 
   bool reads(const Running& each) const { return item(each.rank, each.item).cost.read > 0; }
 
+  /// How much of the processor computes.
+  double busy() const {
+    const auto computes = [](const Running& each) { return each.latency == 0 && each.bytes == 0; };
+    return std::min(1.0, static_cast<double>(std::ranges::count_if(running_, computes)) / rates_.cores);
+  }
+
+  /// Both directions share the disk's time. The measured rates say how much of it there is: 1 where it does one thing
+  /// at a time, 2 where directions do not disturb each other.
+  /// @param read_rate,write_rate What each would have alone; becomes what it has.
+  void share_disk(const Direction& reads_now, const Direction& writes_now, double& read_rate,
+                  double& write_rate) const {
+    if (reads_now.transfers == 0 || writes_now.transfers == 0) return;
+    const double read_alone = std::exchange(read_rate, reads_now.transfers * std::min(disk_.mixed_read, read_rate));
+    const double write_alone =
+        std::exchange(write_rate, writes_now.transfers * std::min(disk_.mixed_written, write_rate));
+    const double time = std::min(1.0, disk_.mixed_read / reading_.most()) +
+                        std::min(1.0, disk_.mixed_written / writing_.most());
+    const double wanted = read_rate / read_alone + write_rate / write_alone;
+    read_rate *= time / wanted;
+    write_rate *= time / wanted;
+    if (read_rate > read_alone) {
+      read_rate = read_alone;
+      write_rate = std::min(1.0, time - 1) * write_alone;
+    } else if (write_rate > write_alone) {
+      write_rate = write_alone;
+      read_rate = std::min(1.0, time - 1) * read_alone;
+    }
+  }
+
   void set_rates() {
     const auto cores = static_cast<double>(rates_.cores);
     double working = 0;
@@ -297,16 +335,15 @@ class MachineTime {
         working += 1;
       }
     }
-    // The disk is slower while all cores compute, and in proportion where some do; and while it is busy both ways.
-    const double busy = std::min(1.0, working / cores);
-    const bool is_mixed = reads_now.transfers > 0 && writes_now.transfers > 0;
-    const auto rate_of = [busy, is_mixed](const Direction& d, const DiskSpeed& speed, double all_busy, double mixed) {
+    // The disk is slower while all cores compute, and in proportion where some do.
+    const double part_busy = busy();
+    const auto rate_of = [part_busy](const Direction& d, const DiskSpeed& speed, double all_busy) {
       if (d.transfers == 0) return 0.0;
-      const double part = 1 + busy * (std::min(1.0, all_busy / speed.most()) - 1);
-      return speed.at(d.bytes) * part * (is_mixed ? std::min(1.0, mixed / speed.most()) : 1.0);
+      return speed.at(d.bytes) * (1 + part_busy * (std::min(1.0, all_busy / speed.most()) - 1));
     };
-    const double read_rate = rate_of(reads_now, reading_, disk_.busy_read, disk_.mixed_read);
-    const double write_rate = rate_of(writes_now, writing_, disk_.busy_written, disk_.mixed_written);
+    double read_rate = rate_of(reads_now, reading_, disk_.busy_read);
+    double write_rate = rate_of(writes_now, writing_, disk_.busy_written);
+    share_disk(reads_now, writes_now, read_rate, write_rate);
     until_slower_read_ = time_to_next(reads_now, reading_, read_rate);
     until_slower_write_ = time_to_next(writes_now, writing_, write_rate);
     const double reading = reads_now.transfers;
