@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -292,6 +293,19 @@ TEST_CASE("where reading alone takes time, a step takes as long as its bytes") {
     for (const auto& span : forecast.critical_path) on_path += span.kind == "read" ? span.end - span.begin : 0;
     if (ranks == 1) CHECK(on_path > 0.9 * forecast.step_seconds);
   }
+}
+
+TEST_CASE("transfers are multiples of the alignment that the disk has") {
+  const auto read_with = [](double alignment) {
+    Rates rates = instant_rates();
+    rates.disk.alignment = alignment;
+    gpt::Options o = small_training(1);
+    o.prefetch_bytes = 0;
+    return foretell(o, rates).bytes.read;
+  };
+  CHECK(std::fmod(read_with(512), 512) == 0);
+  CHECK(std::fmod(read_with(4096), 4096) == 0);
+  CHECK(read_with(512) < read_with(4096));  // biases are small
 }
 
 TEST_CASE("what is foretold is the same each time, and a timeline has all of it") {
