@@ -178,12 +178,12 @@ TEST_CASE("a disk that is busy both ways has time for each in proportion to its 
     time.run();
     return time.times(0)[0].end;
   };
-  CHECK(play(50, 1, 1) == Approx(2.0));       // one disk, half of it each
-  CHECK(play(50, 3, 1) == Approx(4.0 / 3));   // three quarters of it
+  CHECK(play(50, 1, 1) == Approx(2.0));      // one disk, half of it each
+  CHECK(play(50, 3, 1) == Approx(4.0 / 3));  // three quarters of it
   CHECK(play(50, 1, 3) == Approx(4.0));
-  CHECK(play(25, 1, 1) == Approx(4.0));       // directions that hold each other up
+  CHECK(play(25, 1, 1) == Approx(4.0));  // directions that hold each other up
   CHECK(play(25, 3, 1) == Approx(8.0 / 3));
-  CHECK(play(100, 3, 1) == Approx(1.0));      // and such that do not
+  CHECK(play(100, 3, 1) == Approx(1.0));  // and such that do not
   CHECK(play(100, 1, 3) == Approx(1.0));
 }
 

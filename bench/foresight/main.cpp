@@ -62,7 +62,8 @@ struct Case {
 std::filesystem::path timeline_of(const foresight::Setting& setting, const Wishes& wishes, std::string_view what) {
   if (!wishes.keeps_timelines) return wishes.results / "foresight.trace.json";
   std::string name = setting.name;
-  std::ranges::replace_if(name, [](char each) { return each == ' ' || each == ','; }, '_');
+  std::ranges::replace_if(
+      name, [](char each) { return each == ' ' || each == ','; }, '_');
   return wishes.results / fmt::format("foresight.{}.{}.json", name, what);
 }
 

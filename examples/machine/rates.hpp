@@ -48,8 +48,8 @@ struct DiskRates {
   double busy_written = 0;        ///< As `written`, likewise.
   double read_latency = 0;        ///< Seconds of a smallest request alone.
   double write_latency = 0;       ///< Likewise.
-  double busy_read_latency = 0;   ///< As `read_latency`, while every core computes: its end waits for one of them.
-  double busy_write_latency = 0;  ///< As `write_latency`, likewise.
+  double busy_read_latency = 0;   ///< As `read_latency`, while every core computes.
+  double busy_write_latency = 0;  ///< Likewise; Linux may end a write on a thread of its own, which must get a core.
   WorkRate read_alone{};          ///< Of one transfer by itself, by its bytes: a second of each.
   WorkRate write_alone{};         ///< Likewise.
   double read_core_time = 0;      ///< Core-seconds that a byte read takes from what computes meanwhile.

@@ -306,8 +306,8 @@ class MachineTime {
     const double read_alone = std::exchange(read_rate, reads_now.transfers * std::min(disk_.mixed_read, read_rate));
     const double write_alone =
         std::exchange(write_rate, writes_now.transfers * std::min(disk_.mixed_written, write_rate));
-    const double time = std::min(1.0, disk_.mixed_read / reading_.most()) +
-                        std::min(1.0, disk_.mixed_written / writing_.most());
+    const double time =
+        std::min(1.0, disk_.mixed_read / reading_.most()) + std::min(1.0, disk_.mixed_written / writing_.most());
     const double wanted = read_rate / read_alone + write_rate / write_alone;
     read_rate *= time / wanted;
     write_rate *= time / wanted;
