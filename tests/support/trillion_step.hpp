@@ -49,7 +49,7 @@ inline StepTimes step_of_a_trillion(const TrillionTraining& training) {
   namespace sim = zerospan::sim;
   constexpr std::size_t layers = 128;
   constexpr std::size_t matrices = 12;  // of a layer
-  constexpr std::size_t elements = std::size_t{1'000'000'000'000} / layers / matrices;
+  constexpr std::size_t of_a_matrix = std::size_t{1'000'000'000'000} / layers / matrices;
   constexpr int steps = 4;
   constexpr std::size_t gibi = std::size_t{1} << 30;
   sim::Cluster cluster{dgx2, {.simulate = sim::Simulate::one_of_equals}};
@@ -68,7 +68,7 @@ inline StepTimes step_of_a_trillion(const TrillionTraining& training) {
             .updates = training.updates, .early_share = training.early_share, .prefetch = zerospan::Bytes{2 * gibi}}};
     std::vector<zerospan::PartitionedParameter<Ghost<zerospan::bfloat16>>> model;
     for (std::size_t m = 0; m < layers * matrices; ++m) {
-      model.emplace_back(engine, "matrix " + std::to_string(m), zerospan::Shape{elements}, zerospan::init::zeros());
+      model.emplace_back(engine, "matrix " + std::to_string(m), zerospan::Shape{of_a_matrix}, zerospan::init::zeros());
     }
     engine.begin(zerospan::Pass::training);
     const double forward = forward_seconds / static_cast<double>(model.size());
