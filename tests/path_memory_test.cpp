@@ -12,6 +12,7 @@
 
 namespace {
 
+using zerospan::detail::IntervalPlan;
 using zerospan::detail::Path;
 using zerospan::detail::PathMemory;
 using zerospan::detail::Trace;
@@ -38,7 +39,7 @@ struct Fixture {
     return path ? static_cast<int>(path->trace.uses[0].key.number) : -1;
   }
 
-  PathMemory memory;
+  PathMemory memory{IntervalPlan::usual_gathers_ahead};
 };
 
 TEST_CASE("two passes are the same path if their events, keys and kinds agree") {
