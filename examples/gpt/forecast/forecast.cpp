@@ -242,9 +242,14 @@ class StepOfRank {
       if (item.kind != zerospan::OperationKind::wait && times_[number].end > times_[number].begin) {
         path.push_back(span(number));
       }
-      std::vector<std::size_t> causes = item.after;
-      if (before[number] != none) causes.push_back(before[number]);
-      if (host_before[number] != none) causes.push_back(host_before[number]);
+      // A transfer begins with the one before it on its lane, which may be under way: what that came after counts too.
+      std::vector<std::size_t> causes;
+      for (std::size_t i = number; i != none && times_[i].begin >= times_[number].begin - 1e-9; i = before[i]) {
+        causes.insert(causes.end(), items[i].after.begin(), items[i].after.end());
+        if (before[i] != none) causes.push_back(before[i]);
+        if (host_before[i] != none) causes.push_back(host_before[i]);
+        if (items[i].track == Item::host) break;
+      }
       const bool is_wait = item.kind == zerospan::OperationKind::wait;
       const double until = (is_wait ? times_[number].end : times_[number].begin) + 1e-9;
       std::size_t cause = none;

@@ -149,7 +149,7 @@ class StateSizes {
     const std::size_t capacity = core_.staging.capacity();
     const std::size_t of_staging = std::max(capacity / 12, std::min(capacity / 3, large)) / unit_bytes;
     const std::size_t of_model = std::max(round_up(trained_elements(), 12 * unit) / (12 * unit), small / unit_bytes);
-    return std::clamp(std::min(of_staging, of_model), std::size_t{1}, wanted) * unit;
+    return in_whole_pages(std::clamp(std::min(of_staging, of_model), std::size_t{1}, wanted) * unit);
   }
 
   /// Staging memory in which an update of the largest parameter leaves all of it until it is gathered, while the next
@@ -213,6 +213,12 @@ class StateSizes {
   bool gradients_follow_shards() const { return core_.stage.partitions_gradients || !core_.stage.partitions_optimizer; }
 
  private:
+  /// Fewer elements, if any are left, of which every array takes whole pages: their transfers have no padding.
+  std::size_t in_whole_pages(std::size_t elements) const {
+    const std::size_t pages = round_up(Arena::alignment / narrowest_, alignment());
+    return elements < pages ? elements : elements / pages * pages;
+  }
+
   /// Elements that a rank updates in a step; where ranks own whole parameters, those of one that owns as many as the
   /// others. The same on all ranks.
   std::size_t trained_elements() const {
