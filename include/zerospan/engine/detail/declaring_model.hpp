@@ -13,6 +13,7 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
+#include <zerospan/device/arena.hpp>
 #include <zerospan/engine/detail/engine_core.hpp>
 #include <zerospan/optimizer/optimizer.hpp>
 #include <zerospan/partition/parameter_store.hpp>
