@@ -34,11 +34,7 @@ namespace {
 using foresight::median;
 using nlohmann::ordered_json;
 
-struct Wishes {
-  std::filesystem::path rates;  ///< Where empty, the machine is measured.
-  std::filesystem::path results = ".";
-  std::filesystem::path directory = ".";
-  std::size_t steps = 8;
+struct Wishes : foresight::TrainingWishes {
   std::size_t rounds = 3;
 };
 
@@ -191,16 +187,7 @@ int main(int argc, char** argv) {
   gpt::openblas::choose_kernels(argv);
   Wishes wishes;
   CLI::App app{"Chooses the fastest of thirty ways to train by what is foretold of them, and trains in all."};
-  app.add_option("--rates", wishes.rates,
-                 "What this machine does, as measure_rates has written it; measured if not given")
-      ->check(CLI::ExistingFile);
-  app.add_option("--results", wishes.results, "Where the choice and the results are written")
-      ->check(CLI::ExistingDirectory)
-      ->capture_default_str();
-  app.add_option("--directory", wishes.directory, "On the disk of the states; nothing is left there")
-      ->check(CLI::ExistingDirectory)
-      ->capture_default_str();
-  app.add_option("--steps", wishes.steps, "Steps of each training")->check(CLI::Range(4, 1000))->capture_default_str();
+  foresight::add_options(app, wishes);
   app.add_option("--rounds", wishes.rounds, "Trainings of each candidate, in turns")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();

@@ -38,11 +38,7 @@ using foresight::median;
 using foresight::options_of;
 using foresight::write;
 
-struct Wishes {
-  std::filesystem::path rates;  ///< Where empty, the machine is measured.
-  std::filesystem::path results = ".";
-  std::filesystem::path directory = ".";
-  std::size_t steps = 8;
+struct Wishes : foresight::TrainingWishes {
   std::string only;
   bool keeps_timelines = false;
 };
@@ -186,16 +182,7 @@ int main(int argc, char** argv) {
   gpt::openblas::choose_kernels(argv);
   Wishes wishes;
   CLI::App app{"Foretells the step time of train_gpt in many settings, and measures it."};
-  app.add_option("--rates", wishes.rates,
-                 "What this machine does, as measure_rates has written it; measured if not given")
-      ->check(CLI::ExistingFile);
-  app.add_option("--results", wishes.results, "Where predictions and results are written")
-      ->check(CLI::ExistingDirectory)
-      ->capture_default_str();
-  app.add_option("--directory", wishes.directory, "On the disk of the states; nothing is left there")
-      ->check(CLI::ExistingDirectory)
-      ->capture_default_str();
-  app.add_option("--steps", wishes.steps, "Steps of each training")->check(CLI::Range(4, 1000))->capture_default_str();
+  foresight::add_options(app, wishes);
   app.add_option("--only", wishes.only, "Settings whose name has this in it");
   app.add_flag("--timelines", wishes.keeps_timelines,
                "Keeps the timelines of each setting among the results: what was foretold, and what happened");

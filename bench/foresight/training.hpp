@@ -25,6 +25,28 @@
 
 namespace foresight {
 
+/// How all settings are trained.
+struct TrainingWishes {
+  std::filesystem::path rates;  ///< Where empty, the machine is measured.
+  std::filesystem::path results = ".";
+  std::filesystem::path directory = ".";
+  std::size_t steps = 8;
+};
+
+/// @param wishes Outlives the parsing.
+inline void add_options(CLI::App& app, TrainingWishes& wishes) {
+  app.add_option("--rates", wishes.rates,
+                 "What this machine does, as measure_rates has written it; measured if not given")
+      ->check(CLI::ExistingFile);
+  app.add_option("--results", wishes.results, "Where predictions and results are written")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  app.add_option("--directory", wishes.directory, "On the disk of the states; nothing is left there")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  app.add_option("--steps", wishes.steps, "Steps of each training")->check(CLI::Range(4, 1000))->capture_default_str();
+}
+
 /// The arguments, and those of `defaults` of which they say nothing themselves.
 inline std::vector<std::string> with_defaults(std::vector<std::string> arguments, std::string_view defaults) {
   const std::vector<std::string> all = words(defaults);
