@@ -47,9 +47,9 @@ struct StepTimes {
 /// Of a trillion parameters in 16 bits, with everything on disk: a step in the middle of a training.
 inline StepTimes step_of_a_trillion(const TrillionTraining& training) {
   namespace sim = zerospan::sim;
-  constexpr std::size_t layers = 128;
+  constexpr std::size_t depth = 128;
   constexpr std::size_t matrices = 12;  // of a layer
-  constexpr std::size_t of_a_matrix = std::size_t{1'000'000'000'000} / layers / matrices;
+  constexpr std::size_t of_a_matrix = std::size_t{1'000'000'000'000} / depth / matrices;
   constexpr int steps = 4;
   constexpr std::size_t gibi = std::size_t{1} << 30;
   sim::Cluster cluster{dgx2, {.simulate = sim::Simulate::one_of_equals}};
@@ -67,7 +67,7 @@ inline StepTimes step_of_a_trillion(const TrillionTraining& training) {
         zerospan::EngineOptions{
             .updates = training.updates, .early_share = training.early_share, .prefetch = zerospan::Bytes{2 * gibi}}};
     std::vector<zerospan::PartitionedParameter<Ghost<zerospan::bfloat16>>> model;
-    for (std::size_t m = 0; m < layers * matrices; ++m) {
+    for (std::size_t m = 0; m < depth * matrices; ++m) {
       model.emplace_back(engine, "matrix " + std::to_string(m), zerospan::Shape{of_a_matrix}, zerospan::init::zeros());
     }
     engine.begin(zerospan::Pass::training);
