@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <deque>
 #include <iterator>
-#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -18,7 +17,7 @@
 #include <zerospan/device/arena.hpp>
 #include <zerospan/device/device.hpp>
 #include <zerospan/engine/options.hpp>
-#include <zerospan/io/threaded_io_engine.hpp>
+#include <zerospan/io/any_io_engine.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
 #include <zerospan/tier/measured_weights.hpp>
@@ -26,12 +25,9 @@
 #include <zerospan/tier/offload_tier.hpp>
 #include <zerospan/tier/striped_tier.hpp>
 
-#if defined(ZEROSPAN_HAS_LIBAIO)
-#include <zerospan/io/libaio_engine.hpp>
-#endif
-
 #include "checks.hpp"
 #include "directory_use.hpp"
+#include "io.hpp"
 #include "options.hpp"
 
 namespace gpt {
@@ -41,70 +37,41 @@ class FileDisks {
  public:
   /// Several directories are measured first.
   explicit FileDisks(const Options& options) {
-#if defined(ZEROSPAN_HAS_LIBAIO)
-    if (zerospan::LibaioEngine::available()) {
-      open<zerospan::LibaioEngine>(options);
-      return;
+    for (const auto& path : options.nvme_path) {
+      auto& tier = tiers_.emplace_back(io_, zerospan::NvmeTierOptions{.directory = path.string()});
+      refs_.push_back(options.checksums == Checksums::on ? checks_.over(tier) : zerospan::TierRef{tier});
     }
-#endif
-    open<zerospan::ThreadedIoEngine>(options);
+    if (refs_.size() > 1) stripe();
   }
 
-  zerospan::TierRef tier() { return *tier_; }
+  zerospan::TierRef tier() { return stripes_ ? zerospan::TierRef{*stripes_} : refs_.front(); }
 
   /// Where what is placed there lies now.
   std::vector<DirectoryUse> directories(const Options& options) const {
     std::vector<DirectoryUse> uses;
-    for (std::size_t i = 0; i < directories_.size(); ++i) {
-      const auto bytes = static_cast<double>(directories_[i].counters().used.count);
+    for (std::size_t i = 0; i < tiers_.size(); ++i) {
+      const auto bytes = static_cast<double>(tiers_[i].counters().used.count);
       uses.push_back({options.nvme_path[i], bytes, weights_[i]});
     }
     return uses;
   }
 
  private:
-  template <class Io>
-  struct Disks {
-    explicit Disks(const Options& options) {
-      for (const auto& path : options.nvme_path) {
-        auto& tier = tiers.emplace_back(io, zerospan::NvmeTierOptions{.directory = path.string()});
-        refs.push_back(options.checksums == Checksums::on ? checks.over(tier) : zerospan::TierRef{tier});
-      }
-      if (refs.size() > 1) stripe();
-    }
-
-    /// All ranks measure now, as all will use the disks at once. The fastest disk gets a MiB at a time.
-    void stripe() {
-      weights = zerospan::measured_weights(refs);
-      constexpr std::size_t longest = std::size_t{1} << 20;
-      constexpr std::size_t shortest = std::size_t{64} << 10;
-      const zerospan::Bytes each{zerospan::round_up(longest / std::ranges::max(weights), shortest)};
-      stripes.emplace(refs, zerospan::StripedTierOptions{.stripe = each, .weights = weights});
-    }
-
-    zerospan::TierRef tier() { return stripes ? zerospan::TierRef{*stripes} : refs.front(); }
-
-    Io io;
-    std::deque<zerospan::NvmeTier<Io>> tiers;
-    Checks checks;
-    std::vector<zerospan::TierRef> refs;
-    std::vector<std::size_t> weights{1};
-    std::optional<zerospan::StripedTier> stripes;
-  };
-
-  template <class Io>
-  void open(const Options& options) {
-    const auto disks = std::make_shared<Disks<Io>>(options);
-    tier_.emplace(disks->tier());
-    weights_ = disks->weights;
-    directories_.assign(disks->tiers.begin(), disks->tiers.end());
-    disks_ = disks;
+  /// All ranks measure now, as all will use the disks at once. The fastest disk gets a MiB at a time.
+  void stripe() {
+    weights_ = zerospan::measured_weights(refs_);
+    constexpr std::size_t longest = std::size_t{1} << 20;
+    constexpr std::size_t shortest = std::size_t{64} << 10;
+    const zerospan::Bytes each{zerospan::round_up(longest / std::ranges::max(weights_), shortest)};
+    stripes_.emplace(refs_, zerospan::StripedTierOptions{.stripe = each, .weights = weights_});
   }
 
-  std::shared_ptr<void> disks_;
-  std::optional<zerospan::TierRef> tier_;
-  std::vector<zerospan::TierRef> directories_;
-  std::vector<std::size_t> weights_;  ///< Of each.
+  zerospan::AnyIoEngine io_ = make_io_engine();
+  std::deque<zerospan::NvmeTier<zerospan::AnyIoEngine>> tiers_;
+  Checks checks_;
+  std::vector<zerospan::TierRef> refs_;
+  std::vector<std::size_t> weights_{1};  ///< Of each.
+  std::optional<zerospan::StripedTier> stripes_;
 };
 
 /// Disks are opened only where the options place something on them.

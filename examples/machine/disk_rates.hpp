@@ -20,28 +20,15 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/detail/huge_pages.hpp>
 #include <zerospan/io/any_io_engine.hpp>
-#include <zerospan/io/threaded_io_engine.hpp>
 #include <zerospan/tier/nvme_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
-#if defined(ZEROSPAN_HAS_LIBAIO)
-#include <zerospan/io/libaio_engine.hpp>
-#endif
-
 #include "../gpt/checks.hpp"
+#include "../gpt/io.hpp"
 #include "rates.hpp"
 #include "work.hpp"
 
 namespace machine {
-
-/// The I/O engine that train_gpt takes.
-inline zerospan::AnyIoEngine make_io_engine() {
-#if defined(ZEROSPAN_HAS_LIBAIO)
-  return zerospan::AnyIoEngine::first_of<zerospan::LibaioEngine, zerospan::ThreadedIoEngine>();
-#else
-  return zerospan::AnyIoEngine::first_of<zerospan::ThreadedIoEngine>();
-#endif
-}
 
 /// An extent of a disk, which is gone however the program ends. All of it was written once: the first write of a range
 /// costs more.
@@ -171,7 +158,7 @@ class DiskTrial {
     return static_cast<double>(moved + ends.size() * pieces.bytes);
   }
 
-  zerospan::AnyIoEngine io_ = make_io_engine();
+  zerospan::AnyIoEngine io_ = gpt::make_io_engine();
   zerospan::NvmeTier<zerospan::AnyIoEngine> tier_;
   gpt::Checks checks_;
   zerospan::TierRef ref_;
