@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,9 +11,13 @@
 #include <string_view>
 #include <vector>
 
+#include <zerospan/engine/detail/make_engine.hpp>
+#include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/device.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/fake_gpu_run.hpp"
+#include "support/ghost.hpp"
 #include "support/toy_model.hpp"
 
 namespace {
@@ -80,6 +85,34 @@ TEST_CASE("where the share is in memory of the device's own, device and host upd
   const auto gpu = std::make_shared<zerospan_test::FakeGpu>();
   zerospan_test::FakeDevice device{zerospan_test::FakeRuntime{gpu}};
   check_shares(device, zerospan_test::FakeCompute{gpu});
+}
+
+TEST_CASE("a replicated parameter is published when both sides have written their parts of it") {
+  namespace sim = zerospan::sim;
+  // In virtual time: what the host updates is late, for it is copied slowly; the device's part comes last, and is
+  // early.
+  sim::Cluster cluster{sim::one_node(2, {.copy = {1e6}, .network = {1e9}, .update = 1e9}),
+                       {.simulate = sim::Simulate::one_of_equals}};
+  sim::Device device{cluster, zerospan::Rank{0}, {.device_budget = 1_GiB, .host_budget = 1_GiB}};
+  sim::Communicator communicator{cluster, zerospan::Rank{0}};
+  zerospan::DeviceTier on_device{device};
+  zerospan::HostTier on_host{device};
+  zerospan::ZeroEngine engine{
+      zerospan::Stage1{}, communicator, device, Placement{on_device, on_device, on_host, TierShare{on_device, 0.5}},
+      zerospan::AdamW{},  small_groups};
+  const zerospan::PartitionedParameter<zerospan_test::Ghost<float>> weight{
+      engine, "weight", {4 * small_groups.sub_group_elements}, zerospan::init::zeros()};
+  weight.gradient(device.stream()).commit();
+  engine.step();
+  engine.synchronize();
+  double written = 0;
+  double published = 0;
+  for (const sim::Event& event : cluster.resolve()) {
+    if (event.name.starts_with("sub-group")) written = std::max(written, event.end);
+    if (event.kind == zerospan::OperationKind::all_gather) published = event.begin;
+  }
+  CHECK(written > 0);
+  CHECK(published >= written);
 }
 
 TEST_CASE("a share is a fraction, and has to fit") {

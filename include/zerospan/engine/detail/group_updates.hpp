@@ -30,10 +30,11 @@ namespace zerospan::inline v0::detail {
 /// written (ZeRO-Infinity, arXiv 2104.07857, section 5.2.2). Sub-groups without gradients are left alone.
 ///
 /// A step ends before its updates do. What is partitioned is updated behind the next forward pass, in the order in
-/// which the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to its
-/// own, and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory. During the
-/// backward pass, when that memory is idle, the states of the first sub-groups are read ahead. What is replicated is
-/// published by collectives, whose order is the same on every rank: all of its updates are posted at once.
+/// which the last pass brought it: whoever is about to read a parameter calls `bring`, which posts the updates up to
+/// its own, and a few more, so that transfers go on; if it comes soon, it finds the new values in staging memory.
+/// During the backward pass, when that memory is idle, the states of the first sub-groups are read ahead. What is
+/// replicated is published by collectives, whose order is the same on every rank: all of its updates are posted at
+/// once.
 ///
 /// Or a share of what is partitioned is updated during the backward pass, as gradients come
 /// (UpdateTime::during_backward), and the rest behind the next forward pass.
@@ -93,8 +94,9 @@ class GroupUpdates {
   /// @throws ConfigurationError if the optimizer's settings are not those that updates of this step have had.
   void check_settings() const {
     if (early_ > 0 && updater_.optimizer()->settings().fingerprint != optimizer_.settings().fingerprint) {
-      throw_configuration_error("the optimizer's settings have changed since the first update of this step, which was "
-                                "made during the backward pass: set them before it");
+      throw_configuration_error(
+          "the optimizer's settings have changed since the first update of this step, which was "
+          "made during the backward pass: set them before it");
     }
   }
 
@@ -116,8 +118,8 @@ class GroupUpdates {
   }
 
   /// For whoever has added the last gradient of a parameter in this step: if updates are made during the backward
-  /// pass, its sub-groups are updated when all that trains in them has come so far, and was gathered after that as often
-  /// as in any step before; but for those that are left to the next forward pass.
+  /// pass, its sub-groups are updated when all that trains in them has come so far, and was gathered after that as
+  /// often as in any step before; but for those that are left to the next forward pass.
   /// @return Them, in the order in which `update` is to be called for each: now.
   std::vector<const SubGroup*> gradient_is_whole(std::size_t parameter) {
     if (core_.options.updates != UpdateTime::during_backward) return {};
@@ -167,9 +169,9 @@ class GroupUpdates {
     return needed <= core_.staging.capacity();
   }
 
-  /// For whoever has written a gradient: during the last backward pass the states of the sub-groups that will be updated
-  /// first are read, evenly distributed over it, so that what it reads itself is not behind them: a backward pass reads
-  /// less than a forward pass with its updates does, and has room for them from its beginning on.
+  /// For whoever has written a gradient: during the last backward pass the states of the sub-groups that will be
+  /// updated first are read, evenly distributed over it, so that what it reads itself is not behind them: a backward
+  /// pass reads less than a forward pass with its updates does, and has room for them from its beginning on.
   void read_ahead() {
     ++commits_;
     if (next_ < queue_.size() || core_.options.updates == UpdateTime::during_backward) return;
@@ -233,7 +235,7 @@ class GroupUpdates {
     const SubGroup* group;
     std::vector<RunUpdate> runs{};             ///< None if it has none in this step.
     std::optional<BegunWork> begun{};          ///< Its states were read ahead.
-    std::optional<StagedValues> values{};            ///< What the last update has left in staging memory.
+    std::optional<StagedValues> values{};      ///< What the last update has left in staging memory.
     std::vector<Completion> states_written{};  ///< The ends of the last update.
   };
 
@@ -408,19 +410,22 @@ class GroupUpdates {
     ends_.push_back(end);
   }
 
-  /// Gathers the slices whose last run is among `runs`.
+  /// Gathers the slices whose last run is among `runs`. What came before may have been written on another lane: part of
+  /// it may rest on another tier.
   void publish(std::span<const RunUpdate> runs, const std::vector<Completion>& written) {
     std::vector<GatherPart> slices;
+    std::vector<Completion> after = written;
     for (const RunUpdate& update : runs) {
       ParameterRecord& parameter = core_.states.parameters[update.run.parameter];
       parameter.ready.insert(parameter.ready.end(), written.begin(), written.end());
       const bool is_last = update.run.first_in_shard + update.run.elements == parameter.shard_elements();
       if (is_last && parameter.partition.shards > 1 && update.has_gradient) {
         slices.push_back({core_.replica_of(parameter), parameter.shard_bytes()});
+        if (update.run.first_in_shard > 0) after.insert(after.end(), parameter.ready.begin(), parameter.ready.end());
       }
     }
     if (slices.empty()) return;
-    const Completion end = core_.all_gather(std::move(slices), "updated parameters", written);
+    const Completion end = core_.all_gather(std::move(slices), "updated parameters", std::move(after));
     for (const RunUpdate& update : runs) core_.states.parameters[update.run.parameter].ready.push_back(end);
     ends_.push_back(end);
   }
@@ -444,17 +449,17 @@ class GroupUpdates {
   EngineCore<D>& core_;
   const AnyOptimizer& optimizer_;
   GroupUpdater<D> updater_;
-  std::vector<Update> replicated_;  ///< What is replicated and trains.
-  std::vector<Update> queue_;       ///< What is partitioned and trains, in the order of its updates.
-  std::size_t next_ = 0;            ///< The first of the queue whose update is not posted.
-  std::size_t early_ = 0;           ///< So many of the queue, the first ones, were posted before their step.
+  std::vector<Update> replicated_;      ///< What is replicated and trains.
+  std::vector<Update> queue_;           ///< What is partitioned and trains, in the order of its updates.
+  std::size_t next_ = 0;                ///< The first of the queue whose update is not posted.
+  std::size_t early_ = 0;               ///< So many of the queue, the first ones, were posted before their step.
   std::vector<const SubGroup*> whole_;  ///< Whose gradients are there, and of whom nobody has decided when.
   std::size_t whole_so_far_ = 0;        ///< In this step, of those for whom it was decided.
   std::size_t largest_ = 0;
-  std::size_t ahead_ = 0;  ///< How many more are posted than are asked for.
-  std::size_t commits_ = 0;         ///< Since the last step.
-  std::size_t commits_before_ = 0;  ///< Of that step.
-  std::size_t read_ahead_ = 0;      ///< Sub-groups whose states were asked for since.
+  std::size_t ahead_ = 0;                                    ///< How many more are posted than are asked for.
+  std::size_t commits_ = 0;                                  ///< Since the last step.
+  std::size_t commits_before_ = 0;                           ///< Of that step.
+  std::size_t read_ahead_ = 0;                               ///< Sub-groups whose states were asked for since.
   std::vector<Completion> ends_;                             ///< Of all that was posted.
   std::vector<Need> needs_;                                  ///< Of each parameter.
   std::unordered_map<const SubGroup*, std::size_t> places_;  ///< In the queue.
