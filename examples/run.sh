@@ -8,7 +8,7 @@ source "$root/cmake/packages.sh"
 cuda=OFF
 if command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then cuda=AUTO; fi
 {
-  install_packages cmake ninja-build g++ libopenblas-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
+  install_packages cmake ninja-build g++ libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
     libaio-dev liburing-dev libfmt-dev
   cd "$root"
   cmake --preset examples --log-level=WARNING -DZEROSPAN_WITH_CUDA="$cuda" >/dev/null

@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include <zerospan/core/stream.hpp>
@@ -15,7 +16,6 @@
 
 #include "attention.hpp"
 #include "batch.hpp"
-#include "blas.hpp"
 #include "cross_entropy.hpp"
 #include "dimensions.hpp"
 #include "embedding.hpp"
@@ -23,6 +23,7 @@
 #include "gelu.hpp"
 #include "layer_norm.hpp"
 #include "math.hpp"
+#include "products.hpp"
 #include "scratch.hpp"
 #include "slab.hpp"
 #include "tensor.hpp"
@@ -31,7 +32,8 @@
 namespace gpt {
 
 /// @tparam E The element type of the parameters.
-template <class E>
+/// @tparam Products How it multiplies by them.
+template <class E, class Products = WideProducts<E>>
 class CpuMath {
  public:
   using Weight = E;
@@ -46,7 +48,7 @@ class CpuMath {
     LinearSum(CpuMath& math, Tensor<Value> y, Tensor<const Value> residual) : math_{math}, y_(y), residual_(residual) {}
 
     void set_bias(Tensor<E> narrow) {
-      const Tensor<const Value> bias = math_.operand(narrow);
+      const Tensor<const Value> bias = math_.scratch_.widen(narrow);
       for (std::size_t r = 0; r < y_.rows; ++r) std::copy_n(bias.data, bias.columns, y_.row(r));
     }
     void add_product(const zerospan::Tile& tile, Tensor<const Value> x, Tensor<E> weight) {
@@ -63,7 +65,8 @@ class CpuMath {
     Tensor<const Value> residual_;
   };
 
-  explicit CpuMath(const Dimensions& dimensions) : scratch_{dimensions.largest_group()} {}
+  explicit CpuMath(const Dimensions& dimensions, Products products = Products{})
+      : scratch_{dimensions.largest_group()}, products_{std::move(products)} {}
 
   static zerospan::StreamRef stream() { return zerospan::calling_thread; }
 
@@ -81,7 +84,7 @@ class CpuMath {
   auto operands(const std::tuple<Leases...>& leases) {
     return scratch_.widen(leases);
   }
-  Tensor<const Value> operand(Tensor<E> weight) { return scratch_.widen(weight); }
+  auto operand(Tensor<E> weight) { return products_.operand(scratch_, weight); }
 
   template <class Write>
   void write(Tensor<E> gradient, Write write) {
@@ -89,7 +92,15 @@ class CpuMath {
   }
 
   void multiply(Factor<Value> a, Factor<Value> b, Tensor<Value> c, Assignment assignment = Assignment::replace) {
-    gpt::multiply(a, b, c, Value{1}, assignment == Assignment::add ? Value{1} : Value{0});
+    products_.multiply(a, b, c, assignment);
+  }
+  template <class W = E>
+    requires(!std::is_same_v<W, Value>)
+  void multiply(Factor<Value> a, Factor<std::type_identity_t<W>> b, Tensor<Value> c, Assignment assignment) {
+    products_.multiply(a, b, c, assignment);
+  }
+  void write_product(Tensor<E> gradient, Factor<Value> a, Factor<Value> b) {
+    products_.write(scratch_, gradient, a, b);
   }
   LinearSum sum_into(Tensor<Value> y, Tensor<const Value> residual) { return {*this, y, residual}; }
   void sum_of_rows(Tensor<const Value> matrix, Tensor<Value> total) { gpt::sum_of_rows(matrix, total); }
@@ -151,10 +162,12 @@ class CpuMath {
 
  private:
   Scratch<E> scratch_;
+  Products products_;
   std::size_t allocated_ = 0;
   double loss_ = 0;
 };
 
 static_assert(Math<CpuMath<float>> && Math<CpuMath<double>> && Math<CpuMath<BFloat16>>);
+static_assert(Math<CpuMath<BFloat16, NarrowProducts>>);
 
 }  // namespace gpt

@@ -70,7 +70,6 @@ class Linear {
   /// Commits the gradients of bias and weight, of the first micro-batch first. Each tile is gathered once for all.
   template <class Math>
   void backward(Math& math, const std::vector<LinearBackward<typename Math::Value>>& all) const {
-    using Gradient = Tensor<typename Math::Value>;
     layer_.backward(
         math.stream(), all.size(),
         [&](const Tile& tile, Tensor<E> weight) {
@@ -81,13 +80,10 @@ class Linear {
           }
         },
         [&](std::size_t i, const Tile& tile, Tensor<E> gradient) {
-          math.write(gradient, [&](Gradient dweight) {
-            math.multiply(transposed(columns(all[i].dy, tile.outputs)), columns(all[i].x, tile.inputs), dweight,
-                          Assignment::replace);
-          });
+          math.write_product(gradient, transposed(columns(all[i].dy, tile.outputs)), columns(all[i].x, tile.inputs));
         },
         [&](std::size_t i, Tensor<E> gradient) {
-          math.write(gradient, [&](Gradient dbias) { math.sum_of_rows(all[i].dy, dbias); });
+          math.write(gradient, [&](Tensor<typename Math::Value> dbias) { math.sum_of_rows(all[i].dy, dbias); });
         });
   }
 

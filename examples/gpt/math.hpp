@@ -26,10 +26,12 @@ namespace gpt {
 /// - `math.stream()` is where everything is enqueued, and leases are taken;
 /// - `math.allocate(bytes)` is memory for tensors, aligned to `Slab::alignment`; `math.allocated()` is the sum so far;
 /// - `math.stage(batch)` is the batch where the other members can read it, until the next call;
-/// - `math.operand(weight)` is a leased tensor as an operand, `math.operands(leases)` are those of a group of leases:
-///   to be read until the next use of either, or of `write`;
+/// - `math.operand(weight)` is a leased tensor as a factor of products, `math.operands(leases)` are the values of a
+/// group
+///   of leases: to be read until the next use of either, or of the two that write;
 /// - `math.write(gradient, write)` has `write` fill a tensor of values, which becomes the leased gradient;
-/// - `math.multiply(a, b, c, assignment)` is c = a b, or c += a b;
+/// - `math.write_product(gradient, a, b)` has a b become the leased gradient;
+/// - `math.multiply(a, b, c, assignment)` is c = a b, or c += a b, where b is of values or an operand;
 /// - `math.sum_into(y, residual)` begins y = residual + b + x W^T: `set_bias(b)` first, `add_product(tile, x, w)` for
 ///   each tile, `finish()`. Without a residual its data is nullptr;
 /// - `math.values(gradient, room)` is a gradient of the residual stream as values, in the room if types differ;
@@ -50,8 +52,9 @@ concept Math = requires(M& math, const Batch& batch, Tensor<typename M::Weight> 
   { math.allocate(size) } -> std::same_as<std::shared_ptr<std::byte>>;
   { math.allocated() } -> std::same_as<std::size_t>;
   { math.stage(batch) } -> std::same_as<Batch>;
-  { math.operand(weight) } -> std::same_as<Tensor<const typename M::Value>>;
+  math.multiply(read, math.operand(weight), value, Assignment::add);
   math.multiply(read, transposed(read), value, Assignment::add);
+  math.write_product(weight, transposed(read), read);
   math.sum_into(value, read).set_bias(weight);
   math.sum_into(residual, residual).finish();
   math.sum_of_rows(read, value);

@@ -46,6 +46,7 @@ class MetricsWriter {
                                 {"peak_host_bytes", static_cast<std::uint64_t>(m.peak_host_bytes)}};
     line["matrix_library"] = products_.library;
     if (!products_.kernels.empty()) line["matrix_kernels"] = products_.kernels;
+    if (!products_.instructions.empty()) line["bf16_products"] = "oneDNN with " + products_.instructions;
     if (products_.threads > 0) line["matrix_threads"] = products_.threads;
     if (products_.flops_per_second > 0) line["matrix_gflops"] = products_.flops_per_second / 1e9;
     if (m.validation_loss) line["validation_loss_estimate"] = *m.validation_loss;

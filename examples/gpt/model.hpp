@@ -167,8 +167,8 @@ class Model {
     forward_norm(parameters_.norm, each(all, [this](const Micro& m) {
                    return NormForward{m.a->stream(dimensions_.layers), m.a->normed, m.a->norm};
                  }));
-    const auto leases = gather(math_.stream(), parameters_.head);
-    const auto [weight] = math_.operands(leases);
+    const auto head = parameters_.head.gather(math_.stream());
+    const auto weight = math_.operand(*head);
     for (const Micro& m : all) {
       math_.multiply(m.a->normed, transposed(weight), m.a->logits, Assignment::replace);
     }
@@ -188,17 +188,16 @@ class Model {
   }
 
   void backward_head(MicroBatches all, float loss_scale) {
-    const auto dlogits = each(all, [&](const Micro& m) {
-      return math_.cross_entropy_backward(m.batch.targets, m.a->logits, loss_scale);
-    });
+    const auto dlogits = each(
+        all, [&](const Micro& m) { return math_.cross_entropy_backward(m.batch.targets, m.a->logits, loss_scale); });
     for (std::size_t i = 0; i < all.size(); ++i) {
-      commit(parameters_.head, [&](Tensor<S> gradient) {
-        math_.multiply(transposed(dlogits[i]), all[i].a->normed, gradient, Assignment::replace);
-      });
+      auto gradient = parameters_.head.gradient(math_.stream());
+      math_.write_product(*gradient, transposed(dlogits[i]), all[i].a->normed);
+      gradient.commit();
     }
     {
-      const auto leases = gather(math_.stream(), parameters_.head);
-      const auto [weight] = math_.operands(leases);
+      const auto head = parameters_.head.gather(math_.stream());
+      const auto weight = math_.operand(*head);
       for (std::size_t i = 0; i < all.size(); ++i) {
         math_.multiply(dlogits[i], weight, all[i].d->narrow, Assignment::replace);
       }
@@ -249,10 +248,10 @@ class Model {
 
   void backward_mlp(std::size_t layer, MicroBatches all) {
     const Block<Parameter>& block = parameters_.blocks[layer];
-    block.down.backward(math_, each(all, [this, layer](const Micro& m) {
-                          return LinearBackward<S>{m.a->block(layer).activated,
-                                                   math_.values(m.d->stream, m.d->values), m.d->wide};
-                        }));
+    block.down.backward(
+        math_, each(all, [this, layer](const Micro& m) {
+          return LinearBackward<S>{m.a->block(layer).activated, math_.values(m.d->stream, m.d->values), m.d->wide};
+        }));
     for (const Micro& m : all) math_.gelu_backward(m.a->block(layer).up, m.d->wide);
     block.up.backward(math_, each(all, [layer](const Micro& m) {
                         return LinearBackward<S>{m.a->block(layer).normed2, m.d->wide, m.d->narrow};
@@ -264,10 +263,10 @@ class Model {
 
   void backward_attention(std::size_t layer, MicroBatches all) {
     const Block<Parameter>& block = parameters_.blocks[layer];
-    block.projection.backward(math_, each(all, [this, layer](const Micro& m) {
-                                return LinearBackward<S>{m.a->block(layer).attended,
-                                                         math_.values(m.d->stream, m.d->values), m.d->narrow};
-                              }));
+    block.projection.backward(
+        math_, each(all, [this, layer](const Micro& m) {
+          return LinearBackward<S>{m.a->block(layer).attended, math_.values(m.d->stream, m.d->values), m.d->narrow};
+        }));
     for (const Micro& m : all) {
       const BlockActivations<M>& b = m.a->block(layer);
       math_.attention_backward(b.qkv, b.weights, m.d->narrow, m.shape(dimensions_.heads), m.d->weights, m.d->qkv);
@@ -282,14 +281,12 @@ class Model {
 
   void backward_embedding(MicroBatches all) {
     for (const Micro& m : all) {
-      commit(parameters_.position, [&](Tensor<S> gradient) {
-        math_.embedding_backward_position(m.batch.length, m.d->stream, gradient);
-      });
+      commit(parameters_.position,
+             [&](Tensor<S> gradient) { math_.embedding_backward_position(m.batch.length, m.d->stream, gradient); });
     }
     for (const Micro& m : all) {
-      commit(parameters_.token, [&](Tensor<S> gradient) {
-        math_.embedding_backward_token(m.batch.tokens, m.d->stream, gradient);
-      });
+      commit(parameters_.token,
+             [&](Tensor<S> gradient) { math_.embedding_backward_token(m.batch.tokens, m.d->stream, gradient); });
     }
   }
 
@@ -316,9 +313,8 @@ class Model {
     }
     for (const Micro& m : all) {
       const NormBackward n = of(m);
-      commit(norm.weight, [&](Tensor<S> gradient) {
-        math_.layer_norm_backward_weight(n.x, m.d->narrow, n.statistics, gradient);
-      });
+      commit(norm.weight,
+             [&](Tensor<S> gradient) { math_.layer_norm_backward_weight(n.x, m.d->narrow, n.statistics, gradient); });
     }
     const auto leases = gather(math_.stream(), norm.weight);
     const auto [weight] = math_.operands(leases);

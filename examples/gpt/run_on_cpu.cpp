@@ -3,6 +3,7 @@
 #include "run_on_cpu.hpp"
 
 #include <cstddef>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -11,14 +12,20 @@
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
 
-#include "blas.hpp"
+#include "bf16_products.hpp"
 #include "cpu_platform.hpp"
 #include "openblas.hpp"
+#include "products.hpp"
 #include "trial.hpp"
 
 namespace gpt {
 
 namespace {
+
+/// With which products of weights are computed, where they are not in fp32.
+std::string instructions_of(const Options& o) {
+  return o.precision == Precision::bf16 ? Bf16Products::instructions() : "";
+}
 
 /// Operations a second of a layer's product, or of a tile's, by trial for a moment.
 double measure_products(const Options& o) {
@@ -26,14 +33,18 @@ double measure_products(const Options& o) {
   const std::size_t width = o.model.width;
   const std::size_t outputs = 4 * ((width + o.model.tiles - 1) / o.model.tiles);
   const std::vector<float> x(rows * width, 1.0F);
-  const std::vector<float> weight(outputs * width, 1.0F);
   std::vector<float> y(rows * outputs);
-  const double products = times_a_second([&] {
-    multiply<float>(Tensor<const float>{x.data(), rows, width},
-                    transposed(Tensor<const float>{weight.data(), outputs, width}),
-                    Tensor<float>{y.data(), rows, outputs});
-  });
-  return products * 2 * static_cast<double>(rows * width * outputs);
+  const auto measure = [&](auto products, auto element) {
+    const std::vector<decltype(element)> weight(outputs * width, element);
+    const double times = times_a_second([&] {
+      products.multiply(Tensor<const float>{x.data(), rows, width},
+                        transposed(Tensor<const decltype(element)>{weight.data(), outputs, width}),
+                        Tensor<float>{y.data(), rows, outputs}, Assignment::replace);
+    });
+    return times * 2 * static_cast<double>(rows * width * outputs);
+  };
+  if (instructions_of(o).empty()) return measure(WideProducts<float>{}, 1.0F);
+  return measure(NarrowProducts{o.threads}, to_bfloat16(1));
 }
 
 }  // namespace
@@ -42,6 +53,7 @@ MatrixProducts CpuPlatform::products(const Options& options) {
   openblas::Kernels kernels = openblas::kernels();
   return {.library = "OpenBLAS",
           .kernels = std::move(kernels.core),
+          .instructions = instructions_of(options),
           .threads = options.threads,
           .flops_per_second = measure_products(options),
           .remark = std::move(kernels.remark)};

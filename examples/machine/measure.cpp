@@ -84,7 +84,12 @@ Rates measure(const MeasureOptions& options) {
       if (std::ranges::find(shapes, shape) == shapes.end()) shapes.push_back(shape);
     }
   }
-  for (const ProductShape& shape : shapes) rates.products.push_back({shape, stopwatch.alone(product(shape))});
+  for (const ProductShape& shape : shapes) {
+    rates.products.push_back({shape, stopwatch.alone(product(shape))});
+    if (!gpt::Bf16Products::instructions().empty()) {
+      rates.bf16_products.push_back({shape, stopwatch.alone(bf16_product(shape))});
+    }
+  }
 
   options.progress("attention");
   const auto add_attention = [&](std::size_t length, std::size_t head) {

@@ -66,6 +66,33 @@ inline Work product(const ProductShape& shape) {
           }};
 }
 
+/// The same of weights in bf16. @pre The processor has gpt::Bf16Products.
+inline Work bf16_product(const ProductShape& shape) {
+  return {std::string{product_kinds[static_cast<std::size_t>(shape.kind)]}, WorkKind::product, shape.flops(),
+          [shape](Memory& memory) {
+            return [&memory, shape, products = std::make_shared<gpt::NarrowProducts>(1)] {
+              const auto [kind, m, n, k] = shape;
+              gpt::Scratch<gpt::BFloat16> no_scratch{0};
+              using Matrix = gpt::Tensor<const float>;
+              using Weight = gpt::Tensor<const gpt::BFloat16>;
+              const Matrix a = kind == ProductKind::weight ? Matrix{memory.in.take(m * k), k, m}
+                                                           : Matrix{memory.in.take(m * k), m, k};
+              if (kind == ProductKind::weight) {
+                products->write(no_scratch, {memory.out.take<gpt::BFloat16>(m * n), m, n}, gpt::transposed(a),
+                                Matrix{memory.in.take(k * n), k, n});
+                return;
+              }
+              const gpt::BFloat16* const b = memory.in.take<gpt::BFloat16>(k * n);
+              const gpt::Tensor<float> c{memory.out.take(m * n), m, n};
+              if (kind == ProductKind::forward) {
+                products->multiply(a, gpt::transposed(Weight{b, n, k}), c, gpt::Assignment::add);
+              } else {
+                products->multiply(a, Weight{b, k, n}, c, gpt::Assignment::replace);
+              }
+            };
+          }};
+}
+
 /// Causal attention of sequences with these heads. The size is the number of heads of all sequences.
 inline Work attention(std::size_t length, std::size_t head, bool is_backward) {
   constexpr std::size_t heads = 4;

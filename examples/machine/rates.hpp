@@ -108,7 +108,8 @@ struct Rates {
   DiskRates checked_disk;  ///< With checksums; the same as `disk` where there are none.
 
   std::map<std::string, WorkRate> work;
-  std::vector<ProductRate> products;
+  std::vector<ProductRate> products;       ///< In fp32.
+  std::vector<ProductRate> bf16_products;  ///< Of weights in bf16 with activations that are rounded; or none.
   std::vector<AttentionRate> attention;
   std::map<std::string, std::vector<CollectiveRate>> collectives;
 
@@ -127,10 +128,11 @@ struct Rates {
   }
 
   /// Seconds of a product alone: its own rate where it was measured, and else one between those nearest to it.
-  double seconds(const ProductShape& shape) const {
+  /// @param rates `products` or `bf16_products`.
+  static double seconds(const ProductShape& shape, const std::vector<ProductRate>& rates) {
     double weights = 0;
     double inverse_rates = 0;
-    for (const ProductRate& each : products) {
+    for (const ProductRate& each : rates) {
       if (each.shape == shape) return shape.flops() / each.flops_per_second;
       if (each.shape.kind != shape.kind) continue;
       const double away =

@@ -147,13 +147,18 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
   add_disk("disk", r.disk);
   add_disk("checked_disk", r.checked_disk);
   for (const auto& [name, rate] : r.work) j["work"][name] = detail::points_of(rate);
-  for (const ProductRate& p : r.products) {
-    j["products"].push_back({{"kind", product_kinds[static_cast<std::size_t>(p.shape.kind)]},
-                             {"m", p.shape.m},
-                             {"n", p.shape.n},
-                             {"k", p.shape.k},
-                             {"flops_per_second", p.flops_per_second}});
-  }
+  const auto add_products = [&j](const char* name, const std::vector<ProductRate>& products) {
+    j[name] = nlohmann::ordered_json::array();
+    for (const ProductRate& p : products) {
+      j[name].push_back({{"kind", product_kinds[static_cast<std::size_t>(p.shape.kind)]},
+                         {"m", p.shape.m},
+                         {"n", p.shape.n},
+                         {"k", p.shape.k},
+                         {"flops_per_second", p.flops_per_second}});
+    }
+  };
+  add_products("products", r.products);
+  add_products("bf16_products", r.bf16_products);
   for (const AttentionRate& a : r.attention) {
     j["attention"].push_back(
         {{"length", a.length}, {"head", a.head}, {"forward_seconds", a.forward}, {"backward_seconds", a.backward}});
@@ -197,11 +202,15 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
   read_disk("checked_disk", r.checked_disk);
   all.at("work").for_each_member(
       [&](const std::string& name, const detail::Field& field) { r.work[name] = detail::rate_of(field); });
-  all.at("products").for_each_element([&](const detail::Field& field) {
-    r.products.push_back({{static_cast<ProductKind>(field.at("kind").one_of(product_kinds)), field.at("m").count(),
+  const auto read_products = [&all](const char* name, std::vector<ProductRate>& products) {
+    all.at(name).for_each_element([&](const detail::Field& field) {
+      products.push_back({{static_cast<ProductKind>(field.at("kind").one_of(product_kinds)), field.at("m").count(),
                            field.at("n").count(), field.at("k").count()},
                           field.at("flops_per_second").positive()});
-  });
+    });
+  };
+  read_products("products", r.products);
+  read_products("bf16_products", r.bf16_products);
   all.at("attention").for_each_element([&](const detail::Field& field) {
     r.attention.push_back({field.at("length").count(), field.at("head").count(), field.at("forward_seconds").positive(),
                            field.at("backward_seconds").positive()});

@@ -81,6 +81,7 @@ class CudaMath {
   void write(Tensor<E> gradient, Write write) {
     write(gradient);
   }
+  void write_product(Tensor<E> gradient, Factor<E> a, Factor<E> b) { multiply(a, b, gradient, Assignment::replace); }
 
   template <class C>
   void multiply(Factor<E> a, Factor<E> b, Tensor<C> c, Assignment assignment) {

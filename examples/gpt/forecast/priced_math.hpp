@@ -47,7 +47,7 @@ class PricedMath {
         : math_{math}, y_(y), residual_(residual) {}
 
     void set_bias(Tensor<E> bias) {
-      static_cast<void>(math_.operand(bias));
+      static_cast<void>(math_.widened(bias));
       math_.elementwise("bias", y_.size());
     }
     void add_product(const zerospan::Tile& tile, Tensor<const Value> x, Tensor<E> weight) {
@@ -82,17 +82,13 @@ class PricedMath {
   auto operands(const std::tuple<Leases...>& leases) {
     return std::apply(
         [this](const auto&... lease) {
-          return std::array<Tensor<const Value>, sizeof...(Leases)>{this->operand(*lease)...};
+          return std::array<Tensor<const Value>, sizeof...(Leases)>{this->widened(*lease)...};
         },
         leases);
   }
   Tensor<const Value> operand(Tensor<E> weight) {
-    if constexpr (std::is_same_v<E, Value>) {
-      return weight;
-    } else {
-      elementwise("operand " + type(), weight.size());
-      return {reinterpret_cast<const Value*>(weight.data), weight.rows, weight.columns};
-    }
+    if (has_narrow_products()) return {reinterpret_cast<const Value*>(weight.data), weight.rows, weight.columns};
+    return widened(weight);
   }
 
   template <class Write>
@@ -105,13 +101,16 @@ class PricedMath {
     }
   }
 
+  void write_product(Tensor<E> gradient, Factor<Value> a, Factor<Value> b) {
+    if (has_narrow_products()) {
+      product(a, b, gradient.rows, gradient.columns);
+    } else {
+      write(gradient, [&](Tensor<Value> wide) { multiply(a, b, wide); });
+    }
+  }
+
   void multiply(Factor<Value> a, Factor<Value> b, Tensor<Value> c, Assignment = Assignment::replace) {
-    using machine::ProductKind;
-    const std::size_t k = a.order == Order::straight ? a.matrix.columns : a.matrix.rows;
-    const ProductKind kind = a.order == Order::transposed   ? ProductKind::weight
-                             : b.order == Order::transposed ? ProductKind::forward
-                                                            : ProductKind::input;
-    recorder_.compute(machine::WorkKind::product, rates_.seconds({kind, c.rows, c.columns, k}));
+    product(a, b, c.rows, c.columns);
   }
   LinearSum sum_into(Tensor<Value> y, Tensor<const Value> residual) { return {*this, y, residual}; }
   void sum_of_rows(Tensor<const Value> matrix, Tensor<Value>) { elementwise("sum of rows", matrix.size()); }
@@ -170,6 +169,28 @@ class PricedMath {
 
  private:
   static std::string type() { return to_string(zerospan::ElementTraits<E>::type); }
+
+  /// Whether the measured processor multiplies weights of this type as they are.
+  bool has_narrow_products() const { return std::is_same_v<E, BFloat16> && !rates_.bf16_products.empty(); }
+
+  Tensor<const Value> widened(Tensor<E> weight) {
+    if constexpr (std::is_same_v<E, Value>) {
+      return weight;
+    } else {
+      elementwise("operand " + type(), weight.size());
+      return {reinterpret_cast<const Value*>(weight.data), weight.rows, weight.columns};
+    }
+  }
+
+  void product(Factor<Value> a, Factor<Value> b, std::size_t rows, std::size_t columns) {
+    using machine::ProductKind;
+    const std::size_t k = a.order == Order::straight ? a.matrix.columns : a.matrix.rows;
+    const ProductKind kind = a.order == Order::transposed   ? ProductKind::weight
+                             : b.order == Order::transposed ? ProductKind::forward
+                                                            : ProductKind::input;
+    const auto& rates = has_narrow_products() ? rates_.bf16_products : rates_.products;
+    recorder_.compute(machine::WorkKind::product, machine::Rates::seconds({kind, rows, columns, k}, rates));
+  }
 
   void elementwise(const std::string& name, std::size_t elements) {
     recorder_.compute(machine::WorkKind::elementwise, rates_.seconds(name, static_cast<double>(elements)));
