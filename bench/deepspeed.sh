@@ -75,7 +75,7 @@ run_deepspeed() {
   # Of the same kernels as train_gpt's: a processor that this OpenBLAS does not know gets old ones by itself.
   OPENBLAS_CORETYPE="$kernels" OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu \
     TORCH_EXTENSIONS_DIR="$own/extensions" PATH="$own/venv/bin:$PATH" "$own/venv/bin/python" \
-    bench/deepspeed/train.py --ranks 2 "${shape[@]}" --precision "$1" --directory "$states" \
+    bench/deepspeed/train.py --ranks 2 "${shape[@]}" --precision "$1" --products "$products" --directory "$states" \
     --output "$results/$2.json" >"$results/$2.out" 2>&1 ||
     { tail -n 40 "$results/$2.out" >&2 && return 1; }
 }
@@ -94,7 +94,8 @@ for precision in "${precisions[@]}"; do
   for ((round = 1; round <= rounds; ++round)); do
     name="$precision.$round"
     run_zerospan "$precision" "zerospan.$name"
-    kernels="$("$own/venv/bin/python" bench/deepspeed/table.py kernels "$results/zerospan.$name.jsonl")"
+    read -r kernels products < \
+      <("$own/venv/bin/python" bench/deepspeed/table.py kernels "$results/zerospan.$name.jsonl")
     run_deepspeed "$precision" "deepspeed.$name"
     "$own/venv/bin/python" bench/deepspeed/table.py round "$results" "$name"
   done

@@ -27,13 +27,15 @@ def read_zerospan(path):
     # The first two steps find out in which order parameters are used; the last waits for updates that hide behind none.
     rates = [step["tokens_per_second"] for step in steps[2:-1]]
     products = f"{steps[0]['matrix_library']}, kernels for {steps[0].get('matrix_kernels', '?')}"
+    if "bf16_products" in steps[0]:
+        products += f"; weights by {steps[0]['bf16_products']}"
     return Run(final["parameters"], statistics.median(rates), products)
 
 
 def read_deepspeed(path):
     told = json.loads(path.read_text())
-    products = (f"{told['matrix_library']}, kernels for {told['matrix_kernels']}; torch {told['torch']}, "
-                f"DeepSpeed {told['deepspeed']}")
+    products = (f"{told['matrix_library']}, kernels for {told['matrix_kernels']}; weights in {told['products']}; "
+                f"torch {told['torch']}, DeepSpeed {told['deepspeed']}")
     return Run(told["parameters"], told["tokens_per_second"], products)
 
 
@@ -97,7 +99,7 @@ def main():
     what, results, *rest = sys.argv[1:]
     if what == "kernels":
         first = json.loads(pathlib.Path(results).read_text().splitlines()[0])
-        print(first.get("matrix_kernels", ""))
+        print(first.get("matrix_kernels", ""), "bf16" if "bf16_products" in first else "fp32")
     elif what == "round":
         show_round(pathlib.Path(results), *rest)
     else:

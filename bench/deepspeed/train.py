@@ -1,8 +1,8 @@
 """Trains the GPT of examples/train_gpt by DeepSpeed's ZeRO-3, parameters and optimizer offloaded to disk.
 
 Each rank is a process. Shapes, data, learning rates and clipping are train_gpt's, and so is the arithmetic: weights
-rest in the type of --precision, are widened to fp32 for their products, and activations are fp32. Rank 0 writes what
-it measured as JSON.
+rest in the type of --precision, and activations are fp32. Products with weights are of --products: in fp32 weights are
+widened before, in bf16 activations are rounded. Rank 0 writes what it measured as JSON.
 """
 
 import argparse
@@ -142,20 +142,27 @@ AsyncPartitionedParameterSwapper.swap_in = swap_in_once
 
 
 class Product(torch.autograd.Function):
-    """y = x W^T + b in fp32. The widened weight is not kept: backward gathers the weight again, and widens it again."""
+    """y = x W^T + b. The widened weight is not kept: backward gathers the weight again, and widens it again."""
+
+    factors = torch.float32
 
     @staticmethod
     def forward(context, x, weight, bias):
+        x = x.to(Product.factors)
         context.save_for_backward(x, weight)
         context.bias_type = None if bias is None else bias.dtype
-        wide = weight.detach().float().t()
-        return x @ wide if bias is None else torch.addmm(bias.detach().float(), x, wide)
+        factor = weight.detach().to(Product.factors).t()
+        if bias is None or Product.factors != torch.float32:
+            y = (x @ factor).float()
+            return y if bias is None else y.add_(bias.detach().float())
+        return torch.addmm(bias.detach().float(), x, factor)
 
     @staticmethod
     def backward(context, dy):
         x, weight = context.saved_tensors
-        dx = dy @ weight.detach().float()
-        dweight = (dy.t() @ x).to(weight.dtype)
+        factor = dy.to(Product.factors)
+        dx = (factor @ weight.detach().to(Product.factors)).float()
+        dweight = (factor.t() @ x).to(weight.dtype)
         dbias = None if context.bias_type is None else dy.sum(0).to(context.bias_type)
         return dx, dweight, dbias
 
@@ -338,6 +345,7 @@ def parse():
     add("--batch", type=int, required=True, help="sequences of a rank in a step")
     add("--steps", type=int, required=True)
     add("--precision", choices=["bf16", "fp32"], required=True)
+    add("--products", choices=["bf16", "fp32"], default="fp32")
     add("--directory", required=True, help="where parameters and optimizer states rest")
     add("--output", required=True, help="the JSON file to write")
     add("--sub-group", type=int, default=4_000_000, help="elements of a rank that are updated at once")
@@ -353,6 +361,8 @@ def train(rank, options):
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     deepspeed.init_distributed(dist_backend="gloo")
     torch.manual_seed(1337)
+    if options.products == "bf16":
+        Product.factors = torch.bfloat16
     largest = 4 * options.width * options.width // ranks + 4096
     configuration = settings(options, options.directory, largest)
     with deepspeed.zero.Init(config_dict_or_path=configuration):
@@ -396,6 +406,7 @@ def train(rank, options):
             "threads": torch.get_num_threads(),
             "matrix_library": library,
             "matrix_kernels": kernels,
+            "products": options.products,
             "bytes_on_disk": sum(p.stat().st_size for p in pathlib.Path(options.directory).rglob("*") if p.is_file()),
         }
         pathlib.Path(options.output).write_text(json.dumps(result) + "\n")
