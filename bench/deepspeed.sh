@@ -29,9 +29,9 @@ while (($#)); do
 done
 ((${#precisions[@]})) || precisions=(bf16 fp32)
 
-install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev \
-  libxxhash-dev libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev python3-torch libtorch-dev pybind11-dev \
-  python3-venv python3-dev
+install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev \
+  nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev python3-torch libtorch-dev \
+  pybind11-dev python3-venv python3-dev
 
 cmake --preset bench --log-level=WARNING >/dev/null
 cmake --build --preset bench --target ratios fused_updates_bench train_gpt

@@ -21,8 +21,8 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$root/cmake/packages.sh"
 
 {
-  install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev \
-    libxxhash-dev libfmt-dev openmpi-bin libopenmpi-dev
+  install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev \
+    nlohmann-json3-dev libxxhash-dev libfmt-dev openmpi-bin libopenmpi-dev
   cd "$root"
   cmake --preset bench --log-level=WARNING >/dev/null
   cmake --build --preset bench --target foresight foresight_choice foresight_paper plan train_gpt

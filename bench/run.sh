@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source cmake/packages.sh
 
-install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev \
-  libxxhash-dev libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev
+install_packages g++ cmake ninja-build libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev \
+  nlohmann-json3-dev libxxhash-dev libfmt-dev libbenchmark-dev openmpi-bin libopenmpi-dev
 
 cmake --preset bench --log-level=WARNING >/dev/null
 cmake --build --preset bench --target benchmarks mpi_bench train_gpt

@@ -21,8 +21,9 @@ done
 
 choose_clang
 install_packages g++ "clang-$clang_version" "libclang-rt-$clang_version-dev" "llvm-$clang_version" cmake ninja-build \
-  doctest-dev libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libfmt-dev \
-  libbenchmark-dev libeigen3-dev libdlpack-dev libtorch-dev openmpi-bin libopenmpi-dev iproute2 doxygen python3-venv
+  doctest-dev libaio-dev liburing-dev libopenblas-dev libdnnl-dev libcli11-dev nlohmann-json3-dev libxxhash-dev \
+  libfmt-dev libbenchmark-dev libeigen3-dev libdlpack-dev libtorch-dev openmpi-bin libopenmpi-dev iproute2 doxygen \
+  python3-venv
 
 # Debian's clang looks for a symbolizer without a version in its name.
 export ASAN_SYMBOLIZER_PATH="/usr/lib/llvm-$clang_version/bin/llvm-symbolizer"
