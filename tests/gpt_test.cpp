@@ -31,6 +31,7 @@
 #include "gpt/model.hpp"
 #include "gpt/openblas.hpp"
 #include "gpt/plain_parameter.hpp"
+#include "gpt/products.hpp"
 #include "gpt/sample.hpp"
 #include "gpt/schedule.hpp"
 #include "gpt/step_time.hpp"
@@ -446,6 +447,80 @@ TEST_CASE("products take transposes, strides and an old value") {
   CHECK(c == Values{7, 5, 9, 9, 6, 12, 10, 10, 10});
 }
 
+/// Whole numbers of which bf16 has all, and fp32 all sums of their products.
+std::vector<float> small_integers(std::size_t count, unsigned seed) {
+  std::mt19937 generator{seed};
+  std::vector<float> values(count);
+  for (float& value : values) value = static_cast<float>(generator() % 17) - 8;
+  return values;
+}
+
+std::vector<gpt::BFloat16> narrowed(const std::vector<float>& values) {
+  std::vector<gpt::BFloat16> narrow;
+  for (const float value : values) narrow.push_back(gpt::to_bfloat16(value));
+  return narrow;
+}
+
+TEST_CASE("products in bf16 are those in fp32 of numbers that are whole in both") {
+  if (gpt::Bf16Products::instructions().empty()) {
+    MESSAGE("skipped: no products in bf16 here");
+    return;
+  }
+  gpt::NarrowProducts narrow{1};
+  gpt::Scratch<gpt::BFloat16> scratch{0};
+  const auto check = [&](std::size_t m, std::size_t n, std::size_t k) {
+    CAPTURE(m);
+    CAPTURE(n);
+    CAPTURE(k);
+    const std::size_t wide = 3;  // columns of the activations beside those that are used
+    const auto x = small_integers(m * (k + wide), 1);
+    const auto w = small_integers(n * k, 2);
+    const auto dy = small_integers(m * n, 3);
+    const auto narrow_w = narrowed(w);
+    const Tensor<const float> activations{x.data() + 1, m, k, k + wide};
+    const Tensor<const float> output_gradient{dy.data(), m, n};
+    using Weight = Tensor<const gpt::BFloat16>;
+
+    std::vector<float> expected(m * n, 4.0F), y(m * n, 4.0F);
+    gpt::multiply<float>(activations, gpt::transposed(Tensor<const float>{w.data(), n, k}),
+                         Tensor<float>{expected.data(), m, n}, 1, 1);
+    narrow.multiply(activations, gpt::transposed(Weight{narrow_w.data(), n, k}), Tensor<float>{y.data(), m, n},
+                    gpt::Assignment::add);
+    CHECK(y == expected);
+
+    std::vector<float> expected_dx(m * k), dx(m * k, 7.0F);
+    gpt::multiply<float>(output_gradient, Tensor<const float>{w.data(), n, k}, Tensor<float>{expected_dx.data(), m, k});
+    narrow.multiply(output_gradient, Weight{narrow_w.data(), n, k}, Tensor<float>{dx.data(), m, k},
+                    gpt::Assignment::replace);
+    CHECK(dx == expected_dx);
+
+    std::vector<float> expected_dw(n * k);
+    std::vector<gpt::BFloat16> dw(n * k);
+    gpt::multiply<float>(gpt::transposed(output_gradient), activations, Tensor<float>{expected_dw.data(), n, k});
+    narrow.write(scratch, {dw.data(), n, k}, gpt::transposed(output_gradient), activations);
+    for (std::size_t i = 0; i < dw.size(); ++i) REQUIRE(dw[i].bits == gpt::to_bfloat16(expected_dw[i]).bits);
+  };
+  for (const std::size_t m : {1U, 5U, 64U}) {
+    for (const std::size_t n : {1U, 32U, 51U}) {
+      for (const std::size_t k : {1U, 16U, 33U}) check(m, n, k);
+    }
+  }
+}
+
+TEST_CASE("of products in bf16 activations are rounded to nearest, and sums are not") {
+  if (gpt::Bf16Products::instructions().empty()) {
+    MESSAGE("skipped: no products in bf16 here");
+    return;
+  }
+  gpt::NarrowProducts narrow{1};
+  const std::vector<float> x{1 + 0x1p-9F, 1 + 0x1.8p-8F, 0x1p-8F};
+  const auto w = narrowed({1, 1, 1});
+  float y = 0;
+  narrow.multiply(Tensor<const float>{x.data(), 1, 3}, gpt::transposed(Tensor<const gpt::BFloat16>{w.data(), 1, 3}),
+                  Tensor<float>{&y, 1, 1}, gpt::Assignment::replace);
+  CHECK(y == 1 + (1 + 0x1p-7F) + 0x1p-8F);
+}
+
 TEST_CASE("16-bit numbers are those of zerospan, bit for bit") {
   for (std::uint32_t upper = 0; upper <= 0xFFFF; ++upper) {
     const gpt::BFloat16 value{static_cast<std::uint16_t>(upper)};
@@ -719,9 +794,9 @@ TEST_CASE("what a collective waits for other ranks is no transfer") {
   const auto peer = [&](std::string_view kind, const char* name, std::int64_t begin, std::int64_t end) {
     spans.push_back({zerospan::Rank{1}, zerospan::lane_names[2], kind, name, 1, begin, end});
   };
-  peer("all-gather", "it", 110, 150);   // an earlier one
-  peer("broadcast", "it", 150, 155);    // another
-  peer("all-gather", "it", 158, 171);   // this one: rank 1 has come to it later
+  peer("all-gather", "it", 110, 150);  // an earlier one
+  peer("broadcast", "it", 150, 155);   // another
+  peer("all-gather", "it", 158, 171);  // this one: rank 1 has come to it later
   peer("all-gather", "it", 175, 190);
   const std::vector<gpt::TimeInterval> steps{{100, 200}, {250, 350}};
   const gpt::StepTime time = gpt::time_of_steps(spans, rank_0_of_2, steps);
