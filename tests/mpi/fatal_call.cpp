@@ -107,7 +107,7 @@ auto carry_out(Function*, const char* name, Arguments... arguments) {
 
 }  // namespace
 
-// The calls of the system, and of libaio, as their headers declare them.
+// The calls of the system, of libaio and of liburing, as their headers declare them.
 extern "C" {
 
 int open(const char* path, int flags, ...) {
@@ -150,6 +150,11 @@ int mkdir(const char* path, ::mode_t mode) noexcept {
 int io_submit(void* context, long count, void** requests) {
   calls().come();
   return carry_out(&::io_submit, "io_submit", context, count, requests);
+}
+
+int io_uring_submit(void* ring) {
+  calls().come();
+  return carry_out(&::io_uring_submit, "io_uring_submit", ring);
 }
 
 int fsync(int descriptor) {
