@@ -75,15 +75,18 @@ void fill_and_commit(const W& weight, E value) {
 TEST_CASE("ranks that declare different models are told the first parameter that differs, and both ranks") {
   const auto told = [](const char* text) { return doctest::Contains(text); };
   const auto one = [](auto& engine, const char* name, Shape shape, zerospan::Initializer initializer,
-                      ParameterOptions options = {}) { Weight{engine, name, shape, std::move(initializer), options}; };
+                      ParameterOptions options = {}) {
+    Weight{engine, name, shape, std::move(initializer), options};
+  };
   CHECK_THROWS_WITH_AS(
       declare_on_two([&](auto& e, int rank) { one(e, rank == 0 ? "a" : "b", {8}, zerospan::init::ones()); }),
       told("parameter 1 is a float32 [8], trainable, learning rate factor 1, weight decay factor 1, constant 1 on rank "
            "0, and b float32 [8]"),
       ConfigurationError);
-  CHECK_THROWS_WITH_AS(
-      declare_on_two([&](auto& e, int rank) { one(e, "a", {2, rank == 0 ? 4U : 5U}, zerospan::init::ones()); }),
-      told("a float32 [2, 4]"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(declare_on_two([&](auto& e, int rank) {
+                         one(e, "a", {2, rank == 0 ? 4U : 5U}, zerospan::init::ones());
+                       }),
+                       told("a float32 [2, 4]"), ConfigurationError);
   CHECK_THROWS_WITH_AS(declare_on_two([&](auto& e, int rank) {
                          one(e, "a", rank == 0 ? Shape{2, 4} : Shape{4, 2}, zerospan::init::ones());
                        }),
@@ -93,15 +96,20 @@ TEST_CASE("ranks that declare different models are told the first parameter that
       told("normal 0.5 on rank 0"), ConfigurationError);
   CHECK_THROWS_WITH_AS(
       declare_on_two([&](auto& e, int rank) {
-        one(e, "a", {8}, zerospan::init::ones(), {.group = {.weight_decay_factor = rank == 0 ? 1.0F : 0.0F}});
+        const auto whole = zerospan::init::normal(rank == 0 ? 0.5F : 0.25F);
+        one(e, "a", {8}, zerospan::tile_initializer(whole, 1, 16, {.outputs = {0, 1}, .inputs = {0, 8}, .accumulates = false}));
       }),
-      told("weight decay factor 0"), ConfigurationError);
-  CHECK_THROWS_WITH_AS(
-      declare_on_two([&](auto& e, int rank) {
-        one(e, "a", {8}, zerospan::init::ones(),
-            {.training = rank == 0 ? zerospan::Training::trainable : zerospan::Training::frozen});
-      }),
-      told("frozen"), ConfigurationError);
+      told("a part of normal 0.5 on rank 0"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(declare_on_two([&](auto& e, int rank) {
+                         one(e, "a", {8}, zerospan::init::ones(),
+                             {.group = {.weight_decay_factor = rank == 0 ? 1.0F : 0.0F}});
+                       }),
+                       told("weight decay factor 0"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(declare_on_two([&](auto& e, int rank) {
+                         one(e, "a", {8}, zerospan::init::ones(),
+                             {.training = rank == 0 ? zerospan::Training::trainable : zerospan::Training::frozen});
+                       }),
+                       told("frozen"), ConfigurationError);
   CHECK_THROWS_WITH_AS(declare_on_two([&](auto& e, int rank) {
                          if (rank == 1) one(e, "extra", {8}, zerospan::init::ones());
                        }),
@@ -276,9 +284,9 @@ TEST_CASE("a tier of another device is refused") {
   Rig rig;
   Rig other;
   SelfCommunicator alone;
-  CHECK_THROWS_WITH_AS((zerospan::ZeroEngine{Stage3{}, alone, rig.device, Placement{rig.host, other.host, rig.host},
-                                             zerospan::Sgd{}}),
-                       doctest::Contains("is of another device than the engine"), ConfigurationError);
+  CHECK_THROWS_WITH_AS(
+      (zerospan::ZeroEngine{Stage3{}, alone, rig.device, Placement{rig.host, other.host, rig.host}, zerospan::Sgd{}}),
+      doctest::Contains("is of another device than the engine"), ConfigurationError);
 }
 
 TEST_CASE("a second engine is told that another one works in the device's memory") {

@@ -10,6 +10,7 @@
 
 #include <zerospan/core/initializer.hpp>
 #include <zerospan/kernels/initial_values.hpp>
+#include <zerospan/tiling/tile_grid.hpp>
 
 #include "support/instruction_sets.hpp"
 
@@ -25,9 +26,21 @@ std::vector<std::uint32_t> bits_of(std::span<const float> values) {
   return bits;
 }
 
+constexpr std::size_t columns = 5000;
+
+/// Of a matrix of normal values: some rows, and so many columns of it.
+Initializer tile(std::size_t first_column, std::size_t count) {
+  return zerospan::tile_initializer(zerospan::init::normal(0.02F), 9, columns,
+                                    {.outputs = {3, 9}, .inputs = {first_column, count}, .accumulates = false});
+}
+
 TEST_CASE("vector instructions give the initializers' own bits, from any element on") {
-  const std::vector<Initializer> initializers{zerospan::init::normal(0.02F), zerospan::init::normal(1.0F),
-                                              zerospan::init::uniform(0.5F), zerospan::init::constant(3.0F)};
+  const std::vector<Initializer> initializers{zerospan::init::normal(0.02F),
+                                              zerospan::init::normal(1.0F),
+                                              zerospan::init::uniform(0.5F),
+                                              zerospan::init::constant(3.0F),
+                                              tile(100, 4000),
+                                              tile(0, columns)};
   for (const InstructionSet set : zerospan_test::instruction_sets()) {
     for (const Initializer& initializer : initializers) {
       for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{5}, (std::uint64_t{1} << 32) - 700}) {

@@ -2,6 +2,7 @@
 /// Initializers: parameters are born partitioned, each rank fills its own shards by logical index.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -80,7 +81,36 @@ struct UniformValues {
   }
 };
 
+/// The values that a part of a matrix has in the whole.
+struct PartOfMatrix {
+  Initializer whole;
+  std::uint64_t stream;      ///< Of the whole matrix.
+  std::size_t columns;       ///< Likewise.
+  std::size_t first_row;     ///< Of the part.
+  std::size_t first_column;  ///< Likewise.
+  std::size_t row_elements;  ///< Likewise.
+
+  void operator()(const InitializerContext& context, std::uint64_t first, std::span<float> values) const {
+    for_each_run(context, first, values, whole);
+  }
+
+  /// Calls `fill(context, first, values)` for each contiguous run of the whole matrix in turn.
+  template <class Fill>
+  void for_each_run(const InitializerContext& context, std::uint64_t first, std::span<float> values, Fill fill) const {
+    const bool has_all_columns = row_elements == columns;
+    while (!values.empty()) {
+      const std::uint64_t row = first_row + first / row_elements;
+      const std::size_t column = first % row_elements;
+      const std::size_t run = has_all_columns ? values.size() : std::min(values.size(), row_elements - column);
+      fill(InitializerContext{context.seed, stream}, row * columns + first_column + column, values.first(run));
+      first += run;
+      values = values.subspan(run);
+    }
+  }
+};
+
 inline bool is_our_initializer(const Initializer& initializer) noexcept {
+  if (const auto* part = initializer.target<PartOfMatrix>()) return is_our_initializer(part->whole);
   return initializer.target<ConstantValues>() || initializer.target<NormalValues>() ||
          initializer.target<UniformValues>();
 }

@@ -119,8 +119,8 @@ template <std::size_t N>
   const __m256d angle = _mm256_mul_pd(rest, _mm256_set1_pd(0x1.921fb54442d18p0 * 0x1p-30));  // of at most pi / 4
   const __m256d square = _mm256_mul_pd(angle, angle);
   const __m256d is_odd = reals(_mm256_slli_epi64(quarter, 63));
-  const __m256d value = _mm256_blendv_pd(polynomial(square, cosine),
-                                         _mm256_mul_pd(angle, polynomial(square, sine)), is_odd);
+  const __m256d value =
+      _mm256_blendv_pd(polynomial(square, cosine), _mm256_mul_pd(angle, polynomial(square, sine)), is_odd);
   // Negative in the second and the third of the quarters that begin at 0.
   const __m256i sign = _mm256_slli_epi64(_mm256_srli_epi64(_mm256_add_epi64(quarter, all64(1)), 1), 63);
   return _mm256_xor_pd(value, reals(sign));
@@ -136,7 +136,8 @@ template <std::size_t N>
   const __m128 least = _mm256_cvtpd_ps(_mm256_sub_pd(value, error));
   const __m128 most = _mm256_cvtpd_ps(_mm256_add_pd(value, error));
   const int is_certain = _mm_movemask_ps(_mm_cmpeq_ps(least, most));
-  if (is_certain == 0b1111) [[likely]] return least;
+  if (is_certain == 0b1111) [[likely]]
+    return least;
   alignas(32) std::array<std::uint64_t, 4> first;
   alignas(32) std::array<std::uint64_t, 4> second;
   alignas(16) std::array<float, 4> values;
@@ -205,6 +206,11 @@ inline void initialize(const Initializer& initializer, const InitializerContext&
     detail::fill_values(*normal, context, first, values, set);
   } else if (const auto* uniform = initializer.target<detail::UniformValues>()) {
     detail::fill_values(*uniform, context, first, values, set);
+  } else if (const auto* part = initializer.target<detail::PartOfMatrix>()) {
+    part->for_each_run(context, first, values,
+                       [&](const InitializerContext& of_whole, std::uint64_t place, std::span<float> run) {
+                         initialize(part->whole, of_whole, place, run, set);
+                       });
   } else {
     initializer(context, first, values);
   }

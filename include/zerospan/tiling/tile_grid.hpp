@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -92,17 +91,8 @@ class TileGrid {
 /// @param stream The random stream of the whole matrix.
 /// @param columns Of the whole matrix.
 inline Initializer tile_initializer(Initializer whole, std::uint64_t stream, std::size_t columns, const Tile& tile) {
-  return [whole = std::move(whole), stream, columns, tile](const InitializerContext& context, std::uint64_t first,
-                                                           std::span<float> values) {
-    while (!values.empty()) {
-      const std::uint64_t row = tile.outputs.first + first / tile.inputs.count;
-      const std::size_t column = first % tile.inputs.count;
-      const std::size_t run = std::min(values.size(), tile.inputs.count - column);
-      whole({context.seed, stream}, row * columns + tile.inputs.first + column, values.first(run));
-      first += run;
-      values = values.subspan(run);
-    }
-  };
+  return detail::PartOfMatrix{std::move(whole),  stream,           columns, tile.outputs.first,
+                              tile.inputs.first, tile.inputs.count};
 }
 
 }  // namespace zerospan::inline v0

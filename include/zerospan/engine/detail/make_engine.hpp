@@ -614,6 +614,7 @@ class EngineOfDevice final : public Engine {
     if (const auto* uniform = initializer.target<UniformValues>()) {
       return "uniform " + in_words(double{uniform->bound});
     }
+    if (const auto* part = initializer.target<PartOfMatrix>()) return "a part of " + description(part->whole);
     return "an initializer of the host's own";
   }
 
