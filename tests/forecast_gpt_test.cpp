@@ -279,6 +279,34 @@ TEST_CASE("where products alone take time, a step takes as long as its operation
   CHECK(forecast.bytes.read == 0);
 }
 
+TEST_CASE("weights in bf16 are widened for products in fp32, unless the processor has products in bf16") {
+  Rates rates = instant_rates();
+  for (const char* name : {"operand bfloat16", "gradient bfloat16"}) rates.work[name] = {{{1, 1e6}}};
+  rates.work[machine::sum_name(zerospan::Addition::replace, zerospan::ElementType::bfloat16,
+                               zerospan::ElementType::float32)] = {{{1, instant}}};
+  rates.work[machine::sum_name(zerospan::Addition::replace, zerospan::ElementType::bfloat16,
+                               zerospan::ElementType::bfloat16)] = {{{1, instant}}};
+  rates.work[machine::update_name("AdamW", zerospan::ElementType::bfloat16)] = {{{1, instant}}};
+  for (machine::ProductRate& each : rates.products) each.flops_per_second = 1e6;
+  gpt::Options o = small_training(1);
+  o.precision = gpt::Precision::bf16;
+  o.parameters = o.gradients = o.optimizer = gpt::TierKind::device;
+  const double weights = 3 * 12 * 64 * 64 + 256 * 64;
+  const double flops = 3 * 2 * 32 * weights;
+  const double conversions = 3 * weights;  // forward, backward, and of the gradients
+  const double of_vectors = 3 * (3 * (2 * 2 + 3 + 1 + 4 + 1) + 2) * 64;
+  const double embeddings = 3 * (256 + 16) * 64;
+  const double in_fp32 = foretell(o, rates).step_seconds;
+  CHECK(in_fp32 > (flops + conversions) / 1e6);
+  CHECK(in_fp32 < (flops + conversions + of_vectors + embeddings) / 1e6);
+  for (const machine::ProductRate& each : rates.products) rates.bf16_products.push_back({each.shape, 2e6});
+  const double in_bf16 = foretell(o, rates).step_seconds;
+  CHECK(in_bf16 > flops / 2e6);
+  CHECK(in_bf16 < flops / 2e6 + (of_vectors + embeddings) / 1e6);
+  o.precision = gpt::Precision::fp32;
+  CHECK(foretell(o, rates).step_seconds == Approx(flops / 1e6).epsilon(1e-6));
+}
+
 TEST_CASE("where reading alone takes time, a step takes as long as its bytes") {
   Rates rates = instant_rates();
   rates.disk.read = rates.disk.mixed_read = rates.disk.busy_read = 1e6;
@@ -345,6 +373,9 @@ TEST_CASE("rates are read as they were written") {
   rates.post = 1e-6;
   const zerospan_test::ScratchDirectory directory;
   const std::filesystem::path path = directory.path() + "/rates.json";
+  machine::write_rates(rates, path);
+  CHECK(to_json(machine::read_rates(path)) == to_json(rates));
+  rates.bf16_products = {{{machine::ProductKind::weight, 1, 2, 3}, 5e9}};  // of processors that have them
   machine::write_rates(rates, path);
   CHECK(to_json(machine::read_rates(path)) == to_json(rates));
 }

@@ -48,6 +48,8 @@ class Field {
   Field(const nlohmann::json& value, std::string file, std::string name)
       : value_{value}, file_{std::move(file)}, name_{std::move(name)} {}
 
+  bool has(const std::string& key) const { return value_.is_object() && value_.contains(key); }
+
   Field at(const std::string& key) const {
     if (!value_.is_object()) refuse("is no object");
     const Field inner{value_.contains(key) ? value_.at(key) : missing(), file_,
@@ -148,7 +150,6 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
   add_disk("checked_disk", r.checked_disk);
   for (const auto& [name, rate] : r.work) j["work"][name] = detail::points_of(rate);
   const auto add_products = [&j](const char* name, const std::vector<ProductRate>& products) {
-    j[name] = nlohmann::ordered_json::array();
     for (const ProductRate& p : products) {
       j[name].push_back({{"kind", product_kinds[static_cast<std::size_t>(p.shape.kind)]},
                          {"m", p.shape.m},
@@ -158,7 +159,7 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
     }
   };
   add_products("products", r.products);
-  add_products("bf16_products", r.bf16_products);
+  if (!r.bf16_products.empty()) add_products("bf16_products", r.bf16_products);
   for (const AttentionRate& a : r.attention) {
     j["attention"].push_back(
         {{"length", a.length}, {"head", a.head}, {"forward_seconds", a.forward}, {"backward_seconds", a.backward}});
@@ -210,7 +211,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
     });
   };
   read_products("products", r.products);
-  read_products("bf16_products", r.bf16_products);
+  if (all.has("bf16_products")) read_products("bf16_products", r.bf16_products);
   all.at("attention").for_each_element([&](const detail::Field& field) {
     r.attention.push_back({field.at("length").count(), field.at("head").count(), field.at("forward_seconds").positive(),
                            field.at("backward_seconds").positive()});
