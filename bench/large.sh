@@ -9,9 +9,10 @@
 #   backward  max(2 P / mixed,  4 n P / products + 2 P / copies + P / sums)
 #             reads parameters while it writes gradients
 # `read` and `mixed` are bytes a second of an nvme tier with a quarter of the states, `mixed` each way while both
-# go on; `products` is operations a second of one tile's matrix products on all cores, bf16 weights widened before and
-# gradients rounded after; one thread copies `copies` bytes, writes `sums` gradients with their norm, and updates `updates`
-# parameters by AdamW. seconds_per_step is the mean of all steps but the first and the last.
+# go on; `products` is operations a second of one tile's matrix products on all cores, in bf16 where the processor has
+# them, else with bf16 weights widened before and gradients rounded after; one thread copies `copies` bytes, writes `sums`
+# gradients with their norm, and updates `updates` parameters by AdamW. seconds_per_step is the mean of all steps but the
+# first and the last.
 #
 # 4 GB of the disk stay free. Where there is too little room for the rest, the model has fewer layers: it prints SCALED,
 # and the exit code is 3. Files of states have no name: they are gone when the program is, however it ends. The last line

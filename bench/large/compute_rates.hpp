@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <variant>
 #include <vector>
 
 #include <cblas.h>
@@ -11,8 +12,10 @@
 #include <zerospan/kernels/gradient_operations.hpp>
 #include <zerospan/optimizer/adamw.hpp>
 
-#include "gpt/blas.hpp"
+#include "gpt/bf16_products.hpp"
+#include "gpt/factor.hpp"
 #include "gpt/options.hpp"
+#include "gpt/products.hpp"
 #include "gpt/scratch.hpp"
 #include "gpt/tensor.hpp"
 #include "gpt/trial.hpp"
@@ -21,8 +24,8 @@
 
 namespace large {
 
-/// The products of a tile [width x width] with the tokens of a step, as the model has them: weights come in bf16 and
-/// are widened, gradients are rounded.
+/// The products of a tile [width x width] with the tokens of a step, as the model has them: weights and gradients are
+/// in bf16, and products too where the processor has those.
 class TileProducts {
  public:
   explicit TileProducts(const gpt::Options& o)
@@ -34,22 +37,29 @@ class TileProducts {
         x_(n_ * width_, 1.0F),
         y_(n_ * width_, 1.0F) {
     ::openblas_set_num_threads(o.threads);
+    if (!gpt::Bf16Products::instructions().empty()) products_.emplace<gpt::NarrowProducts>(o.threads);
   }
 
   /// Operations a second.
   double forward_flops() {
-    return flops() * gpt::median_times_a_second(
-                         [&] { gpt::multiply<float>(x(), gpt::transposed(scratch_.widen(next_weight())), y(), 1, 1); });
+    return flops() * times_a_second([&](auto& products) {
+             products.multiply(x(), gpt::transposed(products.operand(scratch_, next_weight())), y(),
+                               gpt::Assignment::add);
+           });
   }
   double backward_flops() {
-    return 2 * flops() * gpt::median_times_a_second([&] {
-             gpt::multiply<float>(y(), scratch_.widen(next_weight()), x());
-             scratch_.fill({gradient_.data(), width_, width_},
-                           [&](gpt::Tensor<float> wide) { gpt::multiply<float>(gpt::transposed(y()), x(), wide); });
+    return 2 * flops() * times_a_second([&](auto& products) {
+             products.multiply(y(), products.operand(scratch_, next_weight()), x(), gpt::Assignment::replace);
+             products.write(scratch_, {gradient_.data(), width_, width_}, gpt::transposed(y()), x());
            });
   }
 
  private:
+  template <class Work>
+  double times_a_second(Work work) {
+    return std::visit([&](auto& products) { return gpt::median_times_a_second([&] { work(products); }); }, products_);
+  }
+
   double flops() const { return 2 * static_cast<double>(n_ * width_ * width_); }
   gpt::Tensor<float> x() { return {x_.data(), n_, width_}; }
   gpt::Tensor<float> y() { return {y_.data(), n_, width_}; }
@@ -63,6 +73,7 @@ class TileProducts {
   std::size_t n_;
   std::size_t width_;
   gpt::Scratch<gpt::BFloat16> scratch_;
+  std::variant<gpt::WideProducts<gpt::BFloat16>, gpt::NarrowProducts> products_;
   std::vector<gpt::BFloat16> weights_;
   std::vector<gpt::BFloat16> gradient_;
   std::vector<float> x_;

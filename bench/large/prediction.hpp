@@ -41,10 +41,10 @@ inline Prediction predict(const gpt::Options& o, const Rates& rates) {
   const auto elements = static_cast<double>(elements_of(o).all);
   const double flops = 2 * static_cast<double>(o.tokens_a_step()) * elements;
   const auto copies = [&](const Traffic& t) { return static_cast<double>(t.read) / rates.copied_bytes; };
-  return {std::max(disk(traffic.step),
-                   flops / rates.forward_flops + copies(traffic.forward) + elements / rates.updates),
-          std::max(disk(traffic.backward),
-                   2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums)};
+  return {
+      std::max(disk(traffic.step), flops / rates.forward_flops + copies(traffic.forward) + elements / rates.updates),
+      std::max(disk(traffic.backward),
+               2 * flops / rates.backward_flops + copies(traffic.backward) + elements / rates.sums)};
 }
 
 }  // namespace large
