@@ -40,7 +40,10 @@ std::uint64_t train_three_weights(Stage stage, Communicator& communicator, zeros
                          zerospan::init::normal(1));
   }
   for (int step = 0; step < 2; ++step) {
-    if (step == 1 && options.between) options.between();
+    if (step == 1 && options.between) {
+      engine.synchronize();  // or the first step's updates may change what is there afterwards
+      options.between();
+    }
     for (int micro = 0; micro < 2; ++micro) {
       for (const Parameter& weight : weights) {
         const auto full = weight.gather(zerospan::calling_thread);
