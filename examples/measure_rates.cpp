@@ -3,12 +3,17 @@
 /// the library's own work, collectives of ranks that are threads, and how much each gets in the way of the others.
 /// Predictions of trainings are made of it. What runs besides is measured with it: a quiet machine gives the rates that
 /// others will see. GPUs are not measured.
+///
+/// `mpirun -n 2 measure_rates --add-links rates.json --output rates.2.json` adds what collectives of these two
+/// processes take, wherever mpirun has put them: the member "host_links", of one number of ranks and of groups.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,10 +22,12 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <zerospan/core/element.hpp>
 #include <zerospan/core/error.hpp>
 
 #include "gpt/openblas.hpp"
 #include "machine/measure.hpp"
+#include "machine/measure_host_links.hpp"
 #include "machine/rates.hpp"
 #include "machine/rates_file.hpp"
 
@@ -90,6 +97,31 @@ void print(const machine::Rates& r) {
   }
 }
 
+void print(const machine::HostLinks& links) {
+  fmt::print("{} ranks on {} machines with cores of their own\n", links.ranks, links.machines);
+  for (const auto& [level_name, level] : links.levels) {
+    fmt::print("{:<10}{} ranks meet in {:.0f} us, {:.0f} while all cores compute\n", level_name, level.ranks,
+               1e6 * level.rendezvous, 1e6 * level.busy_rendezvous);
+    for (const auto& [name, rate] : level.collectives) {
+      for (const auto& [size, per_second] : rate.alone.points) {
+        fmt::print("{:<40}{:>9.0f} bytes in {:8.2f} ms, {:8.2f} while all cores compute, {:6.2f} core-ms of a rank\n",
+                   name, size, 1e3 * size / per_second, 1e3 * rate.busy.seconds(size), 1e3 * rate.cores.seconds(size));
+      }
+    }
+  }
+}
+
+/// Adds the links of this job's ranks to the rates of a file.
+int add_links(int argc, char** argv, const std::filesystem::path& file, const std::filesystem::path& output,
+              const machine::LinkOptions& options) {
+  machine::Rates rates = machine::read_rates(file);
+  rates.host_links = machine::measure_host_links(argc, argv, options);
+  if (!rates.host_links) return 0;  // rank 0 has them
+  machine::write_rates(rates, output);
+  print(*rates.host_links);
+  return 0;
+}
+
 int run(CLI::App& app, int argc, char** argv) {
   machine::MeasureOptions options;
   std::filesystem::path output = "rates.json";
@@ -113,7 +145,25 @@ int run(CLI::App& app, int argc, char** argv) {
   app.add_option("--moment", options.moment, "Seconds of a trial")
       ->check(CLI::Range(0.001, 1.0))
       ->capture_default_str();
+  std::filesystem::path rates_of_machine;
+  machine::LinkOptions links;
+  CLI::Option* const add =
+      app.add_option("--add-links", rates_of_machine,
+                     "Rates of this machine: those of the links between the ranks that mpirun has started are added")
+          ->check(CLI::ExistingFile);
+  app.add_option("--ranks-per-group", links.ranks_per_group, "Of ranks whose links are measured; 0: no groups")
+      ->check(CLI::Range(0, 1024))
+      ->needs(add)
+      ->capture_default_str();
+  app.add_option("--types", links.types, "Of gradients that are summed over links")
+      ->delimiter(',')
+      ->needs(add)
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, zerospan::ElementType>{{"fp32", zerospan::ElementType::float32},
+                                                       {"bf16", zerospan::ElementType::bfloat16},
+                                                       {"fp16", zerospan::ElementType::float16}}));
   app.parse(argc, argv);
+  if (!rates_of_machine.empty()) return add_links(argc, argv, rates_of_machine, output, links);
   options.disk_bytes = disk_mebibytes << 20;
   for (const auto& sizes : models) options.models.push_back(shape_of(sizes));
   const auto begin = std::chrono::steady_clock::now();

@@ -83,6 +83,23 @@ Rates instant_rates() {
   return r;
 }
 
+/// Between two ranks, or four in groups of two: a link that moves so many bytes a second of any tensor.
+machine::HostLinks even_links(int ranks_per_group, double bytes_a_second) {
+  using zerospan::ElementType;
+  const std::string types = " " + machine::reduction_types(ElementType::float32, ElementType::float32);
+  machine::LinkLevel level{.ranks = 2, .collectives = {}};
+  for (const std::string& name : {std::string{"all-gather"}, std::string{"broadcast"}, "reduce-scatter" + types,
+                                  "all-reduce" + types, "reduce" + types}) {
+    const machine::WorkRate rate{{{1, bytes_a_second}}};
+    level.collectives[name] = {.alone = rate, .busy = rate, .cores = {{{1, instant}}}};
+  }
+  machine::HostLinks links{.ranks = 2, .ranks_per_group = ranks_per_group, .levels = {{"all", level}}};
+  if (ranks_per_group == 0) return links;
+  links.ranks = 4;
+  links.levels = {{"all", {.ranks = 4, .collectives = {}}}, {"within", level}, {"across", level}};
+  return links;
+}
+
 gpt::Options small_training(int ranks) {
   gpt::Options o;
   o.ranks = ranks;
@@ -213,14 +230,14 @@ TEST_CASE("who waits for others in a collective wakes up a little later") {
   ranks[0].compute(WorkKind::product, 1);
   ranks[1].compute(WorkKind::product, 1.1);
   ranks[2].compute(WorkKind::product, 1.2);
-  for (Recorder& rank : ranks) rank.meet("meeting", 0.125);
+  for (Recorder& rank : ranks) rank.meet("meeting", {.latency = 0.125});
   rates.cores = 3;
   MachineTime time{rates, rates.disk, ranks};
   time.run();
   CHECK(time.times(2)[1].end == Approx(1.325));
   CHECK(time.times(1)[1].end == Approx(1.325));  // so soon that it has not slept
   ranks[0] = Recorder{};
-  ranks[0].meet("meeting", 0.125);
+  ranks[0].meet("meeting", {.latency = 0.125});
   MachineTime later{rates, rates.disk, ranks};
   later.run();
   CHECK(later.times(0)[0].begin == Approx(1.2));
@@ -256,7 +273,7 @@ TEST_CASE("a collective begins when the last rank has come to it") {
   std::vector<Recorder> ranks(2);
   ranks[0].compute(WorkKind::product, 1);
   ranks[1].compute(WorkKind::product, 5);
-  for (Recorder& rank : ranks) rank.meet("meeting", 0.5);
+  for (Recorder& rank : ranks) rank.meet("meeting", {.latency = 0.5});
   MachineTime time{rates, rates.disk, ranks};
   time.run();
   for (std::size_t r = 0; r < 2; ++r) {
@@ -323,6 +340,115 @@ TEST_CASE("where reading alone takes time, a step takes as long as its bytes") {
   }
 }
 
+/// A training of processes whose states are in memory.
+gpt::Options training_over_mpi(int ranks) {
+  gpt::Options o = small_training(ranks);
+  o.communicator = gpt::CommunicatorKind::mpi;
+  o.parameters = o.gradients = o.optimizer = gpt::TierKind::device;
+  return o;
+}
+
+TEST_CASE("where the link between hosts alone takes time, a step takes as long as its bytes") {
+  Rates rates = instant_rates();
+  constexpr double bandwidth = 1e6;
+  rates.host_links = even_links(0, bandwidth);
+  // Of a tensor that two ranks gather, each receives half.
+  rates.host_links->levels["all"].collectives["all-gather"].alone.points[0].per_second = 2 * bandwidth;
+  for (const int stage : {0, 2, 3}) {
+    gpt::Options o = training_over_mpi(2);
+    o.stage = stage;
+    const auto forecast = foretell(o, rates);
+    CHECK(forecast.bytes.reduced > 100000);
+    CHECK((forecast.bytes.gathered > 0) == (stage > 0));
+    CHECK(forecast.step_seconds ==
+          Approx((forecast.bytes.gathered + forecast.bytes.reduced) / bandwidth).epsilon(1e-6));
+    CHECK(forecast.all_lanes == Approx(forecast.step_seconds).epsilon(1e-6));
+    CHECK(forecast.compute_alone < 1e-6 * forecast.step_seconds);
+  }
+}
+
+TEST_CASE("in groups, a collective goes over the links within them and across") {
+  Rates rates = instant_rates();
+  rates.host_links = even_links(2, 100);
+  for (auto& [name, rate] : rates.host_links->levels["across"].collectives) rate.alone.points[0].per_second = 10;
+  rates.host_links->levels["within"].rendezvous = 3;
+  rates.host_links->levels["across"].rendezvous = 4;
+  rates.host_links->levels["across"].busy_rendezvous = 9;
+  gpt::Options o = training_over_mpi(4);
+  o.ranks_per_group = 2;
+  using zerospan::OperationKind;
+  const auto link_seconds = [&](OperationKind kind, std::size_t bytes) {
+    const Cost cost = gpt::forecast::Prices{rates, o}.of({kind, "a", bytes});
+    CHECK(cost.latency >= 3);
+    return cost.link;
+  };
+  CHECK(link_seconds(OperationKind::all_gather, 750) == Approx(1000.0 / 2 / 10 + 1000.0 / 100));  // 3/4 received
+  CHECK(link_seconds(OperationKind::reduce_scatter, 1000) == Approx(1000.0 / 100 + 1000.0 / 2 / 10));
+  CHECK(link_seconds(OperationKind::broadcast, 1000) == Approx(1000.0 / 10 + 1000.0 / 100));
+  CHECK(link_seconds(OperationKind::all_reduce, 1000) == Approx(1000.0 / 100 + 1000.0 / 2 / 10 + 1000.0 / 100));
+  const Cost meeting = gpt::forecast::Prices{rates, o}.of({OperationKind::barrier, "a"});
+  CHECK(meeting.latency == Approx(7.0));
+  CHECK(meeting.busy_latency == Approx(2.0));  // across; within it is not longer
+  o.sharding = gpt::Sharding::group;
+  CHECK(link_seconds(OperationKind::all_gather, 500) == Approx(1000.0 / 100));  // half received, none from elsewhere
+}
+
+TEST_CASE("what goes over links that were not measured is refused, with words of what to measure") {
+  Rates rates = instant_rates();
+  gpt::Options o = training_over_mpi(2);
+  const auto refuse = [&](const std::string& message) {
+    CHECK_THROWS_WITH_AS(foretell(o, rates), message.c_str(), zerospan::ConfigurationError);
+  };
+  refuse(
+      "no time is foretold of --comm mpi by rates without the links between the ranks: measure_rates --add-links "
+      "RATES, started by mpirun like the training, adds them");
+  rates.host_links = even_links(0, 1e6);
+  o.ranks = 4;
+  refuse(
+      "the rates have the links of 2 ranks in groups of 0 (0: none), not of 4 in groups of 0: measure_rates "
+      "--add-links measures those of the ranks that mpirun starts");
+  o.ranks = 2;
+  o.precision = gpt::Precision::bf16;
+  CHECK_THROWS_AS(foretell(o, rates), zerospan::ConfigurationError);
+  o.precision = gpt::Precision::fp32;
+  rates.host_links->machines = 2;
+  refuse("no time is foretold of hosts with cores of their own: the links in the rates are between 2 machines");
+  rates.host_links->machines = 1;
+  rates.host_links->levels["all"].collectives.erase("all-gather");
+  refuse(
+      "the rates have no collective 'all-gather' between hosts: measure_rates --add-links --types measures those of "
+      "a type");
+  rates.host_links.reset();
+  o.ranks = 1;
+  CHECK(foretell(o, rates).step_seconds < 1e-6);  // it has no links
+}
+
+TEST_CASE("collectives share a rank's link, are slower while cores compute, and take their part of the cores") {
+  Rates rates = instant_rates();
+  const auto play = [&](std::size_t collectives, double computing, Cost cost) {
+    std::vector<Recorder> ranks(2);
+    for (Recorder& rank : ranks) {
+      for (std::size_t i = 0; i < collectives; ++i) {
+        const std::size_t lane = rank.add_lanes();
+        static_cast<void>(rank.post(lane, {zerospan::OperationKind::all_gather, "g"}, cost, {}));
+      }
+      rank.compute(WorkKind::product, computing);
+    }
+    MachineTime time{rates, rates.disk, ranks};
+    time.run();
+    return time.times(0);
+  };
+  const Cost even{.meets = true, .link = 2, .busy_link = 2};
+  CHECK(play(1, 0, even)[0].end == Approx(2.0));
+  CHECK(play(3, 0, even)[2].end == Approx(6.0));
+  CHECK(play(1, 9, even)[0].end == Approx(2.0));
+  const Cost slower{.meets = true, .busy_latency = 1, .link = 2, .busy_link = 4};
+  CHECK(play(1, 0, slower)[0].end == Approx(2.0));
+  CHECK(play(1, 9, slower)[0].end == Approx(5.0));
+  const Cost polling{.meets = true, .link = 2, .busy_link = 2, .link_core_seconds = 1};
+  CHECK(play(1, 9, polling)[1].end == Approx(10.0));  // two ranks, two cores: one core-second each
+}
+
 TEST_CASE("transfers are multiples of the alignment that the disk has") {
   const auto read_with = [](double alignment) {
     Rates rates = instant_rates();
@@ -378,10 +504,26 @@ TEST_CASE("rates are read as they were written") {
   rates.bf16_products = {{{machine::ProductKind::weight, 1, 2, 3}, 5e9}};  // of processors that have them
   machine::write_rates(rates, path);
   CHECK(to_json(machine::read_rates(path)) == to_json(rates));
+  CHECK(!machine::read_rates(path).host_links);
+
+  rates.host_links = even_links(2, 1e6);
+  rates.host_links->machines = 3;
+  rates.host_links->levels["within"].rendezvous = 1e-5;
+  rates.host_links->levels["within"].busy_rendezvous = 2e-5;
+  rates.host_links->levels["across"].collectives["broadcast"].busy.points.push_back({100, 5});
+  machine::write_rates(rates, path);
+  const Rates read = machine::read_rates(path);
+  CHECK(to_json(read) == to_json(rates));
+  CHECK(read.host_links->machines == 3);
+  CHECK(read.host_links->ranks == 4);
+  CHECK(read.host_links->level("within").busy_rendezvous == 2e-5);
+  CHECK(read.host_links->level("across").rate("broadcast").busy.seconds(100) == Approx(20.0));
 }
 
 TEST_CASE("an error names the file and the field of rates that are missing or wrong") {
-  const nlohmann::json sound = nlohmann::json::parse(to_json(instant_rates()).dump());
+  Rates rates = instant_rates();
+  rates.host_links = even_links(0, 1e6);
+  const nlohmann::json sound = nlohmann::json::parse(to_json(rates).dump());
   const auto refuse = [&](auto spoil, const std::string& message) {
     nlohmann::json spoilt = sound;
     spoil(spoilt);
@@ -397,6 +539,11 @@ TEST_CASE("an error names the file and the field of rates that are missing or wr
   refuse([](auto& j) { j["products"] = nlohmann::json::array(); }, "file: products is no list of something");
   refuse([](auto& j) { j["processor"]["cores"] = 1.5; }, "file: processor.cores is no count");
   refuse([](auto& j) { j["slowdown"]["copy"].erase("sum"); }, "file: slowdown.copy.sum is missing");
+  refuse([](auto& j) { j["host_links"].erase("ranks"); }, "file: host_links.ranks is missing");
+  refuse([](auto& j) { j["host_links"]["levels"]["near"] = j["host_links"]["levels"]["all"]; },
+         "file: host_links.levels.near is not known");
+  refuse([](auto& j) { j["host_links"]["levels"]["all"]["collectives"]["broadcast"].erase("busy"); },
+         "file: host_links.levels.all.collectives.broadcast.busy is missing");
   refuse([](auto& j) { j["format"] = "other"; }, "file: format is not that of rates");
   refuse([](auto& j) { j = nlohmann::json::array(); }, "file: all of it is no object");
 

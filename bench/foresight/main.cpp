@@ -3,7 +3,8 @@
 ///
 /// What is foretold is made of the machine's rates alone: nothing is fitted to a training. Beside it stand two null
 /// models: the time that computing takes by itself, and the sum of everything, one after the other. The last line is a
-/// JSON object.
+/// JSON object. Some settings train on several hosts, by MPI: those need a launcher (on_hosts.sh), and are left out
+/// without one, in words.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,6 +13,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,6 +42,7 @@ using foresight::write;
 
 struct Wishes : foresight::TrainingWishes {
   std::string only;
+  std::filesystem::path launcher;  ///< Starts processes on hosts.
   bool keeps_timelines = false;
 };
 
@@ -73,10 +76,28 @@ std::vector<std::string> arguments_of(const foresight::Setting& setting, const W
   return foresight::with_defaults(std::move(all), foresight::common);
 }
 
+gpt::Options training_of(const foresight::Setting& setting, const Wishes& wishes) {
+  gpt::Options options = options_of(arguments_of(setting, wishes));
+  if (setting.hosts.count > 0) options.ranks = setting.hosts.ranks();
+  return options;
+}
+
+void run_on(const foresight::Hosts& hosts, const std::string& program, const std::vector<std::string>& arguments,
+            const Wishes& wishes) {
+  std::vector<std::string> all{std::to_string(hosts.count), std::to_string(hosts.ranks_each),
+                               std::to_string(hosts.megabits), program};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  bench::run_to_the_end(wishes.launcher.string(), std::move(all), wishes.results / "foresight.hosts.txt");
+}
+
 double measure(const foresight::Setting& setting, const Wishes& wishes) {
   const std::filesystem::path metrics = wishes.results / "foresight.jsonl";
   std::filesystem::remove(metrics);
-  bench::run_to_the_end(TRAIN_GPT, arguments_of(setting, wishes));
+  if (setting.hosts.count > 0) {
+    run_on(setting.hosts, TRAIN_GPT, arguments_of(setting, wishes), wishes);
+  } else {
+    bench::run_to_the_end(TRAIN_GPT, arguments_of(setting, wishes));
+  }
   std::vector<double> seconds;
   for (const bench::MadeStep& step : bench::read_steps(metrics, wishes.steps)) seconds.push_back(step.seconds);
   return median({seconds.begin() + 2, seconds.end() - 1});
@@ -84,10 +105,42 @@ double measure(const foresight::Setting& setting, const Wishes& wishes) {
 
 machine::Rates rates_of(const Wishes& wishes, const std::vector<foresight::Setting>& settings) {
   std::vector<gpt::Options> trainings;
-  for (const foresight::Setting& setting : settings) trainings.push_back(options_of(arguments_of(setting, wishes)));
+  for (const foresight::Setting& setting : settings) trainings.push_back(training_of(setting, wishes));
   machine::Rates rates = foresight::rates_of(wishes.rates, wishes.directory, trainings);
   if (wishes.rates.empty()) machine::write_rates(rates, wishes.results / "foresight.rates.json");
   return rates;
+}
+
+/// The machine's, with what the links between hosts add: measured for each set of hosts that settings have.
+std::map<std::string, machine::Rates> rates_on_hosts(const Wishes& wishes,
+                                                     const std::vector<foresight::Setting>& settings) {
+  const std::filesystem::path known = wishes.rates.empty() ? wishes.results / "foresight.rates.json" : wishes.rates;
+  std::map<std::string, machine::Rates> rates;
+  for (const auto& [name, arguments, hosts] : settings) {
+    if (hosts.count == 0 || rates.contains(hosts.name())) continue;
+    fmt::print(stderr, "measuring links: {} hosts of {} ranks, {} Mbit/s\n", hosts.count, hosts.ranks_each,
+               hosts.megabits);
+    const std::filesystem::path output = wishes.results / ("foresight.rates." + hosts.name() + ".json");
+    run_on(hosts, MEASURE_RATES,
+           {"--add-links", known.string(), "--output", output.string(), "--types", hosts.types, "--ranks-per-group",
+            std::to_string(hosts.ranks_per_group)},
+           wishes);
+    rates.emplace(hosts.name(), machine::read_rates(output));
+  }
+  return rates;
+}
+
+/// Those that were asked for and can be had.
+std::vector<foresight::Setting> settings_of(const Wishes& wishes) {
+  std::vector<foresight::Setting> all = foresight::settings();
+  const std::vector<foresight::Setting> on_hosts = foresight::settings_on_hosts();
+  all.insert(all.end(), on_hosts.begin(), on_hosts.end());
+  std::erase_if(all, [&](const foresight::Setting& each) { return each.name.find(wishes.only) == std::string::npos; });
+  if (all.empty()) zerospan::throw_configuration_error("no setting has '" + wishes.only + "' in its name");
+  if (!wishes.launcher.empty()) return all;
+  const std::size_t left_out = std::erase_if(all, [](const foresight::Setting& each) { return each.hosts.count > 0; });
+  if (left_out > 0) fmt::print("skipped: {} settings on hosts, for there are no hosts to train on\n", left_out);
+  return all;
 }
 
 nlohmann::ordered_json to_json(const Case& c) {
@@ -106,17 +159,17 @@ nlohmann::ordered_json to_json(const Case& c) {
 }
 
 int run(const Wishes& wishes) {
-  std::vector<foresight::Setting> settings = foresight::settings();
-  std::erase_if(settings,
-                [&](const foresight::Setting& each) { return each.name.find(wishes.only) == std::string::npos; });
-  if (settings.empty()) zerospan::throw_configuration_error("no setting has '" + wishes.only + "' in its name");
-  const machine::Rates rates = rates_of(wishes, settings);
+  const std::vector<foresight::Setting> settings = settings_of(wishes);
+  if (settings.empty()) return 0;
+  const machine::Rates of_machine = rates_of(wishes, settings);
+  const std::map<std::string, machine::Rates> of_hosts = rates_on_hosts(wishes, settings);
 
   std::vector<Case> cases;
   nlohmann::ordered_json predictions = nlohmann::ordered_json::array();
   for (const foresight::Setting& setting : settings) {
     const auto begin = std::chrono::steady_clock::now();
-    const gpt::Options options = options_of(arguments_of(setting, wishes));
+    const gpt::Options options = training_of(setting, wishes);
+    const machine::Rates& rates = setting.hosts.count > 0 ? of_hosts.at(setting.hosts.name()) : of_machine;
     Case c{.setting = setting, .forecast = gpt::forecast::foretell(options, rates)};
     c.foretelling_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     predictions.push_back(to_json(c));
@@ -184,6 +237,9 @@ int main(int argc, char** argv) {
   CLI::App app{"Foretells the step time of train_gpt in many settings, and measures it."};
   foresight::add_options(app, wishes);
   app.add_option("--only", wishes.only, "Settings whose name has this in it");
+  app.add_option("--launcher", wishes.launcher,
+                 "Starts processes on hosts: LAUNCHER HOSTS RANKS_EACH MBIT PROGRAM ARGUMENT... (on_hosts.sh has one)")
+      ->check(CLI::ExistingFile);
   app.add_flag("--timelines", wishes.keeps_timelines,
                "Keeps the timelines of each setting among the results: what was foretold, and what happened");
   try {

@@ -10,9 +10,24 @@
 
 namespace foresight {
 
+/// Where ranks that are processes run, and what a training does there that is measured of links.
+struct Hosts {
+  int count = 0;  ///< 0: ranks are threads of one process.
+  int ranks_each = 1;
+  int megabits = 0;  ///< A second, of what leaves a host.
+  int ranks_per_group = 0;
+  std::string types = "fp32";  ///< Of gradients.
+
+  int ranks() const { return count * ranks_each; }
+  std::string name() const {
+    return std::to_string(count) + "x" + std::to_string(ranks_each) + "_" + std::to_string(megabits);
+  }
+};
+
 struct Setting {
   std::string name;
   std::vector<std::string> arguments;  ///< Of train_gpt, besides those that all settings have.
+  Hosts hosts{};
 };
 
 inline std::vector<std::string> words(std::string_view text) {
@@ -72,6 +87,28 @@ inline std::vector<Setting> settings() {
   add("four ranks, on disk", "--ranks 4 --batch 2");
   add("four ranks in two groups", "--ranks 4 --batch 2 --ranks-per-group 2");
   add("four ranks, states in each of two groups", "--ranks 4 --batch 2 --ranks-per-group 2 --sharding group");
+  return all;
+}
+
+/// On hosts with slow links: stages, places of states, element types, ranks of a host.
+inline std::vector<Setting> settings_on_hosts() {
+  constexpr std::string_view memory = " --parameters device --gradients device --optimizer device";
+  constexpr std::string_view resting = " --gradients device --optimizer device";
+  constexpr std::string_view model = " --comm mpi --layers 2 --width 256";
+  const Hosts slow{.count = 2, .megabits = 200, .types = "fp32,bf16"};
+  const Hosts fast{.count = 2, .megabits = 1000};
+  const Hosts shared{.count = 2, .ranks_each = 2, .megabits = 1000, .ranks_per_group = 2};
+  const Hosts four{.count = 4, .megabits = 1000};
+  std::vector<Setting> all;
+  const auto add = [&](std::string_view name, const Hosts& hosts, std::string_view arguments, std::string_view more) {
+    all.push_back({std::string{name}, words(std::string{arguments} + std::string{more} + std::string{model}), hosts});
+  };
+  add("two hosts, 200 Mbit/s, stage 3", slow, "--stage 3", memory);
+  add("two hosts, 200 Mbit/s, bf16, on disk", slow, "--stage 3 --precision bf16", "");
+  add("two hosts, 1000 Mbit/s, stage 2", fast, "--stage 2", resting);
+  add("two hosts, 1000 Mbit/s, on disk", fast, "--stage 3", "");
+  add("two hosts of two ranks, in two groups", shared, "--stage 3 --batch 2 --ranks-per-group 2", memory);
+  add("four hosts, 1000 Mbit/s, stage 0", four, "--stage 0 --batch 2", resting);
   return all;
 }
 

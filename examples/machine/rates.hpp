@@ -8,35 +8,17 @@
 #include <cmath>
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <zerospan/core/error.hpp>
 
+#include "host_links.hpp"
+#include "work_rate.hpp"
+
 namespace machine {
-
-/// How fast work is at one size.
-struct RatePoint {
-  double size = 0;        ///< Of one piece of work: bytes or elements.
-  double per_second = 0;  ///< As many of them, on one thread, while nothing else runs.
-};
-
-/// How fast work is that has a size, between those that were measured.
-struct WorkRate {
-  std::vector<RatePoint> points;  ///< By size; at least one.
-
-  /// Seconds of one piece of work. Between two sizes the rate changes evenly with the logarithm of the size.
-  double seconds(double size) const {
-    if (size <= 0) return 0;
-    const auto above = std::ranges::lower_bound(points, size, {}, &RatePoint::size);
-    if (above == points.begin()) return size / points.front().per_second;
-    if (above == points.end()) return size / points.back().per_second;
-    const RatePoint& low = *(above - 1);
-    const double share = std::log(size / low.size) / std::log(above->size / low.size);
-    return size / (low.per_second + share * (above->per_second - low.per_second));
-  }
-};
 
 /// A disk, through a tier of the library, with as much under way as the engine has.
 struct DiskRates {
@@ -116,6 +98,8 @@ struct Rates {
   std::map<int, double> rendezvous;  ///< Seconds that ranks take to meet, by their number.
   double post = 0;                   ///< Seconds of the host for one piece of work that is posted on a lane.
   double handoff = 0;  ///< Seconds until a thread that has slept for a while goes on, after what it waits for.
+
+  std::optional<HostLinks> host_links;  ///< Between ranks that are processes, where that was measured.
 
   /// How many times as long a kind of work takes while every other core does another.
   std::array<std::array<double, work_kinds.size()>, work_kinds.size()> slowdown{};

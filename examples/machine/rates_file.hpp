@@ -3,20 +3,20 @@
 #pragma once
 
 #include <cerrno>
-#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include <zerospan/core/error.hpp>
 
+#include "host_links_file.hpp"
 #include "rates.hpp"
+#include "rates_field.hpp"
 
 namespace machine {
 
@@ -40,97 +40,6 @@ void for_each_disk_rate(Disk& disk, Visit visit) {
   visit("busy_write_latency_seconds", disk.busy_write_latency);
   visit("read_core_seconds_per_byte", disk.read_core_time);
   visit("write_core_seconds_per_byte", disk.write_core_time);
-}
-
-/// A value of a file, and where it is there.
-class Field {
- public:
-  Field(const nlohmann::json& value, std::string file, std::string name)
-      : value_{value}, file_{std::move(file)}, name_{std::move(name)} {}
-
-  bool has(const std::string& key) const { return value_.is_object() && value_.contains(key); }
-
-  Field at(const std::string& key) const {
-    if (!value_.is_object()) refuse("is no object");
-    const Field inner{value_.contains(key) ? value_.at(key) : missing(), file_,
-                      name_.empty() ? key : name_ + "." + key};
-    if (!value_.contains(key)) inner.refuse("is missing");
-    return inner;
-  }
-
-  /// @throws zerospan::ConfigurationError unless it is a finite number above zero.
-  double positive() const {
-    const double number = not_negative();
-    if (number <= 0) refuse("is not above zero");
-    return number;
-  }
-  double not_negative() const {
-    if (!value_.is_number()) refuse("is no number");
-    const auto number = value_.get<double>();
-    if (!std::isfinite(number) || number < 0) refuse("is negative, or not finite");
-    return number;
-  }
-  std::size_t count() const {
-    const double number = positive();
-    if (number != std::floor(number) || number > 1e15) refuse("is no count");
-    return static_cast<std::size_t>(number);
-  }
-  std::string text() const {
-    if (!value_.is_string()) refuse("is no text");
-    return value_.get<std::string>();
-  }
-  /// Which of the names it is.
-  template <class Names>
-  std::size_t one_of(const Names& names) const {
-    const std::string is = text();
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      if (is == names[i]) return i;
-    }
-    refuse("is not known: " + is);
-  }
-
-  template <class Visit>
-  void for_each_element(Visit visit) const {
-    if (!value_.is_array() || value_.empty()) refuse("is no list of something");
-    for (std::size_t i = 0; i < value_.size(); ++i)
-      visit(Field{value_[i], file_, name_ + "[" + std::to_string(i) + "]"});
-  }
-  template <class Visit>
-  void for_each_member(Visit visit) const {
-    if (!value_.is_object()) refuse("is no object");
-    for (const auto& [key, inner] : value_.items()) visit(key, Field{inner, file_, name_ + "." + key});
-  }
-
-  [[noreturn]] void refuse(const std::string& why) const {
-    zerospan::throw_configuration_error(file_ + ": " + (name_.empty() ? "all of it" : name_) + " " + why);
-  }
-
- private:
-  static const nlohmann::json& missing() {
-    static const nlohmann::json null;
-    return null;
-  }
-
-  const nlohmann::json& value_;
-  std::string file_;
-  std::string name_;
-};
-
-inline nlohmann::ordered_json points_of(const WorkRate& rate) {
-  nlohmann::ordered_json points = nlohmann::ordered_json::array();
-  for (const RatePoint& point : rate.points) points.push_back({{"size", point.size}, {"per_second", point.per_second}});
-  return points;
-}
-
-inline WorkRate rate_of(const Field& field) {
-  WorkRate rate;
-  field.for_each_element([&](const Field& point) {
-    rate.points.push_back({point.at("size").positive(), point.at("per_second").positive()});
-    if (rate.points.size() > 1 && rate.points.back().size <= rate.points[rate.points.size() - 2].size) {
-      point.at("size").refuse("is not larger than the one before");
-    }
-  });
-  return rate;
 }
 
 }  // namespace detail
@@ -176,6 +85,7 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
       j["slowdown"][std::string{work_kinds[of]}][std::string{work_kinds[beside]}] = r.slowdown[of][beside];
     }
   }
+  if (r.host_links) j["host_links"] = to_json(*r.host_links);
   return j;
 }
 
@@ -211,7 +121,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
     });
   };
   read_products("products", r.products);
-  if (all.has("bf16_products")) read_products("bf16_products", r.bf16_products);
+  if (json.contains("bf16_products")) read_products("bf16_products", r.bf16_products);
   all.at("attention").for_each_element([&](const detail::Field& field) {
     r.attention.push_back({field.at("length").count(), field.at("head").count(), field.at("forward_seconds").positive(),
                            field.at("backward_seconds").positive()});
@@ -232,6 +142,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
       r.slowdown[of][beside] = row.at(std::string{work_kinds[beside]}).positive();
     }
   }
+  if (json.contains("host_links")) r.host_links = host_links_of(all.at("host_links"));
   return r;
 }
 

@@ -20,6 +20,7 @@
 #include <zerospan/device/lane_options.hpp>
 #include <zerospan/device/operation.hpp>
 
+#include "link_prices.hpp"
 #include "prices.hpp"
 #include "recorder.hpp"
 
@@ -102,8 +103,8 @@ static_assert(zerospan::Device<RecordingDevice>);
 class RecordingRank {
  public:
   /// @param recorder Outlives it. @param ranks_per_group Of groups that it may be split into.
-  RecordingRank(Recorder& recorder, zerospan::Rank rank, int size, int ranks_per_group, double rendezvous)
-      : recorder_{&recorder}, rank_{rank}, size_{size}, ranks_per_group_{ranks_per_group}, rendezvous_{rendezvous} {}
+  RecordingRank(Recorder& recorder, zerospan::Rank rank, int size, int ranks_per_group, const Meetings& meetings)
+      : recorder_{&recorder}, rank_{rank}, size_{size}, ranks_per_group_{ranks_per_group}, meetings_{meetings} {}
 
   zerospan::Rank rank() const noexcept { return rank_; }
   int size() const noexcept { return size_; }
@@ -112,8 +113,10 @@ class RecordingRank {
 
   /// As `split_into_groups` does: first the ranks of its group, and then those at its place in all groups.
   RecordingRank split(zerospan::SplitPlace place) {
-    const int size = splits_++ == 0 ? ranks_per_group_ : size_ / ranks_per_group_;
-    return {*recorder_, zerospan::Rank{place.key}, size, ranks_per_group_, rendezvous_};
+    const bool is_within = splits_++ == 0;
+    const int size = is_within ? ranks_per_group_ : size_ / ranks_per_group_;
+    const Cost& meeting = is_within ? meetings_.within : meetings_.across;
+    return {*recorder_, zerospan::Rank{place.key}, size, ranks_per_group_, {meeting, {}, {}}};
   }
 
   void all_gather(zerospan::Collective, std::span<const zerospan::GatherPart>) const noexcept {}
@@ -121,12 +124,12 @@ class RecordingRank {
   void reduce(zerospan::Collective, const zerospan::Reduction&, zerospan::Rank) const noexcept {}
   void all_reduce(zerospan::Collective, const zerospan::Reduction&) const noexcept {}
   void all_reduce(zerospan::Collective what, std::span<std::int64_t>) const {
-    if (size_ > 1) recorder_->meet(what.name, rendezvous_);
+    if (size_ > 1) recorder_->meet(what.name, meetings_.all);
   }
   void broadcast(zerospan::Collective, std::span<std::byte>, zerospan::Rank) const noexcept {}
   void all_to_all(zerospan::Collective, const zerospan::SliceExchange&) const noexcept {}
   void barrier(zerospan::Collective what) const {
-    if (size_ > 1) recorder_->meet(what.name, rendezvous_);
+    if (size_ > 1) recorder_->meet(what.name, meetings_.all);
   }
 
  private:
@@ -134,7 +137,7 @@ class RecordingRank {
   zerospan::Rank rank_;
   int size_;
   int ranks_per_group_;
-  double rendezvous_;
+  Meetings meetings_;
   int splits_ = 0;
 };
 

@@ -28,6 +28,7 @@
 #include "../storage.hpp"
 #include "../train.hpp"
 #include "device.hpp"
+#include "link_prices.hpp"
 #include "machine_time.hpp"
 #include "priced_math.hpp"
 #include "prices.hpp"
@@ -113,7 +114,7 @@ class ForecastPlatform {
 
  private:
   RecordingRank world(int rank, const Options& o) {
-    return {recorder_, zerospan::Rank{rank}, o.ranks, o.ranks_per_group, prices_.rates().rendezvous_seconds(o.ranks)};
+    return {recorder_, zerospan::Rank{rank}, o.ranks, o.ranks_per_group, prices_.meetings()};
   }
 
   template <class E>
@@ -174,7 +175,7 @@ Options only_steps(Options o) {
     if (!sound) zerospan::throw_configuration_error(std::string{"no time is foretold of "} + what);
   };
   require(o.device == DeviceKind::cpu, "--device cuda");
-  require(o.communicator == CommunicatorKind::thread, "--comm mpi");
+  require(!needs_links(o) || !o.group_copies, "--group-copies with --comm mpi");
   require(o.quantization == Quantization::none, "--quantize");
   require(o.threads == 1, "--threads beyond 1");
   o.schedule.steps = steps;
@@ -263,6 +264,13 @@ class StepOfRank {
     return path;
   }
 
+  /// What collectives take of the rank's link, alone.
+  double link_seconds() const {
+    double sum = 0;
+    for_each([&](const Item& item, double) { sum += item.cost.link / steps_; });
+    return sum;
+  }
+
   StepBytes bytes() const {
     StepBytes sum;
     for_each([&](const Item& item, double) {
@@ -289,7 +297,8 @@ class StepOfRank {
   }
 
   double alone(const Item& item) const {
-    return item.cost.core_seconds + item.cost.read / prices_.disk().read + item.cost.written / prices_.disk().written;
+    return item.cost.core_seconds + item.cost.link + item.cost.read / prices_.disk().read +
+           item.cost.written / prices_.disk().written;
   }
 
   /// What began in it.
@@ -371,6 +380,8 @@ Forecast foretell(Options given, const machine::Rates& rates, zerospan::Timeline
   forecast.tracks = step.tracks();
   forecast.bytes = step.bytes();
   const double crowd = std::max(1.0, static_cast<double>(options.ranks) / rates.cores);
+  // Where more ranks than cores share these, they do not share the links more than was measured.
+  forecast.all_lanes = (1 - crowd) * step.link_seconds();
   for (const TrackTime& track : forecast.tracks) forecast.all_lanes += track.alone * crowd;
   forecast.compute_alone = forecast.tracks.front().alone * crowd;
   if (timeline) record_spans(*timeline, recorders, time);

@@ -18,7 +18,7 @@ namespace gpt::forecast {
 
 /// Seconds of one track of a rank in a step: a lane, or the host's computing.
 struct TrackTime {
-  std::string what;  ///< "compute", or the lane's name.
+  std::string what;    ///< "compute", or the lane's name.
   double seconds = 0;  ///< In which it did something, by itself or held up by others.
   double alone = 0;    ///< What that would take if it had the machine to itself.
 };
@@ -60,8 +60,8 @@ struct Forecast {
 };
 
 /// @param timeline Gets what the ranks do in all steps, if it is given.
-/// @throws zerospan::ConfigurationError if the training is one that cannot be foretold: on GPUs, over MPI, quantized;
-/// or if something that it does was not measured. Whatever the training would throw.
+/// @throws zerospan::ConfigurationError if the training is one that cannot be foretold: on GPUs, quantized, over
+/// MPI by rates without links; or if something that it does was not measured. Whatever the training would throw.
 Forecast foretell(Options options, const machine::Rates& rates, zerospan::Timeline* timeline = nullptr);
 
 }  // namespace gpt::forecast

@@ -72,8 +72,9 @@ class DiskSpeed {
 /// What is under way shares the machine evenly: work on cores the cores, of which transfers have taken theirs before;
 /// transfers the bytes a second that the disk has in their direction, which depend on how much is under way in it and
 /// on how busy the cores are. Busy both ways, the disk has time for a direction in proportion to its transfers. The end
-/// of a transfer comes later while cores compute. Who sleeps until others come to a collective goes on a little later.
-/// Work goes slower beside other work, by the rates of both kinds. Between two events all rates are constant.
+/// of a transfer comes later while cores compute. Collectives between hosts share their rank's link, are slower while
+/// cores compute, and take their part of the cores. Who sleeps until others come to a collective goes on a little
+/// later. Work goes slower beside other work, by the rates of both kinds. Between two events all rates are constant.
 class MachineTime {
  public:
   MachineTime(const machine::Rates& rates, const machine::DiskRates& disk, std::span<const Recorder> ranks)
@@ -127,7 +128,14 @@ class MachineTime {
     double latency;
     double core_seconds;
     double bytes;
+    double link;
     double rate = 0;  // of what is left of the current one, a second
+
+    /// One after the other; the last is work on a core.
+    double& part() { return latency > 0 ? latency : bytes > 0 ? bytes : link > 0 ? link : core_seconds; }
+    double part() const { return latency > 0 ? latency : bytes > 0 ? bytes : link > 0 ? link : core_seconds; }
+    bool computes() const { return latency == 0 && bytes == 0 && link == 0; }
+    bool is_on_link() const { return latency == 0 && bytes == 0 && link > 0; }
   };
 
   /// A collective that ranks have come to.
@@ -226,10 +234,10 @@ class MachineTime {
 
   void start(std::size_t r, std::size_t number, const Cost& cost, double begin) {
     ranks_[r].times[number].begin = begin;
-    double latency = cost.latency;
+    double latency = cost.latency + busy() * cost.busy_latency;
     if (cost.read > 0) latency += busy() * std::max(0.0, disk_.busy_read_latency - disk_.read_latency);
     if (cost.written > 0) latency += busy() * std::max(0.0, disk_.busy_write_latency - disk_.write_latency);
-    running_.push_back({r, number, latency, cost.core_seconds, cost.read + cost.written});
+    running_.push_back({r, number, latency, cost.core_seconds, cost.read + cost.written, cost.link});
     const Item& what = item(r, number);
     if (what.track != Item::host && cost.read + cost.written > 0) {
       ranks_[r].tracks[what.track].is_taken = false;  // asynchronous: the lane goes on
@@ -254,26 +262,21 @@ class MachineTime {
   void advance() {
     set_rates();
     double until = std::numeric_limits<double>::infinity();
-    for (const Running& each : running_) until = std::min(until, left(each) / each.rate);
+    for (const Running& each : running_) until = std::min(until, each.part() / each.rate);
     until = std::min({until, until_slower_read_, until_slower_write_});
     now_ += until;
     std::vector<Running> ended;
     for (Running& each : running_) {
-      double& part = each.latency > 0 ? each.latency : each.bytes > 0 ? each.bytes : each.core_seconds;
+      double& part = each.part();
       part -= until * each.rate;
       if (part < 1e-12 * (1 + until * each.rate)) part = 0;
     }
     std::erase_if(running_, [&](const Running& each) {
-      if (left(each) > 0) return false;
+      if (each.part() > 0) return false;
       ended.push_back(each);
       return true;
     });
     for (const Running& each : ended) end(each);
-  }
-
-  /// Of the part that it is in.
-  static double left(const Running& each) {
-    return each.latency > 0 ? each.latency : each.bytes > 0 ? each.bytes : each.core_seconds;
   }
 
   /// What is under way in one direction of the disk.
@@ -293,8 +296,15 @@ class MachineTime {
 
   /// How much of the processor computes.
   double busy() const {
-    const auto computes = [](const Running& each) { return each.latency == 0 && each.bytes == 0; };
-    return std::min(1.0, static_cast<double>(std::ranges::count_if(running_, computes)) / rates_.cores);
+    return std::min(1.0, static_cast<double>(std::ranges::count_if(running_, &Running::computes)) / rates_.cores);
+  }
+
+  /// Seconds of the link in a second, of a collective that shares it with its rank's others.
+  double link_rate(const Running& each, double part_busy) const {
+    const Cost& cost = item(each.rank, each.item).cost;
+    const auto shares = [&](const Running& other) { return other.is_on_link() && other.rank == each.rank; };
+    const double slower = cost.busy_link > 0 ? std::min(1.0, cost.link / cost.busy_link) : 1;
+    return (1 + part_busy * (slower - 1)) / static_cast<double>(std::ranges::count_if(running_, shares));
   }
 
   /// Both directions share the disk's time. The measured rates say how much of it there is: 1 where it does one thing
@@ -331,11 +341,11 @@ class MachineTime {
         Direction& direction = reads(each) ? reads_now : writes_now;
         direction.transfers += 1;
         direction.bytes += each.bytes;
-      } else {
+      } else if (each.computes()) {
         working += 1;
       }
     }
-    // The disk is slower while all cores compute, and in proportion where some do.
+    // Disk and links are slower while all cores compute, and in proportion where some do.
     const double part_busy = busy();
     const auto rate_of = [part_busy](const Direction& d, const DiskSpeed& speed, double all_busy) {
       if (d.transfers == 0) return 0.0;
@@ -351,18 +361,24 @@ class MachineTime {
     double taken = 0;
     if (reading > 0) taken += read_rate * disk_.read_core_time;
     if (writing > 0) taken += write_rate * disk_.write_core_time;
+    for (Running& each : running_) {
+      if (!each.is_on_link()) continue;
+      const Cost& cost = item(each.rank, each.item).cost;
+      each.rate = link_rate(each, part_busy);
+      taken += each.rate * cost.link_core_seconds / cost.link;
+    }
     const double share = working > 0 ? std::min(1.0, std::max(cores - taken, 0.05 * cores) / working) : 1;
 
     std::array<double, machine::work_kinds.size()> others{};  // cores that do each kind
     for (const Running& each : running_) {
-      if (each.latency == 0 && each.bytes == 0) others[kind_of(each)] += share;
+      if (each.computes()) others[kind_of(each)] += share;
     }
     for (Running& each : running_) {
       if (each.latency > 0) {
         each.rate = 1;
       } else if (each.bytes > 0) {
         each.rate = reads(each) ? read_rate / reading : write_rate / writing;
-      } else {
+      } else if (each.computes()) {
         each.rate = share / slowdown(kind_of(each), others, share);
       }
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include <zerospan/core/element.hpp>
@@ -14,6 +15,7 @@
 #include "../../machine/links.hpp"
 #include "../../machine/rates.hpp"
 #include "../options.hpp"
+#include "link_prices.hpp"
 #include "recorder.hpp"
 
 namespace gpt::forecast {
@@ -37,10 +39,19 @@ class Prices {
         sum_{options.micro_batches > 1 ? zerospan::ElementType::float32 : parameter_},
         optimizer_{options.moments == Moments::fp32 ? "AdamW" : "AdamW8bit"},
         is_split_{options.master_weights == zerospan::MasterWeights::split},
-        disk_{options.checksums == Checksums::on ? rates.checked_disk : rates.disk} {}
+        disk_{options.checksums == Checksums::on ? rates.checked_disk : rates.disk} {
+    if (needs_links(options)) links_.emplace(rates, options, parameter_, sum_);
+  }
 
   const machine::Rates& rates() const { return rates_; }
   const machine::DiskRates& disk() const { return disk_; }
+
+  /// Of the host's threads.
+  Meetings meetings() const {
+    if (links_) return links_->meetings();
+    const Cost one = collective(machine::WorkKind::copy, 0);
+    return {one, one, one};
+  }
 
   Cost of(const zerospan::Operation& operation) const {
     using zerospan::OperationKind;
@@ -61,13 +72,17 @@ class Prices {
                 rates_.seconds(machine::update_name(optimizer_, parameter_, is_split_), bytes / state_bytes())};
       case OperationKind::all_gather:
       case OperationKind::broadcast:
+        if (links_) return links_->of(operation.kind, bytes);
         return collective(machine::WorkKind::copy, gather_seconds(operation.kind, bytes));
       case OperationKind::reduce_scatter:
       case OperationKind::reduce:
+        if (links_) return links_->of(operation.kind, bytes);
         return collective(machine::WorkKind::sum, reduce_seconds(bytes));
       case OperationKind::all_reduce:
+        if (links_) return links_->of(operation.kind, bytes);
         return collective(machine::WorkKind::sum, rates_.collective_seconds("all-reduce " + types(), ranks_, bytes));
       case OperationKind::barrier:
+        if (links_) return links_->of(operation.kind, bytes);
         return collective(machine::WorkKind::copy, 0);
       case OperationKind::compute:
       case OperationKind::wait:
@@ -126,6 +141,7 @@ class Prices {
   std::string optimizer_;
   bool is_split_;
   machine::DiskRates disk_;
+  std::optional<LinkPrices> links_;  ///< Where ranks are processes.
 };
 
 }  // namespace gpt::forecast

@@ -28,6 +28,11 @@ struct Cost {
   double written = 0;       ///< Bytes to disk.
   double io_core_time = 0;  ///< Core-seconds that each of these bytes takes from what computes.
   bool meets = false;       ///< It begins when every rank has come to it.
+
+  double busy_latency = 0;       ///< Seconds that `latency` is longer while all cores compute.
+  double link = 0;               ///< Seconds of the rank's link to others, while no core computes.
+  double busy_link = 0;          ///< As many, while all cores compute.
+  double link_core_seconds = 0;  ///< Of these, what it takes from what computes.
 };
 
 /// A piece of work of one rank.
@@ -75,10 +80,9 @@ class Recorder {
   }
 
   /// The host meets all others.
-  void meet(std::string_view name, double seconds) {
-    items_.push_back({.kind = zerospan::OperationKind::all_reduce,
-                      .name = std::string{name},
-                      .cost = {.latency = seconds, .meets = true}});
+  void meet(std::string_view name, const Cost& rendezvous) {
+    items_.push_back({.kind = zerospan::OperationKind::all_reduce, .name = std::string{name}, .cost = rendezvous});
+    items_.back().cost.meets = true;
   }
 
   void wait(std::string_view name, const zerospan::Completion& completion) {

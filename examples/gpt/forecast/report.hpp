@@ -15,12 +15,14 @@
 #include "../options.hpp"
 #include "../step_time.hpp"
 #include "forecast.hpp"
+#include "link_prices.hpp"
 
 namespace gpt::forecast {
 
 /// The file's, or this machine's, which is measured for a moment.
 inline machine::Rates rates_of(const Options& o) {
   if (!o.rates.empty()) return machine::read_rates(o.rates);
+  if (needs_links(o)) refuse_without_links();
   machine::MeasureOptions options{.directory = o.nvme_path.front(), .models = {{o.model, o.batch}}};
   if (o.ranks > 1) options.ranks = {o.ranks};
   options.progress = [](std::string_view what) { fmt::print(stderr, "measuring {}\n", what); };
@@ -40,8 +42,7 @@ inline std::string describe(const Forecast& f) {
                       describe_bytes(f.peak_disk_bytes));
   for (const TrackTime& track : f.tracks) {
     if (track.seconds <= 0) continue;
-    text +=
-        fmt::format("  {:<18}{:8.1f} ms, alone {:.1f}\n", track.what, 1e3 * track.seconds, 1e3 * track.alone);
+    text += fmt::format("  {:<18}{:8.1f} ms, alone {:.1f}\n", track.what, 1e3 * track.seconds, 1e3 * track.alone);
   }
   return text;
 }
