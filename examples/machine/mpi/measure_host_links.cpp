@@ -95,8 +95,7 @@ class LinkTrial {
   }
 
   /// While all cores compute: as many calls as take a while then.
-  Time busy(const Call& call) {
-    constexpr double least_seconds = 0.1;
+  Time busy(const Call& call, double least_seconds = 0.1) {
     const auto repeat = [&](std::size_t times) {
       return pieces_a_second([&] {
         for (std::size_t i = 0; i < times; ++i) call();
@@ -196,8 +195,7 @@ LinkLevel measure_level(MpiCommunicator& level, LinkTrial& trial, const LinkOpti
     level.all_reduce({calling_thread, "meeting"}, integers);
   };
   result.rendezvous = trial.alone(meet, 100).seconds;
-  const LinkTrial::Time busy_meeting = trial.busy(meet);
-  result.busy_rendezvous = std::max(busy_meeting.seconds, result.rendezvous);
+  result.busy_rendezvous = std::max(trial.busy(meet, 0.5).seconds, result.rendezvous);
   if (!collectives) return result;
 
   const std::size_t bytes = sizes.back() + 4096 * static_cast<std::size_t>(level.size());
