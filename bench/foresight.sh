@@ -12,7 +12,7 @@
 # the others. Without root, or Open MPI 4, they are skipped, in words.
 # Then chooses among thirty ways to train one model in the same memory the one that is foretold to be the fastest, trains
 # in all of them, and says how far it is from the best.
-# Takes eight minutes on two cores, and needs a quiet machine. The results are in build/bench/results:
+# Takes nine minutes on two cores, and needs a quiet machine. The results are in build/bench/results:
 # foresight.rates.json, foresight.rates.<hosts>.json, foresight.predictions.json (written before anything is trained),
 # foresight.json, foresight.txt, foresight.choice.predictions.json (likewise), foresight.choice.json, foresight.choice.txt, foresight.paper.txt,
 # foresight.paper.json; plan.svg, a step of one of these settings as it is foretold.

@@ -126,14 +126,17 @@ class LinkTrial {
   }
 
   Pieces pieces_a_second(const Call& meanwhile) {
-    const Work work = product({ProductKind::forward, 256, 512, 512});
-    const Busy busy{work, memory_, 0, threads_};
-    ranks_.barrier({calling_thread, "all compute"});
-    const std::size_t done = busy.done();
-    const auto begin = Clock::now();
-    meanwhile();
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    const double own = static_cast<double>(busy.done() - done) / seconds;
+    double seconds = 0;
+    double own = 0;
+    {
+      const Busy busy{product({ProductKind::forward, 256, 512, 512}), memory_, 0, threads_};
+      ranks_.barrier({calling_thread, "all compute"});
+      const std::size_t done = busy.done();
+      const auto begin = Clock::now();
+      meanwhile();
+      seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+      own = static_cast<double>(busy.done() - done) / seconds;
+    }
     double all = 0;
     for (const std::int64_t each : values_of_ranks(ranks_, ticks(own))) all += static_cast<double>(each) / 1e9;
     return {all, seconds};
