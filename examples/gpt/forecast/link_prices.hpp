@@ -33,8 +33,7 @@ inline bool needs_links(const Options& o) { return o.communicator == Communicato
 [[noreturn]] inline void refuse_without_links() {
   zerospan::throw_configuration_error(
       "no time is foretold of --comm mpi by rates without the links between the ranks: measure_rates --add-links "
-      "RATES, "
-      "started by mpirun like the training, adds them");
+      "RATES, started by mpirun like the training, adds them");
 }
 
 /// One hop after the other.
