@@ -17,6 +17,7 @@
 #include <zerospan/tiling/tiled_linear.hpp>
 #include <zerospan/zerospan.hpp>
 
+#include "support/footprint.hpp"
 #include "support/scratch.hpp"
 #include "support/toy_model.hpp"
 
@@ -78,12 +79,12 @@ Seen train(zerospan::TileCounts tiles, plan::Bias bias, const plan::Setting& s, 
   zerospan::HostTier host{device};
   zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk{io, {.directory = directory}};
   zerospan::SelfCommunicator self;
-  zerospan::ZeroEngine engine{zerospan::Stage3{},
-                              self,
-                              device,
-                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = disk},
-                              zerospan::AdamW{},
-                              s.options};
+  zerospan::Timeline timeline;
+  zerospan::EngineOptions options = s.options;
+  options.timeline = &timeline;
+  zerospan::ZeroEngine engine{
+      zerospan::Stage3{}, self,   device, zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = disk},
+      zerospan::AdamW{},  options};
   std::optional<zerospan::LinearBias> with_bias;
   if (bias == plan::Bias::of_outputs) with_bias.emplace();
   std::vector<Linear> layers;
@@ -105,13 +106,8 @@ Seen train(zerospan::TileCounts tiles, plan::Bias bias, const plan::Setting& s, 
     engine.step();
   }
   engine.synchronize();
-  Seen seen;
-  seen.footprint.account = engine.memory();
-  seen.footprint.least = engine.requirements();
-  seen.footprint.device = {device.memory().capacity(), device.memory().used(), device.memory().peak()};
-  seen.footprint.host = {device.host_memory().capacity(), device.host_memory().used(), device.host_memory().peak()};
-  seen.footprint.disk = disk.counters();
-  seen.footprint.prefetch = engine.statistics().prefetch;
+  Seen seen{zerospan_test::footprint_of(engine, device, disk.counters()), {}};
+  seen.footprint.all_steps = zerospan_test::operations_of(timeline);
   engine.for_each_master([&](std::string_view parameter, std::uint64_t, std::span<const float>) {
     if (seen.names.empty() || seen.names.back() != parameter) seen.names.emplace_back(parameter);
   });
@@ -136,19 +132,7 @@ TEST_CASE("a layer in tiles takes in a plan what it takes in training, to the by
       const plan::Model model = planned(tiles, bias);
       const plan::Footprint expected = plan::bytes_of(model, s, zerospan::Rank{}, steps);
       const Seen seen = train(tiles, bias, s, scratch.path());
-      const plan::Footprint& real = seen.footprint;
-      CHECK(expected.device == real.device);
-      CHECK(expected.host == real.host);
-      CHECK(expected.disk.used == real.disk.used);
-      CHECK(expected.disk.peak == real.disk.peak);
-      CHECK(expected.account.working == real.account.working);
-      CHECK(expected.least.device_forward == real.least.device_forward);
-      CHECK(expected.least.device_backward == real.least.device_backward);
-      CHECK(expected.least.host == real.least.host);
-      CHECK(expected.prefetch.hits == real.prefetch.hits);
-      CHECK(expected.prefetch.misses == real.prefetch.misses);
-      CHECK(expected.prefetch.kept == real.prefetch.kept);
-      CHECK(expected.prefetch.dropped == real.prefetch.dropped);
+      zerospan_test::check_same_footprint(expected, seen.footprint);
       std::vector<std::string> names;
       for (const plan::Parameter& parameter : model.parameters) names.push_back(parameter.name);
       CHECK(names == seen.names);

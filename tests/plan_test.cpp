@@ -28,6 +28,7 @@
 
 #include "support/any_engine.hpp"
 #include "support/fake_gpu_run.hpp"
+#include "support/footprint.hpp"
 #include "support/scratch.hpp"
 #include "support/toy_model.hpp"
 
@@ -40,7 +41,6 @@ using zerospan::Bytes;
 using zerospan::calling_thread;
 using zerospan::ElementType;
 using zerospan::MemoryPurpose;
-using zerospan::OperationKind;
 using zerospan::Shape;
 using zerospan_test::AnyEngine;
 using zerospan_test::RuntimeArray;
@@ -472,9 +472,7 @@ class RealRank {
         return {};
       }
     }
-    if (counts_operations(s_)) {
-      for (const zerospan::Span& span : timeline.spans()) count(seen.all_steps, span);
-    }
+    if (counts_operations(s_)) seen.all_steps = zerospan_test::operations_of(timeline);
     return seen;
   }
 
@@ -485,16 +483,7 @@ class RealRank {
     engine.begin(zerospan::Pass::training);
     for (std::size_t step = 0; step < steps; ++step) training.step(checkpoints ? &*checkpoints : nullptr);
     engine.synchronize();
-    auto& whole = dynamic_cast<zerospan::detail::Engine&>(*engine.store());
-    seen.account = whole.memory();
-    seen.least = whole.requirements();
-    const auto bytes = [](const zerospan::Arena& arena) {
-      return plan::ArenaBytes{arena.capacity(), arena.used(), arena.peak()};
-    };
-    seen.device = bytes(device_.memory());
-    seen.host = bytes(device_.host_memory());
-    seen.disk = disk_.counters();
-    seen.prefetch = engine.statistics().prefetch;
+    seen = zerospan_test::footprint_of(engine, device_, disk_.counters());
     if (checkpoints) seen.activations = checkpoints->counters();
     if (s_.saves) save(engine, seen);
   }
@@ -514,15 +503,6 @@ class RealRank {
 #endif
   }
 
-  static void count(zerospan::LaneCounters& counters, const zerospan::Span& span) {
-    for (std::size_t k = 0; k < zerospan::operation_kinds; ++k) {
-      const auto kind = static_cast<OperationKind>(k);
-      if (span.kind != to_string(kind)) continue;
-      ++counters[kind].count;
-      counters[kind].bytes += span.bytes;
-    }
-  }
-
   const plan::Model& model_;
   const plan::Setting& s_;
   zerospan::Rank rank_;  ///< As its engine has it.
@@ -536,59 +516,12 @@ class RealRank {
   std::array<Ledger, plan::places> ledgers_;
 };
 
-std::string in_words(Addressable where) {
-  return where == Addressable::on_device ? "device" : where == Addressable::on_host ? "host" : "disk";
-}
-
-/// Every figure of an outcome.
-std::string text(const Outcome& outcome) {
-  std::string result;
-  const auto add = [&](auto... words) { (result.append(words).append(" "), ...); };
-  const auto number = [](std::uint64_t n) { return std::to_string(n); };
-  if (const auto* refusal = std::get_if<Refusal>(&outcome)) {
-    add("refused:", refusal->message, number(refusal->requested.count), number(refusal->available.count));
-  }
-  const auto* f = std::get_if<plan::Footprint>(&outcome);
-  if (!f) return result;
-  for (const zerospan::MemoryLine& line : f->account.lines) {
-    if (line.purpose == MemoryPurpose::activations) continue;  // of a plan alone
-    add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count), number(line.used.count),
-        number(line.peak.count), "\n");
-  }
-  add("working", number(f->account.working.count), "\n");
-  add("least", number(f->least.device_forward.count), number(f->least.device_backward.count),
-      number(f->least.host.count), "\n");
-  for (const auto& tier : f->least.tiers) add(number(tier.bytes.count));
-  for (const plan::ArenaBytes& arena : {f->device, f->host}) {
-    add("\narena", number(arena.budget.count), number(arena.used.count), number(arena.peak.count));
-  }
-  add("\ndisk", number(f->disk.used.count), number(f->disk.peak.count), "\n");
-  add("prefetch", number(f->prefetch.hits), number(f->prefetch.misses), number(f->prefetch.mended),
-      number(f->prefetch.dropped), number(f->prefetch.kept), number(f->prefetch.plans), "\n");
-  for (std::size_t k = 0; k < zerospan::operation_kinds; ++k) {
-    const auto kind = static_cast<OperationKind>(k);
-    const auto& counter = f->all_steps[kind];
-    if (kind == OperationKind::wait || kind == OperationKind::compute || counter.count == 0) continue;
-    add(to_string(kind), number(counter.count), number(counter.bytes), "\n");
-  }
-  if (f->saves) {
-    add("saves", number(f->saves->written.count), number(f->saves->linked.count), number(f->saves->kept.count), "\n");
-  }
-  if (f->activations) {
-    add("activations", number(f->activations->peak_device.count), number(f->activations->peak_tier.count),
-        number(f->activations->bytes_offloaded), number(f->activations->bytes_fetched), number(f->activations->hits),
-        number(f->activations->misses), "\n");
-  }
-  return result;
-}
-
-/// The account has a line for every byte that is taken.
-void check_complete(const plan::Footprint& f) {
-  std::map<Addressable, std::size_t> used;
-  for (const zerospan::MemoryLine& line : f.account.lines) used[line.addressable] += line.used.count;
-  CHECK(used[Addressable::on_device] == f.device.used.count);
-  CHECK(used[Addressable::on_host] == f.host.used.count);
-  CHECK(used[Addressable::nowhere] == f.disk.used.count);
+std::string in_words(const Outcome& outcome) {
+  if (std::holds_alternative<std::monostate>(outcome)) return "a peer was refused";
+  if (const auto* footprint = std::get_if<plan::Footprint>(&outcome)) return zerospan_test::in_words(*footprint);
+  const auto& refusal = std::get<Refusal>(outcome);
+  return "refused: " + refusal.message + " " + std::to_string(refusal.requested.count) + " " +
+         std::to_string(refusal.available.count);
 }
 
 std::string directory_in_memory() {
@@ -636,12 +569,14 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
     auto* const footprint = std::get_if<plan::Footprint>(&expected);
     if (footprint && !counts_operations(s)) footprint->all_steps = {};
     const Outcome& real = seen[static_cast<std::size_t>(r)];
-    if (footprint) check_complete(*footprint);
+    const auto* const taken = std::get_if<plan::Footprint>(&real);
     is_refused = is_refused || std::holds_alternative<Refusal>(real);
     if (std::holds_alternative<std::monostate>(real)) {
       CHECK(std::holds_alternative<Refusal>(expected));
+    } else if (footprint && taken) {
+      zerospan_test::check_same_footprint(*footprint, *taken);
     } else {
-      CHECK(text(expected) == text(real));
+      CHECK(in_words(expected) == in_words(real));
     }
   }
   const bool all_fit =
