@@ -1,7 +1,7 @@
 /// @file
 /// Plans a training of GPT-2 on a machine that measure_rates has measured: what a rank needs of its memories, how long
 /// a step takes and where the time goes, without training; and, if asked, where states should rest for the fastest
-/// step.
+/// step, and into how many tiles linear layers should be cut.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -86,8 +86,28 @@ Plan make_plan(const gpt::Options& options, const machine::Rates& rates, const s
   return plan;
 }
 
-/// Every place of parameters, gradients and optimizer states, and some depths of look-ahead: the fastest first, and
-/// then what does not fit.
+bool is_faster(const Plan& a, const Plan& b) {
+  if (!a.forecast || !b.forecast) return a.forecast.has_value() && !b.forecast;
+  return a.forecast->step_seconds < b.forecast->step_seconds;
+}
+
+/// The same with as many tiles as are asked for, twice, or four times as many: the fastest, with the fewest of those
+/// that are as fast; with the most, if none fits.
+Plan best_tiles(const gpt::Options& options, const machine::Rates& rates,
+                const std::optional<std::uint64_t>& disk_limit) {
+  std::optional<Plan> best;
+  for (const std::size_t times : {1U, 2U, 4U}) {
+    gpt::Options other = options;
+    other.model.tiles *= times;
+    if (times > 1 && other.model.tiles > other.model.width) break;
+    Plan plan = make_plan(other, rates, disk_limit);
+    if (!best || !best->forecast || is_faster(plan, *best)) best = std::move(plan);
+  }
+  return std::move(*best);
+}
+
+/// Every place of parameters, gradients and optimizer states, and some depths of look-ahead, each with its best number
+/// of tiles: the fastest first, and then what does not fit.
 std::vector<Plan> all_plans(const Wishes& wishes, const machine::Rates& rates) {
   constexpr std::array places{TierKind::device, TierKind::host, TierKind::nvme};
   std::vector<Plan> plans;
@@ -101,22 +121,19 @@ std::vector<Plan> all_plans(const Wishes& wishes, const machine::Rates& rates) {
           options.gradients = gradients;
           options.optimizer = optimizer;
           options.prefetch_bytes = divisor == 0 ? 0 : options.device_budget / divisor;
-          plans.push_back(make_plan(options, rates, wishes.nvme));
+          plans.push_back(best_tiles(options, rates, wishes.nvme));
         }
       }
     }
   }
-  std::ranges::stable_sort(plans, [](const Plan& a, const Plan& b) {
-    if (!a.forecast || !b.forecast) return a.forecast.has_value() && !b.forecast;
-    return a.forecast->step_seconds < b.forecast->step_seconds;
-  });
+  std::ranges::stable_sort(plans, is_faster);
   return plans;
 }
 
 void print_row(const Plan& plan) {
   const gpt::Options& o = plan.options;
-  fmt::print("{:<15}{:<15}{:<15}{:>12}", to_string(o.parameters), to_string(o.gradients), to_string(o.optimizer),
-             describe_bytes(o.prefetch_bytes));
+  fmt::print("{:<15}{:<15}{:<15}{:>12}{:>7}", to_string(o.parameters), to_string(o.gradients), to_string(o.optimizer),
+             describe_bytes(o.prefetch_bytes), o.model.tiles);
   if (plan.forecast) {
     fmt::print("{:>12.1f}{:>14}{:>14}{:>14}\n", 1e3 * plan.forecast->step_seconds,
                describe_bytes(plan.forecast->peak_device_bytes), describe_bytes(plan.forecast->peak_host_bytes),
@@ -131,7 +148,8 @@ nlohmann::ordered_json to_json(const Plan& plan) {
   nlohmann::ordered_json json{{"parameters", to_string(o.parameters)},
                               {"gradients", to_string(o.gradients)},
                               {"optimizer", to_string(o.optimizer)},
-                              {"prefetch_bytes", o.prefetch_bytes}};
+                              {"prefetch_bytes", o.prefetch_bytes},
+                              {"tiles", o.model.tiles}};
   if (!plan.forecast) {
     json["refusal"] = plan.refusal;
     return json;
@@ -182,8 +200,8 @@ int run(const Wishes& wishes) {
       wishes.choose ? all_plans(wishes, rates) : std::vector{make_plan(wishes.options, rates, wishes.nvme)};
   fmt::print("{} parameters on {} ranks, stage {}\n", wishes.options.model.parameters(), wishes.options.ranks,
              wishes.options.stage);
-  fmt::print("{:<15}{:<15}{:<15}{:>12}{:>12}{:>14}{:>14}{:>14}\n", "parameters", "gradients", "optimizer", "ahead",
-             "ms a step", "device", "host", "disk");
+  fmt::print("{:<15}{:<15}{:<15}{:>12}{:>7}{:>12}{:>14}{:>14}{:>14}\n", "parameters", "gradients", "optimizer", "ahead",
+             "tiles", "ms a step", "device", "host", "disk");
   for (const Plan& plan : plans) print_row(plan);
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const Plan& plan : plans) all.push_back(to_json(plan));
@@ -218,7 +236,7 @@ Wishes parse(CLI::App& app, int argc, char** argv) {
   app.add_option("--nvme", w.nvme, "Disk that all ranks together may take")->transform(CLI::AsSizeValue(false));
   app.add_option("--rates", o.rates, "What the machine does, as measure_rates has written it; measured if not given")
       ->check(CLI::ExistingFile);
-  app.add_flag("--choose", w.choose, "Tries all places for states, and some depths of look-ahead");
+  app.add_flag("--choose", w.choose, "Tries all places for states, some depths of look-ahead, and more tiles");
   app.add_option("--svg", w.svg, "File for a picture of the (fastest) step, its critical path above the lanes");
   app.add_option("--json", w.json, "File for all figures");
   app.add_option("--trace", w.trace, "File for the timeline, which ui.perfetto.dev shows");

@@ -4,9 +4,12 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -15,6 +18,7 @@
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/kernels/gradient_operations.hpp>
 
+#include "gpt/announcement.hpp"
 #include "gpt/forecast/forecast.hpp"
 #include "gpt/forecast/machine_time.hpp"
 #include "gpt/forecast/prices.hpp"
@@ -23,6 +27,7 @@
 #include "machine/links.hpp"
 #include "machine/rates.hpp"
 #include "machine/rates_file.hpp"
+#include "support/running_program.hpp"
 #include "support/scratch.hpp"
 
 namespace {
@@ -553,5 +558,83 @@ TEST_CASE("an error names the file and the field of rates that are missing or wr
   CHECK_THROWS_WITH_AS(machine::read_rates(path), (path.string() + ": is not JSON").c_str(),
                        zerospan::ConfigurationError);
 }
+
+#if defined(PLAN)
+
+/// What the program plan chooses, the best first, for two ranks of a model of one block.
+nlohmann::json chosen(const Rates& rates, const gpt::Dimensions& model, std::uint64_t device_budget) {
+  const zerospan_test::ScratchDirectory scratch;
+  machine::write_rates(rates, scratch.path() + "/rates");
+  std::vector<std::string> arguments{"--choose", "--layers", "1", "--rates", scratch.path() + "/rates"};
+  for (const auto& [flag, value] :
+       {std::pair{"--heads", model.heads}, std::pair{"--width", model.width}, std::pair{"--context", model.context},
+        std::pair{"--tiles", model.tiles}, std::pair{"--batch", std::size_t{2}}, std::pair{"--gpus", std::size_t{2}},
+        std::pair{"--gpu-memory", std::size_t{device_budget}}}) {
+    arguments.insert(arguments.end(), {flag, std::to_string(value)});
+  }
+  arguments.insert(arguments.end(), {"--json", scratch.path() + "/json"});
+  const auto run = zerospan_test::RunningProgram{PLAN, scratch, std::move(arguments)}.wait();
+  INFO(run.errors);
+  REQUIRE(run.exit_code == 0);
+  CHECK(run.output.find("  tiles ") != std::string::npos);
+  return nlohmann::json::parse(zerospan_test::content(scratch.path() + "/json"));
+}
+
+TEST_CASE("plan --choose finds the tiles that are the fastest of a placement, and those that fit where one does not") {
+  Rates rates = instant_rates();
+  rates.disk.read = rates.disk.busy_read = rates.disk.mixed_read = 1e8;
+  rates.disk.read_alone = {{{1, 1e8}}};
+  rates.collectives["all-gather"] = {{2, {{{1, 1e9}}}}};
+  rates.rendezvous[2] = 1e-4;
+  gpt::Options o = small_training(2);
+  o.model = {.layers = 1, .heads = 2, .width = 256, .context = 16};  // weights are large beside the embeddings
+  const auto seconds = [&](const nlohmann::json& row, std::size_t tiles) {
+    const auto tier = [](const std::string& name) {
+      if (name == gpt::to_string(gpt::TierKind::device)) return gpt::TierKind::device;
+      return name == gpt::to_string(gpt::TierKind::host) ? gpt::TierKind::host : gpt::TierKind::nvme;
+    };
+    o.model.tiles = tiles;
+    o.parameters = tier(row["parameters"]);
+    o.gradients = tier(row["gradients"]);
+    o.optimizer = tier(row["optimizer"]);
+    o.prefetch_bytes = row["prefetch_bytes"];
+    try {
+      return foretell(o, rates).step_seconds;
+    } catch (const zerospan::BudgetError&) {
+      return instant;
+    }
+  };
+  std::set<std::size_t> all;
+  for (const std::uint64_t device_budget : {std::uint64_t{1} << 20, std::uint64_t{32} << 20}) {
+    CAPTURE(device_budget);
+    o.device_budget = device_budget;
+    o.model.tiles = 1;
+    const nlohmann::json rows = chosen(rates, o.model, device_budget);
+    CHECK(rows.size() == 81);
+    for (const nlohmann::json& row : rows) {
+      if (!row.contains("refusal")) all.insert(row["tiles"].get<std::size_t>());
+    }
+    for (std::size_t i = 0; i < rows.size(); i += 8) {
+      const nlohmann::json& row = rows[i];
+      CAPTURE(row.dump());
+      const double best = std::min({seconds(row, 1), seconds(row, 2), seconds(row, 4)});
+      REQUIRE(row.contains("refusal") == (best == instant));
+      if (best == instant) continue;
+      CHECK(row["step_seconds"] == Approx(best).epsilon(1e-12));
+      CHECK(seconds(row, row["tiles"]) == Approx(best).epsilon(1e-12));
+    }
+  }
+  CHECK(all == std::set<std::size_t>{1, 2, 4});
+}
+
+TEST_CASE("plan --choose has no more tiles than weights have rows") {
+  const gpt::Dimensions model{.layers = 1, .heads = 2, .width = 16, .context = 16, .tiles = 8};
+  for (const nlohmann::json& row : chosen(instant_rates(), model, std::uint64_t{32} << 20)) {
+    CHECK(row["tiles"] >= 8);
+    CHECK(row["tiles"] <= 16);
+  }
+}
+
+#endif
 
 }  // namespace

@@ -85,7 +85,7 @@ TEST_CASE("each part of a step takes as long as its slowest lane") {
 Run run(const ScratchDirectory& scratch, std::vector<std::string> arguments) {
   arguments.insert(arguments.end(), {"--parameters", "20e6", "--threads", "1", "--leave", "0", "--directory",
                                      scratch.path(), "--results", scratch.path()});
-  return zerospan_test::RunningTrainGpt{scratch, std::move(arguments), LARGE}.wait();
+  return zerospan_test::RunningProgram{LARGE, scratch, std::move(arguments)}.wait();
 }
 
 nlohmann::json last_line(const Run& run) {
@@ -153,10 +153,10 @@ TEST_CASE("a training that fails is one clear line, and exit code 1") {
 TEST_CASE("a showcase that is ended in the middle takes the training with it, and leaves nothing on the disk") {
   const ScratchDirectory scratch;
   const ScratchDirectory disk;
-  zerospan_test::RunningTrainGpt running{scratch,
-                                         {"--parameters", "20e6", "--steps", "1000", "--threads", "1", "--directory",
-                                          disk.path(), "--results", scratch.path()},
-                                         LARGE};
+  zerospan_test::RunningProgram running{LARGE,
+                                        scratch,
+                                        {"--parameters", "20e6", "--steps", "1000", "--threads", "1", "--directory",
+                                         disk.path(), "--results", scratch.path()}};
   const std::string metrics = scratch.path() + "/large.jsonl";
   while (!running.has_ended() && zerospan_test::content(metrics).find('\n') == std::string::npos) {
     std::this_thread::yield();
