@@ -167,6 +167,7 @@ plan::Grid small_grid() {
   grid.sub_group_elements = {std::size_t{1} << 15, std::size_t{1} << 17};
   grid.micro_batches = {1, 2};
   grid.orders = {plan::MicroBatches::in_passes, plan::MicroBatches::layer_by_layer};
+  grid.caches = {std::nullopt};
   return grid;
 }
 
@@ -232,6 +233,7 @@ TEST_CASE("a search finds the tiles that trying everything finds: one where ther
   grid.staging = {1_MiB, 4_MiB};
   grid.sub_group_elements = {std::size_t{1} << 15};
   grid.tiles = {1, 2, 4, 257};  // there are 256 outputs
+  grid.caches = {std::nullopt};
   constexpr std::size_t points = std::size_t{2} * 2 * 2 * 4;
   const Rates rates{.copy = {64 * shard}, .network = {4 * shard, 0.5}, .update = 32 * shard, .disk = {8 * shard}};
   const auto choose = [&](Bytes device, std::size_t exhaustive) {
@@ -261,6 +263,103 @@ TEST_CASE("a model that is as it is has no tiles to choose among") {
   grid.tiles = {1, 2};
   const plan::Machine machine{.topology = fast().topology(), .device_budget = 4_MiB, .host_budget = 32_MiB};
   CHECK_THROWS_AS(plan::choose(layers(2, 1), machine, on_disk(), grid), zerospan::ConfigurationError);
+}
+
+/// Eight sub-groups of optimizer states on the disk: of each rank two moments a layer.
+plan::Setting states_on_disk() {
+  plan::Setting setting = on_disk();
+  setting.placing = {Place::device, Place::device, Place::nvme};
+  setting.options.staging = 1_MiB;
+  setting.options.sub_group_elements = std::size_t{1} << 15;
+  return setting;
+}
+
+constexpr std::size_t states = 8 * 2 * 131072;
+constexpr Bytes line = 4_KiB;  // extents are whole pages
+
+TEST_CASE("a cache of a part of the states keeps that part of a step's bytes off the disk, and of its time") {
+  const plan::Model model = layers(8, 0);
+  Rates rates = fast();
+  rates.disk = {shard};
+  plan::Setting setting = states_on_disk();
+  const double uncached = plan::predict(model, setting, rates.topology()).step_seconds;
+  for (const std::size_t cache : {states / 4, states / 2, states}) {
+    CAPTURE(cache);
+    setting.disk_cache = zerospan::CachedTierOptions{.bytes = Bytes{cache}, .line = line};
+    const plan::Footprint former = plan::bytes_of(model, setting, {}, 3);
+    const plan::Footprint now = plan::bytes_of(model, setting, {}, 4);
+    CHECK(now.disk.read.count - former.disk.read.count == states - cache);
+    CHECK(now.disk.written.count - former.disk.written.count == states - cache);
+    CHECK(now.cache.value().hits.count - former.cache.value().hits.count == cache);
+    CHECK(now.of(zerospan::MemoryPurpose::disk_cache, zerospan::Addressable::on_host).used.count == cache);
+    const double part = static_cast<double>(states - cache) / static_cast<double>(states);
+    const double seconds = plan::predict(model, setting, rates.topology()).step_seconds;
+    // The first reads of a step and its last writes have nothing beside them: that is longer where less is between.
+    CHECK(seconds >= 0.95 * part * uncached);
+    CHECK(seconds < (part + 0.15) * uncached);
+  }
+  setting.host_budget = Bytes{states};  // without the staging memory
+  CHECK_THROWS_AS(plan::bytes_of(model, setting), zerospan::BudgetError);
+}
+
+TEST_CASE("what is left of the host memory is chosen as a cache of the disk") {
+  const plan::Model model = layers(8, 0);
+  Rates rates = fast();
+  rates.disk = {shard};
+  plan::Grid grid;
+  grid.placings = {{Place::device, Place::device, Place::nvme}, {Place::nvme, Place::nvme, Place::nvme}};
+  grid.prefetch = {512_KiB};
+  grid.persistence_threshold = {0_KiB};
+  grid.staging = {1_MiB, 3_MiB};
+  grid.sub_group_elements = {std::size_t{1} << 15};
+  grid.caches = {std::nullopt, plan::RestAsCache{line}};
+  for (const Bytes host : {1_MiB, 2_MiB, 8_MiB}) {
+    CAPTURE(host.count);
+    const plan::Machine machine{
+        .topology = rates.topology(), .device_budget = 4_MiB, .host_budget = host, .disk = {.capacity = 64_MiB}};
+    std::optional<double> best;
+    std::optional<double> best_uncached;
+    for (const plan::Placing& placing : grid.placings) {
+      for (const Bytes staging : grid.staging) {
+        plan::Setting setting = on_disk();
+        setting.placing = placing;
+        setting.device_budget = machine.device_budget;
+        setting.host_budget = host;
+        setting.disk = machine.disk;
+        setting.options.prefetch = grid.prefetch[0];
+        setting.options.staging = staging;
+        setting.options.sub_group_elements = grid.sub_group_elements[0];
+        const auto seconds = [&](std::size_t lines) -> std::optional<double> {
+          setting.disk_cache.reset();
+          if (lines > 0) setting.disk_cache.emplace(Bytes{lines * line.count}, line);
+          try {
+            return plan::predict(model, setting, machine.topology).step_seconds;
+          } catch (const zerospan::BudgetError&) {
+            return std::nullopt;
+          }
+        };
+        const std::optional<double> uncached = seconds(0);
+        if (!uncached) continue;
+        const std::size_t rest = (host.count - plan::bytes_of(model, setting).host.peak.count) / line.count;
+        if (!best_uncached || *uncached < *best_uncached) best_uncached = uncached;
+        for (const std::size_t lines : {std::size_t{0}, rest}) {
+          if (const auto found = seconds(lines); found && (!best || *found < *best)) best = found;
+        }
+      }
+    }
+    REQUIRE(best.has_value());
+    for (const std::size_t exhaustive : {std::size_t{64}, std::size_t{0}}) {
+      const auto choice = plan::choose(model, machine, on_disk(), grid, {.exhaustive = exhaustive});
+      REQUIRE(choice.has_value());
+      CHECK(choice->step_seconds == *best);
+      CHECK(plan::predict(model, choice->setting, machine.topology).step_seconds == *best);
+      CHECK(choice->setting.disk_cache.has_value() == (host > 1_MiB));
+      if (choice->setting.disk_cache) {
+        CHECK(host.count - plan::bytes_of(model, choice->setting).host.peak.count < line.count);
+      }
+    }
+    if (host > 1_MiB) CHECK(*best < 0.65 * *best_uncached);
+  }
 }
 
 TEST_CASE("groups of ranks keep bytes off the links between nodes; copies in groups keep the second gathers off") {

@@ -106,6 +106,7 @@ plan::Grid grid_of(const Row& row) {
   grid.staging = {1_GiB, 4_GiB};
   grid.sub_group_elements = {std::size_t{64} << 20, std::size_t{16} << 20};
   grid.tiles = {row.tiles, 2 * row.tiles};
+  grid.caches = {std::nullopt};  // the authors had none
   return grid;
 }
 

@@ -145,6 +145,10 @@ plan::Setting draw_setting(Draw& draw, std::size_t alignment) {
   s.options.sub_group_elements = draw.among<std::size_t>({1024, 3000, 8192, std::size_t{8} << 20});
   s.options.timeout = std::chrono::seconds{60};
   if (draw.one_in(3)) {
+    const Bytes line = draw.among({4_KiB, 12_KiB, 64_KiB});
+    s.disk_cache = zerospan::CachedTierOptions{.bytes = Bytes{draw(1, 40) * line.count + draw(0, 100)}, .line = line};
+  }
+  if (draw.one_in(3)) {
     s.activations = plan::ActivationSetting{
         any(), {.bytes = Bytes{draw(64, 400) * 1024}, .device_bytes = Bytes{draw(6, 64) * 1024}, .staging = 64_KiB}};
   }
@@ -167,7 +171,7 @@ void draw_budgets(Draw& draw, const plan::Model& model, plan::Setting& s) {
   std::size_t device = needs.least.device_backward.count;
   std::size_t host = needs.least.host.count;
   for (const zerospan::MemoryLine& line : needs.account.lines) {
-    if (line.purpose != MemoryPurpose::activations) continue;
+    if (line.purpose != MemoryPurpose::activations && line.purpose != MemoryPurpose::disk_cache) continue;
     if (line.addressable == Addressable::on_device) device += line.used.count;
     if (line.addressable == Addressable::on_host) host += line.used.count;
   }
@@ -404,6 +408,10 @@ class RealRank {
   Outcome train(zerospan::ThreadCommunicator threads) {
     auto communicator = Site::communicator(std::move(threads), device_);
     try {
+      if (s_.disk_cache) {
+        cache_.emplace(disk_, device_.host_memory(), *s_.disk_cache);
+        ledgers_[2] = Ledger{*cache_};
+      }
       if (!s_.groups) return train_refusably(communicator);
       zerospan::GroupedCommunicator groups{zerospan::split_into_groups(communicator, s_.groups->ranks)};
       rank_ = groups.rank();
@@ -444,7 +452,7 @@ class RealRank {
   zerospan::TierRef bare_tier(plan::Place place) {
     if (place == plan::Place::device) return on_device_;
     if (place == plan::Place::host) return on_host_;
-    return disk_;
+    return cache_ ? zerospan::TierRef{*cache_} : zerospan::TierRef{disk_};
   }
 
   /// The engine ends before an error goes on: it is no failure of the rank, and its peers have the same.
@@ -484,6 +492,7 @@ class RealRank {
     for (std::size_t step = 0; step < steps; ++step) training.step(checkpoints ? &*checkpoints : nullptr);
     engine.synchronize();
     seen = zerospan_test::footprint_of(engine, device_, disk_.counters());
+    if (cache_) seen.cache = cache_->cache_counters();
     if (checkpoints) seen.activations = checkpoints->counters();
     if (s_.saves) save(engine, seen);
   }
@@ -513,6 +522,7 @@ class RealRank {
   zerospan::DeviceTier on_device_;
   zerospan::HostTier on_host_;
   zerospan::NvmeTier<zerospan::ThreadedIoEngine> disk_;
+  std::optional<zerospan::CachedTier> cache_;  ///< In front of the disk.
   std::array<Ledger, plan::places> ledgers_;
 };
 
@@ -534,6 +544,7 @@ struct Tally {
   std::size_t refused = 0;
   std::size_t copies = 0;  ///< That fit, with copies in groups.
   std::size_t linked = 0;  ///< Whose checkpoints were linked.
+  std::size_t cached = 0;  ///< That fit, and have read from a cache.
 };
 
 /// What becomes of a training on each rank.
@@ -586,6 +597,7 @@ void compare(std::uint64_t seed, const std::string& directory, std::size_t align
   if (all_fit && s.groups && s.groups->copies) ++tally.copies;
   const auto* first = std::get_if<plan::Footprint>(&seen.front());
   if (first && first->saves && first->saves->linked.count > 0) ++tally.linked;
+  if (all_fit && first->cache && first->cache->hits.count > 0) ++tally.cached;
   std::filesystem::remove_all(directory + "/checkpoints");
 }
 
@@ -598,10 +610,12 @@ TEST_CASE("what a plan says a real engine takes, to the byte, by purpose; what i
   }
   Tally tally;
   for (std::uint64_t seed = 1; seed <= 500; ++seed) compare(seed, scratch.path(), alignment, tally);
-  MESSAGE(tally.fit << " trainings fit, " << tally.refused << " were refused");
+  MESSAGE(tally.fit << " trainings fit, " << tally.refused << " were refused; " << tally.cached
+                    << " have read from a cache");
   CHECK(tally.fit > 100);
   CHECK(tally.refused > 100);
   CHECK(tally.copies > 10);
+  CHECK(tally.cached > 30);
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
   MESSAGE(tally.linked << " had checkpoints that were linked");
 #endif

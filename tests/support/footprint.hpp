@@ -64,7 +64,8 @@ inline std::string in_words(const zerospan::plan::Footprint& f) {
   const auto add = [&](auto... words) { (result.append(words).append(" "), ...); };
   const auto number = [](std::uint64_t n) { return std::to_string(n); };
   for (const zerospan::MemoryLine& line : f.account.lines) {
-    if (line.purpose == zerospan::MemoryPurpose::activations) continue;  // of a plan alone
+    using zerospan::MemoryPurpose;
+    if (line.purpose == MemoryPurpose::activations || line.purpose == MemoryPurpose::disk_cache) continue;  // a plan's
     add(to_string(line.purpose), "on", in_words(line.addressable), number(line.reserved.count), number(line.used.count),
         number(line.peak.count), "\n");
   }
@@ -76,6 +77,9 @@ inline std::string in_words(const zerospan::plan::Footprint& f) {
     add("\narena", number(arena.budget.count), number(arena.used.count), number(arena.peak.count));
   }
   add("\ndisk", number(f.disk.used.count), number(f.disk.peak.count), "\n");
+  // What the disk has transferred, and which reads hit its cache, is not compared: it depends on which of the lanes
+  // that race for the cache comes first, and on what was read ahead when the training ended. What was posted is
+  // compared.
   add("prefetch", number(f.prefetch.hits), number(f.prefetch.misses), number(f.prefetch.mended),
       number(f.prefetch.dropped), number(f.prefetch.kept), number(f.prefetch.plans), "\n");
   for (std::size_t k = 0; k < zerospan::operation_kinds; ++k) {

@@ -28,12 +28,13 @@ enum class MemoryPurpose : std::uint8_t {
   gradient_buffers,  ///< Working memory: gradients from their lease to their reduction.
   written,           ///< Working memory: write leases.
   activations,       ///< Checkpoints between forward and backward: no engine has them.
+  disk_cache,        ///< Of a CachedTier: no engine has it.
 };
 
 constexpr std::string_view to_string(MemoryPurpose purpose) noexcept {
-  constexpr std::string_view names[]{
-      "parameters", "replicas", "group copies", "gradients",        "master weights", "optimizer states",
-      "staging",    "exchange", "gathered",     "gradient buffers", "written",        "activations"};
+  constexpr std::string_view names[]{"parameters",       "replicas",    "group copies", "gradients", "master weights",
+                                     "optimizer states", "staging",     "exchange",     "gathered",  "gradient buffers",
+                                     "written",          "activations", "disk cache"};
   return names[static_cast<std::size_t>(purpose)];
 }
 

@@ -76,6 +76,12 @@ inline std::vector<Advice> advice(const Model& model, const Setting& setting, co
       s.optimizer_share = PlacedShare{Place::device, 0.25};
     });
   }
+  if (!setting.disk_cache) {
+    if (const auto cache = detail::rest_as_cache(model, setting, RestAsCache{}.line)) {
+      try_out("the rest of the host memory as a cache of the disk",
+              [&](Setting& s, sim::Topology&) { s.disk_cache = cache; });
+    }
+  }
   try_out("twice the disk's bytes a second", [&](Setting&, sim::Topology& t) {
     for (double* const rate : {&t.disk.read, &t.disk.write, &t.disk.mixed}) *rate *= 2;
   });

@@ -17,11 +17,15 @@
 #include <zerospan/core/config.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
+#include <zerospan/plan/detail/rehearsal.hpp>
+#include <zerospan/plan/detail/simulated_rank.hpp>
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/plan/model.hpp>
 #include <zerospan/plan/predict.hpp>
 #include <zerospan/plan/setting.hpp>
+#include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/topology.hpp>
+#include <zerospan/tier/cached_tier.hpp>
 
 namespace zerospan::inline v0::plan {
 
@@ -31,6 +35,11 @@ struct Machine {
   Bytes device_budget{};
   Bytes host_budget{};
   Disk disk{};
+};
+
+/// A cache of the disk that has all the host memory that nothing else takes, in whole lines.
+struct RestAsCache {
+  Bytes line = 1_MiB;
 };
 
 /// What is chosen among; of each, one at least.
@@ -49,6 +58,7 @@ struct Grid {
   std::vector<std::size_t> micro_batches{1};  ///< Into how many the batch of a rank is divided.
   std::vector<MicroBatches> orders{MicroBatches::in_passes};
   std::vector<std::size_t> tiles{1};  ///< Of each linear layer: what a `TiledFamily` is asked for.
+  std::vector<std::optional<RestAsCache>> caches{std::nullopt, RestAsCache{}};
 };
 
 /// Makes a model whose linear layers are cut into so many tiles, or throws a ConfigurationError if they cannot be: that
@@ -87,7 +97,7 @@ inline Model divided(Model model, std::size_t parts) {
 
 namespace detail {
 
-inline constexpr std::size_t coordinates = 9;
+inline constexpr std::size_t coordinates = 10;
 
 /// A setting of a grid, by the index of each of its values.
 using Point = std::array<std::size_t, coordinates>;
@@ -97,12 +107,12 @@ inline Point sizes_of(const Grid& grid) {
                     grid.prefetch.size(),      grid.persistence_threshold.size(),
                     grid.staging.size(),       grid.sub_group_elements.size(),
                     grid.micro_batches.size(), grid.orders.size(),
-                    grid.tiles.size()};
+                    grid.tiles.size(),         grid.caches.size()};
   if (std::ranges::count(sizes, std::size_t{0}) > 0) throw_configuration_error("a grid has one value of each, or more");
   return sizes;
 }
 
-/// The setting of a point, on a machine. @param base What is not chosen.
+/// The setting of a point but for its cache, on a machine. @param base What is not chosen.
 inline Setting setting_at(const Grid& grid, const Point& at, const Machine& machine, Setting base) {
   base.ranks = machine.topology.ranks();
   base.device_budget = machine.device_budget;
@@ -116,7 +126,31 @@ inline Setting setting_at(const Grid& grid, const Point& at, const Machine& mach
   base.options.sub_group_elements = grid.sub_group_elements[at[5]];
   base.options.micro_batches = grid.micro_batches[at[6]];
   base.micro_batches = grid.orders[at[7]];
+  base.disk_cache.reset();
   return base;
+}
+
+inline bool uses_disk(const Setting& setting) {
+  const auto is_disk = [](Place place) { return place == Place::nvme; };
+  return is_disk(setting.placing.parameters) || is_disk(setting.placing.gradients) ||
+         is_disk(setting.placing.optimizer) || (setting.optimizer_share && is_disk(setting.optimizer_share->place)) ||
+         (setting.groups && setting.groups->copies && is_disk(*setting.groups->copies)) ||
+         (setting.activations && is_disk(setting.activations->place));
+}
+
+/// The cache that has what a setting without one leaves of the first rank's host memory; nothing, if that is no line,
+/// or nothing is on the disk. @throws as `bytes_of`.
+inline std::optional<CachedTierOptions> rest_as_cache(const Model& model, const Setting& setting, Bytes line) {
+  if (!uses_disk(setting) || line.count == 0) return std::nullopt;
+  const std::size_t rest = with_device(setting, [&]<sim::DeviceMemory Where>() {
+    sim::Cluster cluster = timeless(setting);
+    SimulatedRank<Where> machine{cluster, setting, Rank{}};
+    std::size_t free = 0;
+    rehearse(model, setting, machine, 0, [&](const Rehearsed&) { free = machine.device.host_memory().largest_free(); });
+    return free / line.count * line.count;
+  });
+  if (rest == 0) return std::nullopt;
+  return CachedTierOptions{.bytes = Bytes{rest}, .line = line};
 }
 
 /// Simulates points of a grid, each once.
@@ -132,7 +166,7 @@ class GridSearch {
   std::optional<Choice> choice() {
     const Point at = best();
     if (seconds(at) == does_not_fit) return std::nullopt;
-    return Choice{setting_at(grid_, at, machine_, base_), grid_.tiles[at[8]], seconds(at), seconds_.size()};
+    return Choice{*setting(at), grid_.tiles[at[8]], seconds(at), seconds_.size()};
   }
 
  private:
@@ -141,12 +175,23 @@ class GridSearch {
     const auto [known, is_new] = seconds_.try_emplace(at, does_not_fit);
     if (!is_new) return known->second;
     try {
-      known->second =
-          predict(model(at), setting_at(grid_, at, machine_, base_), machine_.topology, options_.steps).step_seconds;
+      if (const std::optional<Setting> s = setting(at)) {
+        known->second = predict(model(at), *s, machine_.topology, options_.steps).step_seconds;
+      }
     } catch (const BudgetError&) {
     } catch (const ConfigurationError&) {
     }
     return known->second;
+  }
+
+  /// Nothing, if its cache would have nothing. @throws as `bytes_of`.
+  std::optional<Setting> setting(const Point& at) {
+    Setting result = setting_at(grid_, at, machine_, base_);
+    if (const std::optional<RestAsCache>& cache = grid_.caches[at[9]]) {
+      result.disk_cache = rest_as_cache(model(at), result, cache->line);
+      if (!result.disk_cache) return std::nullopt;
+    }
+    return result;
   }
 
   Point best_of_all() {

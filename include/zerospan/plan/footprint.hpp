@@ -23,6 +23,7 @@
 #include <zerospan/plan/detail/rehearsal.hpp>
 #include <zerospan/plan/model.hpp>
 #include <zerospan/plan/setting.hpp>
+#include <zerospan/tier/cached_tier.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::plan {
@@ -48,11 +49,12 @@ struct SavedBytes {
 
 /// One rank's memory after some steps of training, to the byte.
 struct Footprint {
-  MemoryAccount account;  ///< By purpose and tier; activations are its last lines.
-  Requirements least;     ///< The least budgets that the engine trains in; activations are not among it.
+  MemoryAccount account;  ///< By purpose and tier; activations and the disk's cache are its last lines.
+  Requirements least;     ///< The least budgets that the engine trains in; those two are not among it.
   ArenaBytes device;
   ArenaBytes host;
-  TierCounters disk;                              ///< Its `read` and `written` are not counted here.
+  TierCounters disk;                              ///< Behind its cache, if it has one.
+  std::optional<CacheCounters> cache;             ///< None, where there is none.
   std::optional<ActivationCounters> activations;  ///< None, where there are none.
   std::optional<SavedBytes> saves;                ///< None, where nothing is saved.
   LaneCounters last_step;                         ///< What the last step has posted: counts and bytes, no seconds.
@@ -100,6 +102,12 @@ void add_activations(MemoryAccount& account, const ActivationSetting& setting, M
   }
 }
 
+/// Appends what the disk's cache has taken.
+inline void add_cache(MemoryAccount& account, const CachedTierOptions& options, const Arena& host_memory) {
+  const Bytes bytes{options.bytes.count / options.line.count * options.line.count};
+  account.lines.push_back({MemoryPurpose::disk_cache, host_memory.name(), Addressable::on_host, bytes, bytes, bytes});
+}
+
 /// What was posted since.
 inline LaneCounters difference(const LaneCounters& now, const LaneCounters& before) {
   LaneCounters result{};
@@ -110,8 +118,9 @@ inline LaneCounters difference(const LaneCounters& now, const LaneCounters& befo
   return result;
 }
 
-/// What a save would write of the states where they are, and have linked of those on disk.
-inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& model, const SaveSetting& setting) {
+/// What a save would write of the states where they are, and have linked of those on disk. Behind a cache the files are
+/// not what the states are: nothing is linked.
+inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& model, const Setting& setting) {
   std::vector<Training> training;  // of parameters, as engines number them
   for (const Parameter& parameter : model.parameters) {
     if (!parameter.tied_to) training.push_back(parameter.training);
@@ -120,14 +129,15 @@ inline SavedBytes saved_bytes(zerospan::detail::Engine& engine, const Model& mod
   for (const zerospan::detail::StatesPlace& place : engine.places_of_states()) {
     std::size_t bytes = 0;
     for (const auto& component : place.components) bytes += component.width.of(place.range.elements);
-    const bool is_linked = setting.by == SaveSetting::By::linking && training[place.parameter] == Training::trainable &&
+    const bool is_linked = setting.saves->by == SaveSetting::By::linking && !setting.disk_cache &&
+                           training[place.parameter] == Training::trainable &&
                            std::ranges::all_of(place.components, [](const auto& component) {
                              return component.tier.addressable() == Addressable::nowhere;
                            });
     Bytes& of_its_kind = is_linked ? saved.linked : saved.written;
     of_its_kind.count += bytes;
   }
-  saved.kept = Bytes{setting.keep * (saved.written.count + saved.linked.count)};
+  saved.kept = Bytes{setting.saves->keep * (saved.written.count + saved.linked.count)};
   return saved;
 }
 
@@ -137,6 +147,7 @@ inline Bytes plenty(const Model& model, const Setting& setting) {
   const std::size_t padding =
       static_cast<std::size_t>(setting.ranks) * std::max(setting.disk.alignment, block_elements);
   std::size_t bytes = 8 * setting.options.staging.value_or(64_MiB).count + (std::size_t{64} << 20);
+  if (setting.disk_cache) bytes += setting.disk_cache->bytes.count;
   for (const Parameter& parameter : model.parameters) {
     bytes += bytes_an_element * (parameter.shape.elements() + padding);
   }
@@ -174,10 +185,14 @@ inline Footprint bytes_of(const Model& model, const Setting& setting, Rank rank 
       const Statistics statistics = now.engine.statistics();
       result.prefetch = statistics.prefetch;
       result.all_steps = statistics.operations;
-      if (setting.saves) result.saves = detail::saved_bytes(now.engine, model, *setting.saves);
+      if (setting.saves) result.saves = detail::saved_bytes(now.engine, model, setting);
       if (now.checkpoints) {
         result.activations = now.checkpoints->counters();
         detail::add_activations(result.account, *setting.activations, machine, *result.activations);
+      }
+      if (machine.cache) {
+        result.cache = machine.cache->cache_counters();
+        detail::add_cache(result.account, *setting.disk_cache, machine.device.host_memory());
       }
     });
     return result;

@@ -16,6 +16,7 @@
 #include <zerospan/optimizer/adamw.hpp>
 #include <zerospan/optimizer/lion.hpp>
 #include <zerospan/optimizer/sgd.hpp>
+#include <zerospan/tier/cached_tier.hpp>
 
 namespace zerospan::inline v0::plan {
 
@@ -99,6 +100,7 @@ struct Setting {
   Bytes device_budget{};
   Bytes host_budget{};
   Disk disk{};
+  std::optional<CachedTierOptions> disk_cache = std::nullopt;  ///< Host memory in front of the disk. @see CachedTier
   AnyOptimizerSetting optimizer = AdamW{};
   EngineOptions options{};
   MicroBatches micro_batches = MicroBatches::in_passes;  ///< How many there are, `options` say.

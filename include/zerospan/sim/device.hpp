@@ -30,6 +30,8 @@
 #include <zerospan/sim/detail/recording.hpp>
 #include <zerospan/sim/stream.hpp>
 #include <zerospan/sim/topology.hpp>
+#include <zerospan/sim/transfer_meter.hpp>
+#include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::sim {
 
@@ -74,6 +76,11 @@ class BasicDevice {
     if constexpr (is_unified) return calling_thread;
     return StreamRef{Stream{stream_}};
   }
+
+  /// From now on transfers of a tier are begun when they are posted, and end at once: it decides what they come to, and
+  /// the meter says it. Of other tiers an operation's bytes are transferred.
+  /// @param tier, meter Outlive what is posted to the tier.
+  void begin_transfers(TierRef tier, const TransferMeter& meter) { prices_.add_meter(tier.identity(), meter); }
 
   /// The host's compute between two calls into the library, on `stream()`.
   void compute(std::string_view name, const Work& work) { compute(stream(), name, work); }
@@ -173,10 +180,16 @@ class Lanes {
   }
 
   Completion post_host(Lane lane, const std::vector<Completion>& after, const Operation& operation,
-                       const std::function<Completion()>&) {
+                       const std::function<Completion()>& work) {
     std::vector<detail::Part> parts;
     const bool is_transfer = detail::DevicePrices::is_transfer(operation.kind);
-    if (is_transfer) parts.push_back(device_.prices_.transfer(operation));
+    if (const TransferMeter* const meter = is_transfer ? device_.prices_.meter(operation.resource) : nullptr) {
+      const Moved before = meter->moved();
+      work().wait();
+      parts = device_.prices_.transfer(*meter, before);
+    } else if (is_transfer) {
+      parts.push_back(device_.prices_.transfer(operation));
+    }
     if (detail::DevicePrices::is_kernel(operation.kind)) {
       parts.push_back(device_.prices_.kernel(operation, detail::Side::host));
     }

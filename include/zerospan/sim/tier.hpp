@@ -15,6 +15,7 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/topology.hpp>
+#include <zerospan/sim/transfer_meter.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::sim {
@@ -25,8 +26,8 @@ struct TierOptions {
   std::optional<Disk> own{};  ///< A disk of this tier alone. Otherwise it is on the topology's.
 };
 
-/// A tier that is not addressable, of known capacity, bandwidth and latency. It holds no bytes: transfers are priced by
-/// the device that posts them.
+/// A tier that is not addressable, of known capacity, bandwidth and latency. It holds no bytes: transfers are counted,
+/// and priced by the device that posts them.
 class Tier {
  public:
   static constexpr std::size_t block = 4096;
@@ -35,6 +36,7 @@ class Tier {
   template <DeviceMemory Where>
   Tier(BasicDevice<Where>& device, TierOptions options) : options_{std::move(options)} {
     if (options_.own) device.prices_.add_tier(this, *options_.own);
+    device.begin_transfers(*this, meter_);
   }
   Tier(const Tier&) = delete;
   Tier& operator=(const Tier&) = delete;
@@ -67,9 +69,15 @@ class Tier {
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
-  Completion read(const Extent&, std::size_t, std::byte*, std::size_t) const noexcept { return {}; }
-  Completion write(const Extent&, std::size_t, const std::byte*, std::size_t) const noexcept { return {}; }
-  TierCounters counters() const noexcept { return {Bytes{used_}, Bytes{peak_}, {}, {}}; }
+  Completion read(const Extent&, std::size_t, std::byte*, std::size_t bytes) noexcept {
+    read_ += bytes;
+    return {};
+  }
+  Completion write(const Extent&, std::size_t, const std::byte*, std::size_t bytes) noexcept {
+    written_ += bytes;
+    return {};
+  }
+  TierCounters counters() const noexcept { return {Bytes{used_}, Bytes{peak_}, Bytes{read_}, Bytes{written_}}; }
 
  private:
   TierOptions options_;
@@ -77,6 +85,9 @@ class Tier {
   std::size_t end_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
+  std::size_t read_ = 0;
+  std::size_t written_ = 0;
+  TierMeter meter_{*this};
 };
 
 static_assert(OffloadTier<Tier>);

@@ -45,20 +45,22 @@ struct CacheCounters {
 
 /// Passes extents on to another tier, which outlives it, and keeps a part of their lines in memory by Belady's rule:
 /// whatever is read next stays. (Where accesses are cyclic, keeping what was used last hits nothing; this hits what
-/// fits.) When a line is read next is predicted from when it was read before, in counts of reads; as long as it was read
-/// once alone, recency decides. What is resident depends on the order of the reads alone, and neither on writes nor on
-/// time.
+/// fits.) When a line is read next is predicted from when it was read before, in counts of reads; as long as it was
+/// read once alone, recency decides. What is resident depends on the order of the reads alone, and neither on writes
+/// nor on time.
 ///
 /// Writes change what is resident and pass by the rest; what is resident reaches the other tier when it is evicted, and
 /// never if its extent is removed first. A write that is lost on the way fails the read that made room, and from then
 /// on whatever touches its bytes until the extent is removed. A read or write that throws, for want of memory say, has
 /// changed nothing. Ranges that are contiguous on the other tier are one transfer there. Transfers of the same line run
 /// in the order of the calls; none blocks its caller. Not addressable.
-class CachedTier {
+/// @tparam Copies How it copies between its memory and the host's. @see CachedTier
+template <class Copies>
+class BasicCachedTier {
  public:
   /// @param memory Lends the cache its bytes, rounded down to whole lines; outlives the tier.
   /// @throws ConfigurationError if the options contradict the other tier, BudgetError if the memory is not there.
-  CachedTier(TierRef inner, Arena& memory, const CachedTierOptions& options)
+  BasicCachedTier(TierRef inner, Arena& memory, const CachedTierOptions& options, Copies copies = {})
       : inner_{inner},
         name_{"cache of " + std::string{inner.name()}},
         line_{checked_line(options)},
@@ -66,12 +68,12 @@ class CachedTier {
         memory_{memory.allocate(Bytes{options.bytes.count / line_ * line_}, "the " + name_)},
         slots_{options.bytes.count / line_},
         owners_(slots_.size()),
-        store_{std::make_shared<Store>(inner)} {}
+        store_{std::make_shared<Store>(inner, std::move(copies))} {}
 
-  CachedTier(const CachedTier&) = delete;
-  CachedTier& operator=(const CachedTier&) = delete;
+  BasicCachedTier(const BasicCachedTier&) = delete;
+  BasicCachedTier& operator=(const BasicCachedTier&) = delete;
 
-  ~CachedTier() {
+  ~BasicCachedTier() {
     if (!store_->close(drain_timeout_)) memory_.forfeit();
   }
 
@@ -118,12 +120,12 @@ class CachedTier {
 
   /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
   Completion read(const Extent& extent, std::size_t offset, std::byte* data, std::size_t bytes) {
-    return transfer(Transfer::Direction::read, extent, offset, data, bytes);
+    return transfer(Direction::read, extent, offset, data, bytes);
   }
 
   /// @throws ConfigurationError if the range leaves the extent, or is not aligned.
   Completion write(const Extent& extent, std::size_t offset, const std::byte* data, std::size_t bytes) {
-    return transfer(Transfer::Direction::write, extent, offset, const_cast<std::byte*>(data), bytes);
+    return transfer(Direction::write, extent, offset, const_cast<std::byte*>(data), bytes);
   }
 
   /// What is placed on the other tier, and transferred there.
@@ -136,9 +138,10 @@ class CachedTier {
  private:
   using Line = detail::CachedLine;
   using Lines = std::vector<Line>;
-  using Store = detail::CacheStore;
-  using Transfer = detail::CachedTransfer;
-  using Piece = Transfer::Piece;
+  using Store = detail::CacheStore<Copies>;
+  using Transfer = detail::CachedTransfer<Copies>;
+  using Piece = typename Transfer::Piece;
+  using Direction = typename Transfer::Direction;
 
   std::size_t checked_line(const CachedTierOptions& options) const {
     const std::size_t line = options.line.count;
@@ -154,15 +157,15 @@ class CachedTier {
     return line;
   }
 
-  Completion transfer(Transfer::Direction direction, const Extent& extent, std::size_t offset, std::byte* data,
+  Completion transfer(Direction direction, const Extent& extent, std::size_t offset, std::byte* data,
                       std::size_t bytes) {
-    const std::string_view operation = direction == Transfer::Direction::read ? "read" : "write";
+    const std::string_view operation = direction == Direction::read ? "read" : "write";
     const detail::TransferName name{operation, extent, offset, bytes, name_};
     name.check_inside();
     name.check_aligned(extent.offset | offset | bytes | std::bit_cast<std::uintptr_t>(data), alignment());
     if (extent.bytes == 0) return {};
     std::vector<Completion> former;
-    std::optional<detail::PreparedJoin<Transfer::Start>> start;
+    std::optional<detail::PreparedJoin<typename Transfer::Start>> start;
     Completion end;
     {
       const std::scoped_lock lock{mutex_};
@@ -192,8 +195,8 @@ class CachedTier {
 
   /// Decides which of the lines that are read have slots from now on, and makes the transfer the last of its lines.
   /// @param former Gets the end of what was the last. It has room for all of them: nothing can fail from here on.
-  void commit(Transfer& transfer, Transfer::Direction direction, std::vector<Completion>& former) noexcept {
-    if (direction == Transfer::Direction::read) decide(transfer);
+  void commit(Transfer& transfer, Direction direction, std::vector<Completion>& former) noexcept {
+    if (direction == Direction::read) decide(transfer);
     for (Piece& piece : transfer.pieces) piece.slot = memory_of(*piece.line);
     join_queues(transfer, former);
   }
@@ -261,6 +264,9 @@ class CachedTier {
   std::uint64_t reads_ = 0;  ///< Uses of lines so far.
   std::shared_ptr<Store> store_;
 };
+
+/// The cache of bytes that are there.
+using CachedTier = BasicCachedTier<detail::MemoryCopies>;
 
 static_assert(OffloadTier<CachedTier>);
 

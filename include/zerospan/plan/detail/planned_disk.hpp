@@ -19,8 +19,7 @@
 
 namespace zerospan::inline v0::plan::detail {
 
-/// Admits, deals out, counts and refuses as an NvmeTier of that capacity and alignment. Transfers are never made: the
-/// lanes of a simulated device do not run what is posted.
+/// Admits, deals out, counts and refuses as an NvmeTier of that capacity and alignment. Transfers are counted alone.
 class PlannedDisk final : public FileBackedExtents {
  public:
   explicit PlannedDisk(const Disk& disk)
@@ -31,7 +30,7 @@ class PlannedDisk final : public FileBackedExtents {
   PlannedDisk& operator=(const PlannedDisk&) = delete;
   ~PlannedDisk() = default;
 
-  std::string_view name() const noexcept { return "NVMe tier"; }
+  std::string_view name() const noexcept { return "the NVMe tier"; }
   std::size_t alignment() const noexcept { return alignment_; }
   Addressable addressable() const noexcept { return Addressable::nowhere; }
 
@@ -61,9 +60,15 @@ class PlannedDisk final : public FileBackedExtents {
   }
 
   std::byte* view(const Extent&) const noexcept { return nullptr; }
-  Completion read(const Extent&, std::size_t, std::byte*, std::size_t) const noexcept { return {}; }
-  Completion write(const Extent&, std::size_t, const std::byte*, std::size_t) const noexcept { return {}; }
-  TierCounters counters() const noexcept { return {extents_.used(), extents_.peak(), {}, {}}; }
+  Completion read(const Extent&, std::size_t, std::byte*, std::size_t bytes) noexcept {
+    read_ += bytes;
+    return {};
+  }
+  Completion write(const Extent&, std::size_t, const std::byte*, std::size_t bytes) noexcept {
+    written_ += bytes;
+    return {};
+  }
+  TierCounters counters() const noexcept { return {extents_.used(), extents_.peak(), Bytes{read_}, Bytes{written_}}; }
 
   FileBackedExtents* file_backed() noexcept { return this; }
   void back(const Extent&, std::size_t, std::size_t, BackedBytes) override {
@@ -84,6 +89,8 @@ class PlannedDisk final : public FileBackedExtents {
   std::size_t capacity_;
   Extents extents_;
   std::size_t outstanding_ = 0;  ///< Reserved, not placed yet.
+  std::size_t read_ = 0;
+  std::size_t written_ = 0;
 };
 
 static_assert(OffloadTier<PlannedDisk>);

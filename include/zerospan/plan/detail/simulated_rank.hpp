@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -16,13 +17,16 @@
 #include <zerospan/plan/detail/critical_path.hpp>
 #include <zerospan/plan/detail/planned_disk.hpp>
 #include <zerospan/plan/setting.hpp>
+#include <zerospan/sim/cached_tier.hpp>
 #include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/schedule.hpp>
 #include <zerospan/sim/topology.hpp>
+#include <zerospan/sim/transfer_meter.hpp>
 #include <zerospan/tier/device_tier.hpp>
 #include <zerospan/tier/host_tier.hpp>
+#include <zerospan/tier/offload_tier.hpp>
 
 namespace zerospan::inline v0::plan::detail {
 
@@ -32,13 +36,16 @@ class SimulatedRank {
  public:
   using device_type = sim::BasicDevice<Where>;
 
-  /// @param cluster Outlives it.
+  /// @param cluster Outlives it. @throws as CachedTier, if the disk has a cache.
   SimulatedRank(sim::Cluster& cluster, const Setting& setting, Rank rank)
       : communicator{cluster, rank},
         device{cluster, rank, {.device_budget = setting.device_budget, .host_budget = setting.host_budget}},
         on_device{device},
         on_host{device},
-        disk{setting.disk} {}
+        disk{setting.disk} {
+    device.begin_transfers(disk, disk_meter_);
+    if (setting.disk_cache) cache.emplace(device, TierRef{disk}, *setting.disk_cache);
+  }
 
   TierRef tier(Place place) {
     switch (place) {
@@ -49,7 +56,7 @@ class SimulatedRank {
       case Place::nvme:
         break;
     }
-    return disk;
+    return cache ? TierRef{*cache} : TierRef{disk};
   }
 
   /// Where leases are taken, and the host computes.
@@ -82,9 +89,12 @@ class SimulatedRank {
   DeviceTier on_device;
   HostTier on_host;
   PlannedDisk disk;
+  std::optional<sim::CachedTier> cache;  ///< In front of the disk.
 
  private:
   static constexpr std::string_view end_of_step = "(the step ends)";
+
+  sim::TierMeter disk_meter_{disk};
 };
 
 /// Calls `f` with the kind of a setting's device memory: `f.template operator()<Where>()`.

@@ -20,6 +20,7 @@
 #include <zerospan/sim/detail/recording.hpp>
 #include <zerospan/sim/stream.hpp>
 #include <zerospan/sim/topology.hpp>
+#include <zerospan/sim/transfer_meter.hpp>
 
 namespace zerospan::inline v0::sim::detail {
 
@@ -76,12 +77,36 @@ class DevicePrices {
     return {static_cast<double>(operation.bytes) * kernels[which].traffic, 0, kernels[which].route, none};
   }
 
+  /// The transfers of a tier are begun when they are posted.
+  void add_meter(const void* tier, const TransferMeter& meter) { meters_[tier] = &meter; }
+
+  /// Of a tier whose transfers are begun; nullptr for others.
+  const TransferMeter* meter(const void* tier) const {
+    const auto found = meters_.find(tier);
+    return found == meters_.end() ? nullptr : found->second;
+  }
+
   static bool is_transfer(OperationKind kind) { return kind == OperationKind::read || kind == OperationKind::write; }
   Part transfer(const Operation& operation) const {
-    const auto own = tiers_.find(operation.resource);
-    const TierRoutes& routes = own != tiers_.end() ? own->second : disk_;
+    const TierRoutes& routes = routes_of(operation.resource);
     return {static_cast<double>(operation.bytes), routes.latency,
             operation.kind == OperationKind::read ? routes.read : routes.write, none};
+  }
+
+  /// What one transfer of a tier came to. Its requests are under way together: their latency counts once, at the end.
+  std::vector<Part> transfer(const TransferMeter& meter, const Moved& before) const {
+    const Moved now = meter.moved();
+    const TierRoutes& routes = routes_of(meter.storage());
+    std::vector<Part> parts;
+    const auto add = [&](std::size_t bytes, RouteId route) {
+      if (bytes > 0) parts.push_back({static_cast<double>(bytes), 0, route, none});
+    };
+    add(now.copied - before.copied, in_host_);
+    const std::size_t copies = parts.size();
+    add(now.written - before.written, routes.write);
+    add(now.read - before.read, routes.read);
+    if (parts.size() > copies) parts.back().seconds = routes.latency;
+    return parts;
   }
 
  private:
@@ -90,6 +115,11 @@ class DevicePrices {
     RouteId write = none;
     double latency = 0;
   };
+
+  const TierRoutes& routes_of(const void* tier) const {
+    const auto own = tiers_.find(tier);
+    return own != tiers_.end() ? own->second : disk_;
+  }
 
   RouteId route(std::initializer_list<Use> uses, double cap = instant) {
     return cluster_.route(rank_, std::vector<Use>{uses}, cap);
@@ -120,6 +150,7 @@ class DevicePrices {
   std::array<Kernel, 3> by_device_{};
   TierRoutes disk_;
   std::map<const void*, TierRoutes> tiers_;
+  std::map<const void*, const TransferMeter*> meters_;
 };
 
 /// Prices what an item does in the memory of a device.

@@ -71,12 +71,19 @@ struct CachedLine {
   std::exception_ptr loss;
 };
 
+/// How a cache copies between its memory and the host's.
+struct MemoryCopies {
+  static void copy(std::byte* to, const std::byte* from, std::size_t bytes) noexcept { std::memcpy(to, from, bytes); }
+};
+
 /// What a tier shares with its transfers, so that a late completion finds it, whatever became of the tier. The other
 /// tier and the memory are used only between `enter` and `leave`: they may end with the tier.
+template <class Copies>
 struct CacheStore : TransferGate {
-  explicit CacheStore(TierRef tier) : inner{tier} {}
+  CacheStore(TierRef tier, Copies by) : inner{tier}, copies{std::move(by)} {}
 
   const TierRef inner;
+  const Copies copies;
   std::atomic<std::size_t> hits = 0;
   std::atomic<std::size_t> misses = 0;
   std::atomic<std::size_t> evictions = 0;
@@ -84,8 +91,12 @@ struct CacheStore : TransferGate {
 
 /// Planned by the tier in the order of the calls; runs when all that touched its lines before has ended. What it needs
 /// of memory it gets before lines are told of it: neither its start nor its end fails for want of it.
+/// @tparam Copies As MemoryCopies.
+template <class Copies>
 class CachedTransfer {
  public:
+  using Store = CacheStore<Copies>;
+
   enum class Direction : std::uint8_t { read, write };
 
   /// A line's part in the transfer.
@@ -97,8 +108,7 @@ class CachedTransfer {
     std::byte* memory(std::size_t begin) const noexcept { return slot + (begin - line->range.begin); }
   };
 
-  CachedTransfer(std::shared_ptr<CacheStore> store, Direction direction, ByteRange range, std::byte* data,
-                 std::string label)
+  CachedTransfer(std::shared_ptr<Store> store, Direction direction, ByteRange range, std::byte* data, std::string label)
       : store_{std::move(store)}, direction_{direction}, range_{range}, data_{data}, promise_{std::move(label)} {}
 
   Completion completion() const noexcept { return promise_.completion(); }
@@ -214,7 +224,7 @@ class CachedTransfer {
     for (const Piece& piece : pieces) {
       CachedLine& line = *piece.line;
       if (piece.slot && adjoin(line.valid, piece.range)) {
-        std::memcpy(piece.memory(piece.range.begin), data_at(piece.range.begin), piece.range.bytes());
+        store_->copies.copy(piece.memory(piece.range.begin), data_at(piece.range.begin), piece.range.bytes());
         line.valid = hull(line.valid, piece.range);
         line.dirty = hull(line.dirty, piece.range);
       } else {
@@ -258,7 +268,7 @@ class CachedTransfer {
     CachedLine& line = *piece.line;
     const ByteRange before = line.valid;
     const ByteRange known = common(piece.range, before);
-    if (!known.empty()) std::memcpy(data_at(known.begin), piece.memory(known.begin), known.bytes());
+    if (!known.empty()) store_->copies.copy(data_at(known.begin), piece.memory(known.begin), known.bytes());
     if (!adjoin(before, piece.range)) return;
     line.valid = hull(before, piece.range);
     if (before.empty()) return keep(piece, piece.range);
@@ -267,7 +277,7 @@ class CachedTransfer {
   }
 
   void keep(const Piece& piece, const ByteRange& range) const {
-    if (!range.empty()) std::memcpy(piece.memory(range.begin), data_at(range.begin), range.bytes());
+    if (!range.empty()) store_->copies.copy(piece.memory(range.begin), data_at(range.begin), range.bytes());
   }
 
   void abandon() noexcept {
@@ -281,7 +291,7 @@ class CachedTransfer {
 
   std::byte* data_at(std::size_t begin) const noexcept { return data_ + (begin - range_.begin); }
 
-  UnderWay<CacheStore> store_;
+  UnderWay<Store> store_;
   Direction direction_;
   ByteRange range_;  ///< Of the whole transfer.
   std::byte* data_;
