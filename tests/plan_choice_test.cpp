@@ -10,6 +10,8 @@
 
 #include <zerospan/plan/plan.hpp>
 
+#include "support/sample.hpp"
+
 namespace {
 
 namespace plan = zerospan::plan;
@@ -178,9 +180,11 @@ TEST_CASE("a search finds what trying everything finds, with less") {
   const plan::Setting base = on_disk();
   std::size_t simulated = 0;
   std::size_t found = 0;
+  zerospan_test::Sample sample{3};
   for (const Bytes device : {3_MiB, 16_MiB}) {
     for (const Bytes host : {12_MiB}) {
       for (const double disk : {2 * shard, 16 * shard}) {
+        if (!sample.takes()) continue;
         CAPTURE(device.count);
         CAPTURE(host.count);
         CAPTURE(disk);
