@@ -183,7 +183,8 @@ class Lanes {
                        const std::function<Completion()>& work) {
     std::vector<detail::Part> parts;
     const bool is_transfer = detail::DevicePrices::is_transfer(operation.kind);
-    if (const TransferMeter* const meter = is_transfer ? device_.prices_.meter(operation.resource) : nullptr) {
+    const TransferMeter* const meter = is_transfer && work ? device_.prices_.meter(operation.resource) : nullptr;
+    if (meter) {
       const Moved before = meter->moved();
       work().wait();
       parts = device_.prices_.transfer(*meter, before);
