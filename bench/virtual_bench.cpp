@@ -33,7 +33,7 @@ void add_rows(const std::string& topic, const std::string& name, Measure measure
                                  })
         ->UseManualTime()
         ->Iterations(1)
-        ->Repetitions(1)
+        ->Repetitions(3)  // of one alone no median is reported
         ->Unit(benchmark::kMillisecond);
   };
   add(topic + "/" + name, false);
