@@ -72,18 +72,11 @@ class Prices {
                 rates_.seconds(machine::update_name(optimizer_, parameter_, is_split_), bytes / state_bytes())};
       case OperationKind::all_gather:
       case OperationKind::broadcast:
-        if (links_) return links_->of(operation.kind, bytes);
-        return collective(machine::WorkKind::copy, gather_seconds(operation.kind, bytes));
       case OperationKind::reduce_scatter:
       case OperationKind::reduce:
-        if (links_) return links_->of(operation.kind, bytes);
-        return collective(machine::WorkKind::sum, reduce_seconds(bytes));
       case OperationKind::all_reduce:
-        if (links_) return links_->of(operation.kind, bytes);
-        return collective(machine::WorkKind::sum, rates_.collective_seconds("all-reduce " + types(), ranks_, bytes));
       case OperationKind::barrier:
-        if (links_) return links_->of(operation.kind, bytes);
-        return collective(machine::WorkKind::copy, 0);
+        return links_ ? links_->of(operation.kind, bytes) : of_threads(operation.kind, bytes);
       case OperationKind::compute:
       case OperationKind::wait:
         break;
@@ -92,6 +85,23 @@ class Prices {
   }
 
  private:
+  /// Of ranks that are threads.
+  Cost of_threads(zerospan::OperationKind kind, double bytes) const {
+    using zerospan::OperationKind;
+    switch (kind) {
+      case OperationKind::all_gather:
+      case OperationKind::broadcast:
+        return collective(machine::WorkKind::copy, gather_seconds(kind, bytes));
+      case OperationKind::reduce_scatter:
+      case OperationKind::reduce:
+        return collective(machine::WorkKind::sum, reduce_seconds(bytes));
+      case OperationKind::all_reduce:
+        return collective(machine::WorkKind::sum, rates_.collective_seconds("all-reduce " + types(), ranks_, bytes));
+      default:
+        return collective(machine::WorkKind::copy, 0);
+    }
+  }
+
   Cost collective(machine::WorkKind kind, double core_seconds) const {
     return {.kind = kind, .core_seconds = core_seconds, .latency = rates_.rendezvous_seconds(ranks_), .meets = true};
   }
