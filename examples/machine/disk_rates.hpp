@@ -47,9 +47,9 @@ class DiskTrial {
         ref_{is_checked ? checks_.over(tier_) : zerospan::TierRef{tier_}},
         transfers_{2 * ((static_cast<std::size_t>(bytes) / 2 + transfer - 1) / transfer)},
         extent_{ref_.place(transfers_ * transfer)},
-        memory_{zerospan::detail::map_huge_pages(zerospan::Bytes{2 * under_way * transfer})} {
+        memory_{zerospan::detail::map_huge_pages(zerospan::Bytes{2 * each_way})} {
     auto* const words = reinterpret_cast<std::uint64_t*>(memory_.get());
-    for (std::size_t i = 0; i < 2 * under_way * transfer / sizeof *words; ++i) {
+    for (std::size_t i = 0; i < 2 * each_way / sizeof *words; ++i) {
       words[i] = (i + 1) * 0x9E3779B97F4A7C15U;  // nothing that a disk would shorten
     }
     write_all();
@@ -85,7 +85,7 @@ class DiskTrial {
         }
         is_over = true;
       }};
-      moved.written = move(false, bytes() / 2, bytes() / 2, under_way * transfer, mixed, &is_over);
+      moved.written = move(false, bytes() / 2, bytes() / 2, each_way, mixed, &is_over);
       is_over = true;
     });
     if (error) std::rethrow_exception(error);
@@ -104,11 +104,12 @@ class DiskTrial {
   /// Bytes a second of one transfer by itself: of the sizes that an engine has, from a small parameter to a sub-group.
   WorkRate alone(bool reads) {
     WorkRate rate;
-    for (std::size_t size = std::size_t{1} << 16; size <= under_way * transfer / 2; size *= 4) {
+    for (std::size_t size = std::size_t{1} << 16; size <= each_way / 2; size *= 4) {
       std::array<double, 7> seconds;
       for (std::size_t i = 0; i < seconds.size(); ++i) {
         const std::size_t offset = (i * 37 + size / transfer) * transfer % (bytes() - size) / transfer * transfer;
-        seconds[i] = seconds_of([&] { start(reads, offset, 0, size).wait(); });
+        const std::size_t place = i * each_way / 4;
+        seconds[i] = seconds_of([&] { start(reads, offset, place, size).wait(); });
       }
       std::ranges::sort(seconds);
       rate.points.push_back({static_cast<double>(size), static_cast<double>(size) / seconds[seconds.size() / 2]});
@@ -125,6 +126,10 @@ class DiskTrial {
     std::size_t bytes;
     std::size_t under_way;
   };
+
+  /// Bytes of memory that is read into, and of other that is written from, in turns, as in a ring of staging memory:
+  /// were it less, the processor's caches would hold it, and a disk would seem a quarter faster than it is.
+  static constexpr std::size_t each_way = under_way * transfer;
 
   static constexpr Pieces large{transfer, under_way};
   static constexpr Pieces mixed{mixed_transfer, mixed_under_way};
@@ -152,7 +157,8 @@ class DiskTrial {
         ends.pop_front();
         moved += pieces.bytes;
       }
-      ends.push_back(start(reads, first + i * pieces.bytes, place + i % pieces.under_way * pieces.bytes, pieces.bytes));
+      const std::size_t offset = i * pieces.bytes;
+      ends.push_back(start(reads, first + offset, place + offset % each_way, pieces.bytes));
     }
     for (const zerospan::Completion& end : ends) end.wait();
     return static_cast<double>(moved + ends.size() * pieces.bytes);
