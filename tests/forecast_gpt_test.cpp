@@ -321,10 +321,25 @@ TEST_CASE("weights in bf16 are widened for products in fp32, unless the processo
   const double in_fp32 = foretell(o, rates).step_seconds;
   CHECK(in_fp32 > (flops + conversions) / 1e6);
   CHECK(in_fp32 < (flops + conversions + of_vectors + embeddings) / 1e6);
-  for (const machine::ProductRate& each : rates.products) rates.bf16_products.push_back({each.shape, 2e6});
+  const auto bf16_products_do = [&rates](double flops_per_second) {
+    rates.bf16_products.clear();
+    for (const machine::ProductRate& each : rates.products)
+      rates.bf16_products.push_back({each.shape, flops_per_second});
+  };
+  bf16_products_do(2e6);
   const double in_bf16 = foretell(o, rates).step_seconds;
   CHECK(in_bf16 > flops / 2e6);
   CHECK(in_bf16 < flops / 2e6 + (of_vectors + embeddings) / 1e6);
+  o.products = gpt::Products::fp32;
+  CHECK(foretell(o, rates).step_seconds == in_fp32);
+  bf16_products_do(0.5e6);  // a processor whose instructions for bf16 are slow
+  o.products = gpt::Products::fastest;
+  CHECK(foretell(o, rates).step_seconds == in_fp32);
+  o.products = gpt::Products::bf16;
+  CHECK(foretell(o, rates).step_seconds > flops / 0.5e6);
+  rates.bf16_products.clear();
+  CHECK_THROWS_AS(static_cast<void>(foretell(o, rates)), zerospan::ConfigurationError);
+  o.products = gpt::Products::fastest;
   o.precision = gpt::Precision::fp32;
   CHECK(foretell(o, rates).step_seconds == Approx(flops / 1e6).epsilon(1e-6));
 }

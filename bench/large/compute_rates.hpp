@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -14,6 +15,7 @@
 
 #include "gpt/bf16_products.hpp"
 #include "gpt/factor.hpp"
+#include "gpt/fastest_products.hpp"
 #include "gpt/options.hpp"
 #include "gpt/products.hpp"
 #include "gpt/scratch.hpp"
@@ -25,7 +27,7 @@
 namespace large {
 
 /// The products of a tile [width x width] with the tokens of a step, as the model has them: weights and gradients are
-/// in bf16, and products too where the processor has those.
+/// in bf16, and products too where those are faster.
 class TileProducts {
  public:
   explicit TileProducts(const gpt::Options& o)
@@ -37,7 +39,12 @@ class TileProducts {
         x_(n_ * width_, 1.0F),
         y_(n_ * width_, 1.0F) {
     ::openblas_set_num_threads(o.threads);
-    if (!gpt::Bf16Products::instructions().empty()) products_.emplace<gpt::NarrowProducts>(o.threads);
+    if (gpt::narrow_products_are_faster(o.threads)) products_.emplace<gpt::NarrowProducts>(o.threads);
+  }
+
+  /// With which oneDNN computes those in bf16; empty: they are in fp32.
+  std::string instructions() const {
+    return std::holds_alternative<gpt::NarrowProducts>(products_) ? gpt::Bf16Products::instructions() : "";
   }
 
   /// Operations a second.

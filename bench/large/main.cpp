@@ -21,7 +21,6 @@
 
 #include "compute_rates.hpp"
 #include "gpt/announcement.hpp"
-#include "gpt/bf16_products.hpp"
 #include "gpt/openblas.hpp"
 #include "machine/disk_rates.hpp"
 #include "prediction.hpp"
@@ -80,19 +79,19 @@ large::Rates measure(const gpt::Options& o) {
           .backward_flops = products.backward_flops(),
           .copied_bytes = memory.copied_bytes,
           .sums = memory.sums,
-          .updates = memory.updates};
+          .updates = memory.updates,
+          .instructions = products.instructions()};
 }
 
 void say(const large::Rates& r, const large::Prediction& p) {
   const gpt::openblas::Kernels kernels = gpt::openblas::kernels();
-  const std::string bf16 = gpt::Bf16Products::instructions();
   fmt::print(
       "measured  disk: {:.2f} GB/s read, {:.2f} GB/s each way while both; products by {}: {:.1f} GFLOP/s forward, "
       "{:.1f} backward; copies: {:.1f} GB/s, sums: {:.2f} G gradients/s, AdamW: {:.2f} G "
       "parameters/s\n",
       r.read_bytes / 1e9, r.mixed_bytes / 1e9,
-      bf16.empty() ? "OpenBLAS's kernels for " + kernels.core : "oneDNN with " + bf16, r.forward_flops / 1e9,
-      r.backward_flops / 1e9, r.copied_bytes / 1e9, r.sums / 1e9, r.updates / 1e9);
+      r.instructions.empty() ? "OpenBLAS's kernels for " + kernels.core : "oneDNN with " + r.instructions,
+      r.forward_flops / 1e9, r.backward_flops / 1e9, r.copied_bytes / 1e9, r.sums / 1e9, r.updates / 1e9);
   if (!kernels.remark.empty()) fmt::print("          {}\n", kernels.remark);
   fmt::print("predicted {:.2f} s a step: forward, and the optimizer behind it {:.2f}, backward {:.2f}\n", p.seconds(),
              p.forward, p.backward);
@@ -141,7 +140,7 @@ int run(const Wishes& wishes) {
                                     {"forward_flops_per_second", rates.forward_flops},
                                     {"backward_flops_per_second", rates.backward_flops},
                                     {"matrix_kernels", gpt::openblas::kernels().core},
-                                    {"bf16_products", gpt::Bf16Products::instructions()}};
+                                    {"bf16_products", rates.instructions}};
   fmt::print("{}\n", line.dump());
   return is_scaled ? scaled_exit_code : 0;
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "showcase.hpp"
 
@@ -18,6 +19,8 @@ struct Rates {
   double copied_bytes;    ///< A second, on one thread.
   double sums;            ///< Elements a second of a gradient that are written to its sum, with their norm.
   double updates;         ///< Elements a second that AdamW updates in memory.
+
+  std::string instructions;  ///< With which oneDNN computes products in bf16; empty: they are in fp32.
 };
 
 struct Prediction {

@@ -154,6 +154,11 @@ inline void add_model(CLI::App& app, Options& o) {
   add_choice<Precision>(app, "--precision", o.precision,
                         {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}},
                         "Storage of weights and gradients; fp16 scales the loss");
+  add_choice<Products>(
+      app, "--products", o.products,
+      {{"fastest", Products::fastest}, {"bf16", Products::bf16}, {"fp32", Products::fp32}},
+      "In what the CPU multiplies weights in bf16, with sums in fp32: bf16, which rounds activations and takes a "
+      "processor with instructions for it; fp32, once they are widened; fastest, as a trial says, alike on all ranks");
 }
 
 inline void add_training(CLI::App& app, Options& o) {
@@ -304,6 +309,8 @@ inline void validate(const Options& o, const Text& text) {
           "--precision fp16, which scales the loss");
   require(o.master_weights == zerospan::MasterWeights::whole || o.precision == Precision::bf16,
           "--master-weights split takes --precision bf16");
+  require(o.products != Products::bf16 || (o.precision == Precision::bf16 && o.device == DeviceKind::cpu),
+          "--products bf16 takes --precision bf16 and --device cpu");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());

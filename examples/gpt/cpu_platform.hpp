@@ -26,21 +26,27 @@ class CpuPlatform {
   CpuPlatform(C ranks, const Job& job)
       : storage_{job.options, ranks.rank().value, job.timeline},
         communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
-        ranks_{std::move(ranks)} {}
+        ranks_{std::move(ranks)},
+        has_narrow_products_{agree_on_narrow_products(ranks_, job.options)} {}
 
   zerospan::AnyCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }
   Storage& storage() { return storage_; }
 
   /// Takes a moment: it tries them.
-  static MatrixProducts products(const Options& options);
+  MatrixProducts products(const Options& options) const;
 
   Result train(Engine& engine, const Job& job);
 
  private:
+  /// Whether weights are multiplied in bf16. A collective: where that is not faster on one rank's processor, none does.
+  /// @throws zerospan::ConfigurationError if they are to be, and a rank cannot.
+  static bool agree_on_narrow_products(zerospan::AnyCommunicator& ranks, const Options& options);
+
   Storage storage_;
   zerospan::AnyCommunicator communicator_;
   zerospan::AnyCommunicator ranks_;
+  bool has_narrow_products_;
 };
 
 Result run_rank_on_cpu(CpuPlatform& platform, const Job& job);

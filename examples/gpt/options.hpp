@@ -20,6 +20,11 @@ namespace gpt {
 
 enum class TierKind { device, host, nvme };
 enum class Precision { fp32, bf16, fp16 };
+
+/// In what the CPU multiplies weights in bf16: in bf16, where the processor has instructions for it; in fp32, once they
+/// are widened; or in what takes less time there.
+enum class Products { fastest, bf16, fp32 };
+
 enum class DeviceKind { cpu, cuda };
 enum class CommunicatorKind { thread, nccl, mpi };
 enum class Sharding { world, group };
@@ -81,6 +86,7 @@ struct Options {
 
   Dimensions model{.layers = 8, .heads = 4, .width = 96, .context = 64};
   Precision precision = Precision::fp32;
+  Products products = Products::fastest;  ///< Of weights in bf16.
   std::size_t batch = 4;
   std::size_t micro_batches = 1;
   MicroBatchOrder micro_batch_order = MicroBatchOrder::horizontal;

@@ -2,18 +2,24 @@
 /// Ranks that are threads, and what computes their matrix products.
 #include "run_on_cpu.hpp"
 
+#include <array>
 #include <cstddef>
-#include <string>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
 #include <cblas.h>
+#include <fmt/format.h>
 
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
 
 #include "bf16_products.hpp"
 #include "cpu_platform.hpp"
+#include "fastest_products.hpp"
 #include "openblas.hpp"
 #include "products.hpp"
 #include "trial.hpp"
@@ -22,13 +28,8 @@ namespace gpt {
 
 namespace {
 
-/// With which products of weights are computed, where they are not in fp32.
-std::string instructions_of(const Options& o) {
-  return o.precision == Precision::bf16 ? Bf16Products::instructions() : "";
-}
-
 /// Operations a second of a layer's product, or of a tile's, by trial for a moment.
-double measure_products(const Options& o) {
+double measure_products(const Options& o, bool are_narrow) {
   const std::size_t rows = o.batch * o.model.context;
   const std::size_t width = o.model.width;
   const std::size_t outputs = 4 * ((width + o.model.tiles - 1) / o.model.tiles);
@@ -43,19 +44,34 @@ double measure_products(const Options& o) {
     });
     return times * 2 * static_cast<double>(rows * width * outputs);
   };
-  if (instructions_of(o).empty()) return measure(WideProducts<float>{}, 1.0F);
-  return measure(NarrowProducts{o.threads}, to_bfloat16(1));
+  return are_narrow ? measure(NarrowProducts{o.threads}, to_bfloat16(1)) : measure(WideProducts<float>{}, 1.0F);
 }
 
 }  // namespace
 
-MatrixProducts CpuPlatform::products(const Options& options) {
+bool CpuPlatform::agree_on_narrow_products(zerospan::AnyCommunicator& ranks, const Options& options) {
+  if (options.precision != Precision::bf16 || options.products == Products::fp32) return false;
+  const bool must_be = options.products == Products::bf16;
+  const bool can_be = must_be ? !Bf16Products::instructions().empty() : narrow_products_are_faster(options.threads);
+  std::array<std::int64_t, 1> without{can_be ? 0 : 1};
+  ranks.all_reduce({zerospan::calling_thread, "ranks without products in bf16"}, without);
+  if (without[0] > 0 && must_be) {
+    zerospan::throw_configuration_error(
+        fmt::format("--products bf16: {} of {} ranks have none: their processor has no instructions for bf16, or "
+                    "ONEDNN_MAX_CPU_ISA "
+                    "forbids them, or this train_gpt was built without oneDNN",
+                    without[0], ranks.size()));
+  }
+  return without[0] == 0;
+}
+
+MatrixProducts CpuPlatform::products(const Options& options) const {
   openblas::Kernels kernels = openblas::kernels();
   return {.library = "OpenBLAS",
           .kernels = std::move(kernels.core),
-          .instructions = instructions_of(options),
+          .instructions = has_narrow_products_ ? Bf16Products::instructions() : "",
           .threads = options.threads,
-          .flops_per_second = measure_products(options),
+          .flops_per_second = measure_products(options, has_narrow_products_),
           .remark = std::move(kernels.remark)};
 }
 

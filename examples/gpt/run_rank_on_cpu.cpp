@@ -9,7 +9,7 @@ namespace gpt {
 Result CpuPlatform::train(Engine& engine, const Job& job) {
   switch (job.options.precision) {
     case Precision::bf16:
-      return train_bf16(engine, ranks_, job);
+      return train_bf16(engine, ranks_, job, has_narrow_products_);
     case Precision::fp16:
       return train_fp16(engine, ranks_, job);
     default:

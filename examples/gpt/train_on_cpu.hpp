@@ -12,7 +12,8 @@
 namespace gpt {
 
 Result train_fp32(Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job);
-Result train_bf16(Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job);
+/// @param has_narrow_products Whether weights are multiplied in bf16.
+Result train_bf16(Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job, bool has_narrow_products);
 Result train_fp16(Engine& engine, zerospan::AnyCommunicator& ranks, const Job& job);
 
 }  // namespace gpt

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <limits>
 #include <vector>
 
 namespace gpt {
@@ -33,6 +34,20 @@ double median_times_a_second(Work work, std::size_t trials = 5, double moment = 
   const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(trials / 2);
   std::ranges::nth_element(rates, middle);
   return *middle;
+}
+
+/// What `work` takes where nothing holds it up: the least of some times.
+template <class Work>
+double least_seconds(Work work, int times = 20) {
+  using Clock = std::chrono::steady_clock;
+  work();  // what happens once only
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < times; ++i) {
+    const auto begin = Clock::now();
+    work();
+    least = std::min(least, std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  return least;
 }
 
 }  // namespace gpt

@@ -129,6 +129,17 @@ struct Rates {
     return shape.flops() * inverse_rates / weights;
   }
 
+  /// Whether the products that were measured in fp32 and in bf16 take less time in bf16.
+  bool narrow_products_are_faster() const {
+    double narrow = 0;
+    double wide = 0;
+    for (const ProductRate& each : bf16_products) {
+      narrow += each.shape.flops() / each.flops_per_second;
+      wide += seconds(each.shape, products);
+    }
+    return narrow < wide;
+  }
+
   /// Seconds of one head of one sequence, forward or backward, in proportion to its operations where it was not
   /// measured.
   double attention_seconds(std::size_t length, std::size_t head, double AttentionRate::*direction) const {

@@ -119,7 +119,7 @@ class ForecastPlatform {
 
   template <class E>
   Result train_with(Engine& engine, const Job& job) {
-    return gpt::train(PricedMath<E>{recorder_, prices_.rates()}, engine, ranks_, job);
+    return gpt::train(PricedMath<E>{recorder_, prices_.rates(), prices_.has_narrow_products()}, engine, ranks_, job);
   }
 
   Recorder& recorder_;

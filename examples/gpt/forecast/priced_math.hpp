@@ -65,7 +65,9 @@ class PricedMath {
   };
 
   /// @param recorder,rates Outlive it.
-  PricedMath(Recorder& recorder, const machine::Rates& rates) : recorder_{recorder}, rates_{rates} {}
+  /// @param has_narrow_products Whether weights in bf16 are multiplied as they are.
+  PricedMath(Recorder& recorder, const machine::Rates& rates, bool has_narrow_products)
+      : recorder_{recorder}, rates_{rates}, has_narrow_products_{std::is_same_v<E, BFloat16> && has_narrow_products} {}
 
   static zerospan::StreamRef stream() { return zerospan::calling_thread; }
 
@@ -87,7 +89,7 @@ class PricedMath {
         leases);
   }
   Tensor<const Value> operand(Tensor<E> weight) {
-    if (has_narrow_products()) return {reinterpret_cast<const Value*>(weight.data), weight.rows, weight.columns};
+    if (has_narrow_products_) return {reinterpret_cast<const Value*>(weight.data), weight.rows, weight.columns};
     return widened(weight);
   }
 
@@ -102,7 +104,7 @@ class PricedMath {
   }
 
   void write_product(Tensor<E> gradient, Factor<Value> a, Factor<Value> b) {
-    if (has_narrow_products()) {
+    if (has_narrow_products_) {
       product(a, b, gradient.rows, gradient.columns);
     } else {
       write(gradient, [&](Tensor<Value> wide) { multiply(a, b, wide); });
@@ -170,9 +172,6 @@ class PricedMath {
  private:
   static std::string type() { return to_string(zerospan::ElementTraits<E>::type); }
 
-  /// Whether the measured processor multiplies weights of this type as they are.
-  bool has_narrow_products() const { return std::is_same_v<E, BFloat16> && !rates_.bf16_products.empty(); }
-
   Tensor<const Value> widened(Tensor<E> weight) {
     if constexpr (std::is_same_v<E, Value>) {
       return weight;
@@ -188,7 +187,7 @@ class PricedMath {
     const ProductKind kind = a.order == Order::transposed   ? ProductKind::weight
                              : b.order == Order::transposed ? ProductKind::forward
                                                             : ProductKind::input;
-    const auto& rates = has_narrow_products() ? rates_.bf16_products : rates_.products;
+    const auto& rates = has_narrow_products_ ? rates_.bf16_products : rates_.products;
     recorder_.compute(machine::WorkKind::product, machine::Rates::seconds({kind, rows, columns, k}, rates));
   }
 
@@ -204,6 +203,7 @@ class PricedMath {
 
   Recorder& recorder_;
   const machine::Rates& rates_;
+  bool has_narrow_products_;
   std::size_t allocated_ = 0;
 };
 

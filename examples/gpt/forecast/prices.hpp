@@ -29,6 +29,7 @@ inline zerospan::ElementType element_type(Precision precision) {
 /// Of the engine's operations in a training with given options.
 class Prices {
  public:
+  /// @throws zerospan::ConfigurationError if the rates have nothing of links or products that the options ask for.
   Prices(const machine::Rates& rates, const Options& options)
       : rates_{rates},
         ranks_{options.ranks},
@@ -39,12 +40,16 @@ class Prices {
         sum_{options.micro_batches > 1 ? zerospan::ElementType::float32 : parameter_},
         optimizer_{options.moments == Moments::fp32 ? "AdamW" : "AdamW8bit"},
         is_split_{options.master_weights == zerospan::MasterWeights::split},
+        has_narrow_products_{multiplies_in_bf16(rates, options)},
         disk_{options.checksums == Checksums::on ? rates.checked_disk : rates.disk} {
     if (needs_links(options)) links_.emplace(rates, options, parameter_, sum_);
   }
 
   const machine::Rates& rates() const { return rates_; }
   const machine::DiskRates& disk() const { return disk_; }
+
+  /// Whether weights are multiplied in bf16.
+  bool has_narrow_products() const { return has_narrow_products_; }
 
   /// Of the host's threads.
   Meetings meetings() const {
@@ -85,6 +90,16 @@ class Prices {
   }
 
  private:
+  static bool multiplies_in_bf16(const machine::Rates& rates, const Options& o) {
+    if (o.precision != Precision::bf16 || o.products == Products::fp32) return false;
+    if (o.products == Products::fastest) return rates.narrow_products_are_faster();
+    if (rates.bf16_products.empty()) {
+      zerospan::throw_configuration_error(
+          "no time is foretold of --products bf16 by the rates of a processor that has none");
+    }
+    return true;
+  }
+
   /// Of ranks that are threads.
   Cost of_threads(zerospan::OperationKind kind, double bytes) const {
     using zerospan::OperationKind;
@@ -150,6 +165,7 @@ class Prices {
   zerospan::ElementType sum_;
   std::string optimizer_;
   bool is_split_;
+  bool has_narrow_products_;
   machine::DiskRates disk_;
   std::optional<LinkPrices> links_;  ///< Where ranks are processes.
 };
