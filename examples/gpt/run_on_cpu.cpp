@@ -58,8 +58,7 @@ bool CpuPlatform::agree_on_narrow_products(zerospan::AnyCommunicator& ranks, con
   if (without[0] > 0 && must_be) {
     zerospan::throw_configuration_error(
         fmt::format("--products bf16: {} of {} ranks have none: their processor has no instructions for bf16, or "
-                    "ONEDNN_MAX_CPU_ISA "
-                    "forbids them, or this train_gpt was built without oneDNN",
+                    "ONEDNN_MAX_CPU_ISA forbids them, or this train_gpt was built without oneDNN",
                     without[0], ranks.size()));
   }
   return without[0] == 0;

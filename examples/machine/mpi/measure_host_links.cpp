@@ -94,8 +94,10 @@ class LinkTrial {
     return {best / static_cast<double>(times)};
   }
 
-  /// While all cores compute: as many calls as take a while then.
-  Time busy(const Call& call, double least_seconds = 0.1) {
+  /// While all cores compute: the mean of trials whose threads begin anew. Whether a thread that polls shares its core
+  /// with one that computes, and waits for all of its slices of time, is decided when they begin.
+  Time busy(const Call& call, double least_seconds = 0.03) {
+    constexpr std::size_t trials = 8;
     const auto repeat = [&](std::size_t times) {
       return pieces_a_second([&] {
         for (std::size_t i = 0; i < times; ++i) call();
@@ -103,9 +105,17 @@ class LinkTrial {
     };
     const double pilot = of_slowest(repeat(2).seconds) / 2;
     const double times = std::clamp(std::ceil(least_seconds / std::max(pilot, 1e-6)), 2.0, 1000.0);
-    const Pieces made = repeat(static_cast<std::size_t>(times));
-    const double taken = cores_ * std::max(0.0, 1 - made.pieces / undisturbed_) / static_cast<double>(ranks_.size());
-    const double seconds = of_slowest(made.seconds) / times;
+    double seconds = 0;
+    double pieces = 0;
+    for (std::size_t trial = 0; trial < trials; ++trial) {
+      const Pieces made = repeat(static_cast<std::size_t>(times));
+      const double taken_seconds = of_slowest(made.seconds);
+      seconds += taken_seconds;
+      pieces += made.pieces * taken_seconds;
+    }
+    const double taken =
+        cores_ * std::max(0.0, 1 - pieces / seconds / undisturbed_) / static_cast<double>(ranks_.size());
+    seconds /= times * trials;
     return {seconds, taken * seconds};
   }
 
@@ -198,7 +208,7 @@ LinkLevel measure_level(MpiCommunicator& level, LinkTrial& trial, const LinkOpti
     level.all_reduce({calling_thread, "meeting"}, integers);
   };
   result.rendezvous = trial.alone(meet, 100).seconds;
-  result.busy_rendezvous = std::max(trial.busy(meet, 0.5).seconds, result.rendezvous);
+  result.busy_rendezvous = std::max(trial.busy(meet, 0.1).seconds, result.rendezvous);
   if (!collectives) return result;
 
   const std::size_t bytes = sizes.back() + 4096 * static_cast<std::size_t>(level.size());
