@@ -17,8 +17,11 @@
 
 #include <doctest/doctest.h>
 
+#include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
+#include <zerospan/comm/thread_communicator.hpp>
 #include <zerospan/core/element.hpp>
+#include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/operation.hpp>
@@ -26,6 +29,7 @@
 #include "gpt/cpu_math.hpp"
 #include "gpt/data.hpp"
 #include "gpt/exchange.hpp"
+#include "gpt/fastest_products.hpp"
 #include "gpt/figures.hpp"
 #include "gpt/micro_batch.hpp"
 #include "gpt/model.hpp"
@@ -519,6 +523,22 @@ TEST_CASE("of products in bf16 activations are rounded to nearest, and sums are 
   narrow.multiply(Tensor<const float>{x.data(), 1, 3}, gpt::transposed(Tensor<const gpt::BFloat16>{w.data(), 1, 3}),
                   Tensor<float>{&y, 1, 1}, gpt::Assignment::replace);
   CHECK(y == 1 + (1 + 0x1p-7F) + 0x1p-8F);
+}
+
+TEST_CASE("ranks multiply in bf16 where that is faster on all of them") {
+  const auto answers = [](gpt::Products wanted, std::vector<bool> can) {
+    return zerospan::run_ranks(static_cast<int>(can.size()), [&](zerospan::ThreadCommunicator communicator) {
+      const bool can_here = can[static_cast<std::size_t>(communicator.rank().value)];
+      zerospan::AnyCommunicator ranks{std::move(communicator)};
+      return gpt::agree_on_narrow_products(ranks, wanted, can_here) ? 1 : 0;
+    });
+  };
+  CHECK(answers(gpt::Products::fastest, {true, true}) == std::vector{1, 1});
+  CHECK(answers(gpt::Products::fastest, {true, false, true}) == std::vector{0, 0, 0});
+  CHECK(answers(gpt::Products::bf16, {true, true}) == std::vector{1, 1});
+  CHECK_THROWS_WITH_AS(static_cast<void>(answers(gpt::Products::bf16, {true, false, true})),
+                       doctest::Contains("1 of 3 ranks have none"), zerospan::ConfigurationError);
+  if (gpt::Bf16Products::instructions().empty()) CHECK(!gpt::narrow_products_are_faster(1));
 }
 
 TEST_CASE("16-bit numbers are those of zerospan, bit for bit") {

@@ -27,7 +27,7 @@ class CpuPlatform {
       : storage_{job.options, ranks.rank().value, job.timeline},
         communicator_{in_levels(ranks.duplicate(), storage_.device(), job.options)},
         ranks_{std::move(ranks)},
-        has_narrow_products_{agree_on_narrow_products(ranks_, job.options)} {}
+        has_narrow_products_{multiplies_in_bf16(ranks_, job.options)} {}
 
   zerospan::AnyCommunicator& ranks() { return ranks_; }
   zerospan::AnyCommunicator& communicator() { return communicator_; }
@@ -39,9 +39,8 @@ class CpuPlatform {
   Result train(Engine& engine, const Job& job);
 
  private:
-  /// Whether weights are multiplied in bf16. A collective: where that is not faster on one rank's processor, none does.
-  /// @throws zerospan::ConfigurationError if they are to be, and a rank cannot.
-  static bool agree_on_narrow_products(zerospan::AnyCommunicator& ranks, const Options& options);
+  /// A collective. @throws zerospan::ConfigurationError if products in bf16 are wanted, and a rank has none.
+  static bool multiplies_in_bf16(zerospan::AnyCommunicator& ranks, const Options& options);
 
   Storage storage_;
   zerospan::AnyCommunicator communicator_;

@@ -2,11 +2,20 @@
 /// Whether weights in bf16 are multiplied as they are.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
+
+#include <fmt/format.h>
+
+#include <zerospan/comm/any_communicator.hpp>
+#include <zerospan/core/error.hpp>
+#include <zerospan/core/stream.hpp>
 
 #include "bf16_products.hpp"
 #include "factor.hpp"
+#include "options.hpp"
 #include "products.hpp"
 #include "scratch.hpp"
 #include "tensor.hpp"
@@ -37,6 +46,21 @@ inline bool narrow_products_are_faster(int threads) {
     return seconds(NarrowProducts{threads}) < seconds(WideProducts<BFloat16>{});
   }();
   return answer;
+}
+
+/// Whether all ranks multiply weights in bf16: a collective, whose answer is the same on each.
+/// @param can_here Whether this rank's processor can, or, where the fastest are wanted, is faster then.
+/// @throws zerospan::ConfigurationError if products in bf16 are wanted, and a rank cannot.
+inline bool agree_on_narrow_products(zerospan::AnyCommunicator& ranks, Products wanted, bool can_here) {
+  std::array<std::int64_t, 1> without{can_here ? 0 : 1};
+  ranks.all_reduce({zerospan::calling_thread, "ranks without products in bf16"}, without);
+  if (without[0] > 0 && wanted == Products::bf16) {
+    zerospan::throw_configuration_error(
+        fmt::format("--products bf16: {} of {} ranks have none: their processor has no instructions for bf16, or "
+                    "ONEDNN_MAX_CPU_ISA forbids them, or this train_gpt was built without oneDNN",
+                    without[0], ranks.size()));
+  }
+  return without[0] == 0;
 }
 
 }  // namespace gpt

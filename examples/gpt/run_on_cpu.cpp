@@ -2,20 +2,15 @@
 /// Ranks that are threads, and what computes their matrix products.
 #include "run_on_cpu.hpp"
 
-#include <array>
 #include <cstddef>
-#include <cstdint>
 #include <utility>
 #include <vector>
 
 #include <cblas.h>
-#include <fmt/format.h>
 
 #include <zerospan/comm/any_communicator.hpp>
 #include <zerospan/comm/run_ranks.hpp>
 #include <zerospan/comm/thread_communicator.hpp>
-#include <zerospan/core/error.hpp>
-#include <zerospan/core/stream.hpp>
 
 #include "bf16_products.hpp"
 #include "cpu_platform.hpp"
@@ -49,19 +44,11 @@ double measure_products(const Options& o, bool are_narrow) {
 
 }  // namespace
 
-bool CpuPlatform::agree_on_narrow_products(zerospan::AnyCommunicator& ranks, const Options& options) {
+bool CpuPlatform::multiplies_in_bf16(zerospan::AnyCommunicator& ranks, const Options& options) {
   if (options.precision != Precision::bf16 || options.products == Products::fp32) return false;
-  const bool must_be = options.products == Products::bf16;
-  const bool can_be = must_be ? !Bf16Products::instructions().empty() : narrow_products_are_faster(options.threads);
-  std::array<std::int64_t, 1> without{can_be ? 0 : 1};
-  ranks.all_reduce({zerospan::calling_thread, "ranks without products in bf16"}, without);
-  if (without[0] > 0 && must_be) {
-    zerospan::throw_configuration_error(
-        fmt::format("--products bf16: {} of {} ranks have none: their processor has no instructions for bf16, or "
-                    "ONEDNN_MAX_CPU_ISA forbids them, or this train_gpt was built without oneDNN",
-                    without[0], ranks.size()));
-  }
-  return without[0] == 0;
+  const bool can_here = options.products == Products::bf16 ? !Bf16Products::instructions().empty()
+                                                           : narrow_products_are_faster(options.threads);
+  return agree_on_narrow_products(ranks, options.products, can_here);
 }
 
 MatrixProducts CpuPlatform::products(const Options& options) const {
