@@ -20,7 +20,7 @@ struct Rates {
   double sums;            ///< Elements a second of a gradient that are written to its sum, with their norm.
   double updates;         ///< Elements a second that AdamW updates in memory.
 
-  std::string instructions;  ///< With which oneDNN computes products in bf16; empty: they are in fp32.
+  std::string instructions{};  ///< With which oneDNN computes products in bf16; empty: they are in fp32.
 };
 
 struct Prediction {
