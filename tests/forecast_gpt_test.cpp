@@ -323,8 +323,7 @@ TEST_CASE("weights in bf16 are widened for products in fp32, unless the processo
   CHECK(in_fp32 < (flops + conversions + of_vectors + embeddings) / 1e6);
   const auto bf16_products_do = [&rates](double flops_per_second) {
     rates.bf16_products.clear();
-    for (const machine::ProductRate& each : rates.products)
-      rates.bf16_products.push_back({each.shape, flops_per_second});
+    for (const auto& each : rates.products) rates.bf16_products.push_back({each.shape, flops_per_second});
   };
   bf16_products_do(2e6);
   const double in_bf16 = foretell(o, rates).step_seconds;

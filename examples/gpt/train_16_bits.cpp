@@ -1,6 +1,6 @@
 /// @file
-/// Training on the CPU, of parameters in bf16 and fp16, which are computed with in fp32, but for products of
-/// weights in bf16, which may be in bf16.
+/// Training on the CPU, of parameters in bf16 and fp16: computed in fp32, but for products of weights in bf16, which may
+/// be in bf16.
 #include <utility>
 
 #include "cpu_math.hpp"
