@@ -65,9 +65,9 @@ class PricedMath {
   };
 
   /// @param recorder,rates Outlive it.
-  /// @param has_narrow_products Whether weights in bf16 are multiplied as they are.
+  /// @param has_narrow_products Whether weights are multiplied as they are, in bf16.
   PricedMath(Recorder& recorder, const machine::Rates& rates, bool has_narrow_products)
-      : recorder_{recorder}, rates_{rates}, has_narrow_products_{std::is_same_v<E, BFloat16> && has_narrow_products} {}
+      : recorder_{recorder}, rates_{rates}, has_narrow_products_{has_narrow_products} {}
 
   static zerospan::StreamRef stream() { return zerospan::calling_thread; }
 
