@@ -57,6 +57,8 @@ TEST_CASE("a wrong flag is one clear line, and exit code 2") {
                                                     {"--schedule", "diagonal"},
                                                     {"--update", "during-backward"},
                                                     {"--master-weights", "split"},
+                                                    {"--products", "bf16"},
+                                                    {"--products", "fp32"},
                                                     {"--resume"},
                                                     {"--save-every", "2"},
                                                     {"--stop-after", "0"},

@@ -309,8 +309,8 @@ inline void validate(const Options& o, const Text& text) {
           "--precision fp16, which scales the loss");
   require(o.master_weights == zerospan::MasterWeights::whole || o.precision == Precision::bf16,
           "--master-weights split takes --precision bf16");
-  require(o.products != Products::bf16 || (o.precision == Precision::bf16 && o.device == DeviceKind::cpu),
-          "--products bf16 takes --precision bf16 and --device cpu");
+  require(o.products == Products::fastest || (o.precision == Precision::bf16 && o.device == DeviceKind::cpu),
+          "--products takes --precision bf16 and --device cpu");
   require(o.schedule.minimum <= o.schedule.maximum,
           fmt::format("--min-learning-rate {} is above --learning-rate {}", o.schedule.minimum, o.schedule.maximum));
   const std::size_t shorter = std::min(text.train().size(), text.validation().size());
