@@ -82,7 +82,7 @@ void lease(benchmark::State& state, Route route) {
   const std::unique_ptr<std::byte[]> memory{new std::byte[bytes]};  // never touched
   Arena arena{"device memory", std::shared_ptr<std::byte>{std::shared_ptr<void>{}, memory.get()}, Bytes{bytes}};
   OverlapPipeline pipeline{WorkingMemory{arena.allocate_working(Bytes{bytes})}, Bytes{bytes / 4},
-                           [](UseKey, std::byte*, std::vector<Completion>) { return Completion{}; }};
+                           [](UseKey, std::byte*, std::vector<Completion>) { return std::vector<Completion>{}; }};
   const std::vector<std::uint32_t> order = random_order(layers);
   const auto acquire = [&](UseKind kind, std::uint32_t layer) {
     return pipeline.acquire(UseKey{kind, layer}, layer_bytes)->offset;

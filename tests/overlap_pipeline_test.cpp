@@ -65,7 +65,7 @@ class Rig {
                   [this](UseKey key, std::byte* data, std::vector<Completion> after) {
                     log_.push_back({key.number, offset(data), tickets(after)});
                     promises_.emplace_back(std::string{"gather "} + std::to_string(log_.back().key), log_.size());
-                    return promises_.back().completion();
+                    return std::vector{promises_.back().completion()};
                   }} {}
 
   OverlapPipeline& operator*() noexcept { return pipeline_; }

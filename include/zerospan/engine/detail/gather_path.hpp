@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <span>
 #include <string>
@@ -28,8 +29,8 @@ namespace zerospan::inline v0::detail {
 enum class GatherFor : std::uint8_t { reading, writing };
 
 /// Gathers groups of parameters in three stages on their lanes: tier to staging, staging to this rank's place in the
-/// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2). Parameters that have owners are read by
-/// those, whole, and broadcast.
+/// gathered buffer, all-gather (ZeRO-Infinity, arXiv 2104.07857, section 6.2). Where tiers can be read right into the
+/// gathered buffer, the first two are one. Parameters that have owners are read by those, whole, and broadcast.
 ///
 /// With copies in groups of ranks, the first gather of a sliced parameter after it was changed goes across groups, and
 /// each rank keeps the shards of all ranks at its place, so that its group has the whole parameter. Every later gather
@@ -58,8 +59,9 @@ class GatherPath {
 
   /// Posts the gather of a group into `data`.
   /// @param pass The collective is named after it, so that ranks in passes of different kinds notice.
-  /// @param after What the first write to `data` waits for.
-  Completion fetch(UseKey key, GatherFor purpose, Pass pass, std::byte* data, const std::vector<Completion>& after) {
+  /// @param after What the first write to `data` waits for. @return The ends of all that writes there.
+  std::vector<Completion> fetch(UseKey key, GatherFor purpose, Pass pass, std::byte* data,
+                                const std::vector<Completion>& after) {
     const Group& g = group(key);
     const std::string_view name = pass == Pass::training ? g.name : g.evaluation_name;
     std::vector<Target> sliced;
@@ -69,13 +71,17 @@ class GatherPath {
       ParameterRecord& parameter = core_.states.parameters[g.parameters[i]];
       (parameter.partition.owner ? owned : sliced).push_back({g.parameters[i], &parameter, data + g.offsets[i]});
     }
-    Completion end;  // of the last collective, and so of all: the lane's work ends in order
-    if (!owned.empty()) end = broadcast(owned, name, after);
-    if (!sliced.empty()) {
-      const bool has_copies = core_.placement.group_copies && purpose == GatherFor::reading;
-      end = has_copies ? gather_in_groups(sliced, name, after) : gather(sliced, purpose, name, after);
+    std::vector<Completion> ends;
+    if (!owned.empty()) ends.push_back(broadcast(owned, name, after));
+    if (sliced.empty()) return ends;
+    if (core_.placement.group_copies && purpose == GatherFor::reading) {
+      ends.push_back(gather_in_groups(sliced, name, after));
+    } else if (core_.ranks() > 1) {
+      ends.push_back(core_.all_gather(parts_of(sliced, purpose), name, read_shards(sliced, after)));
+    } else {
+      std::ranges::move(read_shards(sliced, after), std::back_inserter(ends));
     }
-    return end;
+    return ends;
   }
 
  private:
@@ -113,17 +119,9 @@ class GatherPath {
     std::vector<Completion> ready = after;
     for (const auto& [index, parameter, data] : targets) {
       parts.push_back({{data, parameter->gathered_bytes()}, *parameter->partition.owner});
-      if (core_.holds(*parameter)) ready.push_back(read_shard(index, data, after));
+      if (core_.holds(*parameter)) read_shard(index, data, after, ready);
     }
     return core_.broadcast(std::move(parts), name, std::move(ready));
-  }
-
-  Completion gather(std::span<const Target> targets, GatherFor purpose, std::string_view name,
-                    const std::vector<Completion>& after) {
-    std::vector<Completion> ready = after;
-    for (const auto& [index, parameter, data] : targets) ready.push_back(read_shard(index, data, after));
-    if (core_.ranks() == 1) return ready.back();  // copies end in order
-    return core_.all_gather(parts_of(targets, purpose), name, std::move(ready));
   }
 
   /// What a communicator across groups has quantized is what is kept.
@@ -132,10 +130,9 @@ class GatherPath {
     std::vector<GatherPart> parts = parts_of(targets, GatherFor::reading);
     std::vector<Completion> ready = after;
     if (std::ranges::all_of(targets, [](const Target& target) { return target.parameter->copy.is_current; })) {
-      for (const auto& [index, parameter, data] : targets) ready.push_back(read_copy(*parameter, data, after));
+      for (const auto& [index, parameter, data] : targets) read_copy(*parameter, data, after, ready);
     } else {
-      for (const auto& [index, parameter, data] : targets) ready.push_back(read_shard(index, data, after));
-      ready = {core_.gather_across(parts, name, std::move(ready))};
+      ready = {core_.gather_across(parts, name, read_shards(targets, after))};
       const std::vector<Completion> across = ready;
       for (const auto& [index, parameter, data] : targets) ready.push_back(write_copy(*parameter, data, across));
     }
@@ -151,15 +148,24 @@ class GatherPath {
     return parts;
   }
 
+  /// Brings this rank's shards into the gathered buffer. @return When all of that is done, and what it waits for.
+  std::vector<Completion> read_shards(std::span<const Target> targets, const std::vector<Completion>& after) {
+    std::vector<Completion> ready = after;
+    for (const auto& [index, parameter, data] : targets) read_shard(index, data, after, ready);
+    return ready;
+  }
+
   /// Brings this rank's shard into the gathered buffer: what an update has just left in staging memory from there, and
-  /// the rest from its tier.
-  Completion read_shard(std::size_t index, std::byte* data, const std::vector<Completion>& after) {
+  /// the rest from its tier. Adds the ends to `ready`.
+  void read_shard(std::size_t index, std::byte* data, const std::vector<Completion>& after,
+                  std::vector<Completion>& ready) {
     const ParameterRecord& parameter = core_.states.parameters[index];
     const Operand shard = core_.parameter_shard(parameter);
     std::byte* const to = core_.shard_in(parameter, data);
-    if (!EngineCore<D>::staging_type::passes(shard.tier, Site::device)) return read(parameter.name, shard, to, after);
+    if (!EngineCore<D>::staging_type::passes(shard.tier, Site::device)) {
+      return read(parameter.name, shard, to, after, ready);
+    }
     const std::size_t width = element_bytes(parameter.type);
-    Completion end;  // of the copy that is posted last: copies end in order
     std::vector<Operand> rest;
     std::size_t begin = 0;  // of what is not in staging memory, in bytes of the shard
     const auto rest_until = [&](std::size_t bytes) {
@@ -173,13 +179,13 @@ class GatherPath {
       if (!values) return;
       const std::size_t first = run.first_in_shard * width;
       rest_until(first);
-      end = copy_values(parameter.name, *values, run.first_in_group * width, to + first, run.elements * width, after);
+      ready.push_back(
+          copy_values(parameter.name, *values, run.first_in_group * width, to + first, run.elements * width, after));
       begin = first + run.elements * width;
     });
     rest_until(shard.bytes);
     // Now: reads pass through staging memory, and take the place of what is there.
-    for (const Operand& part : rest) end = read(parameter.name, part, to + (part.offset - shard.offset), after);
-    return end;
+    for (const Operand& part : rest) read(parameter.name, part, to + (part.offset - shard.offset), after, ready);
   }
 
   Completion copy_values(std::string_view name, const StagedValues& values, std::size_t offset,
@@ -210,8 +216,9 @@ class GatherPath {
     return data + core_.rank() / core_.groups() * core_.groups() * parameter.shard_bytes();
   }
 
-  Completion read_copy(const ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
-    return read(parameter.name, group_copy(parameter, Operand::Access::read), group_copy_in(parameter, data), after);
+  void read_copy(const ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after,
+                 std::vector<Completion>& ready) {
+    read(parameter.name, group_copy(parameter, Operand::Access::read), group_copy_in(parameter, data), after, ready);
   }
 
   Completion write_copy(ParameterRecord& parameter, std::byte* data, const std::vector<Completion>& after) {
@@ -224,13 +231,17 @@ class GatherPath {
     return posted.work;
   }
 
-  /// @param after What the first write to `to` waits for.
-  Completion read(std::string_view name, const Operand& range, std::byte* to, const std::vector<Completion>& after) {
-    return transfer(name, range, after,
-                    [to](auto& stream, std::byte* in_tier, std::size_t done, std::size_t bytes) {
-                      copy_bytes(stream, to + done, in_tier, bytes);
-                    })
-        .work;
+  /// @param after What the first write to `to` waits for. @param ready Gets the end.
+  void read(std::string_view name, const Operand& range, std::byte* to, const std::vector<Completion>& after,
+            std::vector<Completion>& ready) {
+    if (EngineCore<D>::staging_type::reads_directly(range, to)) {
+      ready.push_back(core_.staging.read_directly(name, range, to, after));
+      return;
+    }
+    const auto copy = [to](auto& stream, std::byte* in_tier, std::size_t done, std::size_t bytes) {
+      copy_bytes(stream, to + done, in_tier, bytes);
+    };
+    ready.push_back(transfer(name, range, after, copy).work);
   }
 
   /// Posts copies between device memory and a range of a tier, piece by piece: `copy(stream, in_tier, done, bytes)`.

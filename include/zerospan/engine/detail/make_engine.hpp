@@ -359,6 +359,7 @@ class EngineOfDevice final : public Engine {
       states_.remove_extents();
     } else {
       core_.staging.forfeit();  // what a lost transfer may still touch is nobody's any more
+      if (training_) training_->forfeit();
     }
   }
 

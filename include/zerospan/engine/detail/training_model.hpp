@@ -106,7 +106,7 @@ class TrainingModel {
     auto buffer = pipeline_.acquire_untraced(parameter.gathered_bytes());
     if (!buffer) leases_.refuse("the write lease of " + parameter.name, parameter.gathered_bytes(), pipeline_);
     std::vector<Completion> ready = std::exchange(buffer->ready, {});
-    if (content == WriteContent::current) ready = {copy_of(p, buffer->data, std::move(ready))};
+    if (content == WriteContent::current) ready = copy_of(p, buffer->data, std::move(ready));
     for (const Completion& each : ready) core_.lanes.wait(stream, each, {OperationKind::all_gather, parameter.name});
     readers_[p].is_written = true;
     data = buffer->data;
@@ -307,6 +307,9 @@ class TrainingModel {
   PipelineCounters prefetch_counters() const { return pipeline_.counters(); }
   const OverlapPipeline& pipeline() const noexcept { return pipeline_; }
 
+  /// See `WorkingMemory::forfeit`.
+  void forfeit() noexcept { pipeline_.forfeit(); }
+
  private:
   struct Readers {
     std::size_t count = 0;
@@ -404,19 +407,19 @@ class TrainingModel {
     if (std::ranges::all_of(parameter.ready, &Completion::done)) parameter.ready.clear();
   }
 
-  /// Posts the copy of a parameter into `data`.
-  Completion copy_of(std::size_t index, std::byte* data, std::vector<Completion> after) {
+  /// Posts the copy of a parameter into `data`. @return Its ends.
+  std::vector<Completion> copy_of(std::size_t index, std::byte* data, std::vector<Completion> after) {
     const ParameterRecord& parameter = core_.states.parameters[index];
     if (parameter.residence == Residence::partitioned) {
       return gathers_.fetch(gathers_.key_of({index}), GatherFor::writing, pass(), data, after);
     }
     const std::size_t bytes = parameter.gathered_bytes();
     after.insert(after.end(), parameter.ready.begin(), parameter.ready.end());
-    return core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
-                            [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
-                              copy_bytes(stream, data, from, bytes);
-                              return {};
-                            });
+    return {core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, parameter.name, bytes},
+                             [from = core_.replica_of(parameter), data, bytes](auto& stream) -> Completion {
+                               copy_bytes(stream, data, from, bytes);
+                               return {};
+                             })};
   }
 
   static UseKey gradient_key(ParameterId id) { return {UseKind::gradient, static_cast<std::uint32_t>(id)}; }

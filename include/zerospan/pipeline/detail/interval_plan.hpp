@@ -305,16 +305,28 @@ class IntervalPlan {
     return {smallest, all};
   }
 
-  /// When each use has drained. A gradient's buffer is read by the reduction after its release. It is left alone until
-  /// the next gradient has been released too, where memory allows: gradients are double-buffered.
+  /// When each use has drained. A gradient's buffer is read by the reduction after its release. Where memory allows, it
+  /// is left alone until the gradients that are released after it have twice the bytes of the largest one: a rank that
+  /// is ahead of the others does not wait for their part in the reduction, to compute in the same buffer.
   static std::vector<std::size_t> drains(const Trace& trace) {
-    std::vector<std::size_t> drained(trace.uses.size());
-    std::size_t next = 0;  // the release of the next gradient; 0: there is none
-    for (std::size_t u = trace.uses.size(); u-- > 0;) {
-      const TraceUse& use = trace.uses[u];
-      const bool is_gradient = use.key.kind == UseKind::gradient;
-      drained[u] = event_time(is_gradient ? std::max(use.released, next) : use.released);
-      if (is_gradient) next = use.released;
+    const std::vector<TraceUse>& uses = trace.uses;
+    std::vector<std::size_t> drained;
+    for (const TraceUse& use : uses) drained.push_back(event_time(use.released));
+    std::vector<std::size_t> gradients;  // in the order of their releases
+    std::size_t largest = 0;
+    for (const TraceEvent& event : trace.events) {
+      const bool is_gradient = uses[event.use].key.kind == UseKind::gradient;
+      if (event.kind == TraceEvent::Kind::acquire || !is_gradient) continue;
+      gradients.push_back(event.use);
+      largest = std::max(largest, uses[event.use].bytes);
+    }
+    std::size_t last = 0;   // of those that a gradient is left alone for
+    std::size_t bytes = 0;  // of them
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      last = std::max(last, i);
+      for (; bytes < 2 * largest && last + 1 < gradients.size(); ++last) bytes += uses[gradients[last + 1]].bytes;
+      drained[gradients[i]] = event_time(uses[gradients[last]].released);
+      if (last > i) bytes -= uses[gradients[i + 1]].bytes;
     }
     return drained;
   }

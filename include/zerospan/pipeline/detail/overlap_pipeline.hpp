@@ -29,8 +29,8 @@ namespace zerospan::inline v0::detail {
 /// time; a call takes time logarithmic in the leases of a pass, its end time in proportion to n log n.
 class OverlapPipeline {
  public:
-  /// Starts the gather of `key` into `data`, after `after`; returns its end.
-  using Fetch = std::function<Completion(UseKey key, std::byte* data, std::vector<Completion> after)>;
+  /// Starts the gather of `key` into `data`, after `after`; returns its ends.
+  using Fetch = std::function<std::vector<Completion>(UseKey key, std::byte* data, std::vector<Completion> after)>;
 
   /// When the prefetches of a pass begin.
   enum class Start : std::uint8_t { at_once, at_first_lease };
@@ -64,7 +64,7 @@ class OverlapPipeline {
       const auto offset = place(bytes);
       if (!offset) return std::nullopt;
       std::vector<Completion> after = memory_.take(*offset, bytes, use_of(key));
-      if (key.kind == UseKind::gathered) after = {fetch_(key, memory_.data(*offset), std::move(after))};
+      if (key.kind == UseKind::gathered) after = fetch_(key, memory_.data(*offset), std::move(after));
       buffer = PendingGather{0, key, *offset, bytes, std::move(after)};
     }
     if (key.kind == UseKind::gathered) {
@@ -137,6 +137,9 @@ class OverlapPipeline {
     begin_deferred();
     look_ahead();
   }
+
+  /// See `WorkingMemory::forfeit`.
+  void forfeit() noexcept { memory_.forfeit(); }
 
   bool pass_is_empty() const noexcept { return recorded_.events.empty(); }
   std::uint8_t pass() const noexcept { return pass_; }
@@ -302,8 +305,8 @@ class OverlapPipeline {
   void post(std::size_t use, std::size_t offset) {
     const TraceUse& expected = path_->trace.uses[use];
     std::vector<Completion> after = memory_.take(offset, expected.bytes, use_of(expected.key));
-    Completion ready = fetch_(expected.key, memory_.data(offset), std::move(after));
-    pending_.add({use, expected.key, offset, expected.bytes, {std::move(ready)}, recorded_.events.size()});
+    std::vector<Completion> ready = fetch_(expected.key, memory_.data(offset), std::move(after));
+    pending_.add({use, expected.key, offset, expected.bytes, std::move(ready), recorded_.events.size()});
   }
 
   /// Leaves a buffer that is released where it is, if the plan says so. @return Whether it does.

@@ -24,7 +24,7 @@ struct PendingGather {
   UseKey key;
   std::size_t offset;
   std::size_t bytes;
-  std::vector<Completion> ready;             ///< The end of its gather, or of its last uses.
+  std::vector<Completion> ready;             ///< The ends of its gather, or of its last uses.
   std::size_t posted = TraceUse::never;      ///< How many events had happened when it was posted ahead.
   std::size_t stays_from = TraceUse::never;  ///< The use, of the pass, that it has stayed from.
 

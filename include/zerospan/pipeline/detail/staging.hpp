@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -126,6 +127,18 @@ class Staging {
   std::size_t piece_bytes(TierRef tier) const {
     if (tier.addressable() != Addressable::nowhere) return std::numeric_limits<std::size_t>::max();
     return std::max(Arena::alignment, capacity() / 8 / Arena::alignment * Arena::alignment);
+  }
+
+  /// Whether a read of `o` into device memory can do without the ring: the host's threads reach that memory, and it
+  /// lies as the tier demands.
+  static bool reads_directly(const Operand& o, const std::byte* to) {
+    const std::size_t all = std::bit_cast<std::uintptr_t>(to) | o.offset | o.bytes;
+    return Lanes::is_unified && o.tier.addressable() == Addressable::nowhere && all % o.tier.alignment() == 0;
+  }
+
+  /// Reads `o` into device memory like that. @param after What has that memory.
+  Completion read_directly(std::string_view name, const Operand& o, std::byte* to, std::vector<Completion> after) {
+    return post_read(Lane::read, name, o, to, std::move(after));
   }
 
   /// Posts work for the device.

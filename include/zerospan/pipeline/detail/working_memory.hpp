@@ -36,10 +36,13 @@ struct WorkingBytes {
 /// and addresses depend on the order of the calls alone.
 class WorkingMemory {
  public:
-  static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t alignment = 512;  ///< What most disks demand of memory that they are read into.
 
   /// @param memory Of an arena, which counts what is in use.
   explicit WorkingMemory(Allocation memory) : memory_{std::move(memory)} {}
+
+  /// Keeps the memory from ever being used again: a read that was given up may still write to it.
+  void forfeit() noexcept { memory_.forfeit(); }
 
   std::size_t capacity() const noexcept { return memory_.bytes() / alignment * alignment; }
   std::byte* data(std::size_t offset) const noexcept { return memory_.data() + offset; }
