@@ -136,6 +136,20 @@ TEST_CASE("gradients are double-buffered where memory allows") {
   }
 }
 
+TEST_CASE("a gradient rests until two of the largest have followed it, or one, as memory allows") {
+  TraceWriter writer;
+  for (int layer = 0; layer < 4; ++layer) writer.release(writer.gradient(10)).release(writer.gradient(1));
+  const auto offsets = [&](std::size_t capacity) {
+    const IntervalPlan plan{writer.trace(), capacity, 10};
+    std::vector<std::size_t> result;
+    for (std::size_t use = 0; use < plan.size(); ++use) result.push_back(plan[use].offset);
+    return result;
+  };
+  CHECK(offsets(32) == std::vector<std::size_t>{0, 10, 11, 21, 22, 0, 1, 11});
+  CHECK(offsets(22) == std::vector<std::size_t>{0, 10, 11, 21, 0, 10, 11, 21});
+  CHECK(offsets(11) == std::vector<std::size_t>{0, 10, 0, 10, 0, 10, 0, 10});
+}
+
 TEST_CASE("a gradient that is released after the next one keeps its range until then") {
   TraceWriter writer;
   const auto first = writer.gradient(10, 0);    // event 0

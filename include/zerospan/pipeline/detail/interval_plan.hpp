@@ -94,7 +94,7 @@ class IntervalPlan {
                std::size_t needed = 0, std::size_t gathers_ahead = usual_gathers_ahead) {
     const std::vector<std::size_t> tops = stacked(trace);
     needed_ = tops.empty() ? 0 : std::ranges::max(tops);
-    const Terms terms{trace, capacity, shared, tops, drains(trace), std::min(capacity, std::max(needed, needed_))};
+    const Terms terms{trace, capacity, shared, tops, ends(trace), std::min(capacity, std::max(needed, needed_))};
     const std::size_t reserve = std::min(look_ahead, gathers_ahead * largest_gather(trace));
     const Residency residency = capacity > reserve ? Residency{trace, capacity - reserve} : Residency{trace};
     if (look_ahead > 0 && place_all(terms, look_ahead, residency)) return;
@@ -127,26 +127,41 @@ class IntervalPlan {
   std::size_t steps() const noexcept { return steps_; }
 
  private:
+  /// How long gradients' buffers are left alone after their release, best first: until the gradients that are released
+  /// after them have so many times the bytes of the largest one. Reductions read them then; a rank that is ahead of the
+  /// others does not wait for their part in it, to compute in the same memory.
+  static constexpr std::array<std::size_t, 3> rests{2, 1, 0};
+
+  /// The time at which a use is over, for each of `rests`.
+  using Ends = std::array<std::size_t, rests.size()>;
+
   /// What all placements of a plan have to keep to.
   struct Terms {
     const Trace& trace;
     std::size_t capacity;
     std::span<const Slot> shared;
     const std::vector<std::size_t>& tops;  ///< A use: how high memory is filled at its acquisition without look-ahead.
-    std::vector<std::size_t> drained;      ///< A use: a time by which what was handed over has probably left.
+    std::vector<Ends> ends;                ///< Of the uses.
     std::size_t room;                      ///< What may be filled that high.
   };
 
   /// Memory as a use finds it that begins at a certain time. Everything placed before begins before the new use ends,
   /// so it is in the way if it ends after the new use begins.
   struct Memory {
-    TimedRanges occupied;
-    TimedRanges draining;  ///< The same, until what was handed over has left.
+    std::array<TimedRanges, rests.size()> ranges;  ///< For each of `rests`.
+
+    /// What must not be taken.
+    const AddressRanges& occupied() const noexcept { return ranges.back().taken(); }
 
     /// @return Whether a range has become free.
     bool advance(std::size_t time) {
-      const bool any = occupied.advance(time);
-      return draining.advance(time) || any;
+      bool any = false;
+      for (TimedRanges& each : ranges) any = each.advance(time) || any;
+      return any;
+    }
+
+    void take(std::size_t offset, std::size_t bytes, const Ends& until) {
+      for (std::size_t i = 0; i < until.size(); ++i) ranges[i].take(offset, bytes, until[i]);
     }
   };
 
@@ -162,7 +177,7 @@ class IntervalPlan {
     std::size_t steps() const {
       std::size_t sum = in_use.taken().steps();
       for (const Memory* memory : {&at_post, &at_use}) {
-        sum += memory->occupied.taken().steps() + memory->draining.taken().steps();
+        for (const TimedRanges& each : memory->ranges) sum += each.taken().steps();
       }
       return sum;
     }
@@ -202,12 +217,11 @@ class IntervalPlan {
         slot->kept_for = kept_for;
         stayed[kept_for] = u;
       }
-      const std::size_t end = event_time(use.released);
-      const std::size_t occupied = stays ? std::max(end, event_time(uses[kept_for].released)) : end;
-      for (Memory* memory : {&sweep.at_post, &sweep.at_use}) {
-        memory->occupied.take(slot->offset, use.bytes, occupied);
-        memory->draining.take(slot->offset, use.bytes, std::max(occupied, terms.drained[u]));
+      Ends until = terms.ends[u];
+      if (stays) {
+        for (std::size_t& each : until) each = std::max(each, event_time(uses[kept_for].released));
       }
+      for (Memory* memory : {&sweep.at_post, &sweep.at_use}) memory->take(slot->offset, use.bytes, until);
       slots_.push_back(*slot);
     }
     steps_ += sweep.steps();
@@ -223,11 +237,7 @@ class IntervalPlan {
     const bool may_stay = !is_shared || terms.shared[slots_.size()].offset == offset;
     if (may_stay && take_in_use(terms, sweep, offset, use)) return Slot{offset, on_demand};
     slots_[before].kept_for = TraceUse::never;
-    const std::size_t end = event_time(terms.trace.uses[before].released);
-    for (Memory* memory : {&sweep.at_post, &sweep.at_use}) {
-      memory->occupied.take(offset, use.bytes, end);
-      memory->draining.take(offset, use.bytes, end);
-    }
+    for (Memory* memory : {&sweep.at_post, &sweep.at_use}) memory->take(offset, use.bytes, terms.ends[before]);
     return std::nullopt;
   }
 
@@ -257,17 +267,17 @@ class IntervalPlan {
     return std::nullopt;
   }
 
-  /// Where the use goes, low or high, preferably where the former content has drained. It is then in use.
+  /// Where the use goes, low or high, preferably where gradients have rested. It is then in use.
   std::optional<std::size_t> choose(const Terms& terms, Sweep& sweep, const Memory& memory, const TraceUse& use) {
     if (slots_.size() < terms.shared.size()) {
       const std::size_t offset = terms.shared[slots_.size()].offset;
-      if (!memory.occupied.taken().is_free(offset, use.bytes)) return std::nullopt;
+      if (!memory.occupied().is_free(offset, use.bytes)) return std::nullopt;
       return take_in_use(terms, sweep, offset, use) ? std::optional{offset} : std::nullopt;
     }
-    for (const AddressRanges* taken : {&memory.draining.taken(), &memory.occupied.taken()}) {
-      const std::size_t lowest = taken->lowest(use.bytes);
+    for (const TimedRanges& ranges : memory.ranges) {
+      const std::size_t lowest = ranges.taken().lowest(use.bytes);
       if (lowest + use.bytes <= terms.capacity && take_in_use(terms, sweep, lowest, use)) return lowest;
-      const auto highest = taken->highest(use.bytes, terms.capacity);
+      const auto highest = ranges.taken().highest(use.bytes, terms.capacity);
       if (highest && take_in_use(terms, sweep, *highest, use)) return highest;
     }
     return std::nullopt;
@@ -305,30 +315,30 @@ class IntervalPlan {
     return {smallest, all};
   }
 
-  /// When each use has drained. A gradient's buffer is read by the reduction after its release. Where memory allows, it
-  /// is left alone until the gradients that are released after it have twice the bytes of the largest one: a rank that
-  /// is ahead of the others does not wait for their part in the reduction, to compute in the same buffer.
-  static std::vector<std::size_t> drains(const Trace& trace) {
+  static std::vector<Ends> ends(const Trace& trace) {
     const std::vector<TraceUse>& uses = trace.uses;
-    std::vector<std::size_t> drained;
-    for (const TraceUse& use : uses) drained.push_back(event_time(use.released));
+    std::vector<Ends> result(uses.size());
     std::vector<std::size_t> gradients;  // in the order of their releases
     std::size_t largest = 0;
     for (const TraceEvent& event : trace.events) {
-      const bool is_gradient = uses[event.use].key.kind == UseKind::gradient;
-      if (event.kind == TraceEvent::Kind::acquire || !is_gradient) continue;
+      if (event.kind == TraceEvent::Kind::acquire) continue;
+      const TraceUse& use = uses[event.use];
+      result[event.use].fill(event_time(use.released));
+      if (use.key.kind != UseKind::gradient) continue;
       gradients.push_back(event.use);
-      largest = std::max(largest, uses[event.use].bytes);
+      largest = std::max(largest, use.bytes);
     }
-    std::size_t last = 0;   // of those that a gradient is left alone for
-    std::size_t bytes = 0;  // of them
-    for (std::size_t i = 0; i < gradients.size(); ++i) {
-      last = std::max(last, i);
-      for (; bytes < 2 * largest && last + 1 < gradients.size(); ++last) bytes += uses[gradients[last + 1]].bytes;
-      drained[gradients[i]] = event_time(uses[gradients[last]].released);
-      if (last > i) bytes -= uses[gradients[i + 1]].bytes;
+    for (std::size_t r = 0; r < rests.size(); ++r) {
+      std::size_t last = 0;   // of the gradients that one is left alone for
+      std::size_t bytes = 0;  // of all of them
+      for (std::size_t i = 0; i < gradients.size(); ++i) {
+        last = std::max(last, i);
+        while (bytes < rests[r] * largest && last + 1 < gradients.size()) bytes += uses[gradients[++last]].bytes;
+        result[gradients[i]][r] = event_time(uses[gradients[last]].released);
+        if (last > i) bytes -= uses[gradients[i + 1]].bytes;
+      }
     }
-    return drained;
+    return result;
   }
 
   /// How high memory is filled once each use is acquired, if every use goes to the lowest free offset.
