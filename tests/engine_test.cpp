@@ -208,6 +208,33 @@ TEST_CASE_TEMPLATE("a step with everything on disk moves exactly the bytes that 
   }
 }
 
+TEST_CASE("what lies on disk as the disk demands is gathered without a copy; the rest comes through staging memory") {
+  for (const int ranks : {1, 2}) {
+    CAPTURE(ranks);
+    zerospan::run_ranks(ranks, [&](ThreadCommunicator communicator) {
+      ThreadedIoEngine io;
+      Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};
+      ZeroEngine engine{zerospan::Stage3{},
+                        communicator,
+                        memory.device,
+                        memory.placement(Place::nvme, Place::nvme, Place::nvme),
+                        AdamW{},
+                        EngineOptions{.persistence_threshold = 0_KiB, .prefetch = 0_KiB}};
+      const Parameter<float> pages{engine, "pages", {8192}, zerospan::init::ones()};
+      const Parameter<float> odd{engine, "odd", {8193}, zerospan::init::ones()};
+      const auto copied = [&](const Parameter<float>& parameter) {
+        const std::size_t before = engine.statistics().operations[zerospan::OperationKind::copy].bytes;
+        const auto lease = parameter.gather(calling_thread);
+        CHECK(std::all_of(lease->data, lease->data + lease->size, [](float value) { return value == 1; }));
+        return engine.statistics().operations[zerospan::OperationKind::copy].bytes - before;
+      };
+      static_cast<void>(copied(odd));  // the first gather seals
+      CHECK(copied(pages) == 0);
+      CHECK(copied(odd) > 0);
+    });
+  }
+}
+
 TEST_CASE("states in memory move no byte from or to a disk") {
   ThreadedIoEngine io;
   Memory<ThreadedIoEngine> memory{io, 1_MiB, 1_MiB};

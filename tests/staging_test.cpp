@@ -420,6 +420,33 @@ TEST_CASE("a read operand comes from its tier, and nothing is written") {
   CHECK(rig.slow.log() == Log{"read 1024", "read ended"});
 }
 
+TEST_CASE("an operand that lies as its tier demands can be read right into device memory, past the ring") {
+  Rig rig{1};
+  const zerospan::Allocation device = rig.device.memory().allocate(Bytes{page}, "device memory");
+  const Extent extent = rig.slow.place(2048);
+  std::ranges::fill(rig.slow.storage(extent), std::byte{7});
+  Promise before{"what has the memory"};
+  Promise written{"the last write of the range"};
+  const Operand operand{rig.slow, extent, 512, 1024, Access::read, {written.completion()}};
+  using Ring = Staging<HostLanes>;
+  REQUIRE(Ring::reads_directly(operand, device.data()));
+  const Completion end = rig.staging->read_directly("w", operand, device.data(), {before.completion()});
+  before.succeed();
+  CHECK(rig.slow.log().empty());
+  written.succeed();
+  rig.wait(end);
+  CHECK(rig.slow.log() == Log{"read 1024", "read ended"});
+  CHECK(all_are({device.data(), 1024}, 7));
+  CHECK(!all_are({device.data() + 1024, 1}, 7));
+
+  CHECK(!Ring::reads_directly(operand, device.data() + 256));
+  CHECK(!Ring::reads_directly({rig.slow, extent, 256, 1024, Access::read}, device.data()));
+  CHECK(!Ring::reads_directly({rig.slow, extent, 512, 1000, Access::read}, device.data()));
+  const Extent addressable = rig.memory.place(page);
+  CHECK(!Ring::reads_directly({rig.memory, addressable, 0, page, Access::read}, device.data()));
+  rig.memory.remove(addressable);
+}
+
 TEST_CASE("a changed operand is read, worked on and written") {
   Rig rig{4};
   const Extent extent = rig.slow.place(1024);
