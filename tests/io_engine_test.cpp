@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -253,6 +254,42 @@ TEST_CASE("partial submits and EAGAIN are met, and lose nothing") {
   CHECK(calls.state->refusals > 0);
   CHECK(calls.state->submits == 64 + calls.state->refusals);
   CHECK(calls.state->under_way == 0);
+}
+
+/// Counts calls. The first waits until it is let go.
+struct CountedCalls : zerospan::LibaioCalls {
+  struct State {
+    std::atomic<int> submits = 0;
+    std::atomic<bool> may_go = false;
+  };
+
+  int submit(io_context_t context, long count, iocb** requests) const noexcept {
+    ++state->submits;
+    state->submits.notify_all();
+    state->may_go.wait(false);
+    return LibaioCalls::submit(context, count, requests);
+  }
+
+  std::shared_ptr<State> state = std::make_shared<State>();
+};
+
+TEST_CASE("a write is a call of its own, reads that are ready together share one") {
+  const Slots slots{8};
+  for (const auto& [direction, expected] : {std::pair{IoDirection::write, 8}, std::pair{IoDirection::read, 2}}) {
+    const CountedCalls calls;
+    BasicLibaioEngine<CountedCalls> engine{{.queue_depth = 8}, calls};
+    Countdown ended{8};
+    const auto submit = [&, direction = direction](std::size_t slot) {
+      engine.submit(slots.request(direction, slot), [&](std::int64_t) { ended.hit(); });
+    };
+    const std::jthread first{[&] { submit(0); }};
+    calls.state->submits.wait(0);
+    for (std::size_t slot = 1; slot < 8; ++slot) submit(slot);
+    calls.state->may_go = true;
+    calls.state->may_go.notify_all();
+    ended.wait();
+    CHECK(calls.state->submits == expected);
+  }
 }
 
 /// Accepts nothing, for ever.
