@@ -54,7 +54,7 @@ train() {
 
 # The same model with parameters and optimizer states on disk, without checkpoints and with one after each step, and with
 # everything in memory, in turns.
-model=(--layers 4 --heads 6 --width 384 --context 128 --batch 4 --steps 6)
+model=(--layers 4 --heads 6 --width 384 --context 128 --batch 4 --steps 12)
 on_disk=("${model[@]}" --stage 3 --parameters nvme --gradients host --optimizer nvme --device-budget 256MiB
   --host-budget 256MiB)
 for _ in 1 2 3; do
@@ -66,7 +66,7 @@ done
 
 # A model of 85 million parameters, two sequences of 256 tokens a rank: in a sixth of the memory of its states, and in
 # memory.
-large=(--layers 12 --heads 12 --width 768 --context 256 --batch 2 --steps 6 --skip-validation --clip inf)
+large=(--layers 12 --heads 12 --width 768 --context 256 --batch 2 --steps 8 --skip-validation --clip inf)
 for _ in 1 2 3; do
   for precision in bf16 fp32; do
     train "85M_nvme_$precision" "${large[@]}" --precision "$precision" --stage 3 --parameters nvme --gradients nvme \

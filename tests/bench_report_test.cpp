@@ -284,16 +284,18 @@ TEST_CASE("metrics of a training give its rate and its losses") {
                                  R"({"step": 1, "loss": 5.5, "tokens_per_second": 10}
 {"step": 2, "loss": 4.5, "tokens_per_second": 30}
 {"step": 3, "loss": 4.25, "tokens_per_second": 20}
+{"step": 4, "loss": 4, "tokens_per_second": 25}
+{"step": 5, "loss": 3.5, "tokens_per_second": 29}
 {"parameter_hash": "0", "validation_loss": 4}
 )");
-  CHECK(bench::median_tokens_per_second(path) == 20);
+  CHECK(bench::median_tokens_per_second(path) == 25);
   CHECK(bench::matrix_products(path).empty());
   CHECK(bench::matrix_products(write(scratch, "products", R"({"step": 1, "matrix_library": "OpenBLAS", "matrix_kernels": )"
                                                           R"("Zen", "matrix_threads": 2, "matrix_gflops": 150.25})")) ==
         "OpenBLAS with its kernels for Zen, threads 2: 150.2 GFLOP/s");
   const auto read = bench::read_losses("stage 3", path);
   CHECK(read.name == "stage 3");
-  CHECK(read.losses == std::vector<bench::Loss>{{1, 5.5}, {2, 4.5}, {3, 4.25}});
+  CHECK(read.losses == std::vector<bench::Loss>{{1, 5.5}, {2, 4.5}, {3, 4.25}, {4, 4}, {5, 3.5}});
 
   const auto losses = [](const std::string& file) { bench::read_losses("a", file); };
   check_refused<zerospan::FormatError>("", "tells no losses", losses);
@@ -301,8 +303,10 @@ TEST_CASE("metrics of a training give its rate and its losses") {
   check_refused<zerospan::FormatError>(R"({"step": 1, "loss": null})", "/file, line 1", losses);
   check_refused<zerospan::FormatError>("{\"step\": 2, \"loss\": 1}\n{\"step\": 2, \"loss\": 1}\n", "has step 2 twice",
                                        losses);
-  check_refused<zerospan::FormatError>("{}", "tells no tokens_per_second",
-                                       [](const std::string& file) { bench::median_tokens_per_second(file); });
+  for (const char* const text : {"{}", "{\"step\": 2, \"tokens_per_second\": 1}"}) {
+    check_refused<zerospan::FormatError>(text, "tells no tokens_per_second of a third step",
+                                         [](const std::string& file) { bench::median_tokens_per_second(file); });
+  }
 }
 
 TEST_CASE("the lanes of a rank are read from a Chrome trace") {

@@ -189,15 +189,16 @@ std::vector<Measurement> read_report(const std::string& path) {
 }
 
 double median_tokens_per_second(const std::string& path) {
+  constexpr int warm_up = 2;
   const auto told = read_lines(path, [](const json& metrics) {
-    return metrics.contains("tokens_per_second") ? std::optional{metrics.at("tokens_per_second").get<double>()}
-                                                 : std::nullopt;
+    const bool counts = metrics.contains("tokens_per_second") && metrics.at("step").get<int>() > warm_up;
+    return counts ? std::optional{metrics.at("tokens_per_second").get<double>()} : std::nullopt;
   });
   std::vector<double> rates;
   for (const auto& rate : told) {
     if (rate) rates.push_back(*rate);
   }
-  if (rates.empty()) zerospan::throw_format_error(path, "", "tells no tokens_per_second");
+  if (rates.empty()) zerospan::throw_format_error(path, "", "tells no tokens_per_second of a third step");
   const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
   std::ranges::nth_element(rates, middle);
   return *middle;

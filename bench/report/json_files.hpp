@@ -26,7 +26,8 @@ std::vector<Measurement> read_measurements(const std::string& path);
 /// @throws ReportError if a benchmark failed, or has another unit than its baseline.
 std::vector<Measurement> read_report(const std::string& path);
 
-/// The median tokens a second in the metrics of training runs: one JSON object a line.
+/// The median tokens a second in the metrics of training runs: one JSON object a line. The first two steps of a run do
+/// not count: they find out in which order parameters are used.
 double median_tokens_per_second(const std::string& path);
 
 /// What has computed the matrix products of a training run, and how fast, by its metrics; empty if they do not tell.
