@@ -19,6 +19,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/aligned_tier.hpp"
+#include "support/deferred_tier.hpp"
 #include "support/sample.hpp"
 #include "support/training_run.hpp"
 
@@ -233,6 +234,30 @@ TEST_CASE("what lies on disk as the disk demands is gathered without a copy; the
       CHECK(copied(pages) == 0);
     });
   }
+}
+
+TEST_CASE("device memory that a lost read may still write to stays taken") {
+  HostDevice device{{.device_budget = 1_MiB, .host_budget = 1_MiB}};
+  zerospan::HostTier memory{device};
+  zerospan_test::DeferredTier disk{memory, 512};
+  SelfCommunicator self;
+  {
+    ZeroEngine engine{
+        zerospan::Stage3{},
+        self,
+        device,
+        zerospan::Placement{.parameters = disk, .gradients = memory, .optimizer = memory},
+        AdamW{},
+        EngineOptions{
+            .persistence_threshold = 0_KiB, .prefetch = 0_KiB, .timeout = std::chrono::milliseconds{50}}};
+    const Parameter<float> weight{engine, "weight", {4096}, zerospan::init::ones()};
+    static_cast<void>(weight.gather(calling_thread));
+    disk.hold();
+    CHECK_THROWS_AS(static_cast<void>(weight.gather(calling_thread)), zerospan::TimeoutError);
+  }
+  CHECK(device.memory().used() >= 16_KiB);
+  REQUIRE(disk.held() == 1);
+  disk.release();
 }
 
 TEST_CASE("states in memory move no byte from or to a disk") {
