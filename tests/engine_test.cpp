@@ -248,8 +248,7 @@ TEST_CASE("device memory that a lost read may still write to stays taken") {
         device,
         zerospan::Placement{.parameters = disk, .gradients = memory, .optimizer = memory},
         AdamW{},
-        EngineOptions{
-            .persistence_threshold = 0_KiB, .prefetch = 0_KiB, .timeout = std::chrono::milliseconds{50}}};
+        EngineOptions{.persistence_threshold = 0_KiB, .prefetch = 0_KiB, .timeout = std::chrono::milliseconds{50}}};
     const Parameter<float> weight{engine, "weight", {4096}, zerospan::init::ones()};
     static_cast<void>(weight.gather(calling_thread));
     disk.hold();
