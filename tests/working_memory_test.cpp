@@ -50,13 +50,14 @@ struct Fixture {
 };
 
 TEST_CASE("the capacity is what whole units fit into") {
-  Arena arena = make_arena(2 * unit - 1);
+  Arena arena = make_arena(16 * unit - 1);
   const WorkingMemory memory{arena.allocate_working(arena.capacity())};
-  CHECK(memory.capacity() == unit);
-  CHECK(memory.largest_free() == unit);
-  CHECK(memory.find(unit) == 0);
-  CHECK_FALSE(memory.find(unit + 1));
-  CHECK_FALSE(memory.is_free(0, unit + 1));
+  CHECK(memory.capacity() == 15 * unit);
+  CHECK(memory.largest_free() == 15 * unit);
+  CHECK(memory.data(unit) == memory.data(0) + unit);
+  CHECK(memory.find(15 * unit) == 0);
+  CHECK_FALSE(memory.find(15 * unit + 1));
+  CHECK_FALSE(memory.is_free(0, 15 * unit + 1));
 }
 
 TEST_CASE("there may be none") {

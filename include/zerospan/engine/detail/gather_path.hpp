@@ -128,8 +128,9 @@ class GatherPath {
   Completion gather_in_groups(std::span<const Target> targets, std::string_view name,
                               const std::vector<Completion>& after) {
     std::vector<GatherPart> parts = parts_of(targets, GatherFor::reading);
-    std::vector<Completion> ready = after;
+    std::vector<Completion> ready;
     if (std::ranges::all_of(targets, [](const Target& target) { return target.parameter->copy.is_current; })) {
+      ready = after;
       for (const auto& [index, parameter, data] : targets) read_copy(*parameter, data, after, ready);
     } else {
       ready = {core_.gather_across(parts, name, read_shards(targets, after))};
@@ -184,7 +185,7 @@ class GatherPath {
       begin = first + run.elements * width;
     });
     rest_until(shard.bytes);
-    // Now: reads pass through staging memory, and take the place of what is there.
+    // Now: reads that pass through staging memory take the place of what is there.
     for (const Operand& part : rest) read(parameter.name, part, to + (part.offset - shard.offset), after, ready);
   }
 
