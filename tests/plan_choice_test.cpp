@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include <zerospan/plan/plan.hpp>
 
 #include "support/sample.hpp"
+#include "support/sim_engines.hpp"
 
 namespace {
 
@@ -111,6 +113,29 @@ TEST_CASE("the critical path has no gaps, and no track is on it for longer than 
     CHECK(p.step_seconds >= most * (1 - 1e-9));
     CHECK(std::ranges::is_sorted(p.critical, std::ranges::greater{}, &plan::CriticalPart::seconds));
   }
+}
+
+TEST_CASE("the critical path is one way through what is done, from the beginning of a step to its end") {
+  Rates rates = fast();
+  rates.disk = {4 * shard, 0.01};
+  const plan::Prediction p = plan::predict(layers(12, 0.5), on_disk(), rates.topology());
+  double until = 0;
+  for (const plan::PlannedSpan& part : p.critical_path) {
+    CHECK(part.begin == doctest::Approx(until).epsilon(1e-9));
+    CHECK(part.end > part.begin);
+    until = part.end;
+    const bool is_done = std::ranges::any_of(p.spans, [&](const plan::PlannedSpan& span) {
+      return span.track == part.track && span.name == part.name && span.begin <= part.begin && span.end > part.begin;
+    });
+    CHECK(is_done);
+  }
+  CHECK(until == doctest::Approx(p.step_seconds));
+  double computed = 0;
+  for (const plan::PlannedSpan& span : p.spans) {
+    if (span.kind == OperationKind::compute) computed += span.end - span.begin;
+  }
+  CHECK(computed == doctest::Approx(12 * 3 * 0.5));
+  CHECK(std::ranges::is_sorted(p.spans, {}, &plan::PlannedSpan::begin));
 }
 
 TEST_CASE("a trillion parameters take no memory, and their bytes are those of ZeRO-3") {
@@ -366,6 +391,36 @@ TEST_CASE("what is left of the host memory is chosen as a cache of the disk") {
   }
 }
 
+TEST_CASE("the cache that is chosen is what the rank with the fullest memory has left") {
+  plan::Model model;
+  for (const std::size_t elements : {std::size_t{1} << 14, std::size_t{1} << 17}) {  // of the first and second rank
+    const std::string name = std::to_string(elements);
+    model.declare({.name = name, .shape = {elements}});
+    model.append({.name = name, .parameters = {name}});
+  }
+  plan::Setting base = on_disk();
+  base.options.partition = zerospan::Owners{};
+  plan::Grid grid;
+  grid.placings = {{Place::host, Place::host, Place::nvme}};
+  grid.prefetch = {512_KiB};
+  grid.persistence_threshold = {0_KiB};
+  grid.staging = {2_MiB};
+  grid.sub_group_elements = {std::size_t{1} << 15};
+  grid.caches = {plan::RestAsCache{line}};
+  const plan::Machine machine{
+      .topology = fast().topology(), .device_budget = 4_MiB, .host_budget = 4_MiB, .disk = {.capacity = 64_MiB}};
+  const auto choice = plan::choose(model, machine, base, grid);
+  REQUIRE(choice.has_value());
+  plan::Setting uncached = choice->setting;
+  uncached.disk_cache.reset();
+  const auto left = [&](int rank) {
+    const plan::ArenaBytes host = plan::bytes_of(model, uncached, zerospan::Rank{rank}).host;
+    return (host.budget.count - host.peak.count) / line.count * line.count;
+  };
+  CHECK(left(1) < left(0));
+  CHECK(choice->setting.disk_cache.value().bytes.count == left(1));
+}
+
 TEST_CASE("groups of ranks keep bytes off the links between nodes; copies in groups keep the second gathers off") {
   constexpr double second = 8 * shard;  // what a node sends in one
   const zerospan::sim::Topology topology{.nodes = 2, .ranks_per_node = 2, .between = {.bytes_per_second = second}};
@@ -386,6 +441,62 @@ TEST_CASE("groups of ranks keep bytes off the links between nodes; copies in gro
   CHECK(seconds(plan::GroupSetting{2}) == doctest::Approx(3 * layer / 2).epsilon(0.03));
   CHECK(seconds(plan::GroupSetting{2, Place::host}) == doctest::Approx(2 * layer / 2).epsilon(0.03));
   CHECK_THROWS_AS(seconds(plan::GroupSetting{3}), zerospan::ConfigurationError);
+}
+
+TEST_CASE("groups, and when parameters are updated, are chosen as trying everything chooses them") {
+  constexpr double second = 8 * shard;  // what a node sends in one
+  zerospan::sim::Topology topology{.nodes = 2, .ranks_per_node = 2, .between = {.bytes_per_second = second}};
+  const plan::Model model = layers(6, 1);
+  plan::Grid grid;
+  grid.placings = {{Place::host, Place::host, Place::nvme}, {Place::nvme, Place::nvme, Place::nvme}};
+  grid.prefetch = {0_KiB, 1_MiB};
+  grid.persistence_threshold = {0_KiB};
+  grid.staging = {8_MiB};
+  grid.sub_group_elements = {std::size_t{1} << 15};
+  grid.caches = {std::nullopt};
+  grid.updates = {zerospan::UpdateTime::after_step, zerospan::UpdateTime::during_backward};
+  grid.groups = {std::nullopt, plan::GroupSetting{2}, plan::GroupSetting{2, Place::host}, plan::GroupSetting{3}};
+  plan::Setting base = on_disk();
+  base.ranks = 4;
+  for (const float norm : {1.0F, std::numeric_limits<float>::infinity()}) {
+    CAPTURE(norm);
+    base.options.max_gradient_norm = norm;  // what is clipped is not updated early
+    topology.disk = {.read = shard, .write = shard};
+    topology.flops_per_second = 1;
+    const plan::Machine machine{
+        .topology = topology, .device_budget = 4_MiB, .host_budget = 32_MiB, .disk = {.capacity = 64_MiB}};
+    std::optional<double> best;
+    for (const plan::Placing& placing : grid.placings) {
+      for (const Bytes prefetch : grid.prefetch) {
+        for (const auto updates : grid.updates) {
+          for (const auto& groups : grid.groups) {
+            plan::Setting setting = base;
+            setting.placing = placing;
+            setting.device_budget = machine.device_budget;
+            setting.host_budget = machine.host_budget;
+            setting.disk = machine.disk;
+            setting.options.prefetch = prefetch;
+            setting.options.staging = grid.staging[0];
+            setting.options.sub_group_elements = grid.sub_group_elements[0];
+            setting.options.updates = updates;
+            setting.groups = groups;
+            try {
+              const double seconds = plan::predict(model, setting, topology).step_seconds;
+              if (!best || seconds < *best) best = seconds;
+            } catch (const zerospan::ConfigurationError&) {
+            }
+          }
+        }
+      }
+    }
+    for (const std::size_t exhaustive : {std::size_t{64}, std::size_t{0}}) {
+      const auto choice = plan::choose(model, machine, base, grid, {.exhaustive = exhaustive});
+      REQUIRE(choice.has_value());
+      CHECK(choice->step_seconds == best.value());
+      REQUIRE(choice->setting.groups.has_value());
+      CHECK(choice->setting.groups->ranks == 2);
+    }
+  }
 }
 
 TEST_CASE("the largest model, and the smallest machine, are at the edge of what fits") {

@@ -59,6 +59,9 @@ struct Grid {
   std::vector<MicroBatches> orders{MicroBatches::in_passes};
   std::vector<std::size_t> tiles{1};  ///< Of each linear layer: what a `TiledFamily` is asked for.
   std::vector<std::optional<RestAsCache>> caches{std::nullopt, RestAsCache{}};
+  std::vector<UpdateTime> updates{UpdateTime::after_step};
+  std::vector<std::optional<GroupSetting>> groups{std::nullopt};  ///< Those that the ranks do not fall into are not
+                                                                  ///< chosen.
 };
 
 /// Makes a model whose linear layers are cut into so many tiles, or throws a ConfigurationError if they cannot be: that
@@ -97,7 +100,7 @@ inline Model divided(Model model, std::size_t parts) {
 
 namespace detail {
 
-inline constexpr std::size_t coordinates = 10;
+inline constexpr std::size_t coordinates = 12;
 
 /// A setting of a grid, by the index of each of its values.
 using Point = std::array<std::size_t, coordinates>;
@@ -107,7 +110,8 @@ inline Point sizes_of(const Grid& grid) {
                     grid.prefetch.size(),      grid.persistence_threshold.size(),
                     grid.staging.size(),       grid.sub_group_elements.size(),
                     grid.micro_batches.size(), grid.orders.size(),
-                    grid.tiles.size(),         grid.caches.size()};
+                    grid.tiles.size(),         grid.caches.size(),
+                    grid.updates.size(),       grid.groups.size()};
   if (std::ranges::count(sizes, std::size_t{0}) > 0) throw_configuration_error("a grid has one value of each, or more");
   return sizes;
 }
@@ -126,6 +130,8 @@ inline Setting setting_at(const Grid& grid, const Point& at, const Machine& mach
   base.options.sub_group_elements = grid.sub_group_elements[at[5]];
   base.options.micro_batches = grid.micro_batches[at[6]];
   base.micro_batches = grid.orders[at[7]];
+  base.options.updates = grid.updates[at[10]];
+  base.groups = grid.groups[at[11]];
   base.disk_cache.reset();
   return base;
 }
@@ -138,16 +144,27 @@ inline bool uses_disk(const Setting& setting) {
          (setting.activations && is_disk(setting.activations->place));
 }
 
-/// The cache that has what a setting without one leaves of the first rank's host memory; nothing, if that is no line,
-/// or nothing is on the disk. @throws as `bytes_of`.
+/// The cache that has what a setting without one leaves of the host memory of any rank; nothing, if that is no line, or
+/// nothing is on the disk. @throws as `bytes_of`.
 inline std::optional<CachedTierOptions> rest_as_cache(const Model& model, const Setting& setting, Bytes line) {
   if (!uses_disk(setting) || line.count == 0) return std::nullopt;
   const std::size_t rest = with_device(setting, [&]<sim::DeviceMemory Where>() {
-    sim::Cluster cluster = timeless(setting);
-    SimulatedRank<Where> machine{cluster, setting, Rank{}};
-    std::size_t free = 0;
-    rehearse(model, setting, machine, 0, [&](const Rehearsed&) { free = machine.device.host_memory().largest_free(); });
-    return free / line.count * line.count;
+    std::size_t least = std::numeric_limits<std::size_t>::max();
+    std::vector<Rank> ranks{Rank{}};  // one of each kind, as the cluster has them
+    for (std::size_t i = 0; i < ranks.size(); ++i) {
+      sim::Cluster cluster = timeless(setting);
+      SimulatedRank<Where> machine{cluster, setting, ranks[i]};
+      rehearse(model, setting, machine, 0, [&](const Rehearsed& now) {
+        least = std::min(least, machine.device.host_memory().largest_free());
+        if (i > 0) return;
+        const RankKinds kinds{model, setting.ranks, now.engine.owners()};
+        for (const std::vector<Rank>& kind : kinds.all()) {
+          const Rank first = RankNumbers{setting}.in_cluster(kind.front());
+          if (first != Rank{}) ranks.push_back(first);
+        }
+      });
+    }
+    return least / line.count * line.count;
   });
   if (rest == 0) return std::nullopt;
   return CachedTierOptions{.bytes = Bytes{rest}, .line = line};
@@ -315,21 +332,26 @@ inline bool fits(const Model& model, const Machine& machine, const Setting& base
   return false;
 }
 
+/// The largest number up to `most` of which something holds that holds of all smaller ones too; 0 if of none.
+inline std::size_t largest_of(std::size_t most, const std::function<bool(std::size_t)>& holds) {
+  std::size_t found = 0;
+  std::size_t step = 1;
+  while (found < most && holds(std::min(most, found + step))) {
+    found = std::min(most, found + step);
+    step *= 2;
+  }
+  for (; step > 0; step /= 2) {
+    if (found + step <= most && holds(found + step)) found += step;
+  }
+  return found;
+}
+
 /// The largest model of a family that fits a machine.
 /// @param family `family(n)` is its n-th model, each larger than the one before; from 1 on. @param most The last.
 /// @return Its n; 0 if none fits.
 inline std::size_t largest_that_fits(const std::function<Model(std::size_t)>& family, std::size_t most,
                                      const Machine& machine, const Setting& base, const Grid& grid) {
-  std::size_t fitting = 0;
-  std::size_t step = 1;
-  while (fitting < most && fits(family(std::min(most, fitting + step)), machine, base, grid)) {
-    fitting = std::min(most, fitting + step);
-    step *= 2;
-  }
-  for (; step > 0; step /= 2) {
-    if (fitting + step <= most && fits(family(fitting + step), machine, base, grid)) fitting += step;
-  }
-  return fitting;
+  return largest_of(most, [&](std::size_t n) { return fits(family(n), machine, base, grid); });
 }
 
 /// The first of several machines on which a model fits. @return Its index; their number if it fits none.

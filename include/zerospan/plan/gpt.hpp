@@ -2,8 +2,11 @@
 /// plan::paper_gpt and plan::example_gpt: transformers as plans have them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <iterator>
+#include <ranges>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,8 +32,10 @@ struct GptExtents {
 
 namespace detail {
 
-/// Appends layers of which the first one's input alone is kept: backward they are computed forward again.
-inline void append_recomputed(Model& model, const std::vector<DeclaredLinear>& layers, Bytes checkpoint) {
+/// Appends layers of which the first one's input alone is kept to the forward pass.
+/// @return Their part of the backward pass, in which they are computed forward again.
+inline std::vector<PassStep> append_recomputed(Model& model, const std::vector<DeclaredLinear>& layers,
+                                               Bytes checkpoint) {
   std::vector<PassStep> forward;
   for (const DeclaredLinear& layer : layers) {
     for (PassStep& step : layer.forward()) forward.push_back(std::move(step));
@@ -42,7 +47,7 @@ inline void append_recomputed(Model& model, const std::vector<DeclaredLinear>& l
     for (PassStep& step : layers[l].backward()) again.push_back(std::move(step));
   }
   model.forward.insert(model.forward.end(), forward.begin(), forward.end());
-  model.backward.insert(model.backward.begin(), again.begin(), again.end());
+  return again;
 }
 
 }  // namespace detail
@@ -71,6 +76,7 @@ inline Model paper_gpt(const GptExtents& e) {
                                                                       {"projection", {e.hidden, e.hidden}},
                                                                       {"up", {4 * e.hidden, e.hidden}},
                                                                       {"down", {e.hidden, 4 * e.hidden}}}};
+  std::vector<std::vector<PassStep>> in_tiles;  // the backward passes of blocks
   for (std::size_t l = 0; l < e.layers; ++l) {
     const std::string block = "blocks." + std::to_string(l) + ".";
     const Bytes checkpoint{2 * e.sequence * e.batch * e.hidden};
@@ -83,7 +89,7 @@ inline Model paper_gpt(const GptExtents& e) {
                                                .type = e.type,
                                                .rows = tokens});
       }
-      detail::append_recomputed(model, layers, checkpoint);
+      in_tiles.push_back(detail::append_recomputed(model, layers, checkpoint));
       continue;
     }
     Layer layer{.name = "block " + std::to_string(l)};
@@ -95,6 +101,14 @@ inline Model paper_gpt(const GptExtents& e) {
     layer.backward_flops = 3 * layer.forward_flops;
     layer.checkpoint = checkpoint;
     model.append(layer);
+  }
+  if (!in_tiles.empty()) {
+    std::vector<PassStep> backward;
+    for (std::vector<PassStep>& block : std::views::reverse(in_tiles)) {
+      std::ranges::move(block, std::back_inserter(backward));
+    }
+    std::ranges::move(model.backward, std::back_inserter(backward));
+    model.backward = std::move(backward);
   }
   if (!head.empty()) {
     model.forward.push_back(head[0]);

@@ -19,5 +19,6 @@
 #include <zerospan/plan/gpt.hpp>
 #include <zerospan/plan/linear.hpp>
 #include <zerospan/plan/model.hpp>
+#include <zerospan/plan/planned_span.hpp>
 #include <zerospan/plan/predict.hpp>
 #include <zerospan/plan/setting.hpp>

@@ -19,6 +19,7 @@
 #include <zerospan/plan/detail/rehearsal.hpp>
 #include <zerospan/plan/detail/simulated_rank.hpp>
 #include <zerospan/plan/model.hpp>
+#include <zerospan/plan/planned_span.hpp>
 #include <zerospan/plan/setting.hpp>
 #include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/schedule.hpp>
@@ -44,6 +45,9 @@ struct Prediction {
   double step_seconds;                 ///< From the beginning of a step to that of the next, in the middle of training.
   std::vector<TrackTime> tracks;       ///< The host and its stream first, then the lanes.
   std::vector<CriticalPart> critical;  ///< What a step's time is made of, the longest first: together it is all of it.
+  std::vector<PlannedSpan> spans;      ///< All that the first rank does in the step, by their begins.
+  std::vector<PlannedSpan> critical_path;  ///< Those that the step waits for, one after the other, from its beginning
+                                           ///< to its end. @see TrackTime
 
   /// What the step waits for the longest: "all-gather on communicate (gg)".
   std::string bottleneck() const {
@@ -74,13 +78,31 @@ inline Prediction predict(const Model& model, const Setting& setting, const sim:
     const sim::Schedule schedule = cluster.resolve();
     const auto items = detail::SimulatedRank<Where>::items(schedule, cluster.ranks().front());
     const auto [from, to] = detail::last_step(items);
-    const detail::StepTimes times = detail::times_of(items, from, to);
-    Prediction result{items[to].end - items[from].end, {}, {}};
-    for (const auto& [key, seconds] : times.critical) result.critical.push_back({key.first, key.second, seconds});
+    Prediction result{items[to].end - items[from].end, {}, {}, {}, {}};
+    std::map<std::string_view, double> busy;
+    const auto add = [&](std::vector<PlannedSpan>& spans, const detail::TimedItem& item, double begin, double end) {
+      const double since = items[from].end;
+      spans.push_back({item.track, item.kind, std::string{item.name}, item.bytes, begin - since, end - since});
+    };
+    for (const detail::TimedItem& item : items) {
+      const double begin = std::max(item.begin, items[from].end);
+      const double end = std::min(item.end, items[to].end);
+      if (begin >= end) continue;
+      add(result.spans, item, begin, end);
+      if (item.kind != OperationKind::wait) busy[item.track] += end - begin;
+    }
+    std::ranges::stable_sort(result.spans, {}, &PlannedSpan::begin);
+    std::map<std::pair<std::string_view, OperationKind>, double> critical;
+    for (const detail::PathPart& part : detail::critical_path(items, from, to)) {
+      const detail::TimedItem& item = items[part.item];
+      add(result.critical_path, item, part.begin, part.end);
+      critical[{item.track, item.kind}] += part.end - part.begin;
+    }
+    for (const auto& [key, seconds] : critical) result.critical.push_back({key.first, key.second, seconds});
     std::ranges::stable_sort(result.critical, std::ranges::greater{}, &CriticalPart::seconds);
     for (const std::string_view track : detail::SimulatedRank<Where>::tracks()) {
       TrackTime time{track, 0, 0};
-      if (const auto busy = times.busy.find(track); busy != times.busy.end()) time.busy = busy->second;
+      if (const auto found = busy.find(track); found != busy.end()) time.busy = found->second;
       for (const CriticalPart& part : result.critical) time.critical += part.track == track ? part.seconds : 0;
       result.tracks.push_back(time);
     }

@@ -189,8 +189,8 @@ class GatherPath {
     for (const Operand& part : rest) read(parameter.name, part, to + (part.offset - shard.offset), after, ready);
   }
 
-  Completion copy_values(std::string_view name, const StagedValues& values, std::size_t offset,
-                         std::byte* to, std::size_t bytes, std::vector<Completion> after) {
+  Completion copy_values(std::string_view name, const StagedValues& values, std::size_t offset, std::byte* to,
+                         std::size_t bytes, std::vector<Completion> after) {
     after.push_back(values.work);
     Completion end = core_.lanes.post(Lane::copy, std::move(after), {OperationKind::copy, name, bytes},
                                       [to, from = values.data + offset, bytes](auto& stream) -> Completion {

@@ -59,8 +59,8 @@ struct Operand {
   std::size_t offset;
   std::size_t bytes;
   Access access;
-  std::vector<Completion> ready{};         ///< The ends of the last transfers of the range.
-  std::optional<StagedValues> staged{};    ///< What is in the range, to be read there while the ring holds the slot.
+  std::vector<Completion> ready{};       ///< The ends of the last transfers of the range.
+  std::optional<StagedValues> staged{};  ///< What is in the range, to be read there while the ring holds the slot.
 };
 
 /// Work that was posted: the end of the work itself, and the ends of all that follows from it.
@@ -78,7 +78,7 @@ struct BegunWork {
   StagingSlot slot;
   std::vector<Completion> free;             ///< The ends of those who had the slot.
   std::map<std::size_t, Completion> reads;  ///< Of operands, by their indices.
-  bool is_reserved = false;  ///< The slot was taken before the work is posted, and operands are read.
+  bool is_reserved = false;                 ///< The slot was taken before the work is posted, and operands are read.
 };
 
 /// Whose processors do a piece of work. The device's address host memory too, the host's not always the device's.

@@ -19,6 +19,8 @@ namespace zerospan::inline v0::plan::detail {
 struct TimedItem {
   std::string_view track;  ///< The host's, or a lane's.
   OperationKind kind;
+  std::string_view name;
+  std::size_t bytes;
   double begin;
   double end;
   bool is_mark = false;  ///< The host has come to the end of a step.
@@ -34,9 +36,11 @@ inline std::pair<std::size_t, std::size_t> last_step(const std::vector<TimedItem
   return {from, to};
 }
 
-struct StepTimes {
-  std::map<std::string_view, double> busy;  ///< By track.
-  std::map<std::pair<std::string_view, OperationKind>, double> critical;
+/// An item as far as a step waits for it.
+struct PathPart {
+  std::size_t item;
+  double begin;
+  double end;
 };
 
 /// Finds what ended at a time.
@@ -90,25 +94,22 @@ class Ends {
   std::multimap<double, std::size_t> at_;
 };
 
+/// What makes a step as long as it is, part by part, from its begin to its end.
 /// @param from, to The marks before and after the step.
-inline StepTimes times_of(const std::vector<TimedItem>& items, std::size_t from, std::size_t to) {
+inline std::vector<PathPart> critical_path(const std::vector<TimedItem>& items, std::size_t from, std::size_t to) {
   const double begin = items[from].end;
-  const double end = items[to].end;
-  StepTimes times;
-  for (const TimedItem& item : items) {
-    const double seconds = std::min(item.end, end) - std::max(item.begin, begin);
-    if (item.kind != OperationKind::wait && seconds > 0) times.busy[item.track] += seconds;
-  }
   const Ends ends{items};
-  double until = end;
+  std::vector<PathPart> path;
+  double until = items[to].end;
   for (std::optional<std::size_t> at = to; at && until > begin; at = ends.cause(*at)) {
     const TimedItem& item = items[*at];
     if (item.kind == OperationKind::wait || item.end <= item.begin) continue;
-    const double seconds = until - std::max(item.begin, begin);
-    if (seconds > 0) times.critical[{item.track, item.kind}] += seconds;
+    const double since = std::max(item.begin, begin);
+    if (since < until) path.push_back({*at, since, until});
     until = std::min(until, item.begin);
   }
-  return times;
+  std::ranges::reverse(path);
+  return path;
 }
 
 }  // namespace zerospan::inline v0::plan::detail

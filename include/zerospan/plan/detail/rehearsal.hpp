@@ -126,30 +126,65 @@ void declare(const Model& model, const Setting& setting, Machine& machine, F f) 
   });
 }
 
-/// What ranks have for gathered parameters and gradients: each as much as the one that has least. They differ where
-/// something is so small that it has an owner, and is not in slices.
+/// Ranks that have as much of the model alone. They differ where something is so small that it has an owner, and is not
+/// in slices.
+class RankKinds {
+ public:
+  /// @param owners Of the engine's parameters, by its numbers, as all ranks here. @see zerospan::detail::Engine::owners
+  RankKinds(const Model& model, int ranks, const std::vector<std::optional<Rank>>& owners) {
+    std::vector<Belongings> belongings(static_cast<std::size_t>(ranks));
+    std::vector<std::size_t> uses(model.parameters.size(), 1);
+    for (const Parameter& parameter : model.parameters) {
+      if (parameter.tied_to) ++uses[*parameter.tied_to];
+    }
+    auto owner = owners.begin();
+    for (std::size_t p = 0; p < uses.size(); ++p) {
+      const Parameter& parameter = model.parameters[p];
+      if (parameter.tied_to) continue;
+      if (*owner) {
+        belongings[static_cast<std::size_t>((*owner)->value)].emplace_back(parameter.shape.elements(), parameter.type,
+                                                                           parameter.training, uses[p]);
+      }
+      ++owner;
+    }
+    std::map<Belongings, std::size_t> known;
+    for (std::size_t r = 0; r < belongings.size(); ++r) {
+      const auto [kind, is_new] = known.try_emplace(belongings[r], kinds_.size());
+      if (is_new) kinds_.emplace_back();
+      kinds_[kind->second].push_back(Rank{static_cast<int>(r)});
+    }
+  }
+
+  /// The ranks of each kind, in their order.
+  const std::vector<std::vector<Rank>>& all() const noexcept { return kinds_; }
+
+ private:
+  /// What one rank has alone. What is alike but for its name takes as much.
+  using Belongings = std::vector<std::tuple<std::size_t, ElementType, Training, std::size_t>>;
+
+  std::vector<std::vector<Rank>> kinds_;
+};
+
+/// What ranks have for gathered parameters and gradients: each as much as the one that has least.
 template <sim::DeviceMemory Where>
 class WorkingMemories {
  public:
   /// Ends declaration on one of each kind of ranks, where there are several kinds.
-  /// @param owners By the engine's numbers, as all ranks here. @see zerospan::detail::Engine::owners
+  /// @param owners As of RankKinds.
   WorkingMemories(const Model& model, const Setting& setting, const std::vector<std::optional<Rank>>& owners) {
-    const std::vector<Belongings> belongings = belongings_of(model, setting.ranks, owners);
-    for (std::size_t r = 0; r < belongings.size(); ++r) {
-      const Rank rank{static_cast<int>(r)};
-      const auto kind = kinds_.try_emplace(belongings[r]).first;
-      if (kind->second.ranks.empty()) kind->second.first = rank;
-      kind->second.ranks.insert(rank);
+    const RankKinds kinds{model, setting.ranks, owners};
+    if (kinds.all().size() == 1) return;
+    for (const std::vector<Rank>& ranks : kinds.all()) {
+      kinds_.push_back({{ranks.begin(), ranks.end()}});
+      look_at(kinds_.back(), model, setting);
     }
-    if (kinds_.size() == 1) return;
-    for (auto& [owned, kind] : kinds_) look_at(kind, model, setting);
   }
 
   /// Bytes that a rank has of it, and does not use.
   Bytes withheld(Rank rank) const {
     std::size_t least = std::numeric_limits<std::size_t>::max();
     std::size_t own = 0;
-    for (const auto& [owned, kind] : kinds_) {
+    for (const Kind& kind : kinds_) {
       if (!kind.bytes) continue;
       least = std::min(least, *kind.bytes);
       if (kind.ranks.contains(rank)) own = *kind.bytes;
@@ -163,39 +198,15 @@ class WorkingMemories {
   }
 
  private:
-  /// What of the model one rank has alone. What is alike but for its name takes as much.
-  using Belongings = std::vector<std::tuple<std::size_t, ElementType, Training, std::size_t>>;
-
   /// Ranks that have as much.
   struct Kind {
-    Rank first{};
     std::set<Rank> ranks{};
-    std::optional<std::size_t> bytes{};  ///< Of working memory; none, if it was not looked at, or it cannot be.
+    std::optional<std::size_t> bytes{};  ///< Of working memory; none, if it cannot be.
   };
-
-  static std::vector<Belongings> belongings_of(const Model& model, int ranks,
-                                               const std::vector<std::optional<Rank>>& owners) {
-    std::vector<Belongings> result(static_cast<std::size_t>(ranks));
-    std::vector<std::size_t> uses(model.parameters.size(), 1);
-    for (const Parameter& parameter : model.parameters) {
-      if (parameter.tied_to) ++uses[*parameter.tied_to];
-    }
-    auto owner = owners.begin();
-    for (std::size_t p = 0; p < uses.size(); ++p) {
-      const Parameter& parameter = model.parameters[p];
-      if (parameter.tied_to) continue;
-      if (*owner) {
-        result[static_cast<std::size_t>((*owner)->value)].emplace_back(parameter.shape.elements(), parameter.type,
-                                                                       parameter.training, uses[p]);
-      }
-      ++owner;
-    }
-    return result;
-  }
 
   void look_at(Kind& kind, const Model& model, const Setting& setting) {
     sim::Cluster cluster = timeless(setting);
-    SimulatedRank<Where> machine{cluster, setting, RankNumbers{setting}.in_cluster(kind.first)};
+    SimulatedRank<Where> machine{cluster, setting, RankNumbers{setting}.in_cluster(*kind.ranks.begin())};
     try {
       declare(model, setting, machine, [&](const Rehearsed& now, const auto&) {
         try {
@@ -222,7 +233,7 @@ class WorkingMemories {
     return used >= reserved;
   }
 
-  std::map<Belongings, Kind> kinds_;
+  std::vector<Kind> kinds_;  ///< Empty: there is one.
   std::optional<BudgetError> error_;
 };
 

@@ -79,7 +79,8 @@ class SimulatedRank {
     std::vector<TimedItem> items;
     for (const sim::Event& event : schedule) {
       if (event.rank != rank) continue;
-      items.push_back({event.track, event.kind, event.begin, event.end, event.name == end_of_step});
+      items.push_back(
+          {event.track, event.kind, event.name, event.bytes, event.begin, event.end, event.name == end_of_step});
     }
     return items;
   }
