@@ -14,6 +14,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/ghost.hpp"
+#include "support/sim_engines.hpp"
 #include "support/trillion_step.hpp"
 
 namespace {

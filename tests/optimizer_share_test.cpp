@@ -18,6 +18,7 @@
 
 #include "support/fake_gpu_run.hpp"
 #include "support/ghost.hpp"
+#include "support/sim_engines.hpp"
 #include "support/toy_model.hpp"
 
 namespace {

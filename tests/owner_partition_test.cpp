@@ -18,6 +18,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/sample.hpp"
+#include "support/sim_engines.hpp"
 #include "support/training_run.hpp"
 
 namespace {

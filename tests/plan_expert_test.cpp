@@ -13,6 +13,8 @@
 #include <zerospan/plan/gpt.hpp>
 #include <zerospan/plan/predict.hpp>
 
+#include "support/sim_engines.hpp"
+
 namespace {
 
 namespace plan = zerospan::plan;

@@ -19,6 +19,7 @@
 #include "gpt/zerospan_adapter.hpp"
 #include "support/footprint.hpp"
 #include "support/scratch.hpp"
+#include "support/sim_engines.hpp"
 
 namespace {
 

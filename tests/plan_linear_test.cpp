@@ -19,6 +19,7 @@
 
 #include "support/footprint.hpp"
 #include "support/scratch.hpp"
+#include "support/sim_engines.hpp"
 #include "support/toy_model.hpp"
 
 namespace {

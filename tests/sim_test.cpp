@@ -7,13 +7,14 @@
 #include <string_view>
 #include <vector>
 
+#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/ghost.hpp"
+#include "support/sim_engines.hpp"
 
 namespace {
 
@@ -45,15 +46,14 @@ void run_rank(sim::Cluster& cluster, zerospan::Rank rank, const Program& program
   sim::Communicator communicator{cluster, rank};
   sim::Tier disk{device, {.capacity = 1_GiB, .own = sim::Disk{8192, 8192}}};
   zerospan::HostTier host{device};
-  zerospan::ZeroEngine engine{
-      zerospan::Stage3{},
-      communicator,
-      device,
-      zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
-      zerospan::AdamW{},
-      zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0},
-                              .prefetch = program.prefetch,
-                              .sub_group_elements = program.sub_group}};
+  zerospan::ZeroEngine engine{zerospan::Stage3{},
+                              communicator,
+                              device,
+                              zerospan::Placement{.parameters = disk, .gradients = host, .optimizer = host},
+                              zerospan::AdamW{},
+                              zerospan::EngineOptions{.persistence_threshold = zerospan::Bytes{0},
+                                                      .prefetch = program.prefetch,
+                                                      .sub_group_elements = program.sub_group}};
   using Parameter = zerospan::PartitionedParameter<Ghost>;
   std::vector<Parameter> model;
   for (const char name : program.layers) {
@@ -241,7 +241,8 @@ void run_passes(sim::HostDevice& device, const std::vector<zerospan::Partitioned
   }
 }
 
-/// What a step of a model of 48 layers with everything on disk is bound by, on two ranks: each layer's shard is 128 KiB.
+/// What a step of a model of 48 layers with everything on disk is bound by, on two ranks: each layer's shard is 128
+/// KiB.
 struct Load {
   double forward;  ///< Seconds of compute a layer; backward takes twice as long.
   double network;  ///< Bytes a second.
@@ -263,17 +264,16 @@ StepTimes step_times(const Load& load) {
     sim::HostDevice device{cluster, zerospan::Rank{r}, {.device_budget = 4_MiB, .host_budget = 32_MiB}};
     sim::Communicator communicator{cluster, zerospan::Rank{r}};
     sim::Tier disk{device, {.capacity = 1_GiB, .own = sim::Disk{load.disk, load.disk}}};
-    zerospan::ZeroEngine engine{
-        zerospan::Stage3{},
-        communicator,
-        device,
-        zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
-        zerospan::AdamW{},
-        zerospan::EngineOptions{.updates = load.updates,
-                                .persistence_threshold = zerospan::Bytes{0},
-                                .prefetch = 2_MiB,
-                                .staging = 24_MiB,
-                                .sub_group_elements = std::size_t{3} << 15}};
+    zerospan::ZeroEngine engine{zerospan::Stage3{},
+                                communicator,
+                                device,
+                                zerospan::Placement{.parameters = disk, .gradients = disk, .optimizer = disk},
+                                zerospan::AdamW{},
+                                zerospan::EngineOptions{.updates = load.updates,
+                                                        .persistence_threshold = zerospan::Bytes{0},
+                                                        .prefetch = 2_MiB,
+                                                        .staging = 24_MiB,
+                                                        .sub_group_elements = std::size_t{3} << 15}};
     std::vector<zerospan::PartitionedParameter<Ghost>> model;
     for (std::size_t l = 0; l < layers; ++l) {
       model.emplace_back(engine, "layer " + std::to_string(l), zerospan::Shape{std::size_t{1} << 16},

@@ -24,6 +24,7 @@
 #include <zerospan/zerospan.hpp>
 
 #include "support/ghost.hpp"
+#include "support/sim_engines.hpp"
 
 namespace {
 
