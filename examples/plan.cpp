@@ -1,15 +1,18 @@
 /// @file
-/// Plans a training of GPT-2 on a machine that measure_rates has measured: what a rank needs of its memories, how long
-/// a step takes and where the time goes, without training; and, if asked, where states should rest for the fastest
-/// step, and into how many tiles linear layers should be cut.
+/// Plans a training of a GPT: what a rank needs of its memories, how long a step takes and where the time goes, without
+/// training; and, if asked, where states should rest for the fastest step, and into how many tiles linear layers should
+/// be cut. On a machine that measure_rates has measured it is train_gpt's own training; on a cluster of GPUs that a
+/// file describes, the model of ZeRO-Infinity's estimates.
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -24,8 +27,13 @@
 #include <zerospan/adapters/chrome_trace.hpp>
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/timeline.hpp>
+#include <zerospan/core/units.hpp>
+#include <zerospan/plan/planned_span.hpp>
 
-#include "drawing/timeline.hpp"
+#include "cluster/cluster_file.hpp"
+#include "cluster/cluster_plan.hpp"
+#include "cluster/cluster_report.hpp"
+#include "drawing/planned_step.hpp"
 #include "gpt/announcement.hpp"
 #include "gpt/command_line.hpp"
 #include "gpt/forecast/forecast.hpp"
@@ -41,7 +49,8 @@ using gpt::forecast::Forecast;
 struct Wishes {
   gpt::Options options;
   std::filesystem::path model;
-  std::optional<std::uint64_t> nvme;  ///< Bytes of the disk that all ranks may take.
+  std::optional<cluster::Question> cluster;  ///< None: this machine, or one that was measured.
+  std::optional<std::uint64_t> nvme;         ///< Bytes of the disk that all ranks may take.
   bool choose = false;
   std::filesystem::path svg;
   std::filesystem::path json;
@@ -56,12 +65,13 @@ struct Plan {
 };
 
 /// The sizes in a config.json of Hugging Face's GPT-2. @throws zerospan::ConfigurationError if one is missing.
-void read_model(const std::filesystem::path& path, gpt::Dimensions& model) {
+void read_model(const std::filesystem::path& path, gpt::Dimensions& model, std::size_t& vocabulary) {
   std::ifstream stream{path};
   const auto json = nlohmann::json::parse(stream, nullptr, false);
   if (!json.is_object()) zerospan::throw_configuration_error(path.string() + ": is no JSON object");
-  for (const auto& [key, size] : {std::pair{"n_layer", &model.layers}, std::pair{"n_head", &model.heads},
-                                  std::pair{"n_embd", &model.width}, std::pair{"n_positions", &model.context}}) {
+  for (const auto& [key, size] :
+       {std::pair{"n_layer", &model.layers}, std::pair{"n_head", &model.heads}, std::pair{"n_embd", &model.width},
+        std::pair{"n_positions", &model.context}, std::pair{"vocab_size", &vocabulary}}) {
     if (!json.contains(key) || !json[key].is_number_unsigned() || json[key].get<std::size_t>() == 0) {
       zerospan::throw_configuration_error(path.string() + ": " + key + " is missing, or no positive number");
     }
@@ -173,28 +183,14 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
   if (!stream) zerospan::throw_configuration_error("cannot write " + path.string());
 }
 
-/// One step of rank 0, lane by lane; the first line is the path that makes it as long as it is.
+/// One step of rank 0.
 std::string draw(const Forecast& forecast) {
-  std::vector<drawing::TracedLane> lanes;
-  const auto lane = [&lanes](const std::string& name) -> drawing::TracedLane& {
-    const auto found = std::ranges::find(lanes, name, &drawing::TracedLane::name);
-    return found != lanes.end() ? *found : lanes.emplace_back(drawing::TracedLane{name, {}});
-  };
-  const auto add = [&](const std::string& to, const gpt::forecast::ForecastSpan& span) {
-    lane(to).spans.push_back({span.kind, span.kind + " " + span.name, 1e3 * span.begin, 1e3 * span.end});
-  };
-  for (const auto& span : forecast.critical_path) add("critical path", span);
-  static_cast<void>(lane("host"));
-  for (const std::string_view name : zerospan::lane_names) static_cast<void>(lane(std::string{name}));
-  double end = 0;
-  for (const auto& span : forecast.spans) {
-    add(span.track, span);
-    end = std::max(end, span.end);
-  }
-  return drawing::draw_timeline(lanes, {0, 1e3 * end}, "rank 0, as planned");
+  std::vector<std::string_view> tracks{"host"};
+  tracks.insert(tracks.end(), zerospan::lane_names.begin(), zerospan::lane_names.end());
+  return drawing::draw_planned_step(forecast.spans, forecast.critical_path, tracks, "rank 0, as planned");
 }
 
-int run(const Wishes& wishes) {
+int plan_here(const Wishes& wishes) {
   const machine::Rates rates = gpt::forecast::rates_of(wishes.options);
   std::vector<Plan> plans =
       wishes.choose ? all_plans(wishes, rates) : std::vector{make_plan(wishes.options, rates, wishes.nvme)};
@@ -218,6 +214,82 @@ int run(const Wishes& wishes) {
   return 0;
 }
 
+/// What the first rank does in a step, from now on.
+void record(const std::vector<zerospan::plan::PlannedSpan>& spans, zerospan::Timeline& timeline) {
+  const auto start = zerospan::Timeline::Clock::now();
+  const auto at = [&](double seconds) {
+    return start + std::chrono::nanoseconds{static_cast<std::int64_t>(1e9 * seconds)};
+  };
+  for (const auto& span : spans) {
+    timeline.record(zerospan::Rank{0}, span.track, to_string(span.kind), span.name, span.bytes, at(span.begin),
+                    at(span.end));
+  }
+}
+
+/// On a cluster of GPUs.
+int plan_there(const Wishes& wishes, const cluster::Question& question) {
+  const auto progress = [](const std::string& what) { fmt::print(stderr, "simulating {}\n", what); };
+  const cluster::Answer answer = cluster::answer(question, progress);
+  fmt::print("{}", cluster::describe(question, answer));
+  if (!wishes.json.empty()) write_text(wishes.json, cluster::to_json(question, answer).dump(1) + "\n");
+  if (!answer.ways.front().choice) return 3;
+  const zerospan::plan::Prediction& step = answer.prediction;
+  if (!wishes.svg.empty()) {
+    std::vector<std::string_view> tracks;
+    for (const auto& track : step.tracks) tracks.push_back(track.track);
+    write_text(wishes.svg, drawing::draw_planned_step(step.spans, step.critical_path, tracks, "a GPU, as planned"));
+  }
+  if (!wishes.trace.empty()) {
+    zerospan::Timeline timeline{{.max_spans = step.spans.size()}};
+    record(step.spans, timeline);
+    zerospan::write_chrome_trace(timeline, wishes.trace.string());
+  }
+  return 0;
+}
+
+/// @param given Whether an option was.
+cluster::Question question_of(const Wishes& w, const std::filesystem::path& file, std::size_t vocabulary,
+                              const std::function<bool(const char*)>& given) {
+  using zerospan::ElementType;
+  using zerospan::plan::Place;
+  const gpt::Options& o = w.options;
+  const auto place = [](TierKind kind) {
+    return kind == TierKind::device ? Place::device : kind == TierKind::host ? Place::host : Place::nvme;
+  };
+  cluster::Question q;
+  q.cluster = cluster::read_cluster(file);
+  if (given("--gpus")) q.cluster = cluster::with_gpus(std::move(q.cluster), o.ranks);
+  if (given("--gpu-memory")) q.cluster.gpu_memory = static_cast<double>(o.device_budget);
+  if (given("--host-memory")) {
+    q.cluster.host_memory = static_cast<double>(o.host_budget) * q.cluster.topology.ranks_per_node;
+  }
+  if (w.nvme) q.cluster.disk_capacity = static_cast<double>(*w.nvme) / q.cluster.topology.nodes;
+  q.training.model = {.layers = o.model.layers,
+                      .hidden = o.model.width,
+                      .vocabulary = vocabulary,
+                      .sequence = o.model.context,
+                      .batch = o.batch,
+                      .type = ElementType::bfloat16,
+                      .tiles = o.model.tiles};
+  if (given("--precision")) {
+    q.training.model.type = o.precision == gpt::Precision::fp32   ? ElementType::float32
+                            : o.precision == gpt::Precision::fp16 ? ElementType::float16
+                                                                  : ElementType::bfloat16;
+  }
+  q.training.heads = o.model.heads;
+  q.training.micro_batches = o.micro_batches;
+  if (o.micro_batch_order == gpt::MicroBatchOrder::vertical) {
+    q.training.order = zerospan::plan::MicroBatches::layer_by_layer;
+  }
+  q.training.stage = o.stage;
+  q.training.max_gradient_norm = o.clip;
+  q.placing = {place(o.parameters), place(o.gradients), place(o.optimizer)};
+  if (given("--prefetch-bytes")) q.prefetch = zerospan::Bytes{o.prefetch_bytes};
+  if (given("--activations")) q.activations = place(o.activations);
+  q.choose = w.choose;
+  return q;
+}
+
 Wishes parse(CLI::App& app, int argc, char** argv) {
   Wishes w;
   gpt::Options& o = w.options;
@@ -229,22 +301,50 @@ Wishes parse(CLI::App& app, int argc, char** argv) {
   gpt::detail::add_choice(app, "--parameters", o.parameters, tiers, "Where shards of parameters rest");
   gpt::detail::add_choice(app, "--gradients", o.gradients, tiers, "Where gradients rest");
   gpt::detail::add_choice(app, "--optimizer", o.optimizer, tiers, "Where optimizer states rest");
-  app.add_option("--gpus", o.ranks, "Ranks")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--gpus", o.ranks, "Ranks: of a cluster its own number, if not given")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   gpt::detail::add_bytes(app, "--gpu-memory", o.device_budget, "Device memory of a rank");
   gpt::detail::add_bytes(app, "--host-memory", o.host_budget, "Host memory of a rank");
   gpt::detail::add_bytes(app, "--prefetch-bytes", o.prefetch_bytes, "Device memory of what is fetched ahead");
   app.add_option("--nvme", w.nvme, "Disk that all ranks together may take")->transform(CLI::AsSizeValue(false));
-  app.add_option("--rates", o.rates, "What the machine does, as measure_rates has written it; measured if not given")
-      ->check(CLI::ExistingFile);
+  CLI::Option* const rates =
+      app.add_option("--rates", o.rates,
+                     "What the machine does, as measure_rates has written it; measured if not given")
+          ->check(CLI::ExistingFile);
+  std::filesystem::path file;
+  CLI::Option* const cluster =
+      app.add_option("--cluster", file, "Plans on GPUs instead, as a file says: those in examples/clusters, or yours")
+          ->check(CLI::ExistingFile)
+          ->excludes(rates);
+  std::size_t vocabulary = 50257;
+  bool keeps_scores = false;
+  const auto of_cluster = [&](CLI::Option* option) { option->needs(cluster); };
+  of_cluster(app.add_option("--vocabulary", vocabulary, "Tokens that the model knows")
+                 ->check(gpt::detail::not_negative())
+                 ->capture_default_str());
+  of_cluster(
+      app.add_flag("--keep-scores", keeps_scores,
+                   "Attention keeps its scores, as kernels that are not fused do: counted in the memory of a GPU"));
+  of_cluster(app.add_option("--clip", o.clip, "Largest norm of the gradient; inf: none, and updates may come early")
+                 ->check(gpt::detail::positive())
+                 ->capture_default_str());
+  gpt::detail::add_choice(app, "--activations", o.activations, tiers,
+                          "Where a GPU's activation checkpoints rest; if not given, in its memory or the host's");
+  of_cluster(app.get_option("--activations"));
   app.add_flag("--choose", w.choose, "Tries all places for states, some depths of look-ahead, and more tiles");
   app.add_option("--svg", w.svg, "File for a picture of the (fastest) step, its critical path above the lanes");
   app.add_option("--json", w.json, "File for all figures");
   app.add_option("--trace", w.trace, "File for the timeline, which ui.perfetto.dev shows");
   app.parse(argc, argv);
-  if (!w.model.empty()) read_model(w.model, o.model);
+  if (!w.model.empty()) read_model(w.model, o.model, vocabulary);
   if (o.stage < 3) o.parameters = TierKind::device;
   if (o.model.width % o.model.heads != 0) zerospan::throw_configuration_error("--width is no multiple of --heads");
   o.nvme_path = {std::filesystem::temp_directory_path()};
+  if (!file.empty()) {
+    w.cluster = question_of(w, file, vocabulary, [&app](const char* option) { return app.count(option) > 0; });
+    w.cluster->training.keeps_scores = keeps_scores;
+  }
   return w;
 }
 
@@ -253,7 +353,8 @@ Wishes parse(CLI::App& app, int argc, char** argv) {
 int main(int argc, char** argv) {
   CLI::App app{"Plans a training: what it needs, and how long a step takes."};
   try {
-    return run(parse(app, argc, argv));
+    const Wishes wishes = parse(app, argc, argv);
+    return wishes.cluster ? plan_there(wishes, *wishes.cluster) : plan_here(wishes);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const zerospan::ConfigurationError& error) {

@@ -145,15 +145,19 @@ inline std::string draw_timeline(const std::vector<TracedLane>& lanes, Interval 
   const double pixels = (right - left) / interval.length();
   const auto place = [&](double time) { return left + (time - interval.begin) * pixels; };
 
-  const std::string headline = fmt::format("One step of {}, lane by lane: {:.0f} ms", whose, interval.length());
+  const bool is_long = interval.length() >= 10'000;
+  const double unit = is_long ? 1000 : 1;
+  const std::string headline =
+      fmt::format("One step of {}, lane by lane: {:.0f} {}", whose, interval.length() / unit, is_long ? "s" : "ms");
   Svg svg{{900, bottom + 46}, headline};
   svg.text({left, 22}, headline, {.size = 14, .bold = true});
-  for (const double tick : ticks(0, interval.length(), 8)) {
-    const double x = place(interval.begin + tick);
+  for (const double tick : ticks(0, interval.length() / unit, 8)) {
+    const double x = place(interval.begin + tick * unit);
     svg.line({{x, head}, {x, bottom + 4}}, {.colour = colours::grid});
     svg.text({x, bottom + 18}, fmt::format("{:g}", tick), {.anchor = Anchor::middle, .size = 11});
   }
-  svg.text({(left + right) / 2, bottom + 36}, "milliseconds", {.anchor = Anchor::middle, .size = 11});
+  svg.text({(left + right) / 2, bottom + 36}, is_long ? "seconds" : "milliseconds",
+           {.anchor = Anchor::middle, .size = 11});
 
   double top = head;
   for (const TracedLane& lane : lanes) {

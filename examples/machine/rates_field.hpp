@@ -2,9 +2,13 @@
 /// A value of a file of rates, which knows where it is there, and rates by size.
 #pragma once
 
+#include <cerrno>
 #include <cmath>
 #include <cstddef>
+#include <filesystem>
+#include <fstream>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -86,6 +90,16 @@ class Field {
   std::string file_;
   std::string name_;
 };
+
+/// @param what Is told in errors: "the rates".
+/// @throws std::system_error if the file cannot be read, zerospan::ConfigurationError if it is not JSON.
+inline nlohmann::json read_json(const std::filesystem::path& path, const std::string& what) {
+  std::ifstream stream{path};
+  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot read " + what + " in " + path.string()};
+  auto json = nlohmann::json::parse(stream, nullptr, false);
+  if (json.is_discarded()) zerospan::throw_configuration_error(path.string() + ": is not JSON");
+  return json;
+}
 
 inline nlohmann::ordered_json points_of(const WorkRate& rate) {
   nlohmann::ordered_json points = nlohmann::ordered_json::array();

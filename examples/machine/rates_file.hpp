@@ -148,11 +148,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
 
 /// @throws std::system_error if the file cannot be read; as `rates_from_json`.
 inline Rates read_rates(const std::filesystem::path& path) {
-  std::ifstream stream{path};
-  if (!stream) throw std::system_error{errno, std::generic_category(), "cannot read the rates in " + path.string()};
-  const auto json = nlohmann::json::parse(stream, nullptr, false);
-  if (json.is_discarded()) zerospan::throw_configuration_error(path.string() + ": is not JSON");
-  return rates_from_json(json, path.string());
+  return rates_from_json(detail::read_json(path, "the rates"), path.string());
 }
 
 /// @throws std::system_error if the file cannot be written.

@@ -19,6 +19,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/engine/detail/make_engine.hpp>
+#include <zerospan/plan/planned_span.hpp>
 #include <zerospan/tier/offload_tier.hpp>
 #include <zerospan/zerospan.hpp>
 
@@ -37,6 +38,8 @@
 namespace gpt::forecast {
 
 namespace {
+
+using zerospan::plan::PlannedSpan;
 
 /// The name of a moment between two steps.
 constexpr std::string_view step_made = "a step is made";
@@ -217,18 +220,18 @@ class StepOfRank {
     return tracks;
   }
 
-  std::vector<ForecastSpan> spans() const {
-    std::vector<ForecastSpan> all;
+  std::vector<PlannedSpan> spans() const {
+    std::vector<PlannedSpan> all;
     for (std::size_t i = 0; i < times_.size(); ++i) {
       if (times_[i].end > std::max(begin_, times_[i].begin) && times_[i].begin < end_) all.push_back(span(i));
     }
-    std::ranges::stable_sort(all, {}, &ForecastSpan::begin);
+    std::ranges::stable_sort(all, {}, &PlannedSpan::begin);
     return all;
   }
 
   /// Back from an item to what it has waited for: the last to end of what it comes after, of what its track did before,
   /// and of what the host did before it was posted.
-  std::vector<ForecastSpan> critical_path(std::size_t number) const {
+  std::vector<PlannedSpan> critical_path(std::size_t number) const {
     const auto& items = recorder_.items();
     std::vector<std::size_t> before(items.size(), none);  // on the same track
     std::vector<std::size_t> host_before(items.size(), none);
@@ -237,7 +240,7 @@ class StepOfRank {
       host_before[i] = last[Item::host];
       before[i] = std::exchange(last[items[i].track], i);
     }
-    std::vector<ForecastSpan> path;
+    std::vector<PlannedSpan> path;
     while (number != none && times_[number].end > begin_) {
       const Item& item = items[number];
       if (item.kind != zerospan::OperationKind::wait && times_[number].end > times_[number].begin) {
@@ -290,10 +293,14 @@ class StepOfRank {
  private:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
-  ForecastSpan span(std::size_t number) const {
+  PlannedSpan span(std::size_t number) const {
     const Item& item = recorder_.items()[number];
-    return {std::string{track_name(item)}, std::string{to_string(item.kind)}, item.name,
-            std::max(times_[number].begin, begin_) - begin_, std::min(times_[number].end, end_) - begin_};
+    return {track_name(item),
+            item.kind,
+            item.name,
+            item.bytes,
+            std::max(times_[number].begin, begin_) - begin_,
+            std::min(times_[number].end, end_) - begin_};
   }
 
   double alone(const Item& item) const {

@@ -10,6 +10,7 @@
 
 #include <zerospan/core/timeline.hpp>
 #include <zerospan/device/operation.hpp>
+#include <zerospan/plan/planned_span.hpp>
 
 #include "../../machine/rates.hpp"
 #include "../options.hpp"
@@ -33,15 +34,6 @@ struct StepBytes {
   double updated = 0;   ///< Of optimizer states and master weights.
 };
 
-/// Something that rank 0 does.
-struct ForecastSpan {
-  std::string track;  ///< "host", or the lane's name.
-  std::string kind;   ///< "compute", "all-gather".
-  std::string name;   ///< What it is done for; empty for computing.
-  double begin;       ///< Seconds from the begin of the step.
-  double end;
-};
-
 /// A step in the middle of a training.
 struct Forecast {
   double step_seconds = 0;
@@ -55,8 +47,9 @@ struct Forecast {
   double peak_host_bytes = 0;
   double peak_disk_bytes = 0;
 
-  std::vector<ForecastSpan> spans;          ///< Of rank 0 in one step, in the order of their begins.
-  std::vector<ForecastSpan> critical_path;  ///< Those that each wait for the one before, to the end of the step.
+  std::vector<zerospan::plan::PlannedSpan> spans;  ///< Of rank 0 in one step, in the order of their begins.
+  std::vector<zerospan::plan::PlannedSpan>
+      critical_path;  ///< Those that each wait for the one before, to the end of the step.
 };
 
 /// @param timeline Gets what the ranks do in all steps, if it is given.

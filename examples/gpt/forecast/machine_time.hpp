@@ -132,8 +132,13 @@ class MachineTime {
     double rate = 0;  // of what is left of the current one, a second
 
     /// One after the other; the last is work on a core.
-    double& part() { return latency > 0 ? latency : bytes > 0 ? bytes : link > 0 ? link : core_seconds; }
-    double part() const { return latency > 0 ? latency : bytes > 0 ? bytes : link > 0 ? link : core_seconds; }
+    double Running::*current() const {
+      return latency > 0 ? &Running::latency
+             : bytes > 0 ? &Running::bytes
+             : link > 0  ? &Running::link
+                         : &Running::core_seconds;
+    }
+    double part() const { return this->*current(); }
     bool computes() const { return latency == 0 && bytes == 0 && link == 0; }
     bool is_on_link() const { return latency == 0 && bytes == 0 && link > 0; }
   };
@@ -267,7 +272,7 @@ class MachineTime {
     now_ += until;
     std::vector<Running> ended;
     for (Running& each : running_) {
-      double& part = each.part();
+      double& part = each.*each.current();
       part -= until * each.rate;
       if (part < 1e-12 * (1 + until * each.rate)) part = 0;
     }
