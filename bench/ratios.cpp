@@ -46,8 +46,7 @@ int main(int argc, char** argv) try {
   }
   for (const auto& list : lists) add(bench::read_measurements(list));
   for (const auto& [name, ours, baseline] : trainings) {
-    add({{name, "tokens_per_second", bench::median_tokens_per_second(ours),
-          bench::median_tokens_per_second(baseline)}});
+    add({bench::read_trainings(name, ours, baseline)});
   }
   for (const auto& [name, ours, baseline] : trainings) {
     if (const std::string products = bench::matrix_products(ours); !products.empty()) {

@@ -133,7 +133,8 @@ TEST_CASE("a row meets its goal or misses it, and is told in a word") {
   CHECK(bench::marks(table.rows[0]).empty());
   CHECK(bench::marks(table.rows[1]) == "MISSED");
   CHECK(bench::complaints(table).empty());
-  CHECK(has(bench::in_text(table.rows), "3 rows: 1 MISSED their goal; 0 of 0 compared"));
+  CHECK(has(bench::in_text(table.rows),
+            "3 rows: 1 MISSED their goal, 0 are UNSURE, within their noise of it; 0 of 0 compared"));
   CHECK(count(bench::in_text(table.rows), "at least 0.97") == 3);
 }
 
@@ -147,6 +148,24 @@ TEST_CASE("a goal may be an upper bound") {
   CHECK(row(106).is_lost());  // more is worse
   CHECK(!row(50).is_lost());
   CHECK(has(bench::in_text({row(104)}), "at most 1.05"));
+}
+
+TEST_CASE("a goal that is missed within the noise of the measurement is told apart") {
+  const auto row = [](double ours, std::optional<double> noise, bool at_most = false) {
+    Measurement measurement = measured("a", ours, 100);
+    measurement.noise = noise;
+    return bench::make_table({measurement}, {Goal{"a", 1.0, 1.0, at_most, "a test"}}, {}).rows.at(0);
+  };
+  CHECK(row(98, 0.03).noise.value() == doctest::Approx(0.98 * 0.03));
+  CHECK(bench::marks(row(98, 0.03)) == "UNSURE");
+  CHECK(bench::marks(row(96, 0.03)) == "MISSED");
+  CHECK(bench::marks(row(98, std::nullopt)) == "MISSED");
+  CHECK(bench::marks(row(102, 0.03)).empty());
+  CHECK(bench::marks(row(102, 0.03, true)) == "UNSURE");
+  CHECK(bench::marks(row(105, 0.03, true)) == "MISSED");
+  const std::string text = bench::in_text({row(98, 0.03), row(96, 0.03), row(98, std::nullopt)});
+  CHECK(has(text, "3 rows: 2 MISSED their goal, 1 are UNSURE, within their noise of it; 0 of 0 compared"));
+  CHECK(count(text, " 0.029 ") == 2);
 }
 
 TEST_CASE("what has no goal, and what was not measured, is named") {
@@ -170,7 +189,9 @@ TEST_CASE("a loss of more than a twentieth since the table before is marked") {
   CHECK(!row(94, {{"other", 1.0, 0.9, 1.0}}).previous);
   const std::string text = bench::in_text({row(94, before)});
   CHECK(has(text, "-6.0%"));
-  CHECK(has(text, "0 MISSED their goal; 1 of 1 compared with the table before LOST more than 5%"));
+  CHECK(has(text,
+            "0 MISSED their goal, 0 are UNSURE, within their noise of it; 1 of 1 compared with the table before LOST "
+            "more than 5%"));
 }
 
 TEST_CASE("figures that make no table are refused") {
@@ -190,7 +211,7 @@ TEST_CASE("a table is read as it was written") {
   const zerospan_test::ScratchDirectory scratch;
   const std::string path = scratch.path() + "/table";
   const Row plain{"plain", 0.5, 0.9, 1.0, false, "bytes_per_second", 1, 2, std::nullopt};
-  const Row bounded{"at most", 1.5, 2.0, 1.0, true, "runs_per_ms", 3, 2, 1.25};
+  const Row bounded{"at most", 1.5, 2.0, 1.0, true, "runs_per_ms", 3, 2, 1.25, 0.125};
   bench::write_table(path, {plain, bounded});
   const auto rows = bench::read_table(path);
   REQUIRE(rows.size() == 2);
@@ -200,6 +221,8 @@ TEST_CASE("a table is read as it was written") {
   CHECK(rows[0].prediction == 1.0);
   CHECK(!rows[0].at_most);
   CHECK(!rows[0].previous);
+  CHECK(!rows[0].noise);
+  CHECK(rows[1].noise == 0.125);
   CHECK(rows[1].at_most);
   CHECK(rows[1].previous == 1.25);
   CHECK(count(content(path), "at_most") == 1);
@@ -236,8 +259,7 @@ TEST_CASE("a report of benchmarks gives the pairs, by names without settings") {
             report(entry("load/once/iterations:2/real_time", R"("bytes_per_second": 3, "real_time": 7)") + "," +
                    entry("load_raw/once/iterations:2/real_time", R"("bytes_per_second": 4, "real_time": 7)") + "," +
                    entry("plan/repeats:3/manual_time", R"("real_time": 2)") + "," +
-                   entry("plan_raw", R"("real_time": 1)") + "," +
-                   entry("alone/threads:1", R"("real_time": 1)") + "," +
+                   entry("plan_raw", R"("real_time": 1)") + "," + entry("alone/threads:1", R"("real_time": 1)") + "," +
                    R"({"run_name": "plan", "aggregate_name": "mean", "time_unit": "ms", "real_time": 9})"));
   const auto pairs = bench::read_report(path);
   REQUIRE(pairs.size() == 2);
@@ -247,6 +269,25 @@ TEST_CASE("a report of benchmarks gives the pairs, by names without settings") {
   CHECK(pairs[1].name == "plan");
   CHECK(pairs[1].unit == "runs_per_ms");
   CHECK(pairs[1].ours == 0.5);
+
+  CHECK(!pairs[0].noise);
+
+  // Deviations of 40 % and 30 % are, of medians of 4 values each, errors of 20 % and 15 % times 1.2533.
+  const auto spread = [](const std::string& name, const std::string& rest) {
+    return R"({"run_name": ")" + name + R"(", "aggregate_name": "cv", "repetitions": 4, "time_unit": "ms", )" + rest +
+           "}";
+  };
+  const auto noisy =
+      bench::read_report(write(scratch, "noisy",
+                               report(entry("load", R"("bytes_per_second": 3, "real_time": 7)") + "," +
+                                      spread("load", R"("bytes_per_second": 0.5, "real_time": 0.4)") + "," +
+                                      entry("load_raw", R"("bytes_per_second": 4, "real_time": 7)") + "," +
+                                      spread("load_raw", R"("bytes_per_second": 0.5, "real_time": 0.3)") + "," +
+                                      entry("meet", R"("microseconds": 2, "real_time": 9)") + "," +
+                                      spread("meet", R"("microseconds": 0.2, "real_time": 0.5)"))));
+  REQUIRE(noisy.size() == 2);
+  CHECK(noisy[0].noise.value() == doctest::Approx(1.2533 * 0.25));
+  CHECK(noisy[1].noise.value() == doctest::Approx(1.2533 * 0.1));
 
   const auto latencies = bench::read_report(
       write(scratch, "latencies", report(entry("meet/barrier", R"("microseconds": 2.5, "real_time": 9)"))));
@@ -288,10 +329,20 @@ TEST_CASE("metrics of a training give its rate and its losses") {
 {"step": 5, "loss": 3.5, "tokens_per_second": 29}
 {"parameter_hash": "0", "validation_loss": 4}
 )");
-  CHECK(bench::median_tokens_per_second(path) == 25);
+  const std::string other = write(scratch, "other", "{\"step\": 3, \"tokens_per_second\": 50}\n");
+  const auto trainings = bench::read_trainings("GPT", path, other);
+  CHECK(trainings.name == "GPT");
+  CHECK(trainings.unit == "tokens_per_second");
+  CHECK(trainings.ours == 25);
+  CHECK(trainings.baseline == 50);
+  CHECK(!trainings.noise);  // one step tells none
+  const auto equals = bench::read_trainings("GPT", path, path);
+  const double deviation = std::sqrt((4.667 * 4.667 + 0.333 * 0.333 + 4.333 * 4.333) / 2) / 24.667;  // of 20, 25, 29
+  CHECK(equals.noise.value() == doctest::Approx(std::sqrt(2) * 1.2533 * deviation / std::sqrt(3)).epsilon(1e-3));
   CHECK(bench::matrix_products(path).empty());
-  CHECK(bench::matrix_products(write(scratch, "products", R"({"step": 1, "matrix_library": "OpenBLAS", "matrix_kernels": )"
-                                                          R"("Zen", "matrix_threads": 2, "matrix_gflops": 150.25})")) ==
+  CHECK(bench::matrix_products(write(scratch, "products",
+                                     R"({"step": 1, "matrix_library": "OpenBLAS", "matrix_kernels": )"
+                                     R"("Zen", "matrix_threads": 2, "matrix_gflops": 150.25})")) ==
         "OpenBLAS with its kernels for Zen, threads 2: 150.2 GFLOP/s");
   const auto read = bench::read_losses("stage 3", path);
   CHECK(read.name == "stage 3");
@@ -305,7 +356,7 @@ TEST_CASE("metrics of a training give its rate and its losses") {
                                        losses);
   for (const char* const text : {"{}", "{\"step\": 2, \"tokens_per_second\": 1}"}) {
     check_refused<zerospan::FormatError>(text, "tells no tokens_per_second of a third step",
-                                         [](const std::string& file) { bench::median_tokens_per_second(file); });
+                                         [&](const std::string& file) { bench::read_trainings("GPT", file, path); });
   }
 }
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstddef>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <sstream>
 #include <type_traits>
@@ -76,6 +78,24 @@ std::pair<std::string, double> speed_of(const json& entry) {
   return {"runs_per_" + entry.at("time_unit").get<std::string>(), 1.0 / entry.at("real_time").get<double>()};
 }
 
+/// A speed, and its standard error as a part of it.
+struct Speed {
+  std::string unit;
+  double median;
+  std::optional<double> error{};
+};
+
+/// The standard error of the median of `count` values, by their standard deviation: of a normal distribution,
+/// sqrt(pi/2) of that of the mean.
+double error_of_median(double deviation, std::size_t count) {
+  return 1.2533 * deviation / std::sqrt(static_cast<double>(count));
+}
+
+std::optional<double> noise_of(const Speed& ours, const Speed& baseline) {
+  if (!ours.error || !baseline.error) return std::nullopt;
+  return std::hypot(*ours.error, *baseline.error);
+}
+
 /// The name without what says how Google Benchmark measures: "load/iterations:2/repeats:3/real_time" is "load".
 std::string without_settings(std::string name) {
   for (const std::string setting : {"/real_time", "/manual_time", "/iterations:", "/min_time:", "/repeats:"}) {
@@ -127,6 +147,7 @@ std::vector<Row> read_table(const std::string& path) {
     Row row{entry.at("name").get<std::string>(), entry.at("ratio").get<double>(), entry.at("goal").get<double>(),
             entry.at("prediction").get<double>(), entry.value("at_most", false)};
     if (entry.contains("previous")) row.previous = entry.at("previous").get<double>();
+    if (entry.contains("noise")) row.noise = entry.at("noise").get<double>();
     for (const double figure : {row.ratio, row.goal, row.prediction, row.previous.value_or(1)}) {
       detail::check_figure(row.name, "ratio, goal, prediction or ratio before", figure);
     }
@@ -146,6 +167,7 @@ void write_table(const std::string& path, const std::vector<Row>& rows) {
                                                            {"baseline", row.baseline}});
     if (row.at_most) entry["at_most"] = true;
     if (row.previous) entry["previous"] = *row.previous;
+    if (row.noise) entry["noise"] = *row.noise;
   }
   write_file(path, list.dump(2) + '\n');
 }
@@ -158,37 +180,50 @@ std::vector<Measurement> read_measurements(const std::string& path) {
 }
 
 std::vector<Measurement> read_report(const std::string& path) {
-  using Speed = std::pair<std::string, double>;
   const auto read = [](const json& report) {
-    std::map<std::string, Speed> medians;
+    std::map<std::string, Speed> speeds;
+    std::map<std::string, double> errors;
     for (const auto& entry : report.at("benchmarks")) {
       const auto name = entry.at("run_name").get<std::string>();
       if (entry.value("error_occurred", false)) {
         throw ReportError{fmt::format("{} failed: {}", name, entry.value("error_message", ""))};
       }
-      if (entry.value("aggregate_name", "") == "median" &&
-          !medians.emplace(without_settings(name), speed_of(entry)).second) {
-        throw ReportError{fmt::format("{} was measured twice", without_settings(name))};
+      const std::string aggregate = entry.value("aggregate_name", "");
+      if (aggregate == "median") {
+        const auto [unit, median] = speed_of(entry);
+        if (!speeds.emplace(without_settings(name), Speed{unit, median}).second) {
+          throw ReportError{fmt::format("{} was measured twice", without_settings(name))};
+        }
+      }
+      if (aggregate == "cv") {  // standard deviations, as parts of means
+        const auto deviation =
+            entry.contains(latency_unit) ? entry.at(latency_unit).get<double>() : entry.at("real_time").get<double>();
+        errors[without_settings(name)] = error_of_median(deviation, entry.at("repetitions").get<std::size_t>());
       }
     }
-    return medians;
+    for (const auto& [name, error] : errors) {
+      if (const auto found = speeds.find(name); found != speeds.end()) found->second.error = error;
+    }
+    return speeds;
   };
-  const auto medians = interpret(parse(read_file(path), path), path, read);
+  const auto speeds = interpret(parse(read_file(path), path), path, read);
   std::vector<Measurement> measurements;
-  for (const auto& [name, ours] : medians) {
-    if (ours.first == latency_unit) {
-      measurements.push_back({name, ours.first, ours.second, 1.0});
+  for (const auto& [name, ours] : speeds) {
+    if (ours.unit == latency_unit) {
+      measurements.push_back({name, ours.unit, ours.median, 1.0, ours.error});
       continue;
     }
-    const auto baseline = medians.find(baseline_of(name));
-    if (baseline == medians.end()) continue;
-    if (baseline->second.first != ours.first) throw ReportError{name + " and its baseline differ in their unit"};
-    measurements.push_back({name, ours.first, ours.second, baseline->second.second});
+    const auto baseline = speeds.find(baseline_of(name));
+    if (baseline == speeds.end()) continue;
+    if (baseline->second.unit != ours.unit) throw ReportError{name + " and its baseline differ in their unit"};
+    measurements.push_back({name, ours.unit, ours.median, baseline->second.median, noise_of(ours, baseline->second)});
   }
   return measurements;
 }
 
-double median_tokens_per_second(const std::string& path) {
+namespace {
+
+Speed tokens_per_second(const std::string& path) {
   constexpr int warm_up = 2;
   const auto told = read_lines(path, [](const json& metrics) {
     const bool counts = metrics.contains("tokens_per_second") && metrics.at("step").get<int>() > warm_up;
@@ -201,7 +236,22 @@ double median_tokens_per_second(const std::string& path) {
   if (rates.empty()) zerospan::throw_format_error(path, "", "tells no tokens_per_second of a third step");
   const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
   std::ranges::nth_element(rates, middle);
-  return *middle;
+  Speed speed{"tokens_per_second", *middle};
+  if (rates.size() < 2) return speed;
+  const double mean = std::accumulate(rates.begin(), rates.end(), 0.0) / static_cast<double>(rates.size());
+  double squares = 0;
+  for (const double rate : rates) squares += (rate - mean) * (rate - mean);
+  const double deviation = std::sqrt(squares / static_cast<double>(rates.size() - 1)) / mean;
+  speed.error = error_of_median(deviation, rates.size());
+  return speed;
+}
+
+}  // namespace
+
+Measurement read_trainings(const std::string& name, const std::string& ours, const std::string& baseline) {
+  const Speed one = tokens_per_second(ours);
+  const Speed other = tokens_per_second(baseline);
+  return {name, one.unit, one.median, other.median, noise_of(one, other)};
 }
 
 std::string matrix_products(const std::string& path) {

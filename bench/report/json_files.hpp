@@ -20,15 +20,16 @@ std::vector<Goal> read_goals(const std::string& path);
 /// Measurements that stand in a list: objects with `name`, `unit`, `ours` and `baseline`.
 std::vector<Measurement> read_measurements(const std::string& path);
 
-/// The medians in a Google Benchmark report. A benchmark `topic/...` is paired with `topic_raw/...`; others are left
-/// out, but for those with a counter `microseconds`: their ratio is how many they are. What says how they were measured
-/// is no part of the name: `load/iterations:2/real_time` is `load`.
+/// The medians in a Google Benchmark report, and how far repetitions were apart. A benchmark `topic/...` is paired with
+/// `topic_raw/...`; others are left out, but for those with a counter `microseconds`: their ratio is how many they are.
+/// What says how they were measured is no part of the name: `load/iterations:2/real_time` is `load`.
 /// @throws ReportError if a benchmark failed, or has another unit than its baseline.
 std::vector<Measurement> read_report(const std::string& path);
 
-/// The median tokens a second in the metrics of training runs: one JSON object a line. The first two steps of a run do
-/// not count: they find out in which order parameters are used.
-double median_tokens_per_second(const std::string& path);
+/// The median tokens a second in the metrics of training runs, ours and of the baseline: one JSON object a line. The
+/// first two steps of a run do not count: they find out in which order parameters are used.
+/// @param name Of the measurement.
+Measurement read_trainings(const std::string& name, const std::string& ours, const std::string& baseline);
 
 /// What has computed the matrix products of a training run, and how fast, by its metrics; empty if they do not tell.
 std::string matrix_products(const std::string& path);
@@ -37,7 +38,7 @@ std::string matrix_products(const std::string& path);
 std::vector<Row> read_table(const std::string& path);
 
 /// Writes a list of objects with `name`, `ratio`, `goal`, `prediction`, `unit`, `ours` and `baseline`; `at_most` where
-/// the goal is an upper bound, `previous` where the table before has the row.
+/// the goal is an upper bound, `previous` where the table before has the row, `noise` where it is known.
 void write_table(const std::string& path, const std::vector<Row>& rows);
 
 /// The losses in the metrics of one training run.

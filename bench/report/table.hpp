@@ -24,6 +24,7 @@ struct Measurement {
   std::string unit;
   double ours;
   double baseline;
+  std::optional<double> noise{};  ///< The standard error of ours / baseline, as a part of it; none, if it is not known.
 };
 
 /// What the ratio of one row is to be.
@@ -46,8 +47,12 @@ struct Row {
   double ours = 0;
   double baseline = 0;
   std::optional<double> previous{};  ///< The ratio in the table before, where that has the row.
+  std::optional<double> noise{};     ///< The standard error of the ratio, where it is known.
 
   bool is_met() const { return at_most ? ratio <= goal : ratio >= goal; }
+
+  /// Whether the goal is missed by no more than the ratio's standard error.
+  bool is_unsure() const { return !is_met() && std::abs(ratio - goal) <= noise.value_or(0); }
 
   /// By which part the ratio has changed since the table before: 0.1 is a tenth more.
   std::optional<double> change() const { return previous ? std::optional{ratio / *previous - 1} : std::nullopt; }
@@ -105,12 +110,14 @@ inline Table make_table(const std::vector<Measurement>& measurements, const std:
       table.not_measured.push_back(name);
       continue;
     }
-    const auto& [same_name, unit, ours, baseline] = found.mapped();
+    const auto& [same_name, unit, ours, baseline, noise] = found.mapped();
     detail::check_figure(name, "speed", ours);
     detail::check_figure(name, "baseline's speed", baseline);
+    const double ratio = ours / baseline;
     const auto last = before.find(name);
-    table.rows.push_back({name, ours / baseline, goal, prediction, at_most, unit, ours, baseline,
-                          last == before.end() ? std::nullopt : std::optional{last->second.ratio}});
+    table.rows.push_back({name, ratio, goal, prediction, at_most, unit, ours, baseline,
+                          last == before.end() ? std::nullopt : std::optional{last->second.ratio},
+                          noise ? std::optional{*noise * ratio} : std::nullopt});
   }
   for (const auto& [name, measurement] : measured) table.without_goal.push_back(name);
   return table;
@@ -129,9 +136,10 @@ inline std::string goal_in_words(const Row& row) {
   return fmt::format("{} {:.2f}", row.at_most ? "at most" : "at least", row.goal);
 }
 
-/// What is wrong with a row, in words: a goal that is missed, a loss. Empty if nothing is.
+/// What is wrong with a row, in words: a goal that is missed, beyond the noise or within it, a loss. Empty if nothing
+/// is.
 inline std::string marks(const Row& row) {
-  std::string words = row.is_met() ? "" : "MISSED";
+  std::string words = row.is_met() ? "" : row.is_unsure() ? "UNSURE" : "MISSED";
   if (row.is_lost()) words += words.empty() ? "LOST" : ", LOST";
   return words;
 }
@@ -140,20 +148,24 @@ inline std::string marks(const Row& row) {
 inline std::string in_text(const std::vector<Row>& rows) {
   std::size_t width = std::string_view{"benchmark"}.size();
   for (const Row& row : rows) width = std::max(width, row.name.size());
-  std::string text = fmt::format("{:{}}  {:>10}  {:>10}  {:>6}  {:>14}  {:>9}  {:>7}\n", "benchmark", width, "ours",
-                                 "baseline", "ratio", "goal", "predicted", "change");
+  std::string text = fmt::format("{:{}}  {:>10}  {:>10}  {:>6}  {:>6}  {:>14}  {:>9}  {:>7}\n", "benchmark", width,
+                                 "ours", "baseline", "ratio", "noise", "goal", "predicted", "change");
   for (const Row& row : rows) {
     const auto change = row.change();
     const std::string words = marks(row);
-    text += fmt::format("{:{}}  {:>10.4g}  {:>10.4g}  {:>6.3f}  {:>14}  {:>9.2f}  {:>7}{}{}\n", row.name, width,
-                        row.ours, row.baseline, row.ratio, goal_in_words(row), row.prediction,
-                        change ? fmt::format("{:+.1f}%", 100 * *change) : "-", words.empty() ? "" : "  ", words);
+    text += fmt::format("{:{}}  {:>10.4g}  {:>10.4g}  {:>6.3f}  {:>6}  {:>14}  {:>9.2f}  {:>7}{}{}\n", row.name, width,
+                        row.ours, row.baseline, row.ratio, row.noise ? fmt::format("{:.3f}", *row.noise) : "-",
+                        goal_in_words(row), row.prediction, change ? fmt::format("{:+.1f}%", 100 * *change) : "-",
+                        words.empty() ? "" : "  ", words);
   }
-  const auto missed = std::ranges::count_if(rows, [](const Row& row) { return !row.is_met(); });
+  const auto unsure = std::ranges::count_if(rows, &Row::is_unsure);
+  const auto missed = std::ranges::count_if(rows, [](const Row& row) { return !row.is_met(); }) - unsure;
   const auto lost = std::ranges::count_if(rows, &Row::is_lost);
   const auto compared = std::ranges::count_if(rows, [](const Row& row) { return row.previous.has_value(); });
-  text += fmt::format("{} rows: {} MISSED their goal; {} of {} compared with the table before LOST more than 5%\n",
-                      rows.size(), missed, lost, compared);
+  text += fmt::format(
+      "{} rows: {} MISSED their goal, {} are UNSURE, within their noise of it; {} of {} compared with the table before "
+      "LOST more than 5%\n",
+      rows.size(), missed, unsure, lost, compared);
   return text;
 }
 
