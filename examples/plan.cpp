@@ -65,18 +65,22 @@ struct Plan {
 };
 
 /// The sizes in a config.json of Hugging Face's GPT-2. @throws zerospan::ConfigurationError if one is missing.
-void read_model(const std::filesystem::path& path, gpt::Dimensions& model, std::size_t& vocabulary) {
+/// @return Its vocabulary, if it says that.
+std::optional<std::size_t> read_model(const std::filesystem::path& path, gpt::Dimensions& model) {
   std::ifstream stream{path};
   const auto json = nlohmann::json::parse(stream, nullptr, false);
   if (!json.is_object()) zerospan::throw_configuration_error(path.string() + ": is no JSON object");
-  for (const auto& [key, size] :
-       {std::pair{"n_layer", &model.layers}, std::pair{"n_head", &model.heads}, std::pair{"n_embd", &model.width},
-        std::pair{"n_positions", &model.context}, std::pair{"vocab_size", &vocabulary}}) {
+  const auto size = [&](const char* key) {
     if (!json.contains(key) || !json[key].is_number_unsigned() || json[key].get<std::size_t>() == 0) {
       zerospan::throw_configuration_error(path.string() + ": " + key + " is missing, or no positive number");
     }
-    *size = json[key].get<std::size_t>();
-  }
+    return json[key].get<std::size_t>();
+  };
+  model.layers = size("n_layer");
+  model.heads = size("n_head");
+  model.width = size("n_embd");
+  model.context = size("n_positions");
+  return json.contains("vocab_size") ? std::optional{size("vocab_size")} : std::nullopt;
 }
 
 /// @param disk_limit Of all ranks together.
@@ -337,7 +341,14 @@ Wishes parse(CLI::App& app, int argc, char** argv) {
   app.add_option("--json", w.json, "File for all figures");
   app.add_option("--trace", w.trace, "File for the timeline, which ui.perfetto.dev shows");
   app.parse(argc, argv);
-  if (!w.model.empty()) read_model(w.model, o.model, vocabulary);
+  if (!w.model.empty()) {
+    const std::optional<std::size_t> told = read_model(w.model, o.model);
+    if (told && app.count("--vocabulary") == 0) vocabulary = *told;
+  }
+  constexpr int most_here = 64;
+  if (file.empty() && o.ranks > most_here) {
+    zerospan::throw_configuration_error("more than 64 GPUs are planned with --cluster alone");
+  }
   if (o.stage < 3) o.parameters = TierKind::device;
   if (o.model.width % o.model.heads != 0) zerospan::throw_configuration_error("--width is no multiple of --heads");
   o.nvme_path = {std::filesystem::temp_directory_path()};

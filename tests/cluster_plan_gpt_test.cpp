@@ -258,11 +258,32 @@ TEST_CASE("plan --cluster says what a step takes, and writes figures, a picture 
   CHECK(read(directory / "trace").at("traceEvents").size() >= a.prediction.spans.size());
 }
 
+TEST_CASE("plan --model takes the vocabulary of a config.json, unless another is asked for") {
+  const zerospan_test::ScratchDirectory scratch;
+  const std::filesystem::path directory = scratch.path();
+  std::ofstream{directory / "config.json"}
+      << R"({"n_layer": 2, "n_head": 4, "n_embd": 64, "n_positions": 16, "vocab_size": 1000})";
+  const auto parameters = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--cluster", examples / "dgx2.json", "--model", directory / "config.json", "--json",
+                             directory / "json"});
+    const auto planned = zerospan_test::RunningProgram{PLAN, scratch, std::move(more)}.wait();
+    INFO(planned.errors);
+    REQUIRE(planned.exit_code == 0);
+    return read(directory / "json")["parameters"].get<std::size_t>();
+  };
+  constexpr std::size_t blocks = 2 * 12 * 64 * 64;
+  CHECK(parameters({}) == blocks + 64 * 1000);
+  CHECK(parameters({"--vocabulary", "500"}) == blocks + 64 * 500);
+}
+
 TEST_CASE("plan --cluster says in one line what it cannot plan") {
   const zerospan_test::ScratchDirectory scratch;
   const auto nodes = run(scratch, {"--gpus", "12"});
   CHECK(nodes.exit_code == 2);
   CHECK(nodes.errors == "plan: 12 GPUs are no whole nodes of 8\n");
+  const auto here = zerospan_test::RunningProgram{PLAN, scratch, {"--gpus", "65"}}.wait();
+  CHECK(here.exit_code == 2);
+  CHECK(here.errors == "plan: more than 64 GPUs are planned with --cluster alone\n");
   const auto memory = run(scratch, {"--gpu-memory", "2200MiB"});  // of which a framework has 2048
   CHECK(memory.exit_code == 3);
   CHECK(memory.output.find("bytes short") != std::string::npos);
