@@ -10,7 +10,7 @@
 #include <zerospan/core/error.hpp>
 #include <zerospan/sim/topology.hpp>
 
-#include "../machine/rates_field.hpp"
+#include "../machine/json_field.hpp"
 
 namespace cluster {
 
@@ -28,7 +28,7 @@ struct Cluster {
 /// @param file Named in errors.
 /// @throws zerospan::ConfigurationError that names the file and the field which is missing or wrong.
 inline Cluster cluster_from_json(const nlohmann::json& json, const std::string& file) {
-  using machine::detail::Field;
+  using machine::Field;
   const Field all{json, file, ""};
   if (all.at("format").text() != "zerospan cluster") all.at("format").refuse("is not that of clusters");
   if (all.at("version").count() != 1) all.at("version").refuse("is not 1");
@@ -75,7 +75,7 @@ inline Cluster cluster_from_json(const nlohmann::json& json, const std::string& 
 
 /// @throws std::system_error if the file cannot be read; as `cluster_from_json`.
 inline Cluster read_cluster(const std::filesystem::path& path) {
-  return cluster_from_json(machine::detail::read_json(path, "the cluster"), path.string());
+  return cluster_from_json(machine::read_json(path, "the cluster"), path.string());
 }
 
 /// The same with so many GPUs: of one node, or of several whole ones. A node's memory and disks stay what they are.

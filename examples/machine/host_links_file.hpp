@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "host_links.hpp"
+#include "json_field.hpp"
 #include "rates_field.hpp"
 
 namespace machine {
@@ -42,18 +43,18 @@ inline nlohmann::ordered_json to_json(const HostLinks& links) {
 }
 
 /// @throws zerospan::ConfigurationError that names the file and the field which is missing or wrong.
-inline HostLinks host_links_of(const detail::Field& field) {
+inline HostLinks host_links_of(const Field& field) {
   HostLinks links;
   links.machines = static_cast<int>(field.at("machines").count());
   links.ranks = static_cast<int>(field.at("ranks").count());
   links.ranks_per_group = static_cast<int>(field.at("ranks_per_group").not_negative());
-  field.at("levels").for_each_member([&](const std::string& name, const detail::Field& of_level) {
+  field.at("levels").for_each_member([&](const std::string& name, const Field& of_level) {
     if (std::ranges::find(link_levels, name) == link_levels.end()) of_level.refuse("is not known");
     LinkLevel& level = links.levels[name];
     level.ranks = static_cast<int>(of_level.at("ranks").count());
     level.rendezvous = of_level.at("rendezvous_seconds").not_negative();
     level.busy_rendezvous = of_level.at("busy_rendezvous_seconds").not_negative();
-    of_level.at("collectives").for_each_member([&](const std::string& collective, const detail::Field& rate) {
+    of_level.at("collectives").for_each_member([&](const std::string& collective, const Field& rate) {
       detail::for_each_link_rate(level.collectives[collective],
                                  [&](const char* what, WorkRate& value) { value = detail::rate_of(rate.at(what)); });
     });

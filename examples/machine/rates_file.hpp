@@ -15,6 +15,7 @@
 #include <zerospan/core/error.hpp>
 
 #include "host_links_file.hpp"
+#include "json_field.hpp"
 #include "rates.hpp"
 #include "rates_field.hpp"
 
@@ -92,7 +93,7 @@ inline nlohmann::ordered_json to_json(const Rates& r) {
 /// @param file Named in errors.
 /// @throws zerospan::ConfigurationError that names the file and the field which is missing or wrong.
 inline Rates rates_from_json(const nlohmann::json& json, const std::string& file) {
-  const detail::Field all{json, file, ""};
+  const Field all{json, file, ""};
   if (all.at("format").text() != detail::rates_format) all.at("format").refuse("is not that of rates");
   if (all.at("version").count() != detail::rates_version) all.at("version").refuse("is not 2");
   Rates r;
@@ -100,7 +101,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
   r.cores = static_cast<int>(all.at("processor").at("cores").count());
   r.matrix_kernels = all.at("processor").at("matrix_kernels").text();
   const auto read_disk = [&all](const char* name, DiskRates& disk) {
-    const detail::Field of_disk = all.at(name);
+    const Field of_disk = all.at(name);
     detail::for_each_disk_rate(disk, [&](const std::string& field, double& value) {
       const bool is_rate = field.ends_with("per_second");
       value = is_rate ? of_disk.at(field).positive() : of_disk.at(field).not_negative();
@@ -112,9 +113,9 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
   read_disk("disk", r.disk);
   read_disk("checked_disk", r.checked_disk);
   all.at("work").for_each_member(
-      [&](const std::string& name, const detail::Field& field) { r.work[name] = detail::rate_of(field); });
+      [&](const std::string& name, const Field& field) { r.work[name] = detail::rate_of(field); });
   const auto read_products = [&all](const char* name, std::vector<ProductRate>& products) {
-    all.at(name).for_each_element([&](const detail::Field& field) {
+    all.at(name).for_each_element([&](const Field& field) {
       products.push_back({{static_cast<ProductKind>(field.at("kind").one_of(product_kinds)), field.at("m").count(),
                            field.at("n").count(), field.at("k").count()},
                           field.at("flops_per_second").positive()});
@@ -122,22 +123,22 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
   };
   read_products("products", r.products);
   if (json.contains("bf16_products")) read_products("bf16_products", r.bf16_products);
-  all.at("attention").for_each_element([&](const detail::Field& field) {
+  all.at("attention").for_each_element([&](const Field& field) {
     r.attention.push_back({field.at("length").count(), field.at("head").count(), field.at("forward_seconds").positive(),
                            field.at("backward_seconds").positive()});
   });
-  all.at("collectives").for_each_member([&](const std::string& name, const detail::Field& list) {
-    list.for_each_element([&](const detail::Field& field) {
+  all.at("collectives").for_each_member([&](const std::string& name, const Field& list) {
+    list.for_each_element([&](const Field& field) {
       r.collectives[name].push_back({static_cast<int>(field.at("ranks").count()), detail::rate_of(field.at("work"))});
     });
   });
-  all.at("rendezvous").for_each_element([&](const detail::Field& field) {
+  all.at("rendezvous").for_each_element([&](const Field& field) {
     r.rendezvous[static_cast<int>(field.at("ranks").count())] = field.at("seconds").not_negative();
   });
   r.post = all.at("lanes").at("post_seconds").not_negative();
   r.handoff = all.at("lanes").at("handoff_seconds").not_negative();
   for (std::size_t of = 0; of < work_kinds.size(); ++of) {
-    const detail::Field row = all.at("slowdown").at(std::string{work_kinds[of]});
+    const Field row = all.at("slowdown").at(std::string{work_kinds[of]});
     for (std::size_t beside = 0; beside < work_kinds.size(); ++beside) {
       r.slowdown[of][beside] = row.at(std::string{work_kinds[beside]}).positive();
     }
@@ -148,7 +149,7 @@ inline Rates rates_from_json(const nlohmann::json& json, const std::string& file
 
 /// @throws std::system_error if the file cannot be read; as `rates_from_json`.
 inline Rates read_rates(const std::filesystem::path& path) {
-  return rates_from_json(detail::read_json(path, "the rates"), path.string());
+  return rates_from_json(read_json(path, "the rates"), path.string());
 }
 
 /// @throws std::system_error if the file cannot be written.
