@@ -28,7 +28,6 @@
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/host_device.hpp>
 #include <zerospan/device/operation.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/engine/options.hpp>
 #include <zerospan/engine/stage.hpp>
 #include <zerospan/engine/zero_engine.hpp>
@@ -36,6 +35,7 @@
 #include <zerospan/partition/partitioned_parameter.hpp>
 #include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/tier/host_tier.hpp>

@@ -13,12 +13,12 @@
 
 #include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/fake_gpu_run.hpp"
 #include "support/ghost.hpp"
-#include "support/sim_engines.hpp"
 #include "support/toy_model.hpp"
 
 namespace {

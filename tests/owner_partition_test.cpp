@@ -12,13 +12,13 @@
 
 #include <zerospan/partition/partitioner.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/sample.hpp"
-#include "support/sim_engines.hpp"
 #include "support/training_run.hpp"
 
 namespace {

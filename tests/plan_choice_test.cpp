@@ -10,9 +10,9 @@
 #include <vector>
 
 #include <zerospan/plan/plan.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 
 #include "support/sample.hpp"
-#include "support/sim_engines.hpp"
 
 namespace {
 

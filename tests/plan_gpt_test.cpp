@@ -12,6 +12,7 @@
 
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/plan/gpt.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "gpt/cpu_math.hpp"
@@ -19,7 +20,6 @@
 #include "gpt/zerospan_adapter.hpp"
 #include "support/footprint.hpp"
 #include "support/scratch.hpp"
-#include "support/sim_engines.hpp"
 
 namespace {
 

@@ -14,12 +14,12 @@
 
 #include <zerospan/plan/footprint.hpp>
 #include <zerospan/plan/linear.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/tiling/tiled_linear.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/footprint.hpp"
 #include "support/scratch.hpp"
-#include "support/sim_engines.hpp"
 #include "support/toy_model.hpp"
 
 namespace {

@@ -20,6 +20,7 @@
 
 #include <zerospan/activation/activation_checkpoints.hpp>
 #include <zerospan/plan/footprint.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/zerospan.hpp>
 
 #if defined(ZEROSPAN_HAS_CHECKPOINT)
@@ -31,7 +32,6 @@
 #include "support/footprint.hpp"
 #include "support/sample.hpp"
 #include "support/scratch.hpp"
-#include "support/sim_engines.hpp"
 #include "support/toy_model.hpp"
 
 namespace {

@@ -19,12 +19,12 @@
 #include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/communicator.hpp>
 #include <zerospan/sim/detail/fluid_links.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>
 
 #include "support/ghost.hpp"
-#include "support/sim_engines.hpp"
 
 namespace {
 

@@ -3,9 +3,9 @@
 /// plan::detail::SimulatedRank, has neither a speed by shapes nor a disk that takes time.)
 #pragma once
 
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>

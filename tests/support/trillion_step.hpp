@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <zerospan/core/bfloat16.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/tier.hpp>
 #include <zerospan/zerospan.hpp>

@@ -13,13 +13,13 @@
 #include <zerospan/core/stream.hpp>
 #include <zerospan/core/units.hpp>
 #include <zerospan/device/operation.hpp>
-#include <zerospan/engine/detail/make_engine.hpp>
 #include <zerospan/plan/detail/critical_path.hpp>
 #include <zerospan/plan/detail/planned_disk.hpp>
 #include <zerospan/plan/setting.hpp>
 #include <zerospan/sim/cached_tier.hpp>
 #include <zerospan/sim/cluster.hpp>
 #include <zerospan/sim/communicator.hpp>
+#include <zerospan/sim/detail/make_engine.hpp>
 #include <zerospan/sim/device.hpp>
 #include <zerospan/sim/schedule.hpp>
 #include <zerospan/sim/topology.hpp>
