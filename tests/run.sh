@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds and tests zerospan on a Debian machine, which may lack everything needed:
 #   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
-#   asan     clang     tests and examples under the address and undefined-behaviour sanitizers, but for what plans
+#   asan     clang     tests and examples under the address and undefined-behaviour sanitizers, but train_gpt and plan
 #   tsan     clang     tests of whatever has threads, under the thread sanitizer
-# Usage: tests/run.sh [--long]    --long: the long tests too, in release, fuzzing for longer and planning in asan, and
-# kernels for one more architecture.
+# Usage: tests/run.sh [--long]    --long: the long tests too, in release, fuzzing for longer, train_gpt and plan in
+# asan, and kernels for one more architecture.
 # The last lines say how long each configuration took, and count each test once a configuration; a configuration that
 # does not build counts as a failed test more.
 set -euo pipefail
