@@ -418,7 +418,7 @@ void stress(std::size_t configurations) {
 }
 
 TEST_CASE("random faults and delays in random configurations: the bits of the oracle, or an error that says so") {
-  stress(zerospan_test::is_sanitized ? 8 : 25);
+  stress(zerospan_test::is_sanitized ? 8 : 50);
 }
 
 TEST_CASE("many more of them" * doctest::skip()) { stress(500); }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and tests zerospan on a Debian machine, which may lack everything needed:
-#   release  g++       tests, examples, benchmarks; headers alone, installation and consumers
+#   release  g++       tests, examples, benchmarks; installation and consumers; with --long, each header alone
 #   asan     clang     tests and examples under the address and undefined-behaviour sanitizers, but train_gpt and plan
 #   tsan     clang     tests of whatever has threads, under the thread sanitizer
 # Usage: tests/run.sh [--long]    --long: the long tests too, in release, fuzzing for longer, train_gpt and plan in
